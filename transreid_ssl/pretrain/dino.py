@@ -1,0 +1,222 @@
+"""DINO: self-distillation without labels (Caron et al., 2104.14294), TransReID-SSL's objective.
+
+A student sees all crops of an image, a momentum teacher the large ones only. The student matches
+the teacher's sharpened, centred output across crops.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from transreid_ssl.models import DINOHead, normalise
+from transreid_ssl.training.optim import move_towards
+from transreid_ssl.training.schedules import cosine, linear
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """DINO's settings, as TransReID-SSL's published run has them.
+
+    Args:
+        out_dim: Outputs ("prototypes") of the head; many help large pools, hundreds do for a demo.
+        hidden_dim: Width of the head's two hidden layers.
+        bottleneck_dim: Width before the last layer.
+        head_layers: Layers of the head's MLP.
+        use_bn_in_head: Batch norm in the head.
+        norm_last_layer: Keep the last layer's weight norms at one; steadier for small networks.
+        freeze_last_layer: Epochs during which the last layer stays as it is.
+        student_temp: Temperature of the student's softmax.
+        warmup_teacher_temp: Teacher temperature at the start; low is sharp. Too high is unstable.
+        teacher_temp: Teacher temperature after its warm-up; above 0.07 it tends to collapse.
+        warmup_teacher_temp_epochs: Epochs of that warm-up (0: constant ``teacher_temp``).
+        center_momentum: Momentum of the centre that keeps one output from taking all.
+        momentum_teacher: Momentum of the teacher at the start, to 1 along a cosine. Small batches
+            and long runs want it higher, short runs lower.
+    """
+
+    out_dim: int = 65536
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    head_layers: int = 3
+    use_bn_in_head: bool = False
+    norm_last_layer: bool = True
+    freeze_last_layer: int = 1
+    student_temp: float = 0.1
+    warmup_teacher_temp: float = 0.04
+    teacher_temp: float = 0.04
+    warmup_teacher_temp_epochs: int = 0
+    center_momentum: float = 0.9
+    momentum_teacher: float = 0.996
+
+
+def cross_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean cross-entropy of every student view against every teacher view but itself (eq. 3).
+
+    With log-softmax written as ``z - logsumexp(z)`` and a teacher that sums to one, a pair costs
+    ``logsumexp(z_s) - <p_t, z_s>``: one logsumexp a view, and no log-probabilities are stored.
+
+    Args:
+        student: Logits over temperature, (S, B, K); view v < T is the teacher's view v.
+        teacher: Probabilities, (T, B, K).
+    """
+    num_student, num_teacher = len(student), len(teacher)
+    normaliser = student.logsumexp(dim=-1)  # (S, B)
+    # t = teacher views, s = student views, b = batch, k = outputs
+    agreement = torch.einsum("tbk,sbk->tsb", teacher, student)
+    pairs = (normaliser - agreement).mean(dim=-1)  # (T, S)
+    same = torch.eye(num_teacher, num_student, dtype=torch.bool, device=student.device)
+    return pairs.masked_fill(same, 0.0).sum() / (num_teacher * num_student - num_teacher)
+
+
+class DINOLoss(nn.Module):
+    """Centring, sharpening and the cross-view loss. Owns the centre, shared by all processes.
+
+    Args:
+        out_dim: K, outputs of the heads.
+        num_crops: S, views a student sees of an image.
+        num_teacher_crops: T, the first of them, which the teacher sees too.
+        warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs, student_temp,
+            center_momentum: see ``DINOConfig``.
+        accumulation: Calls (micro-batches) that one update of the centre averages over.
+    """
+
+    def __init__(
+        self,
+        out_dim: int,
+        num_crops: int,
+        *,
+        num_teacher_crops: int = 2,
+        warmup_teacher_temp: float = 0.04,
+        teacher_temp: float = 0.04,
+        warmup_teacher_temp_epochs: int = 0,
+        student_temp: float = 0.1,
+        center_momentum: float = 0.9,
+        accumulation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.num_crops, self.num_teacher_crops = num_crops, num_teacher_crops
+        self.warmup = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
+        self.student_temp, self.center_momentum = student_temp, center_momentum
+        self.accumulation = accumulation
+        self.register_buffer("center", torch.zeros(1, out_dim))
+        self._seen: list[Tensor] = []
+
+    def teacher_temp(self, epoch: int) -> float:
+        """The teacher's temperature: equal steps over the warm-up epochs, then constant."""
+        start, end, epochs = self.warmup
+        return linear(epoch, start=start, end=end, duration=epochs - 1) if epochs > 1 else end
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, epoch: int) -> Tensor:
+        """The loss of one batch; in training mode the centre moves afterwards.
+
+        Args:
+            student_logits: (S·B, K), crop-major: view v of image b at v·B + b.
+            teacher_logits: (T·B, K), crop-major.
+            epoch: 0-based, for the temperature.
+        """
+        return self.with_entropy(student_logits, teacher_logits, epoch)[0]
+
+    def with_entropy(
+        self, student_logits: Tensor, teacher_logits: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        """``forward``, and the mean entropy of the teacher's output in nats."""
+        student = student_logits.float().unflatten(0, (self.num_crops, -1)) / self.student_temp
+        with torch.no_grad():
+            teacher_logits = teacher_logits.float()
+            sharp = (teacher_logits - self.center) / self.teacher_temp(epoch)
+            teacher = sharp.softmax(dim=-1)
+            entropy = (sharp.logsumexp(dim=-1) - (teacher * sharp).sum(dim=-1)).mean()
+            teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
+        loss = cross_view_loss(student, teacher)
+        if self.training:
+            self._observe(teacher_logits)
+        return loss, entropy
+
+    @torch.no_grad()
+    def _observe(self, teacher_logits: Tensor) -> None:
+        """Move the centre towards the mean logits of the whole global batch (eq. 4)."""
+        self._seen.append(teacher_logits.mean(dim=0, keepdim=True))
+        if len(self._seen) < self.accumulation:
+            return
+        mean = torch.stack(self._seen).mean(dim=0)
+        self._seen.clear()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        self.center.lerp_(mean, 1.0 - self.center_momentum)
+
+
+class ViewNetwork(nn.Module):
+    """A backbone and a head: every size of crop passes the backbone once, all together the head."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, groups: list[Tensor]) -> Tensor:
+        """(V·B, K) logits of crop groups, each (v·B, 3, height, width)."""
+        return self.head(torch.cat([self.backbone(group) for group in groups]))
+
+
+class DINO(nn.Module):
+    """Student, momentum teacher and loss.
+
+    Args:
+        backbone: The student's network, which carries ``spec`` (mean, std, embedding size).
+        teacher_backbone: The same network without stochastic depth; takes the student's weights.
+        config: Settings.
+        num_crops: Views of an image: the large ones first, then the small ones.
+        num_teacher_crops: How many of them are large.
+        accumulation: Micro-batches an optimiser step.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        teacher_backbone: nn.Module,
+        config: DINOConfig,
+        num_crops: int,
+        num_teacher_crops: int = 2,
+        accumulation: int = 1,
+    ) -> None:
+        super().__init__()
+        self.config, self.spec = config, backbone.spec
+        head = DINOHead(
+            self.spec.embed_dim, config.out_dim, hidden_dim=config.hidden_dim,
+            bottleneck_dim=config.bottleneck_dim, num_layers=config.head_layers,
+            norm_last_layer=config.norm_last_layer, use_bn=config.use_bn_in_head,
+        )  # fmt: skip
+        self.student = ViewNetwork(backbone, head)
+        self.teacher = ViewNetwork(teacher_backbone, copy.deepcopy(head))
+        self.teacher.backbone.load_state_dict(backbone.state_dict())
+        self.teacher.requires_grad_(False)
+        self.loss = DINOLoss(
+            config.out_dim, num_crops, num_teacher_crops=num_teacher_crops,
+            warmup_teacher_temp=config.warmup_teacher_temp, teacher_temp=config.teacher_temp,
+            warmup_teacher_temp_epochs=config.warmup_teacher_temp_epochs,
+            student_temp=config.student_temp, center_momentum=config.center_momentum,
+            accumulation=accumulation,
+        )  # fmt: skip
+
+    def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
+        """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""
+        views = [normalise(group, self.spec.mean, self.spec.std) for group in batch["views"]]
+        with torch.no_grad():
+            teacher_logits = self.teacher(views[:1])
+        loss, entropy = self.loss.with_entropy(self.student(views), teacher_logits, epoch)
+        return {"loss": loss, "teacher_entropy": entropy, "center_norm": self.loss.center.norm()}
+
+    def before_step(self, epoch: int) -> None:
+        """Leave the last layer as it is during the first epochs."""
+        if epoch < self.config.freeze_last_layer:
+            for parameter in self.student.head.last_layer.parameters():
+                parameter.grad = None
+
+    def after_step(self, progress: float) -> None:
+        """Move the teacher towards the student; its momentum rises to 1 along a cosine."""
+        momentum = cosine(progress, self.config.momentum_teacher, 1.0)
+        move_towards(list(self.teacher.parameters()), list(self.student.parameters()), momentum)

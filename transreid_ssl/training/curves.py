@@ -1,0 +1,69 @@
+"""One picture of a run: its losses, its retrieval probe, its health and its schedules."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_SKIPPED = {"step", "epoch", "images_per_second", "seconds"}
+
+
+def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw every series of ``lines`` (rows of metrics.jsonl), one panel a group of like names.
+
+    Args:
+        lines: Rows with a "step" and any numbers; "probe/…" rows carry baselines as constants.
+        path: PNG to write.
+        title: Heading.
+    """
+    panels = _panels(lines)
+    columns = min(3, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.6 * columns, 3.2 * rows), squeeze=False, layout="constrained"
+    )
+    for axis, (heading, series) in zip(axes.flat, panels.items()):
+        for name, (steps, values) in series.items():
+            constant = heading.startswith("retrieval") and ("histogram" in name or "chance" in name)
+            axis.plot(
+                steps, values, label=name, lw=1.5, ls=":" if constant else "-",
+                marker="o" if heading.startswith("retrieval") and not constant else None, ms=3,
+            )  # fmt: skip
+        axis.set_title(heading, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+        if heading == "schedules":
+            axis.set_yscale("log")
+        axis.legend(fontsize=7)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_axis_off()
+    figure.suptitle(title, fontsize=11)
+    figure.savefig(path, dpi=110, format="png")
+    plt.close(figure)
+
+
+def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
+    panels: dict[str, dict[str, tuple[list, list]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name in _SKIPPED or not isinstance(value, (int, float)):
+                continue
+            steps, values = panels.setdefault(_heading(name), {}).setdefault(name, ([], []))
+            steps.append(line["step"])
+            values.append(value)
+    return panels
+
+
+def _heading(name: str) -> str:
+    if name.startswith("probe/"):
+        return "health (probe)" if "spread" in name else "retrieval on people never trained on (%)"
+    if name in ("lr", "weight_decay", "momentum"):
+        return "schedules"
+    if "loss" in name:
+        return "loss"
+    return name.replace("_", " ")

@@ -1,0 +1,153 @@
+"""Direct retrieval while a network trains, and the stop when its features collapse."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from transreid_ssl.data import ReIDProtocol, decode, image_loader, open_reid
+from transreid_ssl.errors import UserError
+from transreid_ssl.models import BackboneSpec
+from transreid_ssl.retrieval import chance, colour_histogram, embed, evaluate
+from transreid_ssl.training.settings import ProbeSettings
+
+
+def feature_spread(features: Tensor) -> float:
+    """How far apart features are: the norm of their standard deviation after L2 normalisation.
+
+    Args:
+        features: (N, D) float32.
+
+    Returns:
+        0 when all point the same way (collapsed), near 1 when they are spread over the sphere.
+    """
+    unit = torch.nn.functional.normalize(features.float(), dim=1)
+    return float(unit.std(dim=0, unbiased=False).norm())
+
+
+class RetrievalProbe:
+    """Evaluates a backbone on a labelled protocol; the first call adds chance and a colour baseline.
+
+    Only the main process computes; the others wait.
+
+    Args:
+        settings: What to evaluate on, and when features count as collapsed.
+        backbone: Gives the network to evaluate.
+        spec: Its input size and statistics.
+    """
+
+    def __init__(
+        self,
+        settings: ProbeSettings,
+        backbone: Callable[[], nn.Module],
+        spec: BackboneSpec,
+        accelerator: Accelerator,
+        seed: int = 0,
+    ) -> None:
+        self.settings, self.backbone, self.spec = settings, backbone, spec
+        self.accelerator = accelerator
+        self.protocol = open_reid(settings.data, settings.root)
+        self.query = _thin(self.protocol.query, settings.max_query, seed)
+        self.baselines: dict[str, float] = {}
+        self.history: list[tuple[int, float, float]] = []
+        self._low = 0
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Values to log, in percent; an empty dict on other processes.
+
+        Raises:
+            UserError: the features have collapsed (on every process).
+        """
+        values: dict[str, float] = {}
+        if self.accelerator.is_main_process:
+            values = self._measure(step)
+        spread = torch.tensor(
+            values.get("probe/feature_spread", 0.0), device=self.accelerator.device
+        )
+        if self.accelerator.num_processes > 1:
+            spread = self.accelerator.reduce(spread, "sum")
+        self._check_collapse(step, float(spread))
+        return values
+
+    def _measure(self, step: int) -> dict[str, float]:
+        if not self.baselines:
+            self.baselines = _baselines(self.protocol, self.query)
+        query, gallery = self._embed(self.query), self._embed(self.protocol.gallery)
+        metrics = evaluate(
+            query, self.query.identities, self.query.cameras,
+            gallery, self.protocol.gallery.identities, self.protocol.gallery.cameras,
+        )  # fmt: skip
+        mean_ap, rank1 = 100 * metrics.mAP, 100 * metrics.rank(1)
+        spread = feature_spread(gallery)
+        self.history.append((step, mean_ap, rank1))
+        self.accelerator.print(
+            f"probe at step {step}: mAP {mean_ap:.1f} %, rank-1 {rank1:.1f} %  (colour histogram "
+            f"{self.baselines['probe/mAP_histogram']:.1f} %, chance "
+            f"{self.baselines['probe/mAP_chance']:.1f} % mAP; feature spread {spread:.3f})",
+            flush=True,
+        )
+        values = {"probe/mAP": mean_ap, "probe/rank1": rank1, "probe/feature_spread": spread}
+        return values | self.baselines
+
+    def _embed(self, images) -> Tensor:
+        loader = image_loader(images, self.spec.img_size, self.settings.batch_size)
+        return embed(
+            self.backbone(), loader, mean=self.spec.mean, std=self.spec.std,
+            device=self.accelerator.device,
+        )  # fmt: skip
+
+    def _check_collapse(self, step: int, spread: float) -> None:
+        self._low = self._low + 1 if spread < self.settings.collapse_spread else 0
+        if (
+            step
+            and self.settings.collapse_patience
+            and self._low >= self.settings.collapse_patience
+        ):
+            raise UserError(
+                f"the features have collapsed: their spread was {spread:.4f} at step {step}, below "
+                f"{self.settings.collapse_spread} for {self._low} probes; the checkpoints before are "
+                "kept: lower --optim.lr or the teacher temperature, or raise the batch size"
+            )
+
+
+def _thin(images, count: int | None, seed: int):
+    if count is None or count >= len(images):
+        return images
+    chosen = np.random.default_rng([seed, 7]).choice(len(images), count, replace=False)
+    return images.subset(np.sort(chosen))
+
+
+def _baselines(protocol: ReIDProtocol, query) -> dict[str, float]:
+    """What a random order and a plain colour histogram reach, in percent."""
+    gallery = protocol.gallery
+    labels = (query.identities, query.cameras, gallery.identities, gallery.cameras)
+    luck = chance(*labels)
+    colours = [
+        torch.from_numpy(
+            colour_histogram(decode(images.read(i), images.names[i]) for i in range(len(images)))
+        )
+        for images in (query, gallery)
+    ]
+    plain = evaluate(colours[0], *labels[:2], colours[1], *labels[2:])
+    return {
+        "probe/mAP_histogram": 100 * plain.mAP,
+        "probe/rank1_histogram": 100 * plain.rank(1),
+        "probe/mAP_chance": 100 * luck.mAP,
+        "probe/rank1_chance": 100 * luck.rank(1),
+    }
+
+
+def retrieval_probe(
+    settings: ProbeSettings,
+    backbone: Callable[[], nn.Module],
+    accelerator: Accelerator,
+    seed: int = 0,
+) -> RetrievalProbe | None:
+    """The probe that ``settings`` asks for, or None."""
+    if settings.data is None:
+        return None
+    probe = RetrievalProbe(settings, backbone, backbone().spec, accelerator, seed)
+    accelerator.print(f"probe on {probe.protocol.describe()}", flush=True)
+    return probe

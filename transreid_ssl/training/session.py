@@ -1,0 +1,92 @@
+"""What every recipe does first and last: processes, run folder, images, and a clean end."""
+
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import nn
+
+from transreid_ssl.data import Pool, open_pool, screen
+from transreid_ssl.errors import UserError
+from transreid_ssl.models import build_backbone, load_weights, sync_batch_norms
+from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
+
+
+def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder]:
+    """Start Accelerate, claim the run folder and say what is about to run.
+
+    Args:
+        config: A recipe's settings, with ``run`` among them.
+        origin: Where they came from, to say so.
+        recipe: Its name, to say so.
+
+    Raises:
+        UserError: the folder belongs to another run, or the precision is not to be had here.
+    """
+    settings: RunSettings = config.run
+    _check(settings)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=settings.precision,
+            log_with=settings.tracker,
+            project_dir=settings.output,
+            # Gradients as views of the buckets save a copy; buffers follow the main process.
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+    except ValueError as error:
+        raise UserError(
+            f'--run.precision "{settings.precision}" or --run.tracker: {error}'
+        ) from error
+    run = RunFolder(settings.output, accelerator.is_main_process)
+    run.claim(config, settings.overwrite)
+    accelerator.wait_for_everyone()
+    if settings.tracker:
+        accelerator.init_trackers(recipe)
+    set_seed(settings.seed)
+    accelerator.print(
+        f"{recipe}: {origin}; run folder {run.path}; {accelerator.num_processes} process(es) on "
+        f"{accelerator.device.type}, precision {accelerator.mixed_precision}",
+        flush=True,
+    )
+    return accelerator, run
+
+
+def _check(settings: RunSettings) -> None:
+    for name in ("epochs", "batch_size", "accumulation", "log_every", "checkpoint_every"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"--run.{name} is {getattr(settings, name)}: it must be at least 1")
+
+
+def training_pool(settings: PoolSettings, run: RunFolder, accelerator: Accelerator) -> Pool:
+    """Open the pool, leave unreadable images out and say how many there are.
+
+    Raises:
+        UserError: no such pool, or more unreadable images than allowed.
+    """
+    pool = open_pool(settings.pool, settings.subset)
+    report = run.path / "bad_images.txt" if accelerator.is_main_process else None
+    pool = screen(pool, settings.max_bad_fraction, report_path=report)
+    accelerator.print(pool.describe(), flush=True)
+    return pool
+
+
+def trained_backbone(settings: BackboneSettings, accelerator: Accelerator) -> nn.Module:
+    """The network to train, with its initial weights, batch norms synchronised where it matters."""
+    backbone = build_backbone(
+        settings.name, img_size=settings.img_size, drop_path=settings.drop_path
+    )
+    if settings.weights:
+        accelerator.print(load_weights(backbone, settings.weights), flush=True)
+    if settings.gradient_checkpointing:
+        backbone.set_grad_checkpointing(True)
+    if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
+        backbone = sync_batch_norms(backbone)
+    return backbone
+
+
+def finish(accelerator: Accelerator) -> None:
+    """End trackers and processes in an order that leaves no process waiting for another."""
+    accelerator.free_memory()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()

@@ -1,0 +1,128 @@
+"""Settings that several recipes share. Each field says what it is for; units are in the names."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run: where it goes, how long it takes, in which precision.
+
+    Args:
+        output: Run folder. The same command resumes what it finds there.
+        seed: The one seed; every worker, view, sampler and process derives from it.
+        epochs: Passes over the training images.
+        batch_size: Images an optimiser step, over all processes and accumulation steps together.
+        accumulation: Micro-batches an optimiser step; raise it when a batch does not fit in memory.
+        precision: "no" is float32; "bf16" is faster on recent GPUs and CPUs; "fp16" scales the loss.
+        num_workers: Processes that prepare images, for each training process.
+        log_every: Steps between lines in metrics.jsonl; the loss stays on its device in between.
+        checkpoint_every: Steps between checkpoints (each holds the complete state).
+        keep_checkpoints: How many of the newest checkpoints stay.
+        compile: Compile the networks with torch.compile: minutes at the start, faster steps after.
+        channels_last: Keep images in channels-last memory format (faster convolutions).
+        tracker: An Accelerate tracker ("tensorboard", "wandb", …) beside metrics.jsonl.
+        overwrite: Throw away what the run folder holds and begin anew.
+    """
+
+    output: str = "outputs/run"
+    seed: int = 0
+    epochs: int = 100
+    batch_size: int = 512
+    accumulation: int = 1
+    precision: Literal["no", "bf16", "fp16"] = "bf16"
+    num_workers: int = 8
+    log_every: int = 50
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    compile: bool = False
+    channels_last: bool = False
+    tracker: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """The unlabelled crops.
+
+    Args:
+        pool: A folder of images, a .txt or .parquet list, a folder of Parquet shards, an LMDB
+            folder, or "demo" for generated people.
+        subset: A list of names to keep (.parquet with a column "image", or .txt), as
+            ``python -m transreid_ssl.cfs select`` writes it.
+        max_bad_fraction: Share of unreadable images above which the run refuses to start.
+    """
+
+    pool: str = "demo"
+    subset: str | None = None
+    max_bad_fraction: float = 0.01
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """The network.
+
+    Args:
+        name: A timm name: vit_{nano,tiny,small,base}_patch16_{reid,ics}, or vit_nano_patch8_….
+        img_size: (height, width) of the input in pixels.
+        drop_path: Stochastic depth of the trained network.
+        weights: Initial weights, in any format that transreid_ssl.models.load_weights knows.
+        gradient_checkpointing: Less memory for about a third more time.
+    """
+
+    name: str = "vit_small_patch16_ics"
+    img_size: tuple[int, int] = (256, 128)
+    drop_path: float = 0.1
+    weights: str | None = None
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class AdamWSettings:
+    """AdamW with DINO's schedules (main_dino of 2104.14294, kept by TransReID-SSL).
+
+    Args:
+        lr: Peak learning rate for ``lr_batch`` images; scaled linearly with the batch size.
+        lr_batch: Batch size that ``lr`` is meant for; null takes ``lr`` as it is.
+        min_lr: Learning rate at the end of the cosine.
+        warmup_epochs: Epochs of linear warm-up from zero.
+        weight_decay: At the start; biases and norms have none.
+        weight_decay_end: At the end of its cosine.
+        clip: Largest gradient norm; 0 leaves gradients alone. Too large lets early steps blow up.
+        clip_each: Clip every parameter by itself (as DINO does) instead of the global norm.
+        betas: AdamW's momenta.
+    """
+
+    lr: float = 5e-4
+    lr_batch: int | None = 256
+    min_lr: float = 1e-6
+    warmup_epochs: float = 10
+    weight_decay: float = 0.04
+    weight_decay_end: float = 0.4
+    clip: float = 3.0
+    clip_each: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """Direct retrieval on a labelled set while the training goes on: collapse shows early.
+
+    Args:
+        data: "market1501", "msmt17", "folder" or "demo"; null leaves the probe out.
+        root: Its folder.
+        every: Steps between probes; there is always one before the first step and one at the end.
+        batch_size: Images at once.
+        max_query: Use at most so many query images (a seeded choice).
+        collapse_spread: Feature spread below which the features of different people are one point:
+            below it at ``collapse_patience`` probes in a row the run stops.
+        collapse_patience: How many probes in a row; 0 never stops a run.
+    """
+
+    data: str | None = None
+    root: str | None = None
+    every: int = 5000
+    batch_size: int = 256
+    max_query: int | None = None
+    collapse_spread: float = 0.005
+    collapse_patience: int = 3
