@@ -1,7 +1,7 @@
 """Images: pools, labelled protocols, views, loading and validation."""
 
 from transreid_ssl.data.images import CorruptImage, decode, resize
-from transreid_ssl.data.pool import FilesPool, Pool, SubsetPool
+from transreid_ssl.data.pool import FilesPool, Pool, SubsetPool, open_pool
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     "ReIDProtocol",
     "SubsetPool",
     "decode",
+    "open_pool",
     "resize",
 ]

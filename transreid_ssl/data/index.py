@@ -1,4 +1,4 @@
-"""Millions of names without millions of Python strings: an Arrow column, memory-mapped from a cache.
+"""Millions of names without millions of Python strings: an Arrow column, mapped from a cache.
 
 A folder of 4.2 million crops takes a minute to list. It is listed once; later runs, and every
 worker process, map the same file. The cache is ``$TRANSREID_SSL_CACHE`` or
@@ -89,8 +89,8 @@ def cached_names(
 ) -> Names:
     """The names belonging to ``key``, from the cache while ``is_current(state)`` holds.
 
-    Otherwise ``build()`` returns them anew with a JSON-able ``state`` that is stored beside them. Where
-    the cache cannot be written the names stay in memory.
+    Otherwise ``build()`` returns them anew with a JSON-able ``state`` that is stored beside them.
+    Where the cache cannot be written the names stay in memory.
     """
     path = cache_folder() / f"{fingerprint([key])}.arrow"
     with contextlib.suppress(OSError, pa.ArrowInvalid, KeyError, ValueError):

@@ -8,11 +8,13 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names
+from transreid_ssl.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -87,6 +89,51 @@ class SubsetPool(Pool):
         """The bytes of the image in the whole pool."""
         return self.pool.read(int(self.indices[index]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Names are taken anew from the mapped index: cheaper than sending millions of strings.
+        return SubsetPool, (self.pool, self.indices, self.note)
+
     def describe(self) -> str:
         """The whole pool's line, and how much of it this is."""
         return f"{self.pool.describe()}; {self.note}: {len(self):,} images"
+
+
+def open_pool(path: str | Path, subset: str | Path | None = None) -> Pool:
+    """Open unlabelled crops by what ``path`` is.
+
+    - a folder tree of images;
+    - a text list of image paths (.txt), or a Parquet table of paths in a column ``image``, both
+      relative to the list's own folder or absolute;
+    - Parquet shards of images as HuggingFace ``datasets`` writes them: a folder or one file;
+    - LUPerson's LMDB: the folder with ``data.mdb`` (needs the extra ``lmdb``);
+    - ``demo`` or ``demo:key=value,…``: generated people, nothing on disk.
+
+    ``subset`` is a table or list, as CFS selection writes it, of names that must be in the pool.
+
+    Raises:
+        UserError: nothing there, nothing usable in it, or a subset of another pool.
+    """
+    pool = _open_whole(str(path))
+    if subset is None:
+        return pool
+    from transreid_ssl.data.subset import take_subset
+
+    return take_subset(pool, subset)
+
+
+def _open_whole(path: str) -> Pool:
+    """Readers are imported where they are needed: ``datasets`` alone takes a second."""
+    if path.partition(":")[0] == "demo" and not os.path.exists(path):
+        from transreid_ssl.data.people import PeoplePool
+
+        return PeoplePool.from_spec(path)
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file or folder; give a pool of images, or 'demo'")
+    from transreid_ssl.data import lmdb_pool, shards
+    from transreid_ssl.data.folder import FolderPool, ListPool
+
+    if lmdb_pool.find_database(path):
+        return lmdb_pool.LMDBPool(path)
+    if shards.find_shards(path):
+        return shards.ParquetShardsPool(path)
+    return FolderPool(path) if os.path.isdir(path) else ListPool(path)

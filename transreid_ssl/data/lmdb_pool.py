@@ -1,0 +1,172 @@
+"""LUPerson as its authors distribute it: one LMDB of JPEGs and a pickled list of keys.
+
+Their converter pickles a plain list while their trainer expects a dictionary with ``keys``; both
+are read. A pickle can run any program, so this one is read by an unpickler that knows nothing but
+lists, dictionaries, strings and numbers.
+"""
+
+import importlib.util
+import io
+import os
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.index import cached_names
+from transreid_ssl.data.pool import Pool
+from transreid_ssl.errors import UserError
+
+
+_environments: dict[str, Any] = {}  # one handle a database and process, as LMDB demands
+_opening = threading.Lock()
+
+
+class LMDBPool(Pool):
+    """Images in an LMDB, by key.
+
+    ``path`` is the folder with ``data.mdb`` (or that file, or the folder above it); ``keys.pkl``
+    lies in it or beside it. Without a key file the keys are listed from the database itself.
+    """
+
+    kind = "LMDB"
+
+    def __init__(self, path: str | Path) -> None:
+        database = find_database(path)
+        if database is None:
+            raise UserError(f"{path}: no data.mdb in it")
+        if importlib.util.find_spec("lmdb") is None:
+            raise UserError(f"{path}: reading an LMDB needs: pip install 'transreid_ssl[lmdb]'")
+        self.database = str(database)
+        key_file = _find_key_file(database)
+        stamped = key_file or database / "data.mdb"
+        status = os.stat(stamped)
+        state = {"file": str(stamped), "mtime": status.st_mtime_ns, "size": status.st_size}
+        names = cached_names(
+            f"lmdb {os.path.realpath(database)}",
+            is_current=lambda known: known == state,
+            build=lambda: (read_keys(key_file) if key_file else self._list_keys(), state),
+        )
+        super().__init__(str(path), names)
+        self._check(key_file)
+
+    def _get(self, key: str) -> bytes | None:
+        with _environment(self.database).begin() as transaction:
+            return transaction.get(key.encode())
+
+    def _list_keys(self) -> list[str]:
+        with _environment(self.database).begin() as transaction:
+            return [key.decode() for key in transaction.cursor().iternext(values=False)]
+
+    def _check(self, key_file: Path | None) -> None:
+        """One key from either end must be there: the two files travel separately."""
+        if not len(self.names):
+            raise UserError(f"{key_file or self.database}: no key in it")
+        for name in (self.names[0], self.names[-1]):
+            if self._get(name) is None:
+                raise UserError(
+                    f"{key_file}: its key {name!r} is not in {self.database}; "
+                    "give the keys.pkl that was made with this database"
+                )
+
+    def read(self, index: int) -> bytes:
+        """The bytes stored under the key."""
+        name = self.names[index]
+        value = self._get(name)
+        if value is None:
+            raise CorruptImage(name, "not in the LMDB")
+        return value
+
+
+def _environment(database: str) -> Any:
+    """The open database, opened on first use."""
+    path = os.path.realpath(database)
+    with _opening:
+        if path not in _environments:
+            import lmdb
+
+            try:
+                _environments[path] = lmdb.open(path, readonly=True, lock=False, readahead=False)
+            except lmdb.Error as error:
+                raise UserError(f"{database}: not a readable LMDB ({error})") from error
+        return _environments[path]
+
+
+def _forget_environments() -> None:
+    """A handle must not be used across a fork: a new process opens its own."""
+    global _opening
+    _opening = threading.Lock()
+    while _environments:
+        _environments.popitem()[1].close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_environments)
+
+
+def find_database(path: str | Path) -> Path | None:
+    """The folder that holds ``data.mdb`` for the path a user gave, or None."""
+    path = Path(path)
+    if path.name == "data.mdb" and path.is_file():
+        return path.parent
+    for folder in (path, path / "lmdb"):
+        if (folder / "data.mdb").is_file():
+            return folder
+    return None
+
+
+def _find_key_file(database: Path) -> Path | None:
+    for folder in (database, database.absolute().parent):
+        if (folder / "keys.pkl").is_file():
+            return folder / "keys.pkl"
+    return None
+
+
+def read_keys(path: str | Path) -> list[str]:
+    """The keys in a pickled list or a pickled dictionary ``{"keys": …}``, as text.
+
+    Raises:
+        UserError: no such file, another content, or a pickle that asks for any class or function.
+    """
+    value = load_plain_pickle(path)
+    if isinstance(value, dict) and b"keys" in value:  # written by Python 2
+        value = value[b"keys"]
+    elif isinstance(value, dict):
+        value = value.get("keys")
+    if not isinstance(value, list | tuple):
+        raise UserError(f"{path}: expected a pickled list of keys or a dictionary with 'keys'")
+    if not all(isinstance(key, str | bytes) for key in value):
+        raise UserError(f"{path}: expected keys that are text, found {type(value[0]).__name__}")
+    return [key.decode() if isinstance(key, bytes) else key for key in value]
+
+
+def load_plain_pickle(path: str | Path) -> Any:
+    """Unpickle lists, dictionaries, text, bytes and numbers; anything else is refused unexecuted.
+
+    Raises:
+        UserError: no such file, not a pickle, or one that names a class or a function.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # a broken pickle raises nearly anything
+        raise UserError(f"{path}: not a readable pickle ({error})") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
+            return _encode
+        raise UserError(f"asks for {module}.{name}, and a key file needs no code; refused")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise UserError(f"asks for the codec {encoding!r}; refused")
+    return text.encode("latin1")

@@ -1,0 +1,151 @@
+"""Pools in Parquet shards: the layout of HuggingFace ``datasets`` and its hub, written and read."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.index import Names, cached_names
+from transreid_ssl.data.pool import Pool
+from transreid_ssl.errors import UserError
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
+_NAME_COLUMNS = ("name", "image_path", "file_name", "path", "__key__")
+
+
+class ParquetShardsPool(Pool):
+    """Images in the rows of Parquet files, opened and memory-mapped by ``datasets``.
+
+    Names come from a text column (``name``, ``path``, …) or from the paths stored within the
+    images, as long as they are unique; otherwise they are ``<shard>:<row>``. The first use of
+    shards takes about their own size of disk in the cache of ``datasets``.
+    """
+
+    kind = "Parquet shards"
+
+    def __init__(self, path: str | Path) -> None:
+        shards = find_shards(path)
+        if not shards:
+            raise UserError(f"{path}: no Parquet file with an image column in it")
+        self._column = image_column(shards[0]) or ""
+        state = {"shards": [(s.name, s.stat().st_mtime_ns, s.stat().st_size) for s in shards]}
+        state["shards"] = [list(entry) for entry in state["shards"]]
+        names = cached_names(
+            f"shards {Path(path).resolve()}",
+            is_current=lambda known: known == state,
+            build=lambda: (_read_shard_names(shards, self._column), state),
+        )
+        super().__init__(str(path), names)
+        self._rows = _open_rows(path, shards, self._column)
+
+    def read(self, index: int) -> bytes:
+        """The bytes stored in the row."""
+        value = self._rows[int(index)][self._column]
+        encoded = value.get("bytes") if isinstance(value, dict) else value
+        if encoded is None:
+            raise CorruptImage(self.names[index], "the row holds no bytes")
+        return encoded
+
+
+def find_shards(path: str | Path) -> list[Path]:
+    """The Parquet files with an image column for the path a user gave, sorted; may be empty."""
+    path = Path(path)
+    if path.is_file():
+        found = [path] if path.suffix == ".parquet" else []
+    else:
+        found = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    return found if found and image_column(found[0]) else []
+
+
+def image_column(shard: Path) -> str | None:
+    """The column of a Parquet file that holds encoded images, or None."""
+    try:
+        schema = pq.read_schema(shard)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{shard}: not a readable Parquet file ({error})") from error
+    for name in (*_IMAGE_COLUMNS, *schema.names):
+        if name in schema.names and _holds_bytes(schema.field(name).type):
+            return name
+    return None
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" for field in kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _open_rows(path: str | Path, shards: list[Path], column: str) -> Any:
+    import datasets
+
+    files = [str(shard) for shard in shards]
+    try:
+        rows = datasets.load_dataset("parquet", data_files=files, split="train", columns=[column])
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        raise UserError(f"{path}: the shards cannot be opened ({error})") from error
+    if isinstance(rows.features[column], datasets.Image):
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+def _read_shard_names(shards: list[Path], column: str) -> list[str]:
+    for read in (_names_from_column, lambda shard: _names_from_paths(shard, column)):
+        parts = [read(shard) for shard in shards]
+        if all(part is not None for part in parts):
+            names = pa.chunked_array(parts, pa.large_string())
+            if pc.count_distinct(names).as_py() == len(names) and not names.null_count:
+                return names.to_pylist()
+    counts = [(shard, pq.read_metadata(shard).num_rows) for shard in shards]
+    return [f"{shard.name}:{row}" for shard, count in counts for row in range(count)]
+
+
+def _names_from_column(shard: Path) -> pa.Array | None:
+    schema = pq.read_schema(shard)
+    for name in _NAME_COLUMNS:
+        if name in schema.names and pa.types.is_string(schema.field(name).type):
+            column = pq.read_table(shard, columns=[name]).column(name)
+            return column.cast(pa.large_string()).combine_chunks()
+    return None
+
+
+def _names_from_paths(shard: Path, column: str) -> pa.Array | None:
+    kind = pq.read_schema(shard).field(column).type
+    if not (pa.types.is_struct(kind) and any(field.name == "path" for field in kind)):
+        return None
+    paths = pq.read_table(shard, columns=[f"{column}.path"]).column(column)
+    return pc.struct_field(paths, "path").cast(pa.large_string()).combine_chunks()
+
+
+def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iterator[int]:
+    """Write ``pool`` as Parquet shards into ``folder``; yields after each image for a progress bar.
+
+    Columns: ``image`` (bytes and path, as ``datasets`` expects it) and ``name``. An image that
+    cannot be read stops it with ``CorruptImage``.
+    """
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    features = {"image": {"_type": "Image"}, "name": {"dtype": "string", "_type": "Value"}}
+    schema = pa.schema({"image": image, "name": pa.string()}, _metadata(features))
+    shards = np.array_split(np.arange(len(pool)), max(1, -(-len(pool) // rows_per_shard)))
+    for number, indices in enumerate(shards):
+        path = folder / f"train-{number:05d}-of-{len(shards):05d}.parquet"
+        # Small row groups keep memory low while writing and while ``datasets`` reads them.
+        with pq.ParquetWriter(path, schema, compression="none") as writer:
+            for start in range(0, len(indices), 1_000):
+                rows = []
+                for index in indices[start : start + 1_000].tolist():
+                    name = pool.names[index]
+                    rows.append({"image": {"bytes": pool.read(index), "path": name}, "name": name})
+                    yield index
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _metadata(features: dict[str, Any]) -> dict[str, str]:
+    import json
+
+    return {"huggingface": json.dumps({"info": {"features": features}})}

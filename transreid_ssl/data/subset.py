@@ -1,0 +1,74 @@
+"""Taking a named part of a pool, and refusing a list that was made from another one."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transreid_ssl.data.folder import read_names
+from transreid_ssl.data.index import Names
+from transreid_ssl.data.pool import EXTENSIONS, Pool, SubsetPool
+from transreid_ssl.errors import UserError
+
+_EXTENSION = r"(?i)(" + "|".join(re.escape(extension) for extension in EXTENSIONS) + r")$"
+
+
+def take_subset(pool: Pool, path: str | Path) -> SubsetPool:
+    """The images of ``pool`` that the list or table at ``path`` names, in its order.
+
+    Names are compared exactly. LUPerson's crops circulate with and without a leading ``images/``
+    and a file extension, so a name that is unknown is compared again without its extension, and
+    counts as the one image whose path ends in it (or the other way round); ``describe()`` says so.
+
+    Raises:
+        UserError: the file cannot be read, is empty, or names images that the pool lacks.
+    """
+    wanted, known = read_names(path), pool.arrow_names()
+    if not len(wanted):
+        raise UserError(f"{path}: the subset is empty")
+    indices = known.find(wanted)
+    missing = np.flatnonzero(indices < 0)
+    note = f"subset {path}"
+    if len(missing):
+        indices[missing] = _find_loosely(known, wanted.take(missing))
+        unknown = np.flatnonzero(indices < 0)
+        if len(unknown):
+            raise UserError(
+                f"{path}: {len(unknown):,} of its {len(wanted):,} names are not in the pool "
+                f"{pool.source} (such as {wanted[int(unknown[0])]!r}): this subset belongs to another "
+                "pool; give the pool that it was selected from"
+            )
+        note += f" ({len(missing):,} matched without folder or extension)"
+    first = np.sort(np.unique(indices, return_index=True)[1])
+    if len(first) < len(indices):
+        note += f" ({len(indices) - len(first):,} repeated names counted once)"
+    return SubsetPool(pool, indices[first], note)
+
+
+def _find_loosely(known: Names, wanted: Names) -> np.ndarray:
+    """Positions int64 (M,) of images equal up to leading folders and extension; -1: none or several."""
+    known_stems, wanted_stems = _without_extension(known), _without_extension(wanted)
+    known_bases, wanted_bases = _base(known_stems), _base(wanted_stems)
+    counts = pc.value_counts(known_bases.column)
+    unique = Names(counts.field("values").filter(pc.equal(counts.field("counts"), 1)))
+    indices = np.where(unique.find(wanted_bases) >= 0, known_bases.find(wanted_bases), -1)
+    for position, index in enumerate(indices):
+        if index >= 0 and not _same_end(known_stems[int(index)], wanted_stems[position]):
+            indices[position] = -1
+    return indices
+
+
+def _same_end(one: str, other: str) -> bool:
+    shorter, longer = sorted((f"/{one}", f"/{other}"), key=len)
+    return longer.endswith(shorter)
+
+
+def _without_extension(names: Names) -> Names:
+    return Names(pc.replace_substring_regex(names.column, _EXTENSION, ""))
+
+
+def _base(names: Names) -> Names:
+    bases = pc.replace_substring_regex(names.column, "^.*/", "")
+    return Names(bases.cast(pa.large_string()))
