@@ -1,0 +1,81 @@
+"""What is put on a backbone while it is trained, and thrown away afterwards."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class WeightNormLinear(nn.Module):
+    """A bias-free linear layer whose rows are ``weight_g * weight_v / |weight_v|`` (Salimans & Kingma, 2016).
+
+    The parameters have the names that torch's older ``weight_norm`` gave them, which published checkpoints use.
+    """
+
+    def __init__(self, in_features: int, out_features: int, train_norm: bool = True) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_norm)
+        self.weight_v = nn.Parameter(torch.empty(out_features, in_features))
+        nn.init.trunc_normal_(self.weight_v, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight_g * F.normalize(self.weight_v, dim=1))
+
+
+class DINOHead(nn.Module):
+    """Projection head of DINO: MLP, L2 normalisation, weight-normalised layer (Caron et al., 2021, appendix C).
+
+    (N, in_dim) -> prototype logits (N, out_dim).
+
+    Args:
+        num_layers: linear layers of the MLP, at least 1.
+        norm_last_layer: keep the prototypes at length 1, which is steadier for small batches.
+        use_bn: batch norm between the MLP's layers.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int = 65536,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        num_layers: int = 3,
+        norm_last_layer: bool = True,
+        use_bn: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError("num_layers must be at least 1")
+        layers: list[nn.Module] = []
+        for _ in range(num_layers - 1):
+            layers.append(nn.Linear(in_dim, hidden_dim))
+            layers += [nn.BatchNorm1d(hidden_dim)] if use_bn else []
+            layers.append(nn.GELU())
+            in_dim = hidden_dim
+        self.mlp = nn.Sequential(*layers, nn.Linear(in_dim, bottleneck_dim))
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, not norm_last_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+
+
+class BNNeck(nn.Module):
+    """Batch norm, then a classifier, so that triplet and identity losses do not fight (Luo et al., 2019).
+
+    Features (B, D) -> normalised features (B, D), logits (B, num_classes). The triplet loss takes the
+    features that go in. The norm's bias stays 0, the classifier has none: classes meet at the origin.
+    """
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.bottleneck = nn.BatchNorm1d(dim)
+        self.bottleneck.bias.requires_grad_(False)
+        self.classifier = nn.Linear(dim, num_classes, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        normalised = self.bottleneck(features)
+        return normalised, self.classifier(normalised)

@@ -1,0 +1,42 @@
+"""Position embeddings of one patch grid, resampled for another."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+RESAMPLINGS = ("antialias", "dino", "bilinear")
+
+
+def resample_positions(
+    positions: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int], mode: str = "antialias"
+) -> Tensor:
+    """Resample (1, 1 + old rows * old columns, D) to (1, 1 + new rows * new columns, D).
+
+    The class token's embedding, which comes first, is kept. Grids are (rows, columns).
+
+    Args:
+        mode: ``antialias``, bicubic with a low-pass filter, the default here; ``dino``, what the published
+            DINO-style weights were trained with on small crops: bicubic without one, by a scale factor
+            0.1 patches too large; ``bilinear``, what the published fine-tuning does once, on loading.
+
+    Raises:
+        ValueError: unknown mode, or an embedding that is not of ``old_grid``.
+    """
+    if positions.shape[1] != 1 + old_grid[0] * old_grid[1]:
+        raise ValueError(f"{positions.shape[1] - 1} position embeddings are no grid of {old_grid}")
+    if tuple(old_grid) == tuple(new_grid):
+        return positions
+    token, patches = positions[:, :1], positions[:, 1:]
+    # Interpolation wants float32, whatever precision the run is in.
+    patches = patches.float().unflatten(1, tuple(old_grid)).permute(0, 3, 1, 2)  # (1, D, h, w)
+    if mode == "antialias":
+        patches = F.interpolate(patches, size=new_grid, mode="bicubic", antialias=True)
+    elif mode == "bilinear":
+        patches = F.interpolate(patches, size=new_grid, mode="bilinear")
+    elif mode == "dino":
+        factors = [(new + 0.1) / old for new, old in zip(new_grid, old_grid)]
+        patches = F.interpolate(patches, scale_factor=factors, mode="bicubic")
+    else:
+        raise ValueError(f"position resampling {mode!r}: choose one of {', '.join(RESAMPLINGS)}")
+    patches = patches.flatten(2).transpose(1, 2).to(token.dtype)  # (1, h * w, D)
+    return torch.cat((token, patches), dim=1)

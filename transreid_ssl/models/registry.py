@@ -1,0 +1,44 @@
+"""The networks under their names in timm: ``timm.create_model("vit_small_patch16_ics", img_size=(256, 128))``."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
+from transreid_ssl.models.statistics import IMAGENET
+from transreid_ssl.models.vit import ReIDViT
+
+# Read by register_model; without img_size, timm builds for the input size given here.
+default_cfgs = generate_default_cfgs(
+    {
+        name: {
+            "input_size": (3, 256, 128),
+            "num_classes": 0,
+            "mean": IMAGENET.mean,
+            "std": IMAGENET.std,
+            "classifier": "head",
+            "first_conv": "patch_embed.conv.0" if sizes.stem_hidden else "patch_embed.proj",
+        }
+        for name, sizes in ARCHITECTURES.items()
+    }
+)
+
+
+def _entrypoint(name: str) -> Callable[..., ReIDViT]:
+    def create(
+        pretrained: bool = False, spec: BackboneSpec | None = None, **kwargs: Any
+    ) -> ReIDViT:
+        """Give either a complete ``spec``, or its fields as keywords, beside timm's own options."""
+        own = {f.name: kwargs.pop(f.name) for f in fields(BackboneSpec) if f.name in kwargs}
+        spec = spec or BackboneSpec(name=name, **own)
+        return build_model_with_cfg(ReIDViT, name, pretrained, spec=spec, **kwargs)
+
+    create.__name__ = create.__qualname__ = name
+    return create
+
+
+__all__: list[str] = []  # register_model appends each name
+for _name in ARCHITECTURES:
+    globals()[_name] = register_model(_entrypoint(_name))

@@ -1,0 +1,39 @@
+"""Channel statistics of images, and the one place where uint8 images become network input."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of the red, green and blue channels, of values in 0…1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+LUPERSON = Statistics((0.3525, 0.3106, 0.3140), (0.2660, 0.2522, 0.2505))
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (B, 3, H, W), on any device, to float32 ``(images / 255 - mean) / std``.
+
+    ``normalise(images, *IMAGENET)`` uses one of the constants of this module.
+    """
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    return images.float().mul_(scale).add_(shift)
+
+
+@lru_cache(maxsize=32)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    # Cached: a fresh upload of six numbers would make a GPU wait at every batch.
+    means, stds = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std))
+    scale, shift = 1 / (255 * stds), -means / stds
+    return scale.float().to(device), shift.float().to(device)

@@ -1,0 +1,189 @@
+"""The vision transformers of this package: rectangular inputs, convolution stems, camera embeddings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.models import checkpoint_seq
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from transreid_ssl.models.positions import resample_positions
+from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.statistics import IMAGENET
+from transreid_ssl.models.stem import PatchEmbedding
+
+
+class ReIDViT(VisionTransformer):
+    """A ViT whose feature is its class token after the last norm (TransReID-SSL, section 3).
+
+    Called with float images (B, 3, H, W) of any size of a patch or more, and with cameras int64 (B,)
+    where it has camera embeddings; gives (B, D). ``spec`` tells how it was built; see there for the options.
+    Arguments that are not in the spec are those of timm's ``VisionTransformer``.
+    """
+
+    def __init__(self, spec: BackboneSpec, **options: Any) -> None:
+        sizes = spec.architecture
+        embed_layer = partial(PatchEmbedding, stem_hidden=sizes.stem_hidden, stride=spec.stride)
+        super().__init__(
+            img_size=spec.img_size,
+            patch_size=sizes.patch_size,
+            embed_dim=sizes.embed_dim,
+            depth=sizes.depth,
+            num_heads=sizes.num_heads,
+            dynamic_img_size=True,
+            embed_layer=embed_layer,
+            **{"num_classes": 0, **options},
+        )
+        self.spec = spec
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        if spec.num_cameras:
+            # One row for each camera; the middle axis broadcasts over the tokens.
+            self.sie_embed = nn.Parameter(torch.empty(spec.num_cameras, 1, sizes.embed_dim))
+            nn.init.trunc_normal_(self.sie_embed, std=0.02)
+        if spec.feature_norm:
+            self.bottleneck = nn.BatchNorm1d(sizes.embed_dim)
+            self.bottleneck.bias.requires_grad_(False)
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        return self.forward_head(self.forward_features(images, cameras))
+
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        """Tokens after the last norm, (B, 1 + N, D): the class token, then the patches row by row."""
+        tokens = self._pos_embed(self.patch_embed(images))
+        if self.spec.num_cameras:
+            if cameras is None:
+                raise ValueError(
+                    "this network has camera embeddings: pass the cameras of the images"
+                )
+            tokens = tokens + self.spec.camera_weight * self.sie_embed[cameras]
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            tokens = checkpoint_seq(self.blocks, tokens)
+        else:
+            tokens = self.blocks(tokens)
+        return self.norm(tokens)
+
+    def _pos_embed(self, patches: Tensor) -> Tensor:
+        """(B, h, w, D) -> (B, 1 + h * w, D), with the class token and positions for this very grid."""
+        batch, height, width, _ = patches.shape
+        positions = resample_positions(
+            self.pos_embed,
+            self.patch_embed.grid_size,
+            (height, width),
+            self.spec.position_resampling,
+        )
+        token = self.cls_token.expand(batch, -1, -1)
+        return self.pos_drop(torch.cat((token, patches.flatten(1, 2)), dim=1) + positions)
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """Tokens (B, 1 + N, D) to the feature (B, D)."""
+        feature = x[:, 0]
+        if self.spec.gem:
+            feature = feature + generalised_mean(x[:, 1:])
+        return self.bottleneck(feature) if self.spec.feature_norm else feature
+
+    def set_input_size(
+        self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
+    ) -> None:
+        """Build for another image size: the position embeddings are resampled, once and for all."""
+        old_grid = self.patch_embed.grid_size
+        self.patch_embed.set_input_size(img_size=img_size, patch_size=patch_size)
+        with torch.no_grad():
+            positions = resample_positions(
+                self.pos_embed,
+                old_grid,
+                self.patch_embed.grid_size,
+                self.spec.position_resampling,
+            )
+        self.pos_embed = nn.Parameter(positions.clone(), self.pos_embed.requires_grad)
+        self.spec = replace(self.spec, img_size=self.patch_embed.img_size)
+
+
+def generalised_mean(tokens: Tensor, power: float = 3.0, eps: float = 1e-6) -> Tensor:
+    """GeM pooling of (B, N, D) to (B, D): from the mean (power 1) to the maximum (Radenović et al., 2018)."""
+    return tokens.clamp(min=eps).pow(power).mean(dim=1).pow(1 / power)
+
+
+def build_backbone(
+    name: str,
+    *,
+    img_size: Sequence[int] = (256, 128),
+    drop_path: float = 0.0,
+    stride: int | None = None,
+    num_cameras: int = 0,
+    camera_weight: float = 1.5,
+    gem: bool = False,
+    feature_norm: bool = False,
+    position_resampling: str = "antialias",
+    mean: Sequence[float] = IMAGENET.mean,
+    std: Sequence[float] = IMAGENET.std,
+    objective: str = "",
+    provenance: Mapping[str, Any] | None = None,
+) -> ReIDViT:
+    """A freshly initialised backbone, in training mode, with its ``.spec``.
+
+    Args:
+        name: one of ``ARCHITECTURES``.
+        drop_path: stochastic depth, the rate of the last block; the first has none.
+
+    The others are the fields of ``BackboneSpec``.
+
+    Raises:
+        UserError: an unknown name, or an impossible option.
+    """
+    spec = BackboneSpec(
+        name=name,
+        img_size=tuple(img_size),
+        stride=stride or 0,
+        mean=tuple(mean),
+        std=tuple(std),
+        position_resampling=position_resampling,
+        num_cameras=num_cameras,
+        camera_weight=camera_weight,
+        gem=gem,
+        feature_norm=feature_norm,
+        objective=objective,
+        provenance=dict(provenance or {}),
+    )
+    return from_spec(spec, drop_path=drop_path)
+
+
+def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> ReIDViT:
+    """A freshly initialised backbone for this spec, in training mode, through timm's registry."""
+    return timm.create_model(spec.name, spec=spec, drop_path_rate=drop_path)
+
+
+@torch.no_grad()
+def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+    """What the class token attends to in the last block: (B, heads, rows, columns), summing to at most 1.
+
+    The rest, up to 1, is the class token's attention to itself.
+    """
+    attention = model.blocks[-1].attn
+    seen: list[Tensor] = []
+    hook = attention.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    try:
+        model.forward_features(images, cameras)
+    finally:
+        hook.remove()
+    queries_keys = attention.qkv(seen[0]).unflatten(
+        -1, (3, attention.num_heads, -1)
+    )  # (B, T, 3, H, d)
+    query, keys = queries_keys[:, 0, 0], queries_keys[:, :, 1]  # (B, H, d), (B, T, H, d)
+    weights = torch.einsum("bhd,bthd->bht", query * attention.scale, keys).softmax(dim=-1)
+    return weights[..., 1:].unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
+
+
+def sync_batch_norm(
+    model: nn.Module, *, device: torch.device | str, num_processes: int
+) -> nn.Module:
+    """Batch norms that share their statistics between GPUs; to be called before the model is wrapped.
+
+    Elsewhere there is nothing to share, or no implementation (CPU): the model is returned as it is.
+    """
+    if torch.device(device).type != "cuda" or num_processes < 2:
+        return model
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
