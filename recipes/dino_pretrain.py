@@ -1,7 +1,7 @@
 """DINO pre-training on unlabelled person crops (TransReID-SSL, arXiv 2111.12084).
 
-    accelerate launch recipes/dino_pretrain.py                                     # demo, no data needed
-    accelerate launch recipes/dino_pretrain.py --config recipes/configs/dino_vit_small_ics.yaml \
+    accelerate launch recipes/dino_pretrain.py          # the demo: no data needed
+    accelerate launch recipes/dino_pretrain.py --config recipes/configs/dino_vit_small_ics_luperson60.yaml \
         --data.pool /data/LUP --data.subset outputs/cfs/subset.parquet
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The papers'
@@ -23,7 +23,7 @@ from transreid_ssl.data import (
     ViewsDataset,
     training_loader,
 )
-from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.models import save_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 from transreid_ssl.training import (
     AdamWSettings,

@@ -29,7 +29,7 @@ def _first_sentence(error: BaseException) -> str:
 
 
 def run(main: Callable[..., int | None], *arguments: Any) -> None:
-    """Call ``main`` as the program: a ``UserError`` is printed as one line and exits with code 2."""
+    """Call ``main`` as the program: a ``UserError`` prints as one line, with exit code 2."""
     try:
         code = main(*arguments)
     except UserError as error:

@@ -26,7 +26,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -38,8 +40,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     except OSError as error:
         raise UserError(
-            f"{path}: writing failed ({error.strerror or error}); what was there before is untouched: "
-            "free some space and run the same command again"
+            f"{path}: writing failed ({error.strerror or error}); what was there before is "
+            "untouched: free some space and run the same command again"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -72,7 +74,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; some file systems refuse to fsync a folder, which is harmless."""
+    """Make the rename itself durable; some file systems cannot, which is harmless."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

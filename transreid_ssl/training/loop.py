@@ -38,7 +38,7 @@ class Objective(Protocol):
         """Called with gradients in place, after clipping."""
 
     def after_step(self, progress: float) -> None:
-        """Called after the optimiser's step; ``progress`` in [0, 1) is the share of the run done."""
+        """Called after the optimiser's step; ``progress`` in [0, 1): the share of the run done."""
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Trainer:
         self._stop = False
         self.step = self._restore()
 
-    # -- state ------------------------------------------------------------------------------------
+    # -- state
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on; randomness is a function of the step."""
@@ -144,7 +144,7 @@ class Trainer:
         """Print on the main process."""
         self.accelerator.print(text, flush=True)
 
-    # -- the loop -----------------------------------------------------------------------------------
+    # -- the loop
 
     def fit(self, batches: Iterator[dict[str, Any]]) -> None:
         """Train to the end of the plan. ``batches`` begins at the micro-batch of ``self.step``.
@@ -207,7 +207,7 @@ class Trainer:
             if self.plan.weight_decay is not None and group.get("decay", False):
                 group["weight_decay"] = self.plan.weight_decay(self.step)
 
-    # -- between steps ------------------------------------------------------------------------------
+    # -- between steps
 
     def _housekeeping(self) -> None:
         settings, end = self.settings, self.step == self.plan.total_steps
@@ -225,9 +225,9 @@ class Trainer:
         values = self.meter.read(self.accelerator)
         if not values.pop("finite"):
             raise UserError(
-                f"{self.run.path}: the loss stopped being finite within the {self.meter.count} steps "
-                f"before step {self.step}; the last good checkpoint is kept: lower --optim.lr or the "
-                'gradient clip, or use --run.precision "no", and start with another --run.output'
+                f"{self.run.path}: the loss stopped being finite within the "
+                f"{self.meter.count} steps before step {self.step}; the last good checkpoint is kept: "
+                'lower --optim.lr or the clip, or use --run.precision "no", with another --run.output'
             )
         seconds = (time.monotonic() - self._clock) / max(1, self.step - self._clock_step)
         values |= {
@@ -285,7 +285,7 @@ class Trainer:
                 self.say(f"{name:24} {mean_ap:7.1f} {rank1:9.1f}")
         self.say(f"results: {self.run.path / result}, {self.run.path / 'curves.png'}")
 
-    # -- interrupts ---------------------------------------------------------------------------------
+    # -- interrupts
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._stop:
@@ -293,7 +293,7 @@ class Trainer:
         self._stop = True
 
     def _stop_agreed(self) -> bool:
-        """Whether to stop; several processes agree at logging steps, so that none waits for ever."""
+        """Whether to stop; several processes agree at logging steps, so that none hangs."""
         if self.accelerator.num_processes == 1:
             return self._stop
         if self.step % self.settings.log_every:

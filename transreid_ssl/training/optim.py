@@ -14,7 +14,7 @@ from transreid_ssl.training.settings import AdamWSettings, RunSettings
 
 
 def decay_groups(model: nn.Module) -> list[dict]:
-    """Trainable parameters in two groups: with weight decay, and (biases, norms, scalars) without."""
+    """Trainable parameters in two groups: with weight decay; biases and norms without."""
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     plain = [p for name, p in trainable if p.ndim <= 1 or name.endswith(".bias")]
     kept = {id(p) for p in plain}

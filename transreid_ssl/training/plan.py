@@ -12,7 +12,7 @@ class Plan:
         steps_per_epoch: Optimiser steps an epoch.
         epochs: Passes over the data.
         lr: Learning rate by step.
-        weight_decay: Weight decay by step, for groups marked ``decay``; None leaves the optimiser's.
+        weight_decay: Weight decay by step, for groups marked ``decay``; None: the optimiser's.
         clip: Largest gradient norm (0: none), and whether each parameter by itself.
     """
 

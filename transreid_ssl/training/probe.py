@@ -28,7 +28,7 @@ def feature_spread(features: Tensor) -> float:
 
 
 class RetrievalProbe:
-    """Evaluates a backbone on a labelled protocol; the first call adds chance and a colour baseline.
+    """Evaluates a backbone on a labelled protocol, beside chance and a plain colour baseline.
 
     Only the main process computes; the others wait.
 
@@ -107,8 +107,8 @@ class RetrievalProbe:
         ):
             raise UserError(
                 f"the features have collapsed: their spread was {spread:.4f} at step {step}, below "
-                f"{self.settings.collapse_spread} for {self._low} probes; the checkpoints before are "
-                "kept: lower --optim.lr or the teacher temperature, or raise the batch size"
+                f"{self.settings.collapse_spread} for {self._low} probes; the checkpoints before "
+                "are kept: lower --optim.lr or the teacher temperature, or raise the batch size"
             )
 
 

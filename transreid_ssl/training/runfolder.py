@@ -1,4 +1,4 @@
-"""The folder of one run: settings, metrics, checkpoints, results; whose it is, and where it stands."""
+"""The folder of one run: settings, metrics, checkpoints, results; whose it is, how far it is."""
 
 import json
 import shutil

@@ -14,7 +14,7 @@ class RunSettings:
         epochs: Passes over the training images.
         batch_size: Images an optimiser step, over all processes and accumulation steps together.
         accumulation: Micro-batches an optimiser step; raise it when a batch does not fit in memory.
-        precision: "no" is float32; "bf16" is faster on recent GPUs and CPUs; "fp16" scales the loss.
+        precision: "no" is float32; "bf16" is fast on recent GPUs and CPUs; "fp16" scales the loss.
         num_workers: Processes that prepare images, for each training process.
         log_every: Steps between lines in metrics.jsonl; the loss stays on its device in between.
         checkpoint_every: Steps between checkpoints (each holds the complete state).

@@ -1,0 +1,70 @@
+"""The DINO loss against the published program's numbers, a slow loop, and itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reference import normal
+from transreid_ssl.pretrain import DINOLoss, cross_view_loss
+
+REFERENCE = np.load(Path(__file__).parent / "reference.npz")
+
+
+def test_three_calls_give_the_published_values_gradients_and_centres():
+    loss = DINOLoss(
+        512, 10, warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=5
+    )
+    for call, epoch in enumerate((0, 3, 10)):
+        student = torch.tensor(normal(f"student{call}", (40, 512)), requires_grad=True)
+        value = loss(student, torch.tensor(normal(f"teacher{call}", (8, 512))), epoch)
+        value.backward()
+        expected = {k: REFERENCE[f"dino_loss/{call}/{k}"] for k in ("value", "grad", "center")}
+        np.testing.assert_allclose(value.item(), expected["value"], rtol=1e-5)
+        np.testing.assert_allclose(student.grad[:, ::16], expected["grad"], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(loss.center, expected["center"], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("num_student", "num_teacher"), [(2, 2), (5, 2), (4, 1), (3, 3)])
+def test_cross_view_loss_equals_a_double_loop(num_student, num_teacher):
+    generator = torch.Generator().manual_seed(num_student)
+    student = torch.randn(num_student, 3, 7, generator=generator)
+    teacher = torch.randn(num_teacher, 3, 7, generator=generator).softmax(dim=-1)
+    terms = [
+        -(teacher[t, b] * student[s, b].log_softmax(dim=-1)).sum()
+        for t in range(num_teacher)
+        for s in range(num_student)
+        for b in range(3)
+        if s != t
+    ]
+    assert cross_view_loss(student, teacher) == pytest.approx(torch.stack(terms).mean(), rel=1e-5)
+
+
+def test_the_loss_of_an_ideal_student_is_the_entropy_of_the_teacher():
+    loss = DINOLoss(16, 2, teacher_temp=0.5, student_temp=0.5).eval()
+    logits = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
+    both = torch.cat([logits, logits])
+    value, entropy = loss.with_entropy(both, both, epoch=0)
+    assert value == pytest.approx(entropy, rel=1e-5)
+
+
+def test_micro_batches_move_the_centre_as_one_batch_does():
+    logits = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    whole, parts = DINOLoss(16, 2), DINOLoss(16, 2, accumulation=2)
+    whole(logits, logits, 0)
+    for part in (logits[:4], logits[4:]):
+        parts(part, part, 0)
+    torch.testing.assert_close(parts.center, whole.center)
+
+
+def test_the_centre_stands_still_in_evaluation():
+    loss = DINOLoss(16, 2).eval()
+    loss(torch.ones(4, 16), torch.ones(4, 16), 0)
+    assert loss.center.abs().sum() == 0
+
+
+def test_the_teacher_warms_up_in_equal_steps():
+    loss = DINOLoss(4, 2, warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=4)
+    temperatures = [loss.teacher_temp(epoch) for epoch in range(6)]
+    np.testing.assert_allclose(temperatures, [0.04, 0.05, 0.06, 0.07, 0.07, 0.07])
