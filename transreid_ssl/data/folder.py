@@ -61,8 +61,8 @@ class ListPool(FilesPool):
         looked_for = [names[int(i)] for i in np.linspace(0, len(names) - 1, 20)]
         if not any(os.path.exists(os.path.join(root, name)) for name in looked_for):
             raise UserError(
-                f"{path}: not one of the files looked for exists (such as {looked_for[0]!r} in {root});"
-                " if this is a subset of a pool, give the pool's path and this file as its subset"
+                f"{path}: the listed files do not exist (such as {looked_for[0]!r} in {root}); "
+                "if this is a subset of a pool, give the pool's path and this file as its subset"
             )
         super().__init__(str(path), root, names)
 
@@ -128,14 +128,17 @@ def _walk(root: str) -> Iterator[tuple[str, int, list[str]]]:
             continue
         seen.add((status.st_dev, status.st_ino))
         files = []
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    waiting.append(f"{folder}/{entry.name}" if folder else entry.name)
-                else:
-                    files.append(entry.name)
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        waiting.append(f"{folder}/{entry.name}" if folder else entry.name)
+                    else:
+                        files.append(entry.name)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be listed ({error.strerror})") from error
         yield folder, status.st_mtime_ns, files
 
 

@@ -18,7 +18,6 @@ from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
 
-
 _environments: dict[str, Any] = {}  # one handle a database and process, as LMDB demands
 _opening = threading.Lock()
 

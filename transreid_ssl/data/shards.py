@@ -1,6 +1,5 @@
 """Pools in Parquet shards: the layout of HuggingFace ``datasets`` and its hub, written and read."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transreid_ssl.data.images import CorruptImage
-from transreid_ssl.data.index import Names, cached_names
+from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
 

@@ -37,8 +37,8 @@ def take_subset(pool: Pool, path: str | Path) -> SubsetPool:
         if len(unknown):
             raise UserError(
                 f"{path}: {len(unknown):,} of its {len(wanted):,} names are not in the pool "
-                f"{pool.source} (such as {wanted[int(unknown[0])]!r}): this subset belongs to another "
-                "pool; give the pool that it was selected from"
+                f"{pool.source} (such as {wanted[int(unknown[0])]!r}): this subset belongs to "
+                "another pool; give the pool that it was selected from"
             )
         note += f" ({len(missing):,} matched without folder or extension)"
     first = np.sort(np.unique(indices, return_index=True)[1])
@@ -48,7 +48,7 @@ def take_subset(pool: Pool, path: str | Path) -> SubsetPool:
 
 
 def _find_loosely(known: Names, wanted: Names) -> np.ndarray:
-    """Positions int64 (M,) of images equal up to leading folders and extension; -1: none or several."""
+    """Positions int64 (M,) of names equal but for leading folders and extension; -1: not one."""
     known_stems, wanted_stems = _without_extension(known), _without_extension(wanted)
     known_bases, wanted_bases = _base(known_stems), _base(wanted_stems)
     counts = pc.value_counts(known_bases.column)

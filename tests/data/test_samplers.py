@@ -1,0 +1,164 @@
+"""Samplers: each image once, the same global batch on any number of processes, any first step."""
+
+import pickle
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
+from transreid_ssl.errors import UserError
+
+fast = settings(max_examples=40, deadline=None)
+
+
+def joined(build, world_size, accumulation):
+    """The global batches rebuilt from what every process was given."""
+    ranks = [
+        list(build(rank=rank, world_size=world_size, accumulation=accumulation))
+        for rank in range(world_size)
+    ]
+    rounds = [list(chain(*parts)) for parts in zip(*ranks)]
+    return [list(chain(*rounds[i : i + accumulation])) for i in range(0, len(rounds), accumulation)]
+
+
+@fast
+@given(num_images=st.integers(8, 60), batch=st.sampled_from([4, 8]), seed=st.integers(0, 99))
+def test_every_image_at_most_once_an_epoch(num_images, batch, seed):
+    per_epoch = num_images // batch
+    batches = list(EpochSampler(num_images, batch, seed, num_steps=3 * per_epoch))
+    orders = []
+    for epoch in range(3):
+        items = list(chain(*batches[epoch * per_epoch : (epoch + 1) * per_epoch]))
+        indices = [index for _, index in items]
+        assert {e for e, _ in items} == {epoch}
+        assert len(set(indices)) == len(indices) == per_epoch * batch
+        assert set(indices) <= set(range(num_images))
+        orders.append(indices)
+    if num_images % batch == 0:
+        assert all(sorted(order) == list(range(num_images)) for order in orders)
+
+
+def test_epochs_and_seeds_differ():
+    order = [b for batch in EpochSampler(50, 10, 0, num_steps=10) for _, b in batch]
+    other = [b for batch in EpochSampler(50, 10, 1, num_steps=5) for _, b in batch]
+    assert order[:50] != order[50:]
+    assert order[:50] != other
+
+
+@fast
+@given(
+    world=st.sampled_from([1, 2, 4]), accumulation=st.sampled_from([1, 2]), seed=st.integers(0, 9)
+)
+def test_processes_and_accumulation_do_not_change_the_global_batch(world, accumulation, seed):
+    def by_image(**share):
+        return EpochSampler(37, 8, seed, num_steps=9, **share)
+
+    def by_identity(**share):
+        identities = np.arange(60) % 13
+        return IdentitySampler(
+            identities, seed, identities_per_batch=8, images_per_identity=2, num_steps=6, **share
+        )
+
+    for build in (by_image, by_identity):
+        assert joined(build, world, accumulation) == joined(build, 1, 1)
+        assert len(build(world_size=world, accumulation=accumulation)) == len(
+            list(build(world_size=world, accumulation=accumulation))
+        )
+
+
+@fast
+@given(first=st.integers(0, 12))
+def test_beginning_at_a_step_equals_skipping_to_it(first):
+    whole = list(EpochSampler(21, 4, 3, num_steps=12))
+    assert list(EpochSampler(21, 4, 3, num_steps=12, first_step=first)) == whole[first:]
+    identities = np.repeat(np.arange(9), 5)
+    options = {"identities_per_batch": 3, "images_per_identity": 2, "num_steps": 12}
+    whole = list(IdentitySampler(identities, 3, **options))
+    assert list(IdentitySampler(identities, 3, first_step=first, **options)) == whole[first:]
+
+
+@fast
+@given(
+    counts=st.lists(st.integers(1, 17), min_size=4, max_size=25),
+    per_batch=st.sampled_from([2, 4]),
+    per_identity=st.sampled_from([1, 3, 4]),
+    seed=st.integers(0, 99),
+)
+def test_identity_batches_hold_p_identities_of_k_images(counts, per_batch, per_identity, seed):
+    identities = np.random.default_rng(seed).permutation(
+        np.repeat(np.arange(len(counts)) * 7 + 3, counts)
+    )
+    identities = np.r_[identities, [-1, -1]]
+    sampler = IdentitySampler(
+        identities,
+        seed,
+        identities_per_batch=per_batch,
+        images_per_identity=per_identity,
+        num_steps=1_000,
+    )
+    seen = []
+    for step in range(sampler.steps_per_epoch):
+        batch = sampler.global_batch(step)
+        chosen = identities[[index for _, index, _ in batch]]
+        rows = chosen.reshape(per_batch, per_identity)
+        assert (rows == rows[:, :1]).all()
+        assert len(set(rows[:, 0].tolist())) == per_batch
+        assert (chosen >= 0).all()
+        seen += batch
+    assert len(set(seen)) == len(seen), "an image came twice with the same copy number"
+    for index, copy in {(index, copy) for _, index, copy in seen}:
+        many = counts[(int(identities[index]) - 3) // 7]
+        assert copy == 0 or many < per_identity
+
+
+def test_identity_epoch_is_as_long_as_it_can_be():
+    # 4 identities of 8 images in groups of 2: 4 groups each, 2 a batch: 8 batches hold all 32.
+    sampler = IdentitySampler(
+        np.repeat(np.arange(4), 8), 0, identities_per_batch=2, images_per_identity=2, num_steps=8
+    )
+    assert sampler.steps_per_epoch == 8
+    assert sorted(index for batch in sampler for _, index, _ in batch) == list(range(32))
+    # One identity has 50 groups, but a batch takes it once and there are 3 others to go with it.
+    lopsided = np.r_[np.zeros(100, int), [1, 1, 2, 2, 3, 3]]
+    sampler = IdentitySampler(
+        lopsided, 0, identities_per_batch=2, images_per_identity=2, num_steps=3
+    )
+    assert sampler.steps_per_epoch == 3
+
+
+def test_few_images_repeat_with_a_copy_number():
+    sampler = IdentitySampler(
+        np.array([0, 0, 1]), 0, identities_per_batch=2, images_per_identity=4, num_steps=1
+    )
+    (batch,) = sampler
+    copies = {0: [], 1: [], 2: []}
+    for _, index, copy in batch:
+        copies[index].append(copy)
+    assert copies == {0: [0, 1], 1: [0, 1], 2: [0, 1, 2, 3]}
+
+
+def test_samplers_survive_pickling_midway():
+    sampler = EpochSampler(30, 5, 0, num_steps=6)
+    first = sampler.global_batch(2)
+    assert pickle.loads(pickle.dumps(sampler)).global_batch(2) == first
+
+
+def test_complaints_name_the_setting():
+    with pytest.raises(UserError, match="batch_size 10 cannot be shared by 2 processes x 2"):
+        EpochSampler(100, 10, 0, num_steps=1, world_size=2, accumulation=2)
+    with pytest.raises(UserError, match="batch_size 10 is more than the 9 images"):
+        EpochSampler(9, 10, 0, num_steps=1)
+    with pytest.raises(UserError, match="takes 16 identities, but the training set has 3"):
+        IdentitySampler(np.array([0, 1, 2, -1]), 0, num_steps=1)
+    with pytest.raises(UserError, match="identities_per_batch 3 cannot be shared"):
+        IdentitySampler(
+            np.arange(9),
+            0,
+            num_steps=1,
+            identities_per_batch=3,
+            images_per_identity=2,
+            world_size=2,
+        )

@@ -1,0 +1,242 @@
+"""From pool to uint8 batches: data sets, collation and the loaders that run them.
+
+Every random choice for an image comes from (seed, epoch, index), never from a worker's own state,
+so the number of workers and the place where a run was resumed change nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from transreid_ssl.data.images import CorruptImage, decode, resize
+from transreid_ssl.data.pool import Pool
+from transreid_ssl.data.reid import LabelledImages
+from transreid_ssl.data.samplers import StepSampler
+from transreid_ssl.errors import UserError
+
+# So many broken images one after the other are no accident: a disk is gone, or a path is wrong.
+_PATIENCE = 20
+
+
+class Views(Protocol):
+    """Makes views of an image: a list of groups, each a list of equally large uint8 arrays."""
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]: ...
+
+
+class ViewsDataset(Dataset):
+    """Views of unlabelled images for self-supervised training, addressed by (epoch, index).
+
+    An item is ``{"views", "index", "corrupt"}``: views as ``Views`` made them, the index asked
+    for, and the names of broken images met on the way. A broken image is replaced by another one,
+    drawn from (seed, index), so a replayed step meets the same replacement.
+    """
+
+    def __init__(self, pool: Pool | LabelledImages, views: Views, seed: int) -> None:
+        self.pool, self.views, self.seed = pool, views, seed
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        index = item[1]
+        substitutes = np.random.default_rng([self.seed, index])
+        candidates = (int(substitutes.integers(len(self.pool))) for _ in range(_PATIENCE))
+        image, _, corrupt = _first_readable(self.pool, index, candidates)
+        rng = np.random.default_rng([self.seed, *item])
+        return {"views": self.views(image, rng), "index": index, "corrupt": corrupt}
+
+
+class LabelledDataset(Dataset):
+    """Augmented images with labels for fine-tuning, addressed by (epoch, index[, copy]).
+
+    Labels are 0 … ``num_identities`` - 1 in the order of the identities, ``camera`` likewise (-1
+    where none is known). A broken image is replaced by another one of the same identity.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+        seed: int,
+    ) -> None:
+        self.images, self.augment, self.seed = images, augment, seed
+        known = np.unique(images.identities[images.identities >= 0])
+        self.num_identities = len(known)
+        self.labels = np.where(images.identities < 0, -1, np.searchsorted(known, images.identities))
+        self.cameras = np.full(len(images), -1)
+        self.num_cameras = images.num_cameras
+        if images.cameras is not None:
+            self.cameras = np.unique(images.cameras, return_inverse=True)[1]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, ...]) -> dict[str, Any]:
+        index = item[1]
+        same = (i for i in np.flatnonzero(self.labels == self.labels[index]).tolist() if i != index)
+        image, used, corrupt = _first_readable(self.images, index, same)
+        rng = np.random.default_rng([self.seed, *item])
+        return {
+            "image": self.augment(image, rng),
+            "identity": int(self.labels[used]),
+            "camera": int(self.cameras[used]),
+            "index": index,
+            "corrupt": corrupt,
+        }
+
+
+def _first_readable(
+    images: Pool | LabelledImages, index: int, others: Iterator[int]
+) -> tuple[np.ndarray, int, list[str]]:
+    """The image at ``index``, or at the first readable of ``others``; its index; broken names."""
+    corrupt: list[str] = []
+    while len(corrupt) < _PATIENCE:
+        try:
+            return decode(images.read(index), images.names[index]), index, corrupt
+        except CorruptImage as error:
+            corrupt.append(error.name)
+            reason = error.reason
+        index = next(others, -1)
+        if index < 0:
+            break
+    raise UserError(
+        f"{corrupt[0]}: {reason}, and no replacement could be read after {len(corrupt)} attempts; "
+        "check the images with: python -m transreid_ssl.data verify PATH"
+    )
+
+
+class _PlainImages(Dataset):
+    """Resized images in order; None in the place of a broken one if those are to be skipped."""
+
+    def __init__(self, images: Any, size: tuple[int, int], skip_corrupt: bool) -> None:
+        self.images, self.size, self.skip_corrupt = images, size, skip_corrupt
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = int(index)
+        try:
+            image = decode(self.images.read(index), self.images.names[index])
+        except CorruptImage as error:
+            if not self.skip_corrupt:
+                raise UserError(f"{error}; remove or replace this image") from error
+            return {"image": None, "index": index, "corrupt": [error.name]}
+        return {"image": resize(image, self.size), "index": index, "corrupt": []}
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """One batch of the readable images; (0, 3, height, width) if there is none."""
+        good = [item for item in items if item["image"] is not None]
+        return {
+            "images": stack([item["image"] for item in good], (*self.size, 3)),
+            "index": torch.tensor([item["index"] for item in good], dtype=torch.int64),
+            "corrupt": [name for item in items for name in item["corrupt"]],
+        }
+
+
+def stack(images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None) -> torch.Tensor:
+    """Stack uint8 (H, W, 3) arrays to a contiguous uint8 tensor (B, 3, H, W).
+
+    ``cv2.split`` writes the channel planes in place, 5 times faster than transposing in NumPy.
+    """
+    height, width, channels = shape or images[0].shape
+    batch = np.empty((len(images), channels, height, width), np.uint8)
+    for image, planes in zip(images, batch):
+        if image.shape != (height, width, channels) or image.dtype != np.uint8:
+            raise ValueError(
+                f"cannot stack {image.shape} {image.dtype} with {batch.shape[1:]} uint8"
+            )
+        cv2.split(image, list(planes))
+    return torch.from_numpy(batch)
+
+
+def collate_views(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of ``ViewsDataset`` items.
+
+    ``views`` is a list of uint8 tensors, one a group: (V * B, 3, H, W), view v of image b at row
+    v * B + b. ``index`` is int64 (B,), ``corrupt`` the names of the broken images met.
+    """
+    groups = range(len(items[0]["views"]))
+    views = [
+        stack([crop for view in zip(*(item["views"][group] for item in items)) for crop in view])
+        for group in groups
+    ]
+    return {
+        "views": views,
+        "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
+        "corrupt": [name for item in items for name in item["corrupt"]],
+    }
+
+
+def collate_labelled(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A batch of ``LabelledDataset`` items: ``images`` uint8 (B, 3, H, W), ``identities``,
+    ``cameras`` and ``index`` int64 (B,), ``corrupt`` names."""
+    columns = {"identities": "identity", "cameras": "camera", "index": "index"}
+    return {
+        "images": stack([item["image"] for item in items]),
+        **{
+            name: torch.tensor([item[key] for item in items], dtype=torch.int64)
+            for name, key in columns.items()
+        },
+        "corrupt": [name for item in items for name in item["corrupt"]],
+    }
+
+
+class _Loader(DataLoader):
+    """A loader whose workers' ``UserError`` arrives as the one line it was, without a traceback."""
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from super().__iter__()
+        except UserError as error:
+            line = str(error).strip().splitlines()[-1]
+            raise UserError(line.rpartition("UserError: ")[2]) from error
+
+
+def _loader(dataset: Dataset, num_workers: int, **options: Any) -> DataLoader:
+    return _Loader(
+        dataset,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else each loader would advance the run's own generator
+        **options,
+    )
+
+
+def _start_worker(_worker: int) -> None:
+    cv2.setNumThreads(0)  # as many workers as cores, each with a pool of threads, would thrash
+
+
+def training_loader(
+    dataset: ViewsDataset | LabelledDataset, sampler: StepSampler, num_workers: int = 0
+) -> DataLoader:
+    """One loader for a whole run: it yields the micro-batches of ``sampler`` and ends with it."""
+    collate = collate_labelled if isinstance(dataset, LabelledDataset) else collate_views
+    return _loader(dataset, num_workers, batch_sampler=sampler, collate_fn=collate)
+
+
+def image_loader(
+    images: Pool | LabelledImages,
+    size: tuple[int, int],
+    batch_size: int,
+    num_workers: int = 0,
+    indices: Sequence[int] | np.ndarray | None = None,
+    skip_corrupt: bool = False,
+) -> DataLoader:
+    """Images in order, resized to ``size`` = (height, width), all or those at ``indices``.
+
+    Batches are ``{"images": uint8 (B, 3, height, width), "index": int64 (B,), "corrupt": names}``,
+    ``index`` being positions in ``images``. A broken image is a ``UserError``, since features
+    must not be missing in silence; with ``skip_corrupt`` it is left out and named in ``corrupt``.
+    """
+    dataset = _PlainImages(images, size, skip_corrupt)
+    order = range(len(images)) if indices is None else indices
+    return _loader(
+        dataset, num_workers, batch_size=batch_size, sampler=order, collate_fn=dataset.collate
+    )

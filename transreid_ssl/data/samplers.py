@@ -1,0 +1,194 @@
+"""Which images make up which step: pure functions of (seed, step), so a run can begin anywhere.
+
+A sampler yields, for one process, lists of items; one list is one micro-batch. An optimiser step
+takes one *global batch*, cut into ``accumulation`` micro-batches for each of ``world_size``
+processes. The global batch does not depend on either number, so two processes of 4 images see
+what one process of 8 sees, and a resumed run sees what an unbroken one would have seen.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from transreid_ssl.errors import UserError
+
+Item = tuple[int, ...]
+
+
+class StepSampler:
+    """The contract: a plan for each epoch, cut into steps, cut into shares.
+
+    ``num_steps`` is the length of the whole run; steps ``first_step`` to ``num_steps - 1`` are
+    yielded. Subclasses set ``steps_per_epoch`` and give ``_plan``.
+    """
+
+    steps_per_epoch: int
+
+    def __init__(
+        self,
+        batch_size: int,
+        *,
+        num_steps: int,
+        first_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+    ) -> None:
+        if batch_size < 1 or batch_size % (world_size * accumulation):
+            raise UserError(
+                f"batch_size {batch_size} cannot be shared by {world_size} processes x "
+                f"{accumulation} accumulation steps; choose a multiple of "
+                f"{world_size * accumulation}"
+            )
+        self.batch_size = batch_size
+        self.num_steps, self.first_step = num_steps, first_step
+        self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
+        self._epoch, self._rows = -1, np.empty(0)
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        """All items of an epoch: int64 (steps_per_epoch, batch_size, fields of an item)."""
+        raise NotImplementedError
+
+    def global_batch(self, step: int) -> list[Item]:
+        """The items of one step over all processes, each (epoch, index, …)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._rows = epoch, self._plan(epoch)
+        return [(epoch, *item) for item in self._rows[position].tolist()]
+
+    def __len__(self) -> int:
+        """How many micro-batches this process will be given."""
+        return max(0, self.num_steps - self.first_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        micro = self.batch_size // (self.world_size * self.accumulation)
+        for step in range(self.first_step, self.num_steps):
+            batch = self.global_batch(step)
+            for round_ in range(self.accumulation):
+                start = (round_ * self.world_size + self.rank) * micro
+                yield batch[start : start + micro]
+
+
+class EpochSampler(StepSampler):
+    """Every image once an epoch, in an order drawn from (seed, epoch); yields (epoch, index).
+
+    The images left over at the end of an epoch, fewer than a batch, sit that epoch out.
+    ``batch_size`` is global: that of one optimiser step over all processes.
+
+    Raises:
+        UserError: the batch cannot be shared, or there are fewer images than one batch takes.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, **steps: int) -> None:
+        super().__init__(batch_size, **steps)
+        if num_images < batch_size:
+            raise UserError(
+                f"batch_size {batch_size} is more than the {num_images} images there are; "
+                "choose a smaller batch or a larger pool"
+            )
+        self.num_images, self.seed = num_images, seed
+        self.steps_per_epoch = num_images // batch_size
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
+        return order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size, 1)
+
+
+class IdentitySampler(StepSampler):
+    """Batches of P identities x K images, as the triplet loss wants; yields (epoch, index, copy).
+
+    In an epoch each identity's images are shuffled and cut into groups of K; what is left over sits
+    the epoch out. An identity with fewer than K images gives one group in which images repeat, told
+    apart by ``copy`` so that each copy is augmented differently. Groups are dealt so that no batch
+    holds an identity twice and the epoch has as many batches as possible: ``steps_per_epoch``, the
+    same for every epoch. Identities below 0 (distractors, outliers) are left out.
+
+    Raises:
+        UserError: too few identities, or whole identities cannot be shared by the processes.
+    """
+
+    def __init__(
+        self,
+        identities: np.ndarray,
+        seed: int,
+        *,
+        identities_per_batch: int = 16,
+        images_per_identity: int = 4,
+        **steps: int,
+    ) -> None:
+        super().__init__(identities_per_batch * images_per_identity, **steps)
+        shares = self.world_size * self.accumulation
+        if identities_per_batch % shares:
+            raise UserError(
+                f"identities_per_batch {identities_per_batch} cannot be shared by "
+                f"{self.world_size} processes x {self.accumulation} accumulation steps; "
+                f"choose a multiple of {shares}"
+            )
+        self.seed = seed
+        self.identities_per_batch = identities_per_batch
+        self.images_per_identity = images_per_identity
+        identities = np.asarray(identities)
+        self._images = np.flatnonzero(identities >= 0)
+        _, self._labels, self._counts = np.unique(
+            identities[self._images], return_inverse=True, return_counts=True
+        )
+        if len(self._counts) < identities_per_batch:
+            raise UserError(
+                f"a batch takes {identities_per_batch} identities, but the training set has "
+                f"{len(self._counts)}; lower identities_per_batch"
+            )
+        self._groups = np.maximum(1, self._counts // images_per_identity)
+        self.steps_per_epoch = _most_batches(self._groups, identities_per_batch)
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch])
+        dealt = _deal(self._groups, self.identities_per_batch, self.steps_per_epoch, rng).ravel()
+        # Ordered by identity, shuffled within: those of identity i begin at starts[i].
+        images = self._images[np.lexsort((rng.random(len(self._labels)), self._labels))]
+        starts = np.cumsum(self._counts) - self._counts
+        group = _occurrence(dealt)[:, None]  # which of its identity's groups, (T * P, 1)
+        place = group * self.images_per_identity + np.arange(self.images_per_identity)
+        copy, within = np.divmod(place, self._counts[dealt][:, None])  # (T * P, K)
+        items = np.stack([images[starts[dealt][:, None] + within], copy], axis=-1)
+        return items.reshape(self.steps_per_epoch, self.batch_size, 2)
+
+
+def _most_batches(groups: np.ndarray, per_batch: int) -> int:
+    """The largest T for which T batches of ``per_batch`` different identities exist.
+
+    They exist exactly if the groups, at most T an identity, are enough for T batches.
+    """
+    batches = int(groups.sum()) // per_batch
+    while np.minimum(groups, batches).sum() < batches * per_batch:
+        batches = int(np.minimum(groups, batches).sum()) // per_batch
+    return batches
+
+
+def _deal(groups: np.ndarray, per_batch: int, batches: int, rng: np.random.Generator) -> np.ndarray:
+    """Random identities int64 (batches, per_batch), none twice in a row, none more than ``groups``.
+
+    An identity with as many groups left as there are batches left must be taken now; the others are
+    drawn in proportion to what they have left (the Gumbel top-k trick).
+    """
+    capped = np.minimum(groups, batches)
+    deck = rng.permutation(np.repeat(np.arange(len(groups)), capped))[: batches * per_batch]
+    left = np.bincount(deck, minlength=len(groups))
+    rows = np.empty((batches, per_batch), np.int64)
+    for batch in range(batches):
+        with np.errstate(divide="ignore"):
+            keys = np.log(left) + rng.gumbel(size=len(left))
+        keys[left == batches - batch] = np.inf
+        rows[batch] = rng.permutation(np.argpartition(-keys, per_batch - 1)[:per_batch])
+        left[rows[batch]] -= 1
+    return rows
+
+
+def _occurrence(values: np.ndarray) -> np.ndarray:
+    """For each value, how many equal ones stand before it: [5, 7, 5, 5] -> [0, 0, 1, 2]."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    lengths = np.diff(np.r_[starts, len(values)])
+    result = np.empty(len(values), np.int64)
+    result[order] = np.arange(len(values)) - np.repeat(starts, lengths)
+    return result
