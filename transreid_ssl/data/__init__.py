@@ -1,5 +1,6 @@
 """Images: pools, labelled protocols, views, loading and validation."""
 
+from transreid_ssl.data.doctor import check_protocol, screen
 from transreid_ssl.data.images import CorruptImage, decode, resize
 from transreid_ssl.data.loader import (
     LabelledDataset,
@@ -7,24 +8,33 @@ from transreid_ssl.data.loader import (
     image_loader,
     training_loader,
 )
-from transreid_ssl.data.pool import FilesPool, Pool, SubsetPool, open_pool
+from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol
+from transreid_ssl.data.pool import ConcatPool, FilesPool, Pool, SubsetPool, open_pool
+from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol
 from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
 
 __all__ = [
+    "ConcatPool",
     "CorruptImage",
     "EpochSampler",
     "FilesPool",
     "IdentitySampler",
     "LabelledDataset",
     "LabelledImages",
+    "PeopleConfig",
+    "PeoplePool",
     "Pool",
     "ReIDProtocol",
     "SubsetPool",
     "ViewsDataset",
+    "check_protocol",
     "decode",
     "image_loader",
     "open_pool",
+    "open_reid",
+    "people_protocol",
     "resize",
+    "screen",
     "training_loader",
 ]

@@ -105,6 +105,11 @@ def _unchanged(root: str, state: dict[str, Any]) -> bool:
         return False
 
 
+def list_images(root: str | Path) -> list[str]:
+    """Sorted paths, relative to ``root``, of the images in it and below it."""
+    return _list_folder(str(root))[0]
+
+
 def _list_folder(root: str) -> tuple[list[str], dict[str, Any]]:
     listed = time.time_ns()
     names: list[str] = []

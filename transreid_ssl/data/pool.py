@@ -27,6 +27,8 @@ class Pool:
     """
 
     kind = "pool"
+    generated = False
+    """Whether the images are drawn by this program: such a pool holds no broken file."""
 
     def __init__(self, source: str, names: Sequence[str]) -> None:
         self.source = source
@@ -83,6 +85,7 @@ class SubsetPool(Pool):
         self.pool = pool
         self.indices = np.asarray(indices, dtype=np.int64)
         self.note = note
+        self.generated = pool.generated
         super().__init__(pool.source, pool.arrow_names().take(self.indices))
 
     def read(self, index: int) -> bytes:
@@ -96,6 +99,21 @@ class SubsetPool(Pool):
     def describe(self) -> str:
         """The whole pool's line, and how much of it this is."""
         return f"{self.pool.describe()}; {self.note}: {len(self):,} images"
+
+
+class ConcatPool(Pool):
+    """Several pools one after the other; names get their pool's ``label`` in front."""
+
+    def __init__(self, pools: Sequence[Pool], labels: Sequence[str]) -> None:
+        self.pools = list(pools)
+        self._ends = np.cumsum([len(pool) for pool in pools])
+        names = [f"{label}/{name}" for label, pool in zip(labels, pools) for name in pool.names]
+        super().__init__(",".join(pool.source for pool in pools), Names.of(names))
+
+    def read(self, index: int) -> bytes:
+        """The bytes of the image in its own pool."""
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return self.pools[which].read(index - int(self._ends[which]) + len(self.pools[which]))
 
 
 def open_pool(path: str | Path, subset: str | Path | None = None) -> Pool:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transreid_ssl.data.pool import Pool, SubsetPool
+from transreid_ssl.data.pool import ConcatPool, Pool, SubsetPool
+
+PARTS = ("train", "query", "gallery")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,3 +87,50 @@ class ReIDProtocol:
         return "; ".join(
             [f"{self.name}: {parts[0]}", *parts[1:]] + ([self.split] if self.split else [])
         )
+
+
+def matchable(query: LabelledImages, gallery: LabelledImages) -> np.ndarray:
+    """Which queries have an image of the same identity in another camera; bool (Q,)."""
+    if query.cameras is None or gallery.cameras is None:
+        return np.isin(query.identities, gallery.identities)
+    num_cameras = 1 + max(int(query.cameras.max(initial=0)), int(gallery.cameras.max(initial=0)))
+    pairs = np.unique(gallery.identities * num_cameras + gallery.cameras)
+    identities, counts = np.unique(pairs // num_cameras, return_counts=True)
+    position = np.searchsorted(identities, query.identities).clip(max=len(identities) - 1)
+    cameras_seen_by = np.where(identities[position] == query.identities, counts[position], 0)
+    own_camera = np.isin(query.identities * num_cameras + query.cameras, pairs)
+    return cameras_seen_by > own_camera
+
+
+def split_queries(images: LabelledImages) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the queries, the first image of each identity and camera, and of all others."""
+    cameras = np.zeros(len(images)) if images.cameras is None else images.cameras
+    pairs = np.stack([images.identities, cameras], 1)
+    first = np.unique(pairs, axis=0, return_index=True)[1]
+    query = np.sort(first[images.identities[first] >= 0])
+    return query, np.setdiff1d(np.arange(len(images)), query)
+
+
+def merge(protocols: list[ReIDProtocol]) -> ReIDProtocol:
+    """Several protocols as one: identities and cameras of each are moved behind the previous."""
+    parts: dict[str, list[LabelledImages]] = {part: [] for part in PARTS}
+    first_identity = first_camera = 0
+    for protocol in protocols:
+        sets = [getattr(protocol, part) for part in PARTS]
+        for part, images in zip(PARTS, sets):
+            identities = np.where(images.identities < 0, -1, images.identities + first_identity)
+            cameras = None if images.cameras is None else images.cameras + first_camera
+            parts[part].append(LabelledImages(images.pool, identities, cameras))
+        first_identity += 1 + max(int(s.identities.max(initial=-1)) for s in sets)
+        known = [s.cameras for s in sets if s.cameras is not None]
+        first_camera += 1 + max((int(c.max(initial=-1)) for c in known), default=-1)
+    labels = [protocol.name for protocol in protocols]
+    split = "; ".join(f"{p.name}: {p.split}" for p in protocols)
+    return ReIDProtocol("+".join(labels), *(_join(parts[part], labels) for part in PARTS), split)
+
+
+def _join(images: list[LabelledImages], labels: list[str]) -> LabelledImages:
+    cameras = [part.cameras for part in images]
+    known = None if any(c is None for c in cameras) else np.concatenate(cameras)
+    identities = np.concatenate([part.identities for part in images])
+    return LabelledImages(ConcatPool([part.pool for part in images], labels), identities, known)

@@ -21,6 +21,7 @@ class PeoplePool(Pool):
     """Generated people as an unlabelled pool: images are drawn when they are read."""
 
     kind = "generated people"
+    generated = True
 
     def __init__(self, config: PeopleConfig) -> None:
         self.config = config
