@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.NAME` measures one thing beside its plain baseline."""
