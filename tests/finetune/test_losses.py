@@ -33,7 +33,9 @@ def test_equals_the_loop(margin, dtype):
     identities = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 4, 4, 3])
     found = batch_hard_triplet(features, identities, margin)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), loop_oracle(features, identities, margin), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        found.double(), loop_oracle(features, identities, margin), rtol=1e-5, atol=0
+    )
 
 
 def test_gradient_equals_the_loop():
@@ -50,11 +52,15 @@ def test_gradient_equals_the_loop():
 def test_reproduces_published_program(name, margin):
     reference = np.load(REFERENCE)
     generator = np.random.default_rng([1, zlib.crc32(b"triplet_feat")])
-    features = torch.tensor(generator.standard_normal((32, 384)).astype(np.float32)).requires_grad_()
+    features = torch.tensor(
+        generator.standard_normal((32, 384)).astype(np.float32)
+    ).requires_grad_()
     loss = batch_hard_triplet(features, torch.arange(8).repeat_interleave(4), margin)
     loss.backward()
     assert loss.item() == pytest.approx(reference[f"{name}/value"].item(), rel=1e-6)
-    np.testing.assert_allclose(features.grad.numpy(), reference[f"{name}/grad"], rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(
+        features.grad.numpy(), reference[f"{name}/grad"], rtol=1e-3, atol=1e-7
+    )
 
 
 def test_hand_value():

@@ -1,5 +1,19 @@
 """Fine-tuning on a target."""
 
 from transreid_ssl.finetune.losses import batch_hard_triplet
+from transreid_ssl.finetune.supervised import (
+    SGDSettings,
+    SupervisedConfig,
+    SupervisedObjective,
+    build_sgd,
+    finetune_learning_rate,
+)
 
-__all__ = ["batch_hard_triplet"]
+__all__ = [
+    "SGDSettings",
+    "SupervisedConfig",
+    "SupervisedObjective",
+    "batch_hard_triplet",
+    "build_sgd",
+    "finetune_learning_rate",
+]

@@ -8,8 +8,8 @@ from torch import Tensor
 def batch_hard_triplet(features: Tensor, identities: Tensor, margin: float | None = None) -> Tensor:
     """Triplet loss over each anchor's farthest positive and nearest negative (arXiv 1703.07737).
 
-    With ``margin=None`` the hinge is replaced by ``log(1 + exp(d_ap - d_an))``, the soft margin that
-    transformer baselines for ReID train with; it keeps pulling after the margin has been met.
+    With ``margin=None`` the hinge is replaced by ``log(1 + exp(d_ap - d_an))``, the soft margin
+    that transformer baselines for ReID train with; it keeps pulling after the margin has been met.
     Anchors with no other image of their identity, or of any other identity, do not count.
 
     Args:
@@ -41,7 +41,7 @@ def batch_hard_triplet(features: Tensor, identities: Tensor, margin: float | Non
 
 @torch.no_grad()
 def _hardest(features: Tensor, identities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Index of each anchor's farthest positive and nearest negative, and which anchors have both."""
+    """Indices of each anchor's farthest positive and nearest negative; which anchors have both."""
     distances = torch.cdist(features, features)  # (B, B)
     same = identities[:, None] == identities[None, :]
     positives = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)

@@ -1,0 +1,72 @@
+import pickle
+
+import pytest
+
+from transreid_ssl.cfs.__main__ import main
+from transreid_ssl.command import run
+
+
+@pytest.fixture
+def cfs(tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            run(main, [str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return call
+
+
+def test_score_select_report_in_a_row(cfs, pool, weights, tmp_path):
+    # The pool is the one that the first weights were pre-trained on.
+    code, out, err = cfs("score", "--before", weights[0], "--after", weights[1], "--num_workers", 0)
+    assert code == 0, err
+    assert "11 images, scores" in out
+    assert str(tmp_path / "crops") in out
+    code, out, _ = cfs("select", "--keep", "0.3")
+    assert code == 0
+    assert "3 of 11 images" in out
+    assert "--data.subset outputs/cfs/subset.parquet" in out
+    code, out, _ = cfs("report", "--count", 4)
+    assert code == 0
+    assert "3 of 11 images kept" in out
+    assert (tmp_path / "outputs/cfs/sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_import(cfs, tmp_path):
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps(["b", "a"]))
+    code, out, _ = cfs("import", "list.pkl", "--out", "list.parquet")
+    assert (code, "2 images" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score"], "accelerate launch recipes/dino_pretrain.py"),
+        (["select"], "python -m transreid_ssl.cfs score"),
+        (["report"], "python -m transreid_ssl.cfs score"),
+        (["import", "missing.pkl"], "missing.pkl"),
+        (["select", "--keep", "many"], "keep"),
+        (["select", "--scores", "there.parquet"], "there.parquet"),
+        (["select", "--strategy", "best"], "strategy"),
+        (["select", "--fraction", "0.5"], "fraction"),
+        (["sort"], "sort"),
+        ([], "subcommand"),
+    ],
+)
+def test_errors_are_one_line(cfs, arguments, message):
+    code, out, err = cfs(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+@pytest.mark.parametrize("name", ["score", "select", "report", "import"])
+def test_help_has_an_example(cfs, name):
+    code, out, _ = cfs(name, "--help")
+    assert code == 0
+    assert f"transreid_ssl.cfs {name}" in out.partition("Example")[2].replace("\n", " ")

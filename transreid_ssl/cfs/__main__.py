@@ -1,0 +1,250 @@
+"""Choose pre-training data by the catastrophic forgetting score (CFS).
+
+  python -m transreid_ssl.cfs score     score every image of a pool: outputs/cfs/scores.parquet
+  python -m transreid_ssl.cfs select    keep the best part: outputs/cfs/subset.parquet
+  python -m transreid_ssl.cfs report    look at what is kept and dropped: outputs/cfs/sheet.png
+  python -m transreid_ssl.cfs import    use a published CFS_list.pkl: outputs/cfs/subset.parquet
+
+With no options each takes what the one before has left, beginning with what
+recipes/dino_pretrain.py and recipes/supervised_finetune.py write; add --help for the options.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transreid_ssl.command import Parser, run
+from transreid_ssl.errors import UserError
+
+_COMMAND = "python -m transreid_ssl.cfs"
+_BEFORE, _AFTER = (
+    "outputs/dino_pretrain/backbone.safetensors",
+    "outputs/supervised_finetune/model.safetensors",
+)
+_SCORES, _SUBSET = "outputs/cfs/scores.parquet", "outputs/cfs/subset.parquet"
+_MADE_BY = {
+    _BEFORE: "accelerate launch recipes/dino_pretrain.py",
+    _AFTER: "accelerate launch recipes/supervised_finetune.py",
+    _SCORES: f"{_COMMAND} score",
+    _SUBSET: f"{_COMMAND} select",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score every image of a pool; ``accelerate launch -m transreid_ssl.cfs score`` uses all GPUs.
+
+    Example: ``python -m transreid_ssl.cfs score --pool demo --num_workers 2``. A stopped run goes
+    on where it was; the table is the same for any number of processes.
+
+    Args:
+        pool: Crops to score; by default those that ``before`` was pre-trained on.
+        before: Weights of the pre-trained backbone.
+        after: Weights of the same backbone, fine-tuned on the target.
+        out: The table of scores (columns image and cfs).
+        batch_size: Images at once, in each process.
+        num_workers: Decoding processes, for each process.
+        shard_size: Images between two points from which a stopped run can go on.
+        precision: "no" is float32; bf16 is faster on recent GPUs and changes scores by about 0.001.
+        max_bad_fraction: Share of unreadable images above which there is no table.
+        overwrite: Throw away what another scoring left there.
+    """
+
+    pool: str | None = None
+    before: str = _BEFORE
+    after: str = _AFTER
+    out: str = _SCORES
+    batch_size: int = 256
+    num_workers: int = 2
+    shard_size: int = 16_384
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    max_bad_fraction: float = 0.01
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Select:
+    """Keep the best part of a scored pool, for ``--data.subset`` of the pre-training recipes.
+
+    Example: ``python -m transreid_ssl.cfs select --keep 0.5``.
+
+    Args:
+        scores: Table written by score.
+        keep: A fraction in (0, 1] of the readable images, or a whole number of at least 2 images.
+        strategy: "cfs" keeps the highest scores; "random" is the baseline of equal size.
+        seed: Of the random strategy.
+        pool: When given, checks that the scores are of this pool.
+        out: The table (column image, best first).
+    """
+
+    scores: str = _SCORES
+    keep: float = 0.5
+    strategy: Literal["cfs", "random"] = "cfs"
+    seed: int = 0
+    pool: str | None = None
+    out: str = _SUBSET
+
+
+@dataclass(frozen=True)
+class Report:
+    """Draw the histogram of the scores and the images at both ends and around the cut.
+
+    Example: ``python -m transreid_ssl.cfs report``.
+
+    Args:
+        scores: Table written by score.
+        subset: Table written by select.
+        pool: The crops; by default the pool that the scores are of.
+        count: Images shown at each end.
+        out: The picture.
+    """
+
+    scores: str = _SCORES
+    subset: str = _SUBSET
+    pool: str | None = None
+    count: int = 24
+    out: str = "outputs/cfs/sheet.png"
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn a pickled list of names, best first, into a subset table. Nothing in it is executed.
+
+    Example: ``python -m transreid_ssl.cfs import CFS_list.pkl --keep 0.5``.
+
+    Args:
+        source: The pickle, such as the published CFS_list.pkl.
+        keep: Front part of the list to keep, as for select; null keeps all.
+        pool: When given, every name must be in it (a folder or extension more or less is forgiven).
+        out: The table (column image, best first).
+    """
+
+    source: str
+    keep: float | None = None
+    pool: str | None = None
+    out: str = _SUBSET
+
+
+def run_score(options: Score) -> None:
+    """The command ``score``."""
+    from transreid_ssl.cfs.scoring import make_accelerator, score
+    from transreid_ssl.data import open_pool
+    from transreid_ssl.models import read_spec
+
+    for path in (options.before, options.after):
+        _require(path)
+    source = options.pool or read_spec(options.before).provenance.get("pool") or "demo"
+    pool = open_pool(source)
+    accelerator = make_accelerator(options.precision)
+    accelerator.print(f"scoring {pool.describe()}", flush=True)
+    out = score(
+        pool, options.before, options.after, options.out,
+        batch_size=options.batch_size, num_workers=options.num_workers,
+        shard_size=options.shard_size, max_bad_fraction=options.max_bad_fraction,
+        overwrite=options.overwrite, accelerator=accelerator, progress=True,
+    )  # fmt: skip
+    if accelerator.is_main_process:
+        print(f"{out}: {_summary(out)}; next: {_COMMAND} select", flush=True)
+    accelerator.free_memory()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def run_select(options: Select) -> None:
+    """The command ``select``."""
+    from transreid_ssl.cfs.subset import select
+    from transreid_ssl.cfs.table import read_record
+    from transreid_ssl.data import open_pool
+
+    _require(options.scores)
+    out = select(
+        options.scores, options.keep, options.out,
+        strategy=options.strategy, seed=options.seed,
+        pool=open_pool(options.pool) if options.pool else None,
+    )  # fmt: skip
+    record = read_record(out)
+    print(f"{out}: {record['images']:,} of {record['scored']:,} images of {record['pool']}")
+    print(f"pre-train on them with --data.pool {record['pool']} --data.subset {out}")
+
+
+def run_report(options: Report) -> None:
+    """The command ``report``."""
+    import numpy as np
+
+    from transreid_ssl.cfs.subset import check_pool
+    from transreid_ssl.cfs.table import read_columns, read_record
+    from transreid_ssl.data import open_pool
+    from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
+
+    for path in (options.scores, options.subset):
+        _require(path)
+    record = read_record(options.scores)
+    pool = open_pool(options.pool or record.get("pool") or "demo")
+    check_pool(options.scores, record, pool)
+    table = read_columns(options.scores, "image", "cfs")
+    scores = table["cfs"].to_numpy().astype(np.float32)
+    kept = np.zeros(len(pool), bool)
+    kept[open_pool(pool.source, options.subset).indices] = True
+    out = draw_cfs_sheet(pool, scores, kept, options.out, options.count)
+    print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
+
+
+def run_import(options: Import) -> None:
+    """The command ``import``."""
+    from transreid_ssl.cfs.subset import import_list
+    from transreid_ssl.cfs.table import read_record
+    from transreid_ssl.data import open_pool
+
+    pool = open_pool(options.pool) if options.pool else None
+    out = import_list(options.source, options.out, keep=options.keep, pool=pool)
+    print(
+        f"{out}: {read_record(out)['images']:,} images; pre-train on them with --data.subset {out}"
+    )
+
+
+_COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "score": (Score, run_score),
+    "select": (Select, run_select),
+    "report": (Report, run_report),
+    "import": (Import, run_import),
+}
+
+
+def _require(path: str) -> None:
+    if not Path(path).is_file():
+        hint = f"; make it with `{_MADE_BY[path]}`, or name another" if path in _MADE_BY else ""
+        raise UserError(f"{path}: there is no such file{hint}")
+
+
+def _summary(path: Path) -> str:
+    """One line on a table of scores."""
+    import pyarrow.compute as pc
+
+    from transreid_ssl.cfs.table import read_columns
+
+    cfs = read_columns(path, "cfs")["cfs"]
+    span = pc.min_max(cfs)
+    text = f"{len(cfs):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
+    bad = f" ({cfs.null_count:,} unreadable, see {path.with_suffix('.corrupt.txt')})"
+    return text + (bad if cfs.null_count else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, call, print."""
+    parser = Parser(prog=_COMMAND, description=__doc__)
+    commands = parser.add_subcommands(required=True)
+    for name, (kind, _) in _COMMANDS.items():
+        options = Parser(description=kind.__doc__.partition("\n\n    Args:")[0])
+        if kind is Import:
+            options.add_argument("source", help="The pickle, such as the published CFS_list.pkl.")
+        options.add_class_arguments(kind, skip={"source"})
+        commands.add_subcommand(name, options, help=kind.__doc__.partition("\n")[0])
+    found = parser.parse(sys.argv[1:] if arguments is None else list(arguments))
+    kind, action = _COMMANDS[found.subcommand]
+    action(kind(**vars(found[found.subcommand])))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,247 @@
+"""The catastrophic forgetting score (CFS) of every image of a pool (TransReID-SSL, section 3).
+
+A backbone is taken twice: as pre-trained, and after supervised fine-tuning on the target. The
+score of an image is the cosine between its two features. What the target resembles keeps its
+feature; what it does not is forgotten. Both features are class tokens before the BN neck, without
+camera embedding.
+"""
+
+import hashlib
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator, InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import transreid_ssl
+from transreid_ssl.cfs.parts import Parts
+from transreid_ssl.data import CorruptImage, Pool, decode, resize
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import fingerprint
+from transreid_ssl.models import BackboneSpec, load_backbone, normalise
+
+
+def score(
+    pool: Pool,
+    before: str | Path,
+    after: str | Path,
+    out: str | Path = "outputs/cfs/scores.parquet",
+    *,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    shard_size: int = 16_384,
+    precision: str = "no",
+    max_bad_fraction: float = 0.01,
+    overwrite: bool = False,
+    accelerator: Accelerator | None = None,
+    progress: bool = False,
+) -> Path:
+    """Score every image of ``pool`` into a Parquet table with columns ``image`` and ``cfs``.
+
+    Runs in one process or, under ``accelerate launch``, in many; the table is the same. The pool
+    is cut in shards; a relaunch after a stop does only those that are missing. An image that
+    cannot be read has the score null and stands in ``<out>.corrupt.txt``.
+
+    Args:
+        pool: the crops.
+        before: weights of the pre-trained backbone.
+        after: weights of the same backbone fine-tuned on the target.
+        out: the table.
+        batch_size: images at once, in each process.
+        num_workers: decoding processes for each process.
+        shard_size: images between two points from which a stopped run can go on.
+        precision: "no" (float32), "bf16" or "fp16".
+        max_bad_fraction: share of unreadable images above which there is no table.
+        overwrite: throw away what another scoring left at ``out``.
+        accelerator: taken as it is when given; it then decides the precision.
+        progress: show a progress bar.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: different architectures, an empty pool, leftovers of another scoring, too many
+            unreadable images, or features that are not finite.
+    """
+    if not len(pool):
+        raise UserError(f"{pool.source}: the pool holds no image")
+    accelerator = accelerator or make_accelerator(precision)
+    scorer = _Scorer(before, after, accelerator)
+    record = _record(pool, scorer, Path(before), Path(after))
+    key = fingerprint([f"{k}={record[k]}" for k in _IDENTIFYING] + [str(shard_size)])
+    parts = Parts(Path(out), key, len(pool), shard_size)
+    if not _prepare(parts, overwrite, accelerator):
+        _score_shards(parts, pool, scorer, batch_size, num_workers, max_bad_fraction, progress)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            parts.merge(record, max_bad_fraction)
+    accelerator.wait_for_everyone()
+    return Path(out)
+
+
+def make_accelerator(precision: str = "no") -> Accelerator:
+    """An Accelerator whose processes may wait for the slowest for hours, not for ten minutes."""
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    return Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
+
+
+def _prepare(parts: Parts, overwrite: bool, accelerator: Accelerator) -> bool:
+    """Whether everything is done already; all processes see the same state before any writes."""
+    if overwrite and accelerator.is_main_process:
+        parts.discard()
+    accelerator.wait_for_everyone()
+    done = parts.is_done()
+    accelerator.wait_for_everyone()
+    return done
+
+
+class _Scorer:
+    """The two networks on their device, and the score of a batch."""
+
+    def __init__(self, before: str | Path, after: str | Path, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.networks = [self._load(path) for path in (before, after)]
+        self.specs = [network.spec for network in self.networks]
+        _check_same_architecture(before, after, *self.specs)
+        # One decoded and resized copy of each image serves both networks where their inputs agree.
+        self.sizes = list(dict.fromkeys(tuple(spec.img_size) for spec in self.specs))
+
+    def _load(self, path: str | Path) -> nn.Module:
+        # Camera embeddings and a norm behind the feature belong to the fine-tuning alone.
+        network = load_backbone(path, num_cameras=0, feature_norm=False)
+        return network.requires_grad_(False).to(self.accelerator.device)
+
+    @torch.inference_mode()
+    def __call__(self, views: list[Tensor]) -> Tensor:
+        """Scores float32 (B,) of uint8 images (B, H, W, 3), one tensor for each of ``sizes``."""
+        device = self.accelerator.device
+        views = [view.to(device, non_blocking=True).permute(0, 3, 1, 2) for view in views]
+        features = []
+        for network, spec in zip(self.networks, self.specs):
+            images = normalise(views[self.sizes.index(tuple(spec.img_size))], spec.mean, spec.std)
+            with self.accelerator.autocast():
+                features.append(network(images).float())
+        return F.cosine_similarity(*features, dim=1)
+
+
+class _Crops(Dataset):
+    """Each image decoded once and resized to every size that is asked for, or why it cannot be."""
+
+    def __init__(self, pool: Pool, sizes: list[tuple[int, int]]) -> None:
+        self.pool, self.sizes = pool, sizes
+
+    def __getitem__(self, index: int) -> tuple[list[Tensor], str]:
+        try:
+            image = decode(self.pool.read(index), self.pool.names[index])
+        except CorruptImage as error:
+            return [torch.zeros(*size, 3, dtype=torch.uint8) for size in self.sizes], error.reason
+        return [torch.from_numpy(resize(image, size)) for size in self.sizes], ""
+
+
+def _score_shards(
+    parts: Parts,
+    pool: Pool,
+    scorer: _Scorer,
+    batch_size: int,
+    num_workers: int,
+    max_bad_fraction: float,
+    progress: bool,
+) -> None:
+    """Score this process's share of the pending shards and write each when it is finished."""
+    process, world = scorer.accelerator.process_index, scorer.accelerator.num_processes
+    mine = parts.pending()[process::world]
+    scorer.accelerator.wait_for_everyone()  # a part written early would shift another's share
+    loader = _open_loader(parts, mine, pool, scorer, batch_size, num_workers)
+    bar = tqdm(
+        total=sum(len(parts.images(part)) for part in mine),
+        unit=" images",
+        disable=not (progress and process == 0),
+        desc="scoring" if world == 1 else f"scoring, process 1 of {world}",
+    )
+    bad, batches = 0, iter(loader)
+    with bar:
+        for part in mine:
+            images = parts.images(part)
+            scores, problems = [], []
+            for _ in range(0, len(images), batch_size):
+                views, reasons = next(batches)
+                scores.append(scorer(views))
+                problems += reasons
+                bar.update(len(reasons))
+            names = pool.names[images.start : images.stop]
+            _write_part(parts, part, list(names), torch.cat(scores).cpu(), problems)
+            bad += sum(map(bool, problems))
+            parts.check_bad(bad, max_bad_fraction)
+
+
+def _open_loader(
+    parts: Parts, mine: list[int], pool: Pool, scorer: _Scorer, batch_size: int, num_workers: int
+) -> DataLoader:
+    """One loader for all shards of this process; a batch never reaches over the end of a shard."""
+    batches = [
+        images[start : start + batch_size]
+        for images in map(parts.images, mine)
+        for start in range(0, len(images), batch_size)
+    ]
+    return DataLoader(
+        _Crops(pool, scorer.sizes),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        pin_memory=scorer.accelerator.device.type == "cuda",
+    )
+
+
+def _write_part(
+    parts: Parts, part: int, names: list[str], cfs: Tensor, problems: list[str]
+) -> None:
+    for name, problem, finite in zip(names, problems, cfs.isfinite().tolist()):
+        if not (finite or problem):
+            raise UserError(
+                f"{name}: its features are not finite; broken weights, or try --precision no"
+            )
+    parts.write(part, names, cfs.numpy(), problems)
+
+
+def _check_same_architecture(
+    before: str | Path, after: str | Path, one: BackboneSpec, other: BackboneSpec
+) -> None:
+    for field in ("name", "stride", "gem"):
+        ours, theirs = getattr(one, field), getattr(other, field)
+        if ours != theirs:
+            raise UserError(
+                f"{after}: is not {before} fine-tuned: its {field} is {theirs}, not {ours}; "
+                "the score compares one architecture before and after"
+            )
+
+
+# What two scorings must share to continue each other; paths may move, digests may not.
+_IDENTIFYING = ("pool_fingerprint", "before_digest", "after_digest", "precision", "sizes")
+
+
+def _record(pool: Pool, scorer: _Scorer, before: Path, after: Path) -> dict[str, Any]:
+    return {
+        "pool": pool.source,
+        "pool_fingerprint": pool.fingerprint,
+        "images": len(pool),
+        "before": str(before),
+        "before_digest": _file_digest(before),
+        "after": str(after),
+        "after_digest": _file_digest(after),
+        "architecture": scorer.specs[0].name,
+        "sizes": [list(spec.img_size) for spec in scorer.specs],
+        "precision": scorer.accelerator.mixed_precision,
+        "version": transreid_ssl.__version__,
+    }
+
+
+def _file_digest(path: Path) -> str:
+    """Digest of a weight file's content; a hub id, which is no file, stands for itself."""
+    if not path.is_file():
+        return str(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

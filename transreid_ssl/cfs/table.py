@@ -1,0 +1,63 @@
+"""The Parquet tables of data selection, and what they record about themselves.
+
+Scores: ``image`` (string), ``cfs`` (float32, null where the image cannot be read), in the order of
+the pool. Subsets: ``image`` (string), best first. Both carry one JSON object in the metadata of
+their schema: the pool's source and fingerprint, and how the table was made.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import atomic_path
+
+METADATA_KEY = b"transreid_ssl"
+
+
+def write_table(path: str | Path, columns: dict[str, pa.Array], record: dict[str, Any]) -> None:
+    """Write ``columns`` atomically with ``record`` in the metadata."""
+    table = pa.table(columns).replace_schema_metadata(encode_record(record))
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def encode_record(record: dict[str, Any]) -> dict[bytes, bytes]:
+    """Schema metadata that ``read_record`` gives back."""
+    return {METADATA_KEY: json.dumps(record, sort_keys=True).encode()}
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """What a table says of itself; {} for a Parquet file made by something else.
+
+    Raises:
+        UserError: the file is missing or not Parquet.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        record = json.loads(metadata.get(METADATA_KEY, b"{}"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file") from error
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable Parquet table ({_brief(error)})") from error
+    return record if isinstance(record, dict) else {}
+
+
+def read_columns(path: str | Path, *names: str) -> pa.Table:
+    """Read the named columns, or say in one line which are missing."""
+    read_record(path)
+    found = pq.read_schema(path).names
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError(
+            f"{path}: has no column {' or '.join(missing)} (it has {', '.join(found) or 'none'}); "
+            "give the table that `python -m transreid_ssl.cfs score` wrote"
+        )
+    return pq.read_table(path, columns=list(names))
+
+
+def _brief(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:120]

@@ -1,0 +1,134 @@
+"""Supervised fine-tuning: identity classification behind a BN neck, and a batch-hard triplet loss.
+
+The "strong baseline" for ReID (arXiv 1903.07071) with the settings that TransReID-SSL (arXiv
+2111.12084) fine-tunes its transformers with.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from transreid_ssl.finetune.losses import batch_hard_triplet
+from transreid_ssl.models import BNNeck, normalise
+from transreid_ssl.training.schedules import cosine, linear
+
+
+@dataclass(frozen=True)
+class SupervisedConfig:
+    """The losses.
+
+    Args:
+        label_smoothing: Share of the target spread over all identities; TransReID-SSL uses none.
+        margin: Triplet margin in Euclidean distance; null: the soft margin, without tuning.
+        id_weight: Weight of the identity cross-entropy.
+        triplet_weight: Weight of the triplet loss.
+    """
+
+    label_smoothing: float = 0.0
+    margin: float | None = None
+    id_weight: float = 1.0
+    triplet_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class SGDSettings:
+    """SGD with the authors' schedule: linear warm-up, then the rest of one cosine.
+
+    Args:
+        lr: Peak learning rate; small, because the pre-trained features are to be kept.
+        momentum: Of SGD.
+        weight_decay: For weights and biases alike.
+        bias_lr_scale: Biases learn so many times faster.
+        warmup_epochs: Epochs of linear warm-up.
+        warmup_start: Share of ``lr`` that the warm-up begins with.
+        end: Share of ``lr`` that the cosine ends with.
+    """
+
+    lr: float = 4e-4
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    bias_lr_scale: float = 2.0
+    warmup_epochs: int = 20
+    warmup_start: float = 0.01
+    end: float = 0.002
+
+
+class SupervisedObjective(nn.Module):
+    """Backbone, BN neck and classifier with their loss.
+
+    The triplet loss sees features before the neck, where distances matter; the classifier sees them
+    after, where batch normalisation has spread them. Retrieval and CFS use those before the neck.
+
+    Args:
+        backbone: With ``.spec``; maps float (B, 3, H, W) to (B, D).
+        num_identities: Classes; ``identities`` in a batch are 0 … num_identities - 1.
+        config: Weights and variants of the losses.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, num_identities: int, config: SupervisedConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = BNNeck(backbone.spec.embed_dim, num_identities)
+        self.config = config or SupervisedConfig()
+
+    def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            batch: "images" uint8 (B, 3, H, W), "identities" int64 (B,) and, for a backbone that
+                embeds cameras, "cameras" int64 (B,).
+            epoch: Not used.
+
+        Returns:
+            0-d tensors: "loss" (the weighted sum), "id_loss", "triplet_loss" and "accuracy".
+        """
+        config, spec, identities = self.config, self.backbone.spec, batch["identities"]
+        images = normalise(batch["images"], spec.mean, spec.std)
+        cameras = batch.get("cameras") if spec.num_cameras else None
+        features = self.backbone(images, cameras)  # (B, D)
+        logits = self.neck(features)[1].float()  # (B, num_identities)
+        id_loss = F.cross_entropy(logits, identities, label_smoothing=config.label_smoothing)
+        triplet_loss = batch_hard_triplet(features, identities, config.margin)
+        return {
+            "loss": config.id_weight * id_loss + config.triplet_weight * triplet_loss,
+            "id_loss": id_loss,
+            "triplet_loss": triplet_loss,
+            "accuracy": (logits.detach().argmax(dim=1) == identities).float().mean(),
+        }
+
+    def before_step(self, epoch: int) -> None:
+        """Nothing to do between gradients and step."""
+
+    def after_step(self, progress: float) -> None:
+        """Nothing follows a step."""
+
+
+def build_sgd(model: nn.Module, settings: SGDSettings) -> torch.optim.SGD:
+    """SGD over weights and, at ``bias_lr_scale`` times the learning rate, biases."""
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    biases = [p for name, p in trainable if name.rpartition(".")[2] == "bias"]
+    weights = [p for name, p in trainable if name.rpartition(".")[2] != "bias"]
+    groups = [
+        {"params": weights, "lr_scale": 1.0},
+        {"params": biases, "lr_scale": settings.bias_lr_scale},
+    ]
+    return torch.optim.SGD(
+        groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+
+
+def finetune_learning_rate(epoch: float, epochs: int, settings: SGDSettings) -> float:
+    """Learning rate of an epoch of ``epochs``.
+
+    The cosine spans all epochs, warm-up included, so that the rate falls by a step where the
+    warm-up ends, as in the authors' runs.
+    """
+    if epoch < settings.warmup_epochs:
+        start = settings.warmup_start * settings.lr
+        return linear(epoch, start=start, end=settings.lr, duration=settings.warmup_epochs)
+    return cosine(epoch / epochs, settings.lr, settings.end * settings.lr)
