@@ -12,6 +12,13 @@ from transreid_ssl.models.vit import (
     from_spec,
     sync_batch_norm,
 )
+from transreid_ssl.models.weights import (
+    LoadReport,
+    load_backbone,
+    load_weights,
+    read_spec,
+    save_backbone,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -21,12 +28,17 @@ __all__ = [
     "BNNeck",
     "BackboneSpec",
     "DINOHead",
+    "LoadReport",
     "ReIDViT",
     "Statistics",
     "build_backbone",
     "class_attention",
     "from_spec",
+    "load_backbone",
+    "load_weights",
     "normalise",
+    "read_spec",
     "resample_positions",
+    "save_backbone",
     "sync_batch_norm",
 ]

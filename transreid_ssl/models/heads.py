@@ -6,9 +6,10 @@ from torch.nn import functional as F
 
 
 class WeightNormLinear(nn.Module):
-    """A bias-free linear layer whose rows are ``weight_g * weight_v / |weight_v|`` (Salimans & Kingma, 2016).
+    """A linear layer without bias, of rows ``weight_g * weight_v / |weight_v|``.
 
-    The parameters have the names that torch's older ``weight_norm`` gave them, which published checkpoints use.
+    Weight normalisation is from Salimans & Kingma, 2016. The parameters have the names that torch's
+    older ``weight_norm`` gave them, which published checkpoints use.
     """
 
     def __init__(self, in_features: int, out_features: int, train_norm: bool = True) -> None:
@@ -22,9 +23,9 @@ class WeightNormLinear(nn.Module):
 
 
 class DINOHead(nn.Module):
-    """Projection head of DINO: MLP, L2 normalisation, weight-normalised layer (Caron et al., 2021, appendix C).
+    """Projection head of DINO: MLP, L2 normalisation, weight-normalised layer.
 
-    (N, in_dim) -> prototype logits (N, out_dim).
+    (N, in_dim) -> prototype logits (N, out_dim). From Caron et al., 2021, appendix C.
 
     Args:
         num_layers: linear layers of the MLP, at least 1.
@@ -63,10 +64,11 @@ class DINOHead(nn.Module):
 
 
 class BNNeck(nn.Module):
-    """Batch norm, then a classifier, so that triplet and identity losses do not fight (Luo et al., 2019).
+    """Batch norm, then a classifier, so that triplet and identity losses do not fight.
 
-    Features (B, D) -> normalised features (B, D), logits (B, num_classes). The triplet loss takes the
-    features that go in. The norm's bias stays 0, the classifier has none: classes meet at the origin.
+    Features (B, D) -> normalised features (B, D), logits (B, num_classes). The triplet loss takes
+    the features that go in. The norm's bias stays 0 and the classifier has none, so that classes
+    lie around the origin (Luo et al., 2019, section 3.5).
     """
 
     def __init__(self, dim: int, num_classes: int) -> None:

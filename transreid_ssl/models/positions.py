@@ -15,9 +15,10 @@ def resample_positions(
     The class token's embedding, which comes first, is kept. Grids are (rows, columns).
 
     Args:
-        mode: ``antialias``, bicubic with a low-pass filter, the default here; ``dino``, what the published
-            DINO-style weights were trained with on small crops: bicubic without one, by a scale factor
-            0.1 patches too large; ``bilinear``, what the published fine-tuning does once, on loading.
+        mode: ``antialias``, bicubic with a low-pass filter, the default here; ``dino``, what the
+            published weights were trained with on small crops: bicubic without one, by a scale
+            factor 0.1 patches too large; ``bilinear``, what the published fine-tuning does once,
+            on loading.
 
     Raises:
         ValueError: unknown mode, or an embedding that is not of ``old_grid``.

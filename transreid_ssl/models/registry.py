@@ -1,4 +1,7 @@
-"""The networks under their names in timm: ``timm.create_model("vit_small_patch16_ics", img_size=(256, 128))``."""
+"""The networks under their names in timm.
+
+For example ``timm.create_model("vit_small_patch16_ics", img_size=(256, 128))``.
+"""
 
 from collections.abc import Callable
 from dataclasses import fields

@@ -13,7 +13,7 @@ from transreid_ssl.models.stem import patch_grid
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes behind a name; ``stem_hidden`` is 0 for plain patches, without a convolution stem."""
+    """The sizes behind a name; ``stem_hidden`` is 0 for plain patches, without a stem."""
 
     embed_dim: int
     depth: int
@@ -88,7 +88,8 @@ class BackboneSpec:
             raise UserError(f"position_resampling must be one of {', '.join(RESAMPLINGS)}")
         if len(self.img_size) != 2 or min(self.grid) < 1:
             raise UserError(
-                f"img_size {self.img_size}: must be (height, width), of {network.patch_size} or more"
+                f"img_size {self.img_size}: must be (height, width), "
+                f"each {network.patch_size} or more"
             )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError("mean and std must each hold three numbers, and no std may be 0")

@@ -1,4 +1,4 @@
-"""Turning an image into a grid of patch embeddings: plain or overlapping patches, or the IBN convolution stem."""
+"""From an image to a grid of patch embeddings: plain or overlapping patches, or the IBN stem."""
 
 import torch
 from timm.layers import to_2tuple
@@ -43,23 +43,24 @@ def ics_layers(in_channels: int, hidden: int) -> nn.Sequential:
 def patch_grid(
     img_size: tuple[int, int], patch_size: int, stride: int | None = None
 ) -> tuple[int, int]:
-    """How many patches fit, as (rows, columns); neighbours overlap where ``stride < patch_size``."""
+    """How many patches fit, as (rows, columns); they overlap where ``stride < patch_size``."""
     stride = stride or patch_size
     return (img_size[0] - patch_size) // stride + 1, (img_size[1] - patch_size) // stride + 1
 
 
 class PatchEmbedding(nn.Module):
-    """Image (B, 3, H, W) -> patch embeddings (B, rows, columns, D), for any H and W of a patch or more.
+    """Image (B, 3, H, W) -> patch embeddings (B, rows, columns, D), for any size.
 
     Speaks the protocol of timm's ``PatchEmbed``, so that timm's ``VisionTransformer`` can hold it.
 
     Args:
         img_size: (height, width) that the position embeddings are learnt for.
         stem_hidden: channels of the convolution stem; 0 for plain patches.
-        stride: distance between patches; ``patch_size`` when None. Smaller means overlapping patches.
+        stride: distance between patches; ``patch_size`` when None. If smaller, they overlap.
 
     Raises:
-        ValueError: the image is smaller than a patch, or the stride is odd though the stem halves the image.
+        ValueError: the image is smaller than a patch, or the stride is odd though the stem halves
+            the image.
     """
 
     def __init__(
@@ -78,7 +79,8 @@ class PatchEmbedding(nn.Module):
         **factory: torch.device | torch.dtype | None,
     ) -> None:
         super().__init__()
-        assert output_fmt == "NHWC" and not strict_img_size and not dynamic_img_pad
+        if output_fmt != "NHWC" or strict_img_size or dynamic_img_pad:
+            raise ValueError("only dynamic image sizes without padding are supported")
         self.patch_size = to_2tuple(patch_size)
         self.stride = stride or self.patch_size[0]
         halving = 2 if stem_hidden else 1

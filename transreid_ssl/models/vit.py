@@ -1,4 +1,4 @@
-"""The vision transformers of this package: rectangular inputs, convolution stems, camera embeddings."""
+"""The vision transformers: rectangular inputs, convolution stems, camera embeddings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +20,9 @@ from transreid_ssl.models.stem import PatchEmbedding
 class ReIDViT(VisionTransformer):
     """A ViT whose feature is its class token after the last norm (TransReID-SSL, section 3).
 
-    Called with float images (B, 3, H, W) of any size of a patch or more, and with cameras int64 (B,)
-    where it has camera embeddings; gives (B, D). ``spec`` tells how it was built; see there for the options.
-    Arguments that are not in the spec are those of timm's ``VisionTransformer``.
+    Called with float images (B, 3, H, W) of any size from a patch up, and with cameras int64 (B,)
+    where it has camera embeddings; gives (B, D). ``spec`` tells how it is built; see there for the
+    options. Those that are not in the spec are of timm's ``VisionTransformer``.
     """
 
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
@@ -52,7 +52,7 @@ class ReIDViT(VisionTransformer):
         return self.forward_head(self.forward_features(images, cameras))
 
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
-        """Tokens after the last norm, (B, 1 + N, D): the class token, then the patches row by row."""
+        """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
         tokens = self._pos_embed(self.patch_embed(images))
         if self.spec.num_cameras:
             if cameras is None:
@@ -67,7 +67,7 @@ class ReIDViT(VisionTransformer):
         return self.norm(tokens)
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
-        """(B, h, w, D) -> (B, 1 + h * w, D), with the class token and positions for this very grid."""
+        """(B, h, w, D) -> (B, 1 + h * w, D), with class token and positions for this grid."""
         batch, height, width, _ = patches.shape
         positions = resample_positions(
             self.pos_embed,
@@ -103,7 +103,7 @@ class ReIDViT(VisionTransformer):
 
 
 def generalised_mean(tokens: Tensor, power: float = 3.0, eps: float = 1e-6) -> Tensor:
-    """GeM pooling of (B, N, D) to (B, D): from the mean (power 1) to the maximum (Radenović et al., 2018)."""
+    """GeM pooling of (B, N, D) to (B, D), between mean and maximum (Radenović et al., 2018)."""
     return tokens.clamp(min=eps).pow(power).mean(dim=1).pow(1 / power)
 
 
@@ -158,9 +158,9 @@ def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> ReIDViT:
 
 @torch.no_grad()
 def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = None) -> Tensor:
-    """What the class token attends to in the last block: (B, heads, rows, columns), summing to at most 1.
+    """What the class token attends to in the last block: (B, heads, rows, columns).
 
-    The rest, up to 1, is the class token's attention to itself.
+    Each map sums to less than 1: the rest is the class token's attention to itself.
     """
     attention = model.blocks[-1].attn
     seen: list[Tensor] = []
@@ -180,9 +180,9 @@ def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = Non
 def sync_batch_norm(
     model: nn.Module, *, device: torch.device | str, num_processes: int
 ) -> nn.Module:
-    """Batch norms that share their statistics between GPUs; to be called before the model is wrapped.
+    """Let batch norms share their statistics between GPUs; call it before the model is wrapped.
 
-    Elsewhere there is nothing to share, or no implementation (CPU): the model is returned as it is.
+    Elsewhere there is nothing to share, or no implementation (CPU): the model returns as it is.
     """
     if torch.device(device).type != "cuda" or num_processes < 2:
         return model

@@ -1,0 +1,84 @@
+"""Exporting a backbone to run without this package: a torch.export program, or ONNX.
+
+python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.pt2
+
+The program takes uint8 images (B, 3, height, width), any B, and gives float32 features (B, D),
+of length 1: normalisation is inside, so that there is nothing left to get wrong.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transreid_ssl.command import Parser, run
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import atomic_path
+from transreid_ssl.models import ReIDViT, load_backbone, normalise
+
+
+class Embedder(nn.Module):
+    """uint8 images (B, 3, H, W) -> unit features (B, D), with the statistics of the weights."""
+
+    def __init__(self, backbone: ReIDViT) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        spec = self.backbone.spec
+        return F.normalize(self.backbone(normalise(images, spec.mean, spec.std)), dim=1)
+
+
+def export(weights: str | Path, output: str | Path, *, format: str = "pt2") -> None:
+    """Write the backbone of a weights file as a program of its own, for any batch size.
+
+    Args:
+        format: ``pt2`` (``torch.export.load(path).module()``) or ``onnx``.
+
+    Raises:
+        UserError: weights that cannot be read, a network that needs cameras, no ``onnx`` package.
+    """
+    if format not in ("pt2", "onnx"):
+        raise UserError(f"--format {format}: choose pt2 or onnx")
+    if format == "onnx":
+        _require_onnx()
+    model = load_backbone(weights)
+    if model.spec.num_cameras:
+        raise UserError(f"{weights}: needs the camera of each image, which cannot be exported")
+    images = torch.zeros(2, 3, *model.spec.img_size, dtype=torch.uint8)
+    batch = ({0: torch.export.Dim("batch", min=1)},)
+    program = torch.export.export(Embedder(model).eval(), (images,), dynamic_shapes=batch)
+    with atomic_path(output) as temporary:
+        if format == "pt2":
+            with open(temporary, "wb") as file:
+                torch.export.save(program, file)
+        else:
+            torch.onnx.export(program, f=str(temporary), external_data=False)
+
+
+def _require_onnx() -> None:
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"--format onnx: install the package {package}, or use --format pt2")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse and export."""
+    parser = Parser(
+        prog="python -m transreid_ssl.export",
+        description="Export a backbone as a program that runs without this package. Example: "
+        "python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.pt2",
+    )
+    parser.add_argument("weights", type=str, help="weights file, folder or Hugging Face id")
+    parser.add_argument("output", type=str, help="the file to write")
+    parser.add_argument("--format", default="pt2", help="pt2 or onnx")
+    options = parser.parse(arguments)
+    export(options.weights, options.output, format=options.format)
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    run(main)

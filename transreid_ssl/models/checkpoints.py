@@ -1,0 +1,195 @@
+"""Reading weights of any known format into one form, safely.
+
+Formats: safetensors (ours, or timm's), and the pickles that TransReID-SSL publishes: a DINO
+training checkpoint, the backbone converted from it, a fine-tuned network, a cluster-contrast
+checkpoint; and ImageNet ViTs of timm and DINO.
+"""
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.models.spec import BackboneSpec
+
+HEADER = "transreid_ssl"
+"""The key of the spec in the metadata of our safetensors files."""
+
+OURS = "transreid_ssl safetensors"
+DINO_TRAINING = "DINO training checkpoint"
+DINO_BACKBONE = "converted DINO backbone"
+FINETUNED = "TransReID fine-tuned network"
+CLUSTER_CONTRAST = "cluster-contrast checkpoint"
+IMAGENET_VIT = "ImageNet ViT"
+
+# What published checkpoints hold beside tensors, and nothing that can run code. Files written with
+# NumPy 1 name the same functions differently.
+_SAFE_GLOBALS = [
+    argparse.Namespace,
+    np.dtype,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    *sorted({type(np.dtype(kind)) for kind in "?bhilBHILefd"}, key=str),
+]
+
+
+@dataclass
+class Checkpoint:
+    """The weights of one backbone, under this package's names.
+
+    Attributes:
+        state: name -> tensor; ``head.*`` and ``bottleneck.*`` are here too where the file has them.
+        dropped: what the file holds beside, by its name in the file.
+        spec: the header, where the file has ours.
+    """
+
+    path: Path
+    format: str
+    state: dict[str, Tensor]
+    dropped: list[str] = field(default_factory=list)
+    spec: BackboneSpec | None = None
+
+
+def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
+    """Read a weights file of any known format.
+
+    Args:
+        which: ``teacher`` or ``student``, of a DINO training checkpoint.
+
+    Raises:
+        UserError: no such file, not a weights file, damaged, or holding what must not be unpickled.
+    """
+    if which not in ("teacher", "student"):
+        raise UserError(f"which {which!r}: choose teacher or student")
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        spec = read_header(path)
+        try:
+            raw: Any = safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise _damaged(path, error) from error
+        if spec is not None:
+            return Checkpoint(path, OURS, raw, spec=spec)
+    else:
+        raw = _unpickle(path)
+    return _unwrap(path, raw, which)
+
+
+def read_header(path: Path) -> BackboneSpec | None:
+    """The spec in the header of a safetensors file, without reading its tensors; None without one.
+
+    Raises:
+        UserError: a damaged file, or a header that this version cannot read.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+    if HEADER not in metadata:
+        return None
+    try:
+        return BackboneSpec.from_json(metadata[HEADER])
+    except (ValueError, TypeError, UserError) as error:
+        raise UserError(
+            f"{path}: its header cannot be read ({error}); it may be of a newer version: upgrade"
+        ) from error
+
+
+def _unpickle(path: Path) -> Any:
+    """``torch.load`` of tensors, plain containers and the classes listed above, only."""
+    try:
+        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+            # A mapped file costs no reading of what is not used: half of it is optimizer state.
+            mapped = zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if found is None:
+            raise _damaged(path, ValueError("not a file of torch.save")) from error
+        raise UserError(
+            f"{path}: holds a {found[1]}, which is refused because unpickling it could run code; "
+            "save only its tensors, with the program that wrote it"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = next(iter(str(error).splitlines()), "")[:80] or type(error).__name__
+    return UserError(
+        f"{path}: not a weights file, or damaged ({reason}); download or write it again"
+    )
+
+
+def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
+    """Find the network's tensors in what the file holds, and name the format by where they were."""
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{path}: holds a {type(raw).__name__}, not the weights of a network")
+    for key in (which, "state_dict", "model"):
+        if isinstance(raw.get(key), Mapping):
+            state, aside = raw[key], [str(other) for other in raw if other != key]
+            break
+    else:
+        key, state, aside = "", raw, []
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    aside += [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    names = {name: name.removeprefix("module.") for name in tensors}
+    found = [p for p in ("backbone.", "base.", "") if p + "cls_token" in names.values()]
+    if not found:
+        first = ", ".join(list(tensors)[:3]) or "no tensors"
+        raise UserError(
+            f"{path}: no vision transformer in it (it holds {first}); "
+            "give a checkpoint of DINO, TransReID, cluster-contrast or timm"
+        )
+    renamed: dict[str, Tensor] = {}
+    for name, bare in names.items():
+        target = _rename(bare, found[0])
+        if target is None:
+            aside.append(name)
+        else:
+            renamed[target] = tensors[name]
+    return Checkpoint(path, _format(key, found[0], renamed), renamed, aside)
+
+
+def _rename(name: str, prefix: str) -> str | None:
+    """This package's name for a weight; None for what belongs to no backbone."""
+    neck = re.fullmatch(r"(?:bottleneck|feat_bn)\.(.+)", name)
+    if neck:
+        return f"bottleneck.{neck[1]}"
+    if not name.startswith(prefix):
+        return None
+    name = name.removeprefix(prefix)
+    if re.match(r"(fc|pre_logits|classifier\w*|head_dist|gap|feat)\.", name):
+        return None
+    if prefix and name.startswith("head."):
+        return None
+    return name
+
+
+def _format(wrapper: str, prefix: str, state: Mapping[str, Tensor]) -> str:
+    if wrapper in ("teacher", "student"):
+        return DINO_TRAINING
+    if wrapper == "state_dict" and (prefix == "base." or "bottleneck.weight" in state):
+        return CLUSTER_CONTRAST
+    if prefix == "base.":
+        return FINETUNED
+    if prefix == "backbone.":
+        return DINO_BACKBONE
+    if "bottleneck.weight" in state:
+        return CLUSTER_CONTRAST
+    num_patches = state["pos_embed"].shape[1] - 1 if "pos_embed" in state else 0
+    square = round(num_patches**0.5) ** 2 == num_patches
+    return IMAGENET_VIT if wrapper or square or "head.weight" in state else DINO_BACKBONE

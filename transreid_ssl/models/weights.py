@@ -1,0 +1,219 @@
+"""Loading and saving backbones: strict after an explicit renaming, nothing dropped unsaid."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import atomic_path
+from transreid_ssl.models.checkpoints import HEADER, Checkpoint, read_checkpoint, read_header
+from transreid_ssl.models.detect import detect_architecture, detect_name, detect_size, detect_spec
+from transreid_ssl.models.hub import find_weights
+from transreid_ssl.models.positions import resample_positions
+from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.vit import ReIDViT, from_spec
+
+# Weights that a network may have or lack without being another network.
+_OPTIONAL = re.compile(r"(sie_embed$|bottleneck\.|head\.)")
+# Weights that no network here ignores: unknown ones among them mean a different computation.
+_ESSENTIAL = re.compile(r"(blocks|patch_embed|norm|norm_pre)\.|\w+_(token|embed)$")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every weight of a file, and of the network.
+
+    Attributes:
+        format: what kind of file it was.
+        matched: names that were loaded, the resized among them.
+        missing: names of the network that the file lacks; they keep their values.
+        unexpected: names of the file that mean nothing here.
+        resized: one line for each weight that was adapted, with its old and its new size.
+        dropped: names of the file that were left aside on purpose: heads, optimizers…
+    """
+
+    path: str
+    format: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        total = len(self.matched) + len(self.missing)
+        lines = [f"{self.path}: {self.format}, {len(self.matched)} of {total} weights loaded"]
+        lines += [f"  resized {line}" for line in self.resized]
+        for title in ("missing", "unexpected", "dropped"):
+            names = getattr(self, title)
+            if names:
+                lines.append(f"  {title} {len(names)}: {_grouped(names)}")
+        return "\n".join(lines)
+
+
+def load_weights(
+    model: ReIDViT, path: str | Path, *, which: str = "teacher", resampling: str = "bilinear"
+) -> LoadReport:
+    """Load a file of any known format, or a hub repository, into a backbone.
+
+    Position embeddings of another patch grid are resampled; class heads and camera embeddings of
+    other sizes are left aside, and reported. On an error the model is untouched.
+
+    Args:
+        which: ``teacher`` or ``student``, of a DINO training checkpoint.
+        resampling: a mode of ``resample_positions``; the papers fine-tune after ``bilinear``.
+
+    Raises:
+        UserError: unreadable file, another architecture, or weights lacking.
+    """
+    return _load(model, read_checkpoint(find_weights(path), which), resampling)
+
+
+def load_backbone(
+    source: str | Path, *, which: str = "teacher", resampling: str = "bilinear", **overrides: Any
+) -> ReIDViT:
+    """A backbone as its file describes it, in evaluation mode, with ``.spec`` and ``.load_report``.
+
+    Args:
+        source: a weights file of any known format, a folder with one of ours, or a Hugging Face id.
+        overrides: fields of ``BackboneSpec`` to change: ``img_size=(384, 128)``, ``gem=True``…
+
+    Raises:
+        UserError: nothing there, unreadable, or of no network known here.
+    """
+    checkpoint = read_checkpoint(find_weights(source), which)
+    try:
+        spec = replace(detect_spec(checkpoint), **overrides)
+    except TypeError as error:
+        raise UserError(f"{', '.join(overrides)}: no such setting of a backbone") from error
+    model = from_spec(spec)
+    model.load_report = _load(model, checkpoint, resampling)
+    return model.eval()
+
+
+def read_spec(source: str | Path) -> BackboneSpec:
+    """The spec of a weights file: its header, or for other formats what its shapes tell."""
+    path = find_weights(source)
+    spec = read_header(path) if path.suffix == ".safetensors" and path.is_file() else None
+    return spec or detect_spec(read_checkpoint(path))
+
+
+def save_backbone(
+    path: str | Path, model: nn.Module | Mapping[str, Tensor], spec: BackboneSpec | None = None
+) -> None:
+    """Write a backbone as safetensors, atomically, with its spec in the header.
+
+    Args:
+        model: the backbone, not a wrapper around it, or its state dict.
+        spec: the header; the model's own when None.
+
+    Raises:
+        ValueError: the weights are not those of the network that the spec names.
+        UserError: the file cannot be written.
+    """
+    spec = model.spec if spec is None else spec
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in from_spec(spec).state_dict().items()}
+    differing = {name: value.shape for name, value in state.items()}.items() ^ expected.items()
+    if differing:
+        names = _grouped(sorted({name for name, _ in differing}))
+        raise ValueError(f"these weights are not of {spec}: {names} differ")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    metadata = {"format": "pt", HEADER: spec.to_json()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata))
+
+
+def _load(model: ReIDViT, checkpoint: Checkpoint, resampling: str) -> LoadReport:
+    own = model.state_dict()
+    _check_architecture(own, checkpoint)
+    state, dropped, resized = dict(checkpoint.state), list(checkpoint.dropped), []
+    for name in [name for name in state if _OPTIONAL.match(name)]:
+        if name not in own or own[name].shape != state[name].shape:
+            dropped.append(name)
+            del state[name]
+    if "pos_embed" in state:
+        old_grid, new_grid = _grid(checkpoint, model), model.patch_embed.grid_size
+        if old_grid != new_grid:
+            state["pos_embed"] = resample_positions(
+                state["pos_embed"], old_grid, new_grid, resampling
+            )
+            sizes = (f"{rows}x{columns}" for rows, columns in (old_grid, new_grid))
+            resized.append(f"pos_embed from {' to '.join(sizes)} patches ({resampling})")
+    unexpected = [name for name in state if name not in own]
+    missing = [name for name in own if name not in state]
+    _check_complete(checkpoint, own, state, missing, unexpected)
+    matched = [name for name in own if name in state]
+    model.load_state_dict({**own, **{name: state[name] for name in matched}})
+    return LoadReport(
+        str(checkpoint.path),
+        checkpoint.format,
+        *map(tuple, (matched, missing, unexpected, resized, dropped)),
+    )
+
+
+def _check_architecture(own: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
+    path = checkpoint.path
+    there, here = detect_architecture(checkpoint.state, path), detect_architecture(own, path)
+    if there != here:
+        raise UserError(
+            f"{path}: of a network with {there}, but this network has {here}; "
+            f"build {detect_name(there, path)}, or give other weights"
+        )
+
+
+def _check_complete(
+    checkpoint: Checkpoint,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+) -> None:
+    """Whatever changes what the network computes is an error, and not just reported."""
+    lacking = [name for name in missing if not _OPTIONAL.match(name)]
+    foreign = [name for name in unexpected if _ESSENTIAL.match(name)]
+    differing = [
+        f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    for complaint, names in (
+        ("lacks weights of the network", lacking),
+        ("has weights that the network has no place for", foreign),
+        ("has weights of other shapes", differing),
+    ):
+        if names:
+            raise UserError(
+                f"{checkpoint.path}: {complaint} ({', '.join(names[:3])}"
+                f"{', …' if len(names) > 3 else ''}); it is damaged or of another network"
+            )
+
+
+def _grid(checkpoint: Checkpoint, model: ReIDViT) -> tuple[int, int]:
+    """The patch grid that the checkpoint's position embeddings are of."""
+    if checkpoint.spec is not None:
+        return checkpoint.spec.grid
+    num_patches = checkpoint.state["pos_embed"].shape[1] - 1
+    if num_patches == model.patch_embed.num_patches:
+        return model.patch_embed.grid_size
+    if detect_size(num_patches, model.spec.patch_size) is None:
+        raise UserError(
+            f"{checkpoint.path}: {num_patches} position embeddings are of no usual image size; "
+            f"build the network for its size, then change it with set_input_size"
+        )
+    return detect_spec(checkpoint).grid
+
+
+def _grouped(names: Iterable[str]) -> str:
+    """``head.* (8), optimizer``: names by their first parts, so that a report stays readable."""
+    prefixes = re.compile(r"^(module\.)?(backbone\.|base\.)?")
+    counts = Counter(prefixes.sub("", name).split(".")[0] for name in names)
+    return ", ".join(f"{part}.* ({n})" if n > 1 else part for part, n in counts.items())
