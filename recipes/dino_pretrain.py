@@ -1,8 +1,8 @@
 """DINO pre-training on unlabelled person crops (TransReID-SSL, arXiv 2111.12084).
 
     accelerate launch recipes/dino_pretrain.py          # the demo: no data needed
-    accelerate launch recipes/dino_pretrain.py --config recipes/configs/dino_vit_small_ics_luperson60.yaml \
-        --data.pool /data/LUP --data.subset outputs/cfs/subset.parquet
+    accelerate launch recipes/dino_pretrain.py \
+        --config recipes/configs/dino_vit_small_ics_luperson60.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The papers'
 settings are the YAML files in recipes/configs/; each opens with its hardware and expected figures.
@@ -16,13 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transreid_ssl import command
-from transreid_ssl.data import (
-    EpochSampler,
-    MultiCrop,
-    MultiCropConfig,
-    ViewsDataset,
-    training_loader,
-)
+from transreid_ssl.data import EpochSampler, ViewsDataset, training_loader
+from transreid_ssl.data.views import MultiCrop, MultiCropConfig
 from transreid_ssl.models import save_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 from transreid_ssl.training import (
@@ -71,15 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     teacher = trained_backbone(
         dataclasses.replace(config.model, drop_path=0.0, weights=None), accelerator
     )
-    views = MultiCrop(config.views)
+    views = config.views
     objective = DINO(
-        student,
-        teacher,
-        config.dino,
-        views.num_crops,
-        config.views.num_global,
-        config.run.accumulation,
-    )
+        student, teacher, config.dino,
+        num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
+        accumulation=config.run.accumulation,
+    )  # fmt: skip
     if config.run.compile:
         objective.student.compile()
         objective.teacher.compile()
@@ -95,11 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Step s sees the same global batch, in the same views, on any number of processes.
     sampler = EpochSampler(
         len(pool), config.run.batch_size, config.run.seed,
-        first_step=trainer.step, num_steps=plan.total_steps - trainer.step,
+        first_step=trainer.step, num_steps=plan.total_steps,
         rank=accelerator.process_index, world_size=accelerator.num_processes,
         accumulation=config.run.accumulation,
     )  # fmt: skip
-    dataset = ViewsDataset(pool, views, config.run.seed)
+    dataset = ViewsDataset(pool, MultiCrop(views), config.run.seed)
     trainer.fit(iter(training_loader(dataset, sampler, config.run.num_workers)))
 
     if accelerator.is_main_process:

@@ -4,6 +4,7 @@ Every random choice for an image comes from (seed, epoch, index), never from a w
 so the number of workers and the place where a run was resumed change nothing.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -210,6 +211,9 @@ def _loader(dataset: Dataset, num_workers: int, **options: Any) -> DataLoader:
 
 
 def _start_worker(_worker: int) -> None:
+    # An interrupt is for the main process, which ends its step and then its workers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)  # as many workers as cores, each with a pool of threads, would thrash
 
 

@@ -226,8 +226,8 @@ class Trainer:
         if not values.pop("finite"):
             raise UserError(
                 f"{self.run.path}: the loss stopped being finite within the "
-                f"{self.meter.count} steps before step {self.step}; the last good checkpoint is kept: "
-                'lower --optim.lr or the clip, or use --run.precision "no", with another --run.output'
+                f"{self.meter.count} steps before step {self.step}; the last good checkpoint is "
+                'kept: lower --optim.lr, or use --run.precision "no", with another --run.output'
             )
         seconds = (time.monotonic() - self._clock) / max(1, self.step - self._clock_step)
         values |= {

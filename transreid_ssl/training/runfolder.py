@@ -54,14 +54,19 @@ class RunFolder:
         config_path = self.path / "config.yaml"
         if overwrite and config_path.is_file():
             shutil.rmtree(self.path)
-        if config_path.is_file():
+        if config_path.is_file() and self._has_begun():
             self._check_same(config_path, config)
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        foreign = self.path.exists() and not config_path.is_file()
+        if foreign and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(
                 f"{self.path}: exists and is not the folder of a run; choose another --run.output"
             )
         write_text(config_path, to_yaml(config))
+
+    def _has_begun(self) -> bool:
+        """Whether there is anything to lose; a start that failed early leaves settings only."""
+        return self.metrics_path.is_file() or self.checkpoints.is_dir()
 
     def _check_same(self, config_path: Path, config: Any) -> None:
         try:

@@ -8,7 +8,7 @@ from torch import nn
 
 from transreid_ssl.data import Pool, open_pool, screen
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import build_backbone, load_weights, sync_batch_norms
+from transreid_ssl.models import build_backbone, load_weights, sync_batch_norm
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
 
@@ -80,9 +80,9 @@ def trained_backbone(settings: BackboneSettings, accelerator: Accelerator) -> nn
         accelerator.print(load_weights(backbone, settings.weights), flush=True)
     if settings.gradient_checkpointing:
         backbone.set_grad_checkpointing(True)
-    if accelerator.device.type == "cuda" and accelerator.num_processes > 1:
-        backbone = sync_batch_norms(backbone)
-    return backbone
+    return sync_batch_norm(
+        backbone, device=accelerator.device, num_processes=accelerator.num_processes
+    )
 
 
 def finish(accelerator: Accelerator) -> None:

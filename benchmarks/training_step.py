@@ -1,0 +1,148 @@
+"""A DINO training step of ViT-S/16+ICS beside a plain PyTorch step, in one run.
+
+    python -m benchmarks.training_step --batch-size 8 --rounds 3
+
+Ours is what ``recipes/dino_pretrain.py`` runs: autocast, one cross-view product, fused clipping,
+AdamW and teacher update. The baseline is the same networks and views in float32, a loop over pairs
+of views with a log-softmax each, and loops over parameters for the clipping and for the teacher.
+"""
+
+import argparse
+import copy
+import time
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from benchmarks.reporting import finish
+from transreid_ssl.models import build_backbone, normalise
+from transreid_ssl.pretrain import DINO, DINOConfig
+from transreid_ssl.training import AdamWSettings, build_adamw, clip_gradients
+
+
+def views(batch_size: int, device: torch.device) -> list[torch.Tensor]:
+    """Two large and eight small uint8 crops an image, crop-major."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(2, 256, 128), (8, 128, 64)]
+    return [
+        torch.randint(0, 256, (n * batch_size, 3, h, w), dtype=torch.uint8, generator=generator).to(
+            device
+        )
+        for n, h, w in sizes
+    ]
+
+
+def build(name: str, out_dim: int) -> DINO:
+    """The objective of the recipe."""
+    torch.manual_seed(0)
+    networks = [build_backbone(name, img_size=(256, 128), drop_path=rate) for rate in (0.1, 0.0)]
+    return DINO(*networks, DINOConfig(out_dim=out_dim), num_crops=10)
+
+
+class Ours:
+    """The step that the training loop takes."""
+
+    def __init__(self, objective: DINO, precision: str) -> None:
+        self.accelerator = Accelerator(mixed_precision=precision)
+        optimizer = build_adamw(objective, AdamWSettings())
+        self.objective = objective
+        self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        for group in self.optimizer.param_groups:
+            group["lr"] = 1e-4
+
+    def __call__(self, groups: list[torch.Tensor]) -> torch.Tensor:
+        values = self.model({"views": groups}, 1)
+        self.accelerator.backward(values["loss"])
+        self.accelerator.unscale_gradients(self.optimizer)
+        clip_gradients(self.parameters, 3.0, each=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(0.5)
+        return values["loss"].detach()
+
+
+class Plain:
+    """The same step as one would first write it."""
+
+    def __init__(self, objective: DINO, device: torch.device) -> None:
+        self.student, self.teacher = objective.student.to(device), objective.teacher.to(device)
+        self.spec = objective.spec
+        self.center = torch.zeros(1, objective.config.out_dim, device=device)
+        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, foreach=False, fused=False)
+
+    def loss(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        terms = []
+        for t, target in enumerate(teacher.chunk(2)):
+            probabilities = ((target - self.center) / 0.04).softmax(dim=-1)
+            for s, output in enumerate(student.chunk(10)):
+                if s != t:
+                    log = nn.functional.log_softmax(output / 0.1, dim=-1)
+                    terms.append(-(probabilities * log).sum(dim=-1).mean())
+        return sum(terms) / len(terms)
+
+    def __call__(self, groups: list[torch.Tensor]) -> torch.Tensor:
+        images = [normalise(group, self.spec.mean, self.spec.std) for group in groups]
+        with torch.no_grad():
+            teacher = self.teacher(images[:1])
+        loss = self.loss(self.student(images), teacher)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for parameter in self.student.parameters():
+            if parameter.grad is not None:
+                norm = parameter.grad.norm().item()
+                if norm > 3.0:
+                    parameter.grad.mul_(3.0 / (norm + 1e-6))
+        self.optimizer.step()
+        with torch.no_grad():
+            self.center = 0.9 * self.center + 0.1 * teacher.mean(dim=0, keepdim=True)
+            for slow, fast in zip(self.teacher.parameters(), self.student.parameters()):
+                slow.mul_(0.998).add_(fast, alpha=0.002)
+        return loss.detach()
+
+
+def seconds(step, groups: list[torch.Tensor]) -> float:
+    """Wall-clock seconds of one step, the device waited for."""
+    begin = time.perf_counter()
+    step(groups).item()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--batch-size", type=int, default=8, help="images a step (10 crops each)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed steps of each, in turns")
+    parser.add_argument("--precision", default="bf16", choices=["no", "bf16", "fp16"])
+    parser.add_argument("--model", default="vit_small_patch16_ics")
+    parser.add_argument("--out-dim", type=int, default=65536)
+    options = parser.parse_args()
+    objective = build(options.model, options.out_dim)
+    ours = Ours(copy.deepcopy(objective), options.precision)
+    device = ours.accelerator.device
+    plain = Plain(objective, device)
+    groups = views(options.batch_size, device)
+    for step in (ours, plain):
+        seconds(step, groups)
+    times = {"ours": [], "plain": []}
+    for _ in range(options.rounds):
+        times["ours"].append(seconds(ours, groups))
+        times["plain"].append(seconds(plain, groups))
+    best = {name: min(values) for name, values in times.items()}
+    for name, values in times.items():
+        print(f"{name:6} {' '.join(f'{v:.3f}' for v in values)} s a step")
+    finish(
+        best["plain"] / best["ours"],
+        model=options.model,
+        batch_size=options.batch_size,
+        precision=options.precision,
+        seconds_ours=best["ours"],
+        seconds_plain=best["plain"],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Running recipes and commands as a user does: as processes, one or several."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def environment() -> dict[str, str]:
+    """CPU only, one thread, no network interface but loopback."""
+    return os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def command(*arguments: str, processes: int = 1) -> list[str]:
+    """The command line of a script or ``-m module``, under torch's launcher for several processes."""
+    if processes == 1:
+        return [sys.executable, *arguments]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    address = ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    return [sys.executable, *launcher, *address, *arguments]
+
+
+def run(*arguments: str, processes: int = 1, cwd: Path = ROOT, code: int = 0) -> str:
+    """Run to the end, check the exit code, and return what was printed on both streams."""
+    done = subprocess.run(
+        command(*arguments, processes=processes),
+        env=environment(), cwd=cwd, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,70 @@
+"""Settings from YAML and the command line, and what is said when they are wrong."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import yaml
+
+from transreid_ssl import UserError
+from transreid_ssl.training import AdamWSettings, RunSettings, parse_config, to_yaml
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a test."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    optim: AdamWSettings = field(default_factory=AdamWSettings)
+
+
+@pytest.fixture
+def demo(tmp_path):
+    path = tmp_path / "demo.yaml"
+    path.write_text("run:\n  epochs: 3\n  precision: 'no'\n")
+    return path
+
+
+def test_without_a_file_the_demo_is_read_and_options_override_it(demo):
+    config, origin = parse_config(Config, demo, "", ["--optim.lr", "0.5"])
+    assert (config.run.epochs, config.run.precision, config.optim.lr) == (3, "no", 0.5)
+    assert "demo" in origin
+
+
+def test_a_given_file_replaces_the_demo(demo, tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("optim:\n  clip_each: false\n  betas: [0.5, 0.6]\n")
+    config, origin = parse_config(Config, demo, "", ["--config", str(mine), "--run.epochs=7"])
+    assert config.run == RunSettings(epochs=7)
+    assert config.optim == AdamWSettings(clip_each=False, betas=(0.5, 0.6))
+    assert "demo" not in origin
+
+
+def test_resolved_settings_read_back_as_themselves(demo, tmp_path):
+    config, _ = parse_config(Config, demo, "", [])
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(config))
+    assert parse_config(Config, demo, "", ["--config", str(saved)])[0] == config
+    assert "torch" in saved.read_text().splitlines()[0]
+    assert set(yaml.safe_load(saved.read_text())) == {"run", "optim"}
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "expected"),
+    [
+        ("run:\n  epoch: 3\n", [], "epoch"),
+        ("rum: {}\n", [], "rum"),
+        ("run:\n  epochs: many\n", [], "epochs"),
+        ("run: [\n", [], ""),
+        ("", ["--optim.momentum", "1"], "momentum"),
+        ("", ["--run.precision", "int3"], "int3"),
+    ],
+)
+def test_unknown_keys_and_wrong_values_are_errors_for_users(demo, content, arguments, expected):
+    demo.write_text(content)
+    with pytest.raises(UserError, match=expected):
+        parse_config(Config, demo, "", ["--config", str(demo), *arguments])
+
+
+def test_a_missing_file_is_named(demo):
+    with pytest.raises(UserError, match="nowhere"):
+        parse_config(Config, demo, "", ["--config", "nowhere.yaml"])
