@@ -102,9 +102,8 @@ def test_slow_loop(seed, num_queries, num_gallery, cameras, chunk):
 @given(seed=st.integers(0, 2**32 - 1), many=st.booleans())
 def test_every_way_of_ranking_is_a_stable_sort(seed, many):
     rng = np.random.default_rng(seed)
-    block = rng.integers(-3, 4, (4, 120)).astype(np.float32) * np.float32(
-        rng.choice([-0.0, 1.0, 0.5])
-    )
+    scale = np.float32(rng.choice([-0.0, 1.0, 0.5]))
+    block = rng.integers(-3, 4, (4, 120)).astype(np.float32) * scale
     size = rng.integers(FEW_POSITIVES + 1, 100) if many else rng.integers(0, FEW_POSITIVES)
     chosen = [np.sort(rng.choice(120, size, replace=False)) for _ in range(4)]
     rows, columns = np.repeat(np.arange(4), size), np.concatenate(chosen)
