@@ -24,8 +24,8 @@ def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     Greyscale, palette, 16-bit, transparent (alpha is dropped) and CMYK files all become RGB.
 
     Raises:
-        CorruptImage: empty, no known image format, broken, or cut off before its end. OpenCV
-            fills what a cut-off JPEG lacks with grey and says nothing, so its end is checked here.
+        CorruptImage: empty, no known image format, broken, or cut off before its end. OpenCV 4
+            fills what a cut-off JPEG lacks with grey and goes on, so its end is checked here.
     """
     reason = truncation(encoded)
     if reason:

@@ -1,5 +1,6 @@
 """Pools in Parquet shards: the layout of HuggingFace ``datasets`` and its hub, written and read."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.images import CorruptImage, decode
 from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
+_FEATURES = {  # tells ``datasets`` that the column holds images
+    "huggingface": json.dumps(
+        {
+            "info": {
+                "features": {
+                    "image": {"_type": "Image"},
+                    "name": {"dtype": "string", "_type": "Value"},
+                }
+            }
+        }
+    )
+}
 _NAME_COLUMNS = ("name", "image_path", "file_name", "path", "__key__")
 
 
@@ -121,30 +134,30 @@ def _names_from_paths(shard: Path, column: str) -> pa.Array | None:
     return pc.struct_field(paths, "path").cast(pa.large_string()).combine_chunks()
 
 
-def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iterator[int]:
-    """Write ``pool`` as Parquet shards into ``folder``; yields after each image for a progress bar.
+def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iterator[str | None]:
+    """Write ``pool`` as Parquet shards into ``folder``, broken images left out.
 
-    Columns: ``image`` (bytes and path, as ``datasets`` expects it) and ``name``. An image that
-    cannot be read stops it with ``CorruptImage``.
+    Columns are ``image`` (bytes and path, as ``datasets`` expects it) and ``name``. Yields once an
+    image: None, or why it was left out.
     """
     image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    features = {"image": {"_type": "Image"}, "name": {"dtype": "string", "_type": "Value"}}
-    schema = pa.schema({"image": image, "name": pa.string()}, _metadata(features))
+    schema = pa.schema({"image": image, "name": pa.string()}, _FEATURES)
     shards = np.array_split(np.arange(len(pool)), max(1, -(-len(pool) // rows_per_shard)))
     for number, indices in enumerate(shards):
         path = folder / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        # Small row groups keep memory low while writing and while ``datasets`` reads them.
+        # Small row groups keep memory low while writing and while ``datasets`` reads them;
+        # JPEG does not compress further.
         with pq.ParquetWriter(path, schema, compression="none") as writer:
             for start in range(0, len(indices), 1_000):
                 rows = []
                 for index in indices[start : start + 1_000].tolist():
                     name = pool.names[index]
-                    rows.append({"image": {"bytes": pool.read(index), "path": name}, "name": name})
-                    yield index
+                    try:
+                        encoded = pool.read(index)
+                        decode(encoded, name)
+                    except CorruptImage as error:
+                        yield str(error)
+                        continue
+                    rows.append({"image": {"bytes": encoded, "path": name}, "name": name})
+                    yield None
                 writer.write_table(pa.Table.from_pylist(rows, schema))
-
-
-def _metadata(features: dict[str, Any]) -> dict[str, str]:
-    import json
-
-    return {"huggingface": json.dumps({"info": {"features": features}})}

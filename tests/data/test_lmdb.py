@@ -1,0 +1,136 @@
+"""LUPerson's LMDB: both forms of its key file, nothing executed, usable in worker processes."""
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import sys
+
+import lmdb
+import pytest
+
+from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.lmdb_pool import load_plain_pickle, read_keys
+from transreid_ssl.data.pool import open_pool
+from transreid_ssl.errors import UserError
+
+KEYS = [f"US_ny_0001_{i:08d}" for i in (3, 1, 2)]
+
+
+@pytest.fixture
+def database(tmp_path, encoded):
+    folder = tmp_path / "lup"
+    with (
+        lmdb.open(str(folder), map_size=1 << 22) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        for number, key in enumerate(KEYS):
+            transaction.put(key.encode(), encoded(number))
+    return folder
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize(
+    "content",
+    [KEYS, {"keys": KEYS, "pids": [1, 2, 3]}, [key.encode() for key in KEYS]],
+    ids=["list", "dict", "bytes"],
+)
+def test_key_files(database, encoded, content, protocol):
+    (database / "keys.pkl").write_bytes(pickle.dumps(content, protocol))
+    pool = open_pool(database)
+    assert list(pool.names) == KEYS
+    assert [pool.read(i) for i in range(3)] == [encoded(i) for i in range(3)]
+    assert pool.describe() == f"LMDB {database}: 3 images"
+
+
+def test_python_2_pickles():
+    """What Python 2 wrote for {'keys': ['a', 'b']}: byte strings by the old opcodes."""
+    with_old_strings = b"(dp0\nS'keys'\np1\n(lp2\nS'a'\np3\naS'b'\np4\nas."
+    path = os.path.join(os.environ["TRANSREID_SSL_CACHE"], "keys.pkl")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(with_old_strings)
+    assert read_keys(path) == ["a", "b"]
+
+
+def test_key_file_beside_the_database(database):
+    (database.parent / "keys.pkl").write_bytes(pickle.dumps(KEYS[:2]))
+    (database.parent / "other").mkdir()
+    shutil.move(database, database.parent / "lmdb")
+    assert list(open_pool(database.parent).names) == KEYS[:2]
+
+
+def test_without_a_key_file_the_database_is_listed(database):
+    assert list(open_pool(database).names) == sorted(KEYS)
+    assert list(open_pool(database / "data.mdb").names) == sorted(KEYS)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_read_in_another_process(database, encoded, method):
+    (database / "keys.pkl").write_bytes(pickle.dumps(KEYS))
+    pool = open_pool(database)
+    pool.read(0)  # the handle of this process must not travel
+    with multiprocessing.get_context(method).Pool(1) as workers:
+        assert workers.apply(pool.read, (2,)) == encoded(2)
+
+
+class Malicious:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("function", [os.system, eval, print, open, getattr])
+def test_a_key_file_that_wants_to_run_something_is_refused(database, tmp_path, function):
+    path = database / "keys.pkl"
+    path.write_bytes(pickle.dumps({"keys": [Malicious(function, f"{tmp_path}/ran", "w")]}))
+    with pytest.raises(UserError, match=r"asks for .*; refused"):
+        open_pool(database)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_codecs_are_not_a_way_round(tmp_path):
+    import codecs
+
+    path = tmp_path / "keys.pkl"
+    path.write_bytes(pickle.dumps(Malicious(codecs.encode, "x", "rot13"), protocol=2))
+    with pytest.raises(UserError, match="refused"):
+        load_plain_pickle(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"pids": []}), "dictionary with 'keys'"),
+        (pickle.dumps([1, 2]), "keys that are text"),
+        (pickle.dumps([]), "no key"),
+        (b"rubbish", "not a readable pickle"),
+        (pickle.dumps(KEYS)[:-9], "not a readable pickle"),
+        (pickle.dumps(["other", "keys"]), "the keys.pkl that was made with this database"),
+    ],
+)
+def test_unusable_key_files(database, content, message):
+    (database / "keys.pkl").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_pool(database)
+
+
+def test_a_key_in_the_middle_that_is_missing(database):
+    (database / "keys.pkl").write_bytes(pickle.dumps([KEYS[0], "lost", KEYS[1]]))
+    with pytest.raises(CorruptImage, match="not in the LMDB"):
+        open_pool(database).read(1)
+
+
+def test_not_a_database(tmp_path):
+    (tmp_path / "data.mdb").write_bytes(b"no database" * 1000)
+    with pytest.raises(UserError, match="not a readable LMDB"):
+        open_pool(tmp_path)
+
+
+def test_missing_library_names_the_install(database, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(UserError, match=r"pip install 'transreid_ssl\[lmdb\]'"):
+        open_pool(database)

@@ -1,0 +1,189 @@
+"""Pools of files: what is found, what is remembered, what is complained about."""
+
+import os
+import pickle
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transreid_ssl.data import folder as folder_module
+from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.index import Names
+from transreid_ssl.data.pool import ConcatPool, SubsetPool, open_pool
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import fingerprint
+
+
+def age(root, seconds=100):
+    """Set every folder's time stamp back, as if nothing had changed lately."""
+    then = time.time() - seconds
+    for path, _, _ in os.walk(root):
+        os.utime(path, (then, then))
+
+
+def test_folder_tree(tmp_path, write_images, encoded):
+    names = ["b/2.jpg", "a/x/1.JPEG", "z.png", "a/0.jpg"]
+    write_images(tmp_path, names)
+    (tmp_path / "a/notes.txt").write_text("no image")
+    (tmp_path / ".hidden.jpg").write_bytes(b"x")
+    (tmp_path / "a/._0.jpg").write_bytes(b"x")
+    pool = open_pool(tmp_path)
+    assert list(pool.names) == sorted(names)
+    assert pool.read(list(pool.names).index("z.png")) == encoded(2)
+    assert pool.describe() == f"folder {tmp_path}: 4 images"
+    assert pool.fingerprint == fingerprint(sorted(names))
+    again = pickle.loads(pickle.dumps(pool))
+    assert list(again.names) == sorted(names)
+    assert again.read(0) == pool.read(0)
+
+
+def test_links_are_followed_once(tmp_path, write_images):
+    write_images(tmp_path, ["real/1.jpg"])
+    (tmp_path / "real/loop").symlink_to(tmp_path)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/linked").symlink_to(tmp_path / "real")
+    assert list(open_pool(tmp_path / "root").names) == [
+        "linked/1.jpg",
+    ]
+
+
+def test_the_index_is_reused_until_a_folder_changes(tmp_path, write_images, monkeypatch):
+    write_images(tmp_path, ["a/1.jpg", "a/2.jpg"])
+    age(tmp_path)
+    listings = []
+    listing = folder_module._list_folder
+    monkeypatch.setattr(
+        folder_module, "_list_folder", lambda root: listings.append(root) or listing(root)
+    )
+    assert len(open_pool(tmp_path)) == len(open_pool(tmp_path)) == 2
+    assert len(listings) == 1
+    write_images(tmp_path, ["a/3.jpg"])
+    assert len(open_pool(tmp_path)) == 3
+    assert len(open_pool(tmp_path)) == 3
+    assert len(listings) == 3, "a folder changed this very moment is listed again"
+    age(tmp_path, 50)
+    (tmp_path / "a/1.jpg").unlink()
+    assert list(open_pool(tmp_path).names) == ["a/2.jpg", "a/3.jpg"]
+
+
+def test_a_damaged_index_is_made_anew(tmp_path, write_images, caches):
+    write_images(tmp_path, ["1.jpg"])
+    age(tmp_path)
+    open_pool(tmp_path)
+    (index,) = (caches / "index").glob("*.arrow")
+    for damage in (b"", b"rubbish" * 100, index.read_bytes()[:300]):
+        index.write_bytes(damage)
+        assert list(open_pool(tmp_path).names) == ["1.jpg"]
+
+
+def test_without_a_writable_cache_names_stay_in_memory(tmp_path, write_images, monkeypatch):
+    write_images(tmp_path / "images", ["1.jpg", "2.jpg"])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TRANSREID_SSL_CACHE", str(tmp_path / "file" / "below"))
+    pool = pickle.loads(pickle.dumps(open_pool(tmp_path / "images")))
+    assert list(pool.names) == ["1.jpg", "2.jpg"]
+
+
+def test_a_large_pool_is_pickled_as_a_path(tmp_path, write_images, monkeypatch):
+    write_images(tmp_path, ["1.jpg"])
+    many = [f"folder/{i:07d}.jpg" for i in range(100_000)]
+    monkeypatch.setattr(
+        folder_module, "_list_folder", lambda root: (many, {"listed": 0, "folders": [["", 0]]})
+    )
+    pool = open_pool(tmp_path)
+    assert len(pickle.dumps(pool)) < 1_000
+    part = SubsetPool(pool, np.arange(0, 100_000, 1_000))
+    assert len(pickle.dumps(part)) < 3_000
+    assert pickle.loads(pickle.dumps(part)).names[1] == "folder/0001000.jpg"
+
+
+def test_a_pool_listed_anew_meanwhile_is_noticed(tmp_path, write_images):
+    write_images(tmp_path, ["1.jpg"])
+    sent = pickle.dumps(open_pool(tmp_path))
+    write_images(tmp_path, ["2.jpg"])
+    open_pool(tmp_path)
+    with pytest.raises(UserError, match="listed anew"):
+        pickle.loads(sent)
+
+
+def test_missing_file_is_a_corrupt_image(tmp_path, write_images):
+    write_images(tmp_path, ["1.jpg", "2.jpg"])
+    pool = open_pool(tmp_path)
+    (tmp_path / "2.jpg").unlink()
+    with pytest.raises(CorruptImage, match=r"2\.jpg: cannot be read"):
+        pool.read(1)
+
+
+def test_lists_of_paths(tmp_path, write_images, encoded):
+    write_images(tmp_path / "images", ["a.jpg", "b.jpg"])
+    absolute = tmp_path / "images/a.jpg"
+    (tmp_path / "list.txt").write_text(f"# my crops\nimages/b.jpg\n\n{absolute}\n")
+    pool = open_pool(tmp_path / "list.txt")
+    assert list(pool.names) == ["images/b.jpg", str(absolute)]
+    assert [pool.read(0), pool.read(1)] == [encoded(1), encoded(0)]
+    table = pa.table({"image": ["images/a.jpg"], "cfs": [0.5]})
+    pq.write_table(table, tmp_path / "list.parquet")
+    assert list(open_pool(tmp_path / "list.parquet").names) == ["images/a.jpg"]
+    (tmp_path / "list.txt").write_text("images/a.jpg\n")
+    assert len(open_pool(tmp_path / "list.txt")) == 1, "the list changed"
+
+
+def test_concatenated_pools(tmp_path, write_images):
+    first = open_pool(write_images(tmp_path / "a", ["1.jpg", "2.jpg"]))
+    second = open_pool(write_images(tmp_path / "b", ["1.jpg", "2.jpg", "3.jpg"]))
+    both = ConcatPool([first, second], ["a", "b"])
+    assert list(both.names) == ["a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg", "b/3.jpg"]
+    assert [both.read(i) for i in range(5)] == [
+        *(first.read(i) for i in range(2)),
+        *(second.read(i) for i in range(3)),
+    ]
+
+
+def complaint(path, *rest):
+    with pytest.raises(UserError) as caught:
+        open_pool(path, *rest)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def test_complaints(tmp_path, write_images):
+    assert "no such file or folder" in complaint(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    assert ".jpg, .jpeg, .png" in complaint(tmp_path / "empty")
+    (tmp_path / "deep/inner").mkdir(parents=True)
+    (tmp_path / "deep/inner/data.mdb").write_bytes(b"")
+    assert f"open {tmp_path / 'deep/inner'} instead" in complaint(tmp_path / "deep")
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed/LUP.tar.gz").write_bytes(b"")
+    assert "unpack it first" in complaint(tmp_path / "packed")
+    (tmp_path / "list.txt").write_text("a.jpg\nb.jpg\n")
+    assert "do not exist (such as 'a.jpg'" in complaint(tmp_path / "list.txt")
+    (tmp_path / "none.txt").write_text("# nothing\n")
+    assert "the list is empty" in complaint(tmp_path / "none.txt")
+    (tmp_path / "image.bin").write_bytes(b"\xff\xfe\x80")
+    assert "neither" in complaint(tmp_path / "image.bin")
+    pq.write_table(pa.table({"cfs": [0.5]}), tmp_path / "scores.parquet")
+    assert "column 'image'" in complaint(tmp_path / "scores.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    assert "not a readable Parquet file" in complaint(tmp_path / "broken.parquet")
+
+
+def test_names_behave_like_a_list():
+    plain = [f"n{i}" for i in range(10)]
+    names = Names.of(plain)
+    assert names[-1] == "n9"
+    assert names[2:8:3] == plain[2:8:3]
+    assert list(names) == plain
+    assert "n3" in names
+    assert names.digest == fingerprint(plain)
+    assert names.find(Names.of(["n7", "no", "n0"])).tolist() == [7, -1, 0]
+    assert Names.of([]).digest == fingerprint([])
+    with pytest.raises(IndexError):
+        names[10]
+    with pytest.raises(UserError, match="UTF-8"):
+        Names.of([b"\xff.jpg".decode("utf-8", "surrogateescape")])

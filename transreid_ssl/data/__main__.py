@@ -1,0 +1,226 @@
+"""Look at images before training on them, and write them in other forms.
+
+  python -m transreid_ssl.data inspect PATH    what is there: counts, sizes, problems, what next
+  python -m transreid_ssl.data verify PATH     decode every image and list the broken ones
+  python -m transreid_ssl.data pack PATH OUT   write a pool as Parquet shards, for HuggingFace too
+  python -m transreid_ssl.data demo OUT        write generated people as image files
+
+PATH is a folder of images, a list of paths, Parquet shards, an LMDB, or demo. Add --help after a
+command for its options.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from transreid_ssl.command import Parser, run
+from transreid_ssl.data import doctor
+from transreid_ssl.data.pool import Pool, open_pool
+from transreid_ssl.data.readers import DEFAULT_PATTERN, open_reid
+
+_COMMAND = "python -m transreid_ssl.data"
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what a pool or a labelled set holds, and what is odd about it.
+
+    Example: ``python -m transreid_ssl.data inspect demo --sample 100``, or for labelled images
+    ``python -m transreid_ssl.data inspect demo --protocol demo --sample 100``.
+
+    Args:
+        path: A pool, or the root of a labelled set.
+        protocol: Read it as a labelled set: market1501, msmt17, several joined by +, folder, demo.
+        pattern: Of the protocol folder: where a path says the identity and the camera.
+        subset: A subset table or list of the pool.
+        sample: How many images to decode.
+    """
+
+    path: str
+    protocol: str | None = None
+    pattern: str = DEFAULT_PATTERN
+    subset: str | None = None
+    sample: int = 1_000
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Decode every image; exit code 1 if some are broken.
+
+    Example: ``python -m transreid_ssl.data verify demo:identities=20 --list bad.txt``.
+
+    Args:
+        path: A pool.
+        list: Where to write the broken images: name, tab, reason.
+    """
+
+    path: str
+    list: str | None = None
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Write a pool as Parquet shards, which open faster than millions of files; OUT must be new.
+
+    Example: ``python -m transreid_ssl.data pack demo:identities=20 packed``. Read it again with
+    ``--data.pool packed`` or ``datasets.load_dataset("parquet", data_files="packed/*.parquet")``.
+
+    Args:
+        path: A pool.
+        out: The new folder.
+        subset: Only these images of the pool.
+        rows_per_shard: Images in one file.
+    """
+
+    path: str
+    out: str
+    subset: str | None = None
+    rows_per_shard: int = 20_000
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Write generated people: pool/, market1501/ (a labelled set) and sheet.png; OUT must be new.
+
+    Example: ``python -m transreid_ssl.data demo people --people demo:identities=20``.
+
+    Args:
+        out: The new folder.
+        people: What to draw: demo:identities=300,images=16,cameras=6,seed=0,difficulty=moderate,….
+    """
+
+    out: str
+    people: str = "demo:identities=60,images=16,test=30"
+
+
+def run_inspect(options: Inspect) -> int:
+    """The command ``inspect``."""
+    if options.protocol is None:
+        pool = open_pool(options.path, options.subset)
+        print(pool.describe())
+        advice = _look(pool, options.sample) + _name_advice(pool)
+        following = f"accelerate launch recipes/dino_pretrain.py --data.pool {options.path}"
+        if options.subset:
+            following += f" --data.subset {options.subset}"
+    else:
+        generated = options.protocol == "demo" and options.path.startswith("demo")
+        name = options.path if generated else options.protocol
+        protocol = open_reid(name, options.path, options.pattern)
+        print(protocol.describe().replace("; ", "\n  "))
+        advice = doctor.check_protocol(protocol)
+        for part in ("train", "query", "gallery"):
+            images = getattr(protocol, part)
+            if len(images):
+                print(f"{part}:")
+                advice += [f"{part}: {line}" for line in _look(images, options.sample // 3)]
+        following = None
+    print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
+    if following:
+        print(f"next: {following}")
+    return 0
+
+
+def _look(images: Any, sample: int) -> list[str]:
+    indices = doctor.choose(len(images), max(1, sample))
+    with _progress(len(indices)) as tick:
+        findings = doctor.examine(images, indices, tick)
+    print(
+        f"{findings.checked:,} of {findings.total:,} images decoded, {len(findings.bad):,} broken"
+    )
+    print("\n".join(doctor.size_table(findings)))
+    broken = [f"{images.names[i]}: {reason}" for i, reason in list(findings.bad.items())[:3]]
+    return broken + doctor.advise(findings)
+
+
+def _name_advice(pool: Pool) -> list[str]:
+    if pool.generated or not all(re.search(DEFAULT_PATTERN, name) for name in pool.names[:100]):
+        return []
+    return ["the names hold identities and cameras: see also --protocol folder or market1501"]
+
+
+def run_verify(options: Verify) -> int:
+    """The command ``verify``."""
+    pool = open_pool(options.path)
+    print(pool.describe(), flush=True)
+    with _progress(len(pool)) as tick:
+        findings = doctor.examine(pool, range(len(pool)), tick)
+    print(f"{findings.checked:,} images decoded, {len(findings.bad):,} broken")
+    if options.list:
+        doctor.write_bad(options.list, pool, findings)
+        print(f"{options.list}: the broken ones")
+    else:
+        for index, reason in list(findings.bad.items())[:20]:
+            print(f"  {pool.names[index]}: {reason}")
+    print("\n".join(f"note: {line}" for line in doctor.advise(findings)) or "all is well")
+    return 1 if findings.bad else 0
+
+
+def run_pack(options: Pack) -> int:
+    """The command ``pack``."""
+    from transreid_ssl.data.packing import pack
+
+    pool = open_pool(options.path, options.subset)
+    print(pool.describe(), flush=True)
+    with _progress(len(pool)) as tick:
+        left_out = pack(pool, options.out, options.rows_per_shard, lambda: tick(1))
+    count = len(pool) - len(left_out)
+    print(f"{options.out}: {count:,} images; use them with --data.pool {options.out}")
+    if left_out:
+        print(f"note: {len(left_out):,} broken images left out: {options.out}/left_out.txt")
+    return 0
+
+
+def run_demo(options: Demo) -> int:
+    """The command ``demo``."""
+    from transreid_ssl.data.packing import write_demo
+    from transreid_ssl.data.people import PeopleConfig
+
+    config = PeopleConfig.from_spec(options.people)
+    with _progress(None) as tick:
+        write_demo(config, options.out, lambda: tick(1))
+    print(f"{options.out}/sheet.png: what they look like")
+    print(f"{options.out}/pool: unlabelled; {_COMMAND} inspect {options.out}/pool")
+    market = f"{options.out}/market1501"
+    print(f"{market}: labelled; {_COMMAND} inspect {market} --protocol market1501")
+    return 0
+
+
+@contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
+    with tqdm(total=total, unit=" images", disable=None, leave=False) as bar:
+        yield bar.update
+
+
+_COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "inspect": (Inspect, run_inspect),
+    "verify": (Verify, run_verify),
+    "pack": (Pack, run_pack),
+    "demo": (Demo, run_demo),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call, print."""
+    parser = Parser(prog=_COMMAND, description=__doc__)
+    commands = parser.add_subcommands(required=True)
+    for name, (kind, _) in _COMMANDS.items():
+        documentation, _, helps = kind.__doc__.partition("\n\n    Args:")
+        options = Parser(description=documentation)
+        required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+        for field in required:
+            options.add_argument(field, help=re.search(rf"{field}: (.*)", helps)[1])
+        options.add_class_arguments(kind, skip=set(required))
+        commands.add_subcommand(name, options, help=documentation.partition("\n")[0])
+    found = parser.parse(sys.argv[1:] if arguments is None else list(arguments))
+    kind, action = _COMMANDS[found.subcommand]
+    return action(kind(**vars(found[found.subcommand])))
+
+
+if __name__ == "__main__":
+    run(main)

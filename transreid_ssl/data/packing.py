@@ -1,0 +1,104 @@
+"""Writing pools and protocols: into Parquet shards, and generated people as folders of files."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol, sheet
+from transreid_ssl.data.pool import Pool
+from transreid_ssl.data.reid import LabelledImages
+from transreid_ssl.data.shards import write_shards
+from transreid_ssl.errors import UserError
+
+Tick = Callable[[], object]
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path`` on success and vanishes otherwise.
+
+    Raises:
+        UserError: ``path`` holds something already, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path}: exists already; choose another folder or remove this one")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: writing failed ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def pack(
+    pool: Pool, out: str | Path, rows_per_shard: int = 20_000, tick: Tick = lambda: None
+) -> list[str]:
+    """Write ``pool`` as Parquet shards into the new folder ``out``; returns what was left out.
+
+    Broken images are left out; ``left_out.txt`` beside the shards lists them.
+
+    Raises:
+        UserError: ``out`` exists, cannot be written, or no image is sound.
+    """
+    left_out = []
+    with new_folder(out) as folder:
+        for complaint in write_shards(pool, folder, rows_per_shard):
+            if complaint:
+                left_out.append(complaint)
+            tick()
+        if len(left_out) == len(pool):
+            raise UserError(f"{pool.source}: not one image can be read (such as {left_out[0]})")
+        if left_out:
+            (folder / "left_out.txt").write_text("\n".join(left_out) + "\n", encoding="utf-8")
+    return left_out
+
+
+def write_demo(config: PeopleConfig, out: str | Path, tick: Tick = lambda: None) -> None:
+    """Write generated people as files, to look at and to try commands that want a path.
+
+    ``out`` gets ``pool/`` (unlabelled crops), ``market1501/`` (train, query and test in
+    Market-1501's layout and naming) and ``sheet.png`` (eight persons, one a row).
+
+    Raises:
+        UserError: ``out`` exists or cannot be written.
+    """
+    protocol = people_protocol(config)
+    with new_folder(out) as folder:
+        _write_files(PeoplePool(config), None, folder / "pool", tick)
+        parts = (protocol.train, protocol.query, protocol.gallery)
+        persons = np.unique(np.concatenate([part.identities for part in parts]))
+        cameras = np.unique(np.concatenate([part.cameras for part in parts]))
+        for part, name in zip(parts, ("bounding_box_train", "query", "bounding_box_test")):
+            # Market-1501 counts persons and cameras from 1; its 0000 are distractors.
+            labels = zip(
+                np.searchsorted(persons, part.identities) + 1,
+                np.searchsorted(cameras, part.cameras) + 1,
+            )
+            names = [f"{p:04d}_c{c}s1_{i:06d}_00.jpg" for i, (p, c) in enumerate(labels)]
+            _write_files(part, names, folder / "market1501" / name, tick)
+        picture = cv2.cvtColor(sheet(config, columns=10), cv2.COLOR_RGB2BGR)
+        (folder / "sheet.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+
+
+def _write_files(
+    images: Pool | LabelledImages, names: list[str] | None, folder: Path, tick: Tick
+) -> None:
+    folder.mkdir(parents=True)
+    for index in range(len(images)):
+        name = images.names[index] if names is None else names[index]
+        (folder / name).write_bytes(images.read(index))
+        tick()
