@@ -8,6 +8,7 @@ checkpoint; and ImageNet ViTs of timm and DINO.
 import argparse
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -111,7 +112,8 @@ def read_header(path: Path) -> BackboneSpec | None:
 def _unpickle(path: Path) -> Any:
     """``torch.load`` of tensors, plain containers and the classes listed above, only."""
     try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS):
+        with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             # A mapped file costs no reading of what is not used: half of it is optimizer state.
             mapped = zipfile.is_zipfile(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)

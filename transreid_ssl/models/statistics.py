@@ -25,7 +25,9 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     ``normalise(images, *IMAGENET)`` uses one of the constants of this module.
     """
-    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    # A tensor made while torch traces a graph is of that graph: it must not stay in the cache.
+    make = _scale_and_shift.__wrapped__ if torch.compiler.is_compiling() else _scale_and_shift
+    scale, shift = make(tuple(mean), tuple(std), images.device)
     return images.float().mul_(scale).add_(shift)
 
 

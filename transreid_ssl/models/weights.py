@@ -116,8 +116,10 @@ def save_backbone(
 
     Raises:
         ValueError: the weights are not those of the network that the spec names.
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or is not named ``.safetensors``.
     """
+    if Path(path).suffix != ".safetensors":
+        raise UserError(f"{path}: weights are written as safetensors; name it ….safetensors")
     spec = model.spec if spec is None else spec
     state = model.state_dict() if isinstance(model, nn.Module) else model
     with torch.device("meta"):

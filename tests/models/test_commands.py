@@ -1,0 +1,85 @@
+"""The command lines for weights: show, convert, export."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from transreid_ssl import UserError, export, weights
+from transreid_ssl.models import (
+    HALF,
+    build_backbone,
+    load_backbone,
+    normalise,
+    read_spec,
+    save_backbone,
+)
+
+NANO = {"name": "vit_nano_patch8_ics", "img_size": (64, 32)}
+
+
+@pytest.fixture
+def published(tmp_path):
+    state = {f"base.{k}": v for k, v in build_backbone(**NANO).state_dict().items()}
+    torch.save(state | {"classifier.weight": torch.ones(751, 128)}, tmp_path / "t.pth")
+    return tmp_path / "t.pth"
+
+
+def test_show_says_what_a_file_is(published, capsys):
+    weights.main(["show", str(published)])
+    said = capsys.readouterr().out
+    for part in ("TransReID fine-tuned", "dropped 1: classifier", "vit_nano_patch8_ics at 64x32"):
+        assert part in said
+    assert "mean (0.5, 0.5, 0.5)" in said
+
+
+def test_convert_writes_what_needs_no_questions(published, tmp_path, capsys):
+    output = tmp_path / "backbone.safetensors"
+    arguments = ["convert", str(published), str(output), "--img_size", "[96, 32]", "--gem", "true"]
+    weights.main(arguments)
+    spec = read_spec(output)
+    assert (spec.img_size, spec.gem, spec.mean) == ((96, 32), True, HALF.mean)
+    assert spec.provenance["file"] == "t.pth"
+    assert "resized pos_embed from 8x4 to 12x4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("", "subcommand"),
+        ("show", "show.weights"),
+        ("show {0}/none.pth", "none.pth: no such weights file"),
+        ("show {0}/t.pth --which nobody", "teacher or student"),
+        ("show {0}/t.pth --img_size tall", "img_size"),
+        ("convert {0}/t.pth {0}/x.pth", r"x.pth: .*\.safetensors"),
+        ("shake {0}/t.pth", "shake"),
+    ],
+)
+def test_commands_complain_in_one_line(published, tmp_path, arguments, complaint):
+    with pytest.raises(UserError, match=complaint):
+        weights.main(arguments.format(tmp_path).split())
+    assert list(tmp_path.iterdir()) == [published]
+
+
+def test_an_exported_program_gives_the_same_unit_features(tmp_path, capsys):
+    model = build_backbone(**NANO, mean=HALF.mean, std=HALF.std).eval()
+    save_backbone(tmp_path / "b.safetensors", model)
+    export.main([str(tmp_path / "b.safetensors"), str(tmp_path / "b.pt2")])
+    assert "written to" in capsys.readouterr().out
+    program = torch.export.load(tmp_path / "b.pt2").module()
+    for batch in (1, 5):
+        images = torch.randint(0, 256, (batch, 3, 64, 32), dtype=torch.uint8)
+        expected = F.normalize(model(normalise(images, *HALF)), dim=1)
+        torch.testing.assert_close(program(images), expected)
+
+
+def test_export_refuses_what_it_cannot_do(tmp_path, monkeypatch):
+    path = tmp_path / "b.safetensors"
+    save_backbone(path, build_backbone(**NANO, num_cameras=3))
+    with pytest.raises(UserError, match="camera"):
+        export.export(path, tmp_path / "b.pt2")
+    with pytest.raises(UserError, match="choose pt2 or onnx"):
+        export.export(path, tmp_path / "b.pt2", format="caffe")
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="install the package onnx"):
+        export.export(path, tmp_path / "b.onnx", format="onnx")
+    assert load_backbone(path).spec.num_cameras == 3

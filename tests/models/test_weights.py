@@ -1,0 +1,380 @@
+"""Weights: the published formats, what is said of every weight, and what is refused."""
+
+import argparse
+import json
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import transreid_ssl
+from published import shapes
+from transreid_ssl import UserError
+from transreid_ssl.models import (
+    HALF,
+    IMAGENET,
+    BackboneSpec,
+    DINOHead,
+    build_backbone,
+    load_backbone,
+    load_weights,
+    read_spec,
+    resample_positions,
+    save_backbone,
+)
+from transreid_ssl.models.detect import detect_name, detect_size, detect_spec
+from transreid_ssl.models.hub import find_weights
+
+NANO = {"name": "vit_nano_patch8_ics", "img_size": (64, 32)}
+PLAIN = {"name": "vit_nano_patch8_reid", "img_size": (64, 32)}
+
+
+def prefixed(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+def neck(classes=5):
+    bottleneck = nn.BatchNorm1d(128)
+    nn.init.normal_(bottleneck.weight)
+    state = prefixed("bottleneck.", bottleneck.state_dict())
+    return state | {"classifier.weight": torch.randn(classes, 128)}
+
+
+def training_checkpoint(student, teacher):
+    head = prefixed("head.", DINOHead(128, 64, hidden_dim=16, bottleneck_dim=8).state_dict())
+    return {
+        "student": prefixed("module.backbone.", student) | prefixed("module.", head),
+        "teacher": prefixed("backbone.", teacher) | head,
+        "optimizer": {"param_groups": [{"lr": np.float64(1e-3), "params": [0]}], "state": {}},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_small", lr=np.float32(0.1), seed=np.int64(0)),
+        "dino_loss": {"center": torch.zeros(1, 64)},
+        "fp16_scaler": {"scale": 65536.0},
+    }
+
+
+@pytest.fixture
+def backbone():
+    return build_backbone(**NANO).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 64, 32)
+
+
+def test_saved_and_loaded_features_are_equal(tmp_path, images):
+    provenance = {"pool": "demo", "steps": 3}
+    model = build_backbone(
+        **NANO,
+        stride=6,
+        num_cameras=3,
+        gem=True,
+        feature_norm=True,
+        mean=HALF.mean,
+        std=HALF.std,
+        position_resampling="dino",
+        objective="dino",
+        provenance=provenance,
+    ).eval()
+    save_backbone(tmp_path / "backbone.safetensors", model)
+    loaded = transreid_ssl.load_backbone(tmp_path / "backbone.safetensors")
+    assert loaded.spec == model.spec == read_spec(tmp_path)
+    assert loaded.spec.provenance == provenance
+    assert not loaded.training
+    cameras = torch.tensor([0, 2])
+    assert torch.equal(loaded(images, cameras), model(images, cameras))
+    assert loaded.load_report.missing == loaded.load_report.dropped == ()
+
+
+def test_the_header_can_be_read_by_other_programs(tmp_path, backbone):
+    save_backbone(tmp_path / "b.safetensors", backbone)
+    with safetensors.safe_open(tmp_path / "b.safetensors", framework="np") as file:
+        header = json.loads(file.metadata()["transreid_ssl"])
+    assert header["grid"] == [8, 4]
+    assert (header["patch_size"], header["embed_dim"]) == (8, 128)
+    assert tuple(header["mean"]) == IMAGENET.mean
+
+
+def test_the_spec_survives_json():
+    spec = BackboneSpec("vit_small_patch16_ics", (384, 128), 12, *HALF, num_cameras=15)
+    assert BackboneSpec.from_json(spec.to_json()) == spec
+    with pytest.raises(ValueError, match="unknown fields colour"):
+        BackboneSpec.from_json('{"name": "vit_small_patch16_ics", "colour": 1}')
+
+
+@pytest.mark.parametrize("which", ["teacher", "student"])
+def test_a_dino_training_checkpoint_gives_the_one_asked_for(tmp_path, backbone, images, which):
+    other = build_backbone(**NANO)
+    pair = {"student": other, "teacher": other} | {which: backbone}
+    content = training_checkpoint(pair["student"].state_dict(), pair["teacher"].state_dict())
+    torch.save(content, tmp_path / "checkpoint.pth")
+    model = load_backbone(tmp_path / "checkpoint.pth", which=which)
+    assert torch.equal(model(images), backbone(images))
+    assert model.spec.position_resampling == "dino"
+    assert (model.spec.mean, model.spec.std, model.spec.objective) == (*IMAGENET, "dino")
+    unused = "student" if which == "teacher" else "teacher"
+    said = {unused, "optimizer", "epoch", "args", "dino_loss", "fp16_scaler"}
+    assert said < set(model.load_report.dropped)
+    assert sum("head." in name for name in model.load_report.dropped) == 8
+    assert "DINO training checkpoint" in str(model.load_report)
+    assert "head.* (8)" in str(model.load_report)
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone."])
+def test_a_converted_dino_backbone(tmp_path, backbone, images, prefix):
+    torch.save(prefixed(prefix, backbone.state_dict()), tmp_path / "b.pth")
+    model = load_backbone(tmp_path / "b.pth")
+    assert torch.equal(model(images), backbone(images))
+    assert model.spec.provenance == {"file": "b.pth", "format": "converted DINO backbone"}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_finetuned_network_gives_the_feature_before_its_neck(tmp_path, images, prefix):
+    backbone = build_backbone(**PLAIN, num_cameras=6).eval()
+    content = prefixed("base.", backbone.state_dict()) | neck()
+    content["base.fc.weight"] = torch.zeros(1000, 128)
+    torch.save(prefixed(prefix, content), tmp_path / "transformer_120.pth")
+    model = load_backbone(tmp_path / "transformer_120.pth")
+    cameras = torch.tensor([5, 1])
+    assert torch.equal(model(images, cameras), backbone(images, cameras))
+    assert (model.spec.mean, model.spec.num_cameras) == (HALF.mean, 6)
+    left = {"bottleneck.weight", f"{prefix}classifier.weight", f"{prefix}base.fc.weight"}
+    assert left < set(model.load_report.dropped)
+
+
+def test_other_classes_and_cameras_are_left_aside_and_said(tmp_path, backbone, images):
+    source = build_backbone(**NANO, num_cameras=6)
+    source.load_state_dict(source.state_dict() | backbone.state_dict())
+    torch.save(prefixed("base.", source.state_dict()) | neck(751), tmp_path / "t.pth")
+    model = build_backbone(**NANO, num_cameras=15).eval()
+    cameras = model.sie_embed.clone()
+    report = load_weights(model, tmp_path / "t.pth")
+    assert torch.equal(model.sie_embed, cameras)
+    assert report.missing == ("sie_embed",)
+    assert {"sie_embed", "classifier.weight"} < set(report.dropped)
+    assert "missing 1: sie_embed" in str(report)
+    assert torch.equal(model.norm.weight, backbone.norm.weight)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "neck_name"),
+    [("module.", "bottleneck"), ("module.base.", "bottleneck"), ("base.", "feat_bn")],
+)
+def test_a_cluster_contrast_checkpoint_keeps_its_feature_norm(tmp_path, images, prefix, neck_name):
+    backbone = build_backbone(**NANO, feature_norm=True).eval()
+    nn.init.normal_(backbone.bottleneck.weight)
+    state, renamed = backbone.state_dict(), {}
+    for name, value in state.items():
+        module = "module." if prefix.startswith("module.") else ""
+        own = name.startswith("bottleneck.")
+        new = module + name.replace("bottleneck", neck_name) if own else prefix + name
+        renamed[new] = value
+    content = {"state_dict": renamed, "epoch": 50, "best_mAP": np.float64(0.4)}
+    torch.save(content, tmp_path / "model_best.pth.tar")
+    model = load_backbone(tmp_path / "model_best.pth.tar")
+    assert torch.equal(model(images), backbone(images))
+    assert model.spec.feature_norm
+    assert model.spec.mean == HALF.mean
+    assert model.load_report.dropped == ("epoch", "best_mAP")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_imagenet_vit_starts_a_rectangular_network(tmp_path, wrapped):
+    square = build_backbone(name="vit_nano_patch16_reid", img_size=(224, 224))
+    head = {"head.weight": torch.zeros(1000, 128), "head.bias": torch.zeros(1000)}
+    state = square.state_dict() | head
+    torch.save({"model": state} if wrapped else state, tmp_path / "vit.pth")
+    model = build_backbone(name="vit_nano_patch16_reid")
+    report = load_weights(model, tmp_path / "vit.pth")
+    assert report.format == "ImageNet ViT"
+    assert report.dropped == ("head.weight", "head.bias")
+    assert report.resized == ("pos_embed from 14x14 to 16x8 patches (bilinear)",)
+    assert set(report.matched) == set(model.state_dict())
+    expected = resample_positions(square.pos_embed, (14, 14), (16, 8), "bilinear")
+    torch.testing.assert_close(model.pos_embed, expected)
+    assert read_spec(tmp_path / "vit.pth").img_size == (224, 224)
+
+
+def test_loading_for_another_size_resizes_from_the_true_grid(tmp_path, backbone):
+    save_backbone(tmp_path / "b.safetensors", backbone)
+    model = load_backbone(tmp_path / "b.safetensors", img_size=(96, 32), resampling="antialias")
+    expected = resample_positions(backbone.pos_embed, (8, 4), (12, 4), "antialias")
+    torch.testing.assert_close(model.pos_embed, expected)
+    assert model.spec.img_size == (96, 32)
+    # The same number of patches, in another arrangement.
+    wide = load_backbone(tmp_path / "b.safetensors", img_size=(32, 64))
+    assert wide.load_report.resized == ("pos_embed from 8x4 to 4x8 patches (bilinear)",)
+    with pytest.raises(UserError, match="img_sise: no such setting"):
+        load_backbone(tmp_path / "b.safetensors", img_sise=(96, 32))
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "size", "stride"),
+    [
+        ("dino_vit_small", "vit_small_patch16_reid", (256, 128), 16),
+        ("dino_vit_base_ics", "vit_base_patch16_ics", (256, 128), 16),
+        ("reid_vit_small_stride12", "vit_small_patch16_reid", (256, 128), 12),
+        ("reid_vit_small_sie6", "vit_small_patch16_reid", (256, 128), 16),
+    ],
+)
+def test_published_networks_are_recognised_by_their_shapes(tmp_path, network, name, size, stride):
+    from transreid_ssl.models.checkpoints import FINETUNED, Checkpoint
+
+    state = {key: torch.empty(shape, device="meta") for key, shape in shapes(network).items()}
+    spec = detect_spec(Checkpoint(tmp_path, FINETUNED, state))
+    assert (spec.name, spec.img_size, spec.stride) == (name, size, stride)
+    assert spec.num_cameras == (6 if "sie6" in network else 0)
+
+
+def test_grids_of_the_usual_sizes_are_told_apart():
+    assert detect_size(24 * 8, 16) == ((384, 128), 16)
+    assert detect_size(14 * 14, 16) == ((224, 224), 16)
+    assert detect_size(31 * 10, 16) == ((384, 128), 12)
+    assert detect_size(137, 16) is None
+
+
+def test_another_architecture_is_refused_with_both_sizes(tmp_path, backbone):
+    save_backbone(tmp_path / "b.safetensors", backbone)
+    model = build_backbone(name="vit_tiny_patch16_reid", img_size=(32, 16))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load_weights(model, tmp_path / "b.safetensors")
+    message = str(caught.value)
+    for part in ("b.safetensors", "width 128", "width 192", "build vit_nano_patch8_ics"):
+        assert part in message
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_an_unknown_architecture_is_refused(tmp_path):
+    state = build_backbone(**PLAIN).state_dict()
+    deeper = state | {"blocks.9.norm1.weight": torch.ones(128)}
+    torch.save(deeper, tmp_path / "deep.pth")
+    with pytest.raises(UserError, match=r"depth 10.*none of vit_nano"):
+        load_backbone(tmp_path / "deep.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda s: s.pop("norm.weight"), r"lacks weights of the network \(norm.weight\)"),
+        (lambda s: s.update({"blocks.0.ls1.gamma": torch.ones(128)}), "no place for"),
+        (lambda s: s.update({"reg_token": torch.ones(1, 4, 128)}), "no place for"),
+        (lambda s: s.update({"blocks.0.mlp.fc1.bias": torch.ones(8)}), "of other shapes"),
+        (lambda s: s.update({"pos_embed": torch.ones(1, 138, 128)}), "no usual image size"),
+        (lambda s: s.pop("patch_embed.proj.weight"), "no patch embedding"),
+        (lambda s: s.pop("cls_token"), "no vision transformer in it"),
+    ],
+)
+def test_what_would_change_the_computation_is_an_error(tmp_path, change, complaint):
+    state = build_backbone(**PLAIN).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=complaint) as caught:
+        load_weights(build_backbone(**PLAIN), tmp_path / "x.pth")
+    assert str(tmp_path / "x.pth") in str(caught.value)
+
+
+def test_weights_that_mean_nothing_here_are_reported(tmp_path, backbone):
+    torch.save(backbone.state_dict() | {"momentum_queue": torch.ones(3)}, tmp_path / "x.pth")
+    report = load_weights(build_backbone(**NANO), tmp_path / "x.pth")
+    assert report.unexpected == ("momentum_queue",)
+    assert "unexpected 1: momentum_queue" in str(report)
+
+
+class Harmful:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code of the file was run')",)
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path):
+    torch.save({"teacher": Harmful()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match=r"evil.pth: holds a .*exec, which is refused"):
+        load_backbone(tmp_path / "evil.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(UserError, match=r"plain.pth: "):
+        load_backbone(tmp_path / "plain.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"<html>404 not found</html>", "truncated"])
+def test_files_that_are_no_weights(tmp_path, backbone, suffix, content):
+    path = tmp_path / f"x{suffix}"
+    if content == "truncated":
+        if suffix == ".pth":
+            torch.save(backbone.state_dict(), path)
+        else:
+            save_backbone(path, backbone)
+        content = path.read_bytes()[:5000]
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a weights file, or damaged") as caught:
+        load_backbone(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"weight": torch.ones(2)}])
+def test_pickles_of_something_else(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x.pth: "):
+        load_backbone(tmp_path / "x.pth")
+
+
+def test_a_header_of_a_newer_version_is_not_guessed_at(tmp_path, backbone):
+    path = tmp_path / "b.safetensors"
+    metadata = {"transreid_ssl": '{"name": "vit_nano_patch8_ics", "twist": 2}'}
+    safetensors.torch.save_file(backbone.state_dict(), path, metadata)
+    with pytest.raises(UserError, match=r"unknown fields twist.*upgrade"):
+        load_backbone(path)
+
+
+def test_safetensors_without_our_header_are_recognised(tmp_path, backbone, images):
+    safetensors.torch.save_file(backbone.state_dict(), tmp_path / "b.safetensors")
+    assert torch.equal(load_backbone(tmp_path / "b.safetensors")(images), backbone(images))
+
+
+def test_saving_refuses_weights_of_another_network(tmp_path, backbone):
+    with pytest.raises(ValueError, match="patch_embed"):
+        save_backbone(tmp_path / "b.safetensors", backbone, build_backbone(**PLAIN).spec)
+    with pytest.raises(UserError, match=r"\.safetensors"):
+        save_backbone(tmp_path / "b.pth", backbone)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_finding_weights(tmp_path, backbone, monkeypatch):
+    with pytest.raises(UserError, match="no such weights file"):
+        find_weights(tmp_path / "none.pth")
+    with pytest.raises(UserError, match="in this folder; name the file"):
+        find_weights(tmp_path)
+    save_backbone(tmp_path / "model.safetensors", backbone)
+    assert find_weights(tmp_path) == tmp_path / "model.safetensors"
+    asked = []
+
+    def download(repository, name):
+        asked.append((repository, name))
+        if repository == "nobody/nothing":
+            raise ConnectionError("offline")
+        if name == "backbone.safetensors":
+            raise EntryNotFoundError("404")
+        return str(tmp_path / name)
+
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert find_weights("owner/name") == tmp_path / "model.safetensors"
+    assert asked == [("owner/name", f"{kind}.safetensors") for kind in ("backbone", "model")]
+    with pytest.raises(UserError, match=r"nobody/nothing: neither a file here.*offline"):
+        find_weights("hf-hub:nobody/nothing")
+    assert len(asked) == 3
+    with pytest.raises(UserError, match="no such weights file"):
+        find_weights("missing/file.pth")
+
+
+def test_names_come_from_sizes_alone():
+    from transreid_ssl.models.spec import ARCHITECTURES
+
+    assert {detect_name(sizes, "x.pth") for sizes in ARCHITECTURES.values()} == set(ARCHITECTURES)
