@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transreid_ssl.retrieval import nearest_neighbours
+from transreid_ssl.retrieval import nearest_neighbours, ranked_gallery
 from transreid_ssl.retrieval.blocks import ordered_keys
 
 
@@ -52,3 +52,13 @@ def test_mistakes_are_named():
         nearest_neighbours(features, features, k=1, exclude_self=True)
     with pytest.raises(ValueError, match="at least 1"):
         nearest_neighbours(features, k=0)
+
+
+def test_ranked_gallery_leaves_junk_out():
+    gallery = np.array([[1.0], [2], [3], [4]])
+    distances, rows, correct = ranked_gallery(
+        [[0.0]], [1], [0], gallery, [1, -1, 1, 2], [0, 0, 1, 1], metric="euclidean", k=4
+    )
+    assert rows.tolist() == [[1, 2, 3, 0]]
+    assert correct.tolist() == [[False, True, False, False]]
+    assert distances.tolist() == [[2, 3, 4, np.inf]]

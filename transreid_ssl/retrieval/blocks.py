@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transreid_ssl.errors import UserError
 
 METRICS = ("cosine", "euclidean")
-BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of one block of distances
+BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of one block of distances
 
 
 def as_features(values: Tensor | np.ndarray, name: str, device: torch.device | str) -> Tensor:

@@ -107,7 +107,7 @@ def evaluate(
         query_ids, gallery_ids: integers (Q,), (G,).
         query_cams, gallery_cams: integers, or both None: then nothing is removed.
         metric: "cosine" or "euclidean"; the same ranking where features have unit length.
-        chunk: queries in a block; the default keeps a block of distances within 64 MB on a CPU.
+        chunk: queries in a block; the default keeps a block of distances within 32 MB on a CPU.
 
     Raises:
         ValueError: shapes that disagree.

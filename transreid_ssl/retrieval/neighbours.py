@@ -1,10 +1,13 @@
-"""Exact nearest neighbours, in blocks."""
+"""Exact nearest neighbours and ranked galleries, in blocks."""
+
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from transreid_ssl.retrieval.blocks import DistanceBlocks, ordered_keys
+from transreid_ssl.retrieval.matches import DISTRACTOR, Matches
 
 
 def nearest_neighbours(
@@ -57,6 +60,45 @@ def nearest_neighbours(
         distances[start : start + len(block)] = blocks.distances(start, values)
         rows[start : start + len(block)] = columns
     return distances, rows
+
+
+def ranked_gallery(
+    query_features: Tensor | np.ndarray,
+    query_ids: Any,
+    query_cams: Any,
+    gallery_features: Tensor | np.ndarray,
+    gallery_ids: Any,
+    gallery_cams: Any,
+    *,
+    k: int = 10,
+    metric: str = "cosine",
+    chunk: int | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a search shows: the first ``k`` gallery rows of each query under the protocol.
+
+    Arguments and errors are those of :func:`~transreid_ssl.retrieval.evaluate`.
+
+    Returns:
+        distances float32 (Q, k), rows int64 (Q, k), and bool (Q, k): of the query's identity.
+        Removed rows come last, at an infinite distance.
+    """
+    matches = Matches(query_ids, query_cams, gallery_ids, gallery_cams)
+    matches.check(len(query_features), len(gallery_features))
+    blocks = DistanceBlocks(
+        query_features, gallery_features, metric=metric, chunk=chunk, device=device
+    )
+    found: list[tuple[Tensor, Tensor]] = []
+    for start, block in blocks:
+        pairs = matches.pairs(start, start + len(block))
+        junk = [torch.from_numpy(part[pairs.junk]) for part in (pairs.rows, pairs.columns)]
+        block[junk[0].to(block.device), junk[1].to(block.device)] = torch.inf
+        values, columns = smallest(block, min(k, block.shape[1]))
+        found.append((blocks.distances(start, values).cpu(), columns.cpu()))
+    distances, rows = (torch.cat(parts) for parts in zip(*found))
+    ids = torch.from_numpy(matches.query_ids)[:, None]
+    correct = (torch.from_numpy(matches.gallery_ids)[rows] == ids) & (ids != DISTRACTOR)
+    return distances, rows, correct & distances.isfinite()
 
 
 def smallest(block: Tensor, k: int) -> tuple[Tensor, Tensor]:

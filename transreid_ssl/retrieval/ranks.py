@@ -1,5 +1,8 @@
 """The ranks of a few gallery rows by counting what lies before them: the gallery is not sorted."""
 
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +12,7 @@ from transreid_ssl.retrieval.blocks import ordered_keys
 # A pass over a row for each match costs about a tenth of sorting the row's values, which numpy does
 # with vector instructions (sorting positions, as argsort must, takes several times as long).
 FEW_POSITIVES = 12
+MAX_THREADS = 8  # above that they wait for one another
 
 
 def ranks(block: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -27,10 +31,30 @@ def ranks(block: Tensor, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _ranks_by_comparing(block: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """On CPUs, with as many threads as torch uses; numpy lets them run side by side."""
+    threads = max(1, min(torch.get_num_threads(), MAX_THREADS, len(block)))
+    bounds = np.searchsorted(rows, np.arange(len(block) + 1))
     result = np.empty(len(rows), np.int64)
+
+    def count(part: slice) -> None:
+        _count_rows(block[part], columns, bounds[part.start : part.stop + 1].tolist(), result)
+
+    edges = np.linspace(0, len(block), threads + 1).astype(int).tolist()
+    parts = [slice(start, stop) for start, stop in pairwise(edges)]
+    if threads == 1:
+        count(parts[0])
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(count, parts))  # a list, so that errors are raised here
+    return result
+
+
+def _count_rows(
+    block: np.ndarray, columns: np.ndarray, bounds: list[int], result: np.ndarray
+) -> None:
+    """Fill ``result``; the pairs of row i are those from ``bounds[i]`` to ``bounds[i + 1]``."""
     closer = np.empty(block.shape[1], bool)
-    bounds = np.searchsorted(rows, np.arange(len(block) + 1)).tolist()
-    for values, start, stop in zip(block, bounds[:-1], bounds[1:]):
+    for values, start, stop in zip(block, bounds, bounds[1:]):
         if stop - start > FEW_POSITIVES:
             result[start:stop] = _ranks_in_sorted(values, columns[start:stop])
             continue
@@ -39,7 +63,6 @@ def _ranks_by_comparing(block: np.ndarray, rows: np.ndarray, columns: np.ndarray
             np.less_equal(values[:column], threshold, out=closer[:column])
             np.less(values[column:], threshold, out=closer[column:])
             result[pair] = np.count_nonzero(closer)
-    return result
 
 
 def _ranks_in_sorted(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
