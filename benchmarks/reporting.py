@@ -1,24 +1,43 @@
-"""What every benchmark says at its end: the machine it ran on and one line of JSON."""
+"""What every benchmark says at its end: one line of JSON, and the machine it ran on."""
 
 import json
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 
 import torch
 
 
+def finish(ratio: float, **figures: object) -> None:
+    """Print the last line of a benchmark: {"ratio": ..., figures, "hardware": {...}}.
+
+    `ratio` says how many times better (faster, smaller) this project is than the baseline.
+    """
+    print(json.dumps({"ratio": round(ratio, 3), **figures, "hardware": hardware()}), flush=True)
+
+
+def report(benchmark: str, **figures: object) -> None:
+    """The last line of a benchmark that may have no ratio, or says more than one thing."""
+    print(json.dumps({"benchmark": benchmark, **figures}), flush=True)
+
+
 def hardware() -> dict:
     """Processor, cores this process may use, GPU (None without one) and torch version."""
-    has_gpu = torch.cuda.is_available()
+    on_linux = hasattr(os, "sched_getaffinity")
     return {
         "cpu": _processor_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if has_gpu else None,
+        "cores": len(os.sched_getaffinity(0)) if on_linux else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
     }
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held so far, in 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def _processor_name() -> str:
@@ -28,11 +47,3 @@ def _processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def print_result(ratio: float, **figures: object) -> None:
-    """Print the last line of a benchmark: {"ratio": ..., figures, "hardware": ...}.
-
-    `ratio` says how many times better (faster, smaller) this project is than the baseline.
-    """
-    print(json.dumps({"ratio": round(ratio, 3), **figures, "hardware": hardware()}), flush=True)

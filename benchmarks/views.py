@@ -1,17 +1,19 @@
 """Multi-crop views a second on one core, beside the same recipe in torchvision and Pillow.
 
-    python -m benchmarks.views --images 64 --rounds 5
+    python -m benchmarks.views --images 48 --rounds 4
 
 Both make the 2 + 8 views of TransReID-SSL's DINO from the same decoded images, in turns, in one
 thread; the time is this process's processor time, so that other programs disturb it little.
 Decoding is left out: it is the same for both and is paid once for ten views. The sources are drawn
-figures of the sizes of LUPerson's crops (about 128 x 64 to 256 x 128). The second table says whether
-the views are alike: figures of single views, averaged over all views of a kind.
+figures of the sizes of LUPerson's crops (about 128 x 64 to 256 x 128). The second table says
+whether the views are alike: figures of single views, averaged over all views of a kind.
 """
 
 import argparse
 import random
 import time
+from collections.abc import Callable
+from itertools import product
 
 import cv2
 import numpy as np
@@ -19,9 +21,10 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from benchmarks.reporting import print_result
+from benchmarks.reporting import finish
 from transreid_ssl.data.views import MultiCrop, MultiCropConfig
 
+Maker = Callable[[int, int], list[list[np.ndarray]]]
 KINDS = ("global 1", "global 2", "local")
 
 
@@ -29,8 +32,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=64, help="source images (default 64)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds over all images (default 5)")
+    parser.add_argument("--images", type=int, default=48, help="source images (default 48)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds over all images (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="of the images and of the views")
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -38,10 +41,12 @@ def main() -> None:
     random.seed(options.seed)
     torch.manual_seed(options.seed)
     images = [draw_source(np.random.default_rng([options.seed, i])) for i in range(options.images)]
-    rates, moments = measure(images, options.rounds, options.seed)
+    makers = view_makers(images, MultiCropConfig(), options.seed)
+    rates = measure(makers, len(images), options.rounds)
+    moments = compare(makers, len(images), options.rounds)
     print_tables(rates, moments)
     ours, baseline = (float(np.median(rates[name])) for name in ("ours", "baseline"))
-    print_result(
+    finish(
         ours / baseline,
         ours_views_per_second=round(ours, 1),
         baseline_views_per_second=round(baseline, 1),
@@ -103,34 +108,45 @@ class Baseline:
         return [[view(image) for view in self.views], local]
 
 
-def measure(images: list[np.ndarray], rounds: int, seed: int) -> tuple[dict, dict]:
-    """Views a second of every round, and the mean figures of each kind of view.
-
-    Ours and the baseline take turns image by image, so that a change of the machine's speed meets
-    both alike. Figures are computed outside the measured time.
-    """
-    config = MultiCropConfig()
+def view_makers(images: list[np.ndarray], config: MultiCropConfig, seed: int) -> dict[str, Maker]:
+    """Functions of (round, index of an image) that make its views."""
     multi_crop, baseline = MultiCrop(config), Baseline(config)
     sources = [Image.fromarray(image) for image in images]
-    makers = {
+    return {
         "ours": lambda k, index: multi_crop(images[index], np.random.default_rng([seed, k, index])),
         "baseline": lambda k, index: baseline(sources[index]),
     }
+
+
+def measure(makers: dict[str, Maker], num_images: int, rounds: int) -> dict[str, list[float]]:
+    """Views a second of every round; the makers take turns, round by round."""
     rates = {name: [] for name in makers}
-    collected = {name: {kind: [] for kind in KINDS} for name in makers}
     for k in range(rounds + 1):  # round 0 warms up
-        seconds = dict.fromkeys(makers, 0.0)
-        for index in range(len(images) if k > 0 else min(4, len(images))):
-            for name, make in makers.items():
-                start = time.process_time()
-                views = make(k, index)
-                seconds[name] += time.process_time() - start
-                if k > 0:
-                    collect(collected[name], views)
-        if k > 0:
-            for name in makers:
-                rates[name].append(len(images) * (2 + config.num_local) / seconds[name])
-    return rates, compare(collected)
+        for name, make in makers.items():
+            num_views = 0
+            start = time.process_time()
+            for index in range(num_images if k else 4):
+                num_views += sum(map(len, make(k, index)))
+            if k:
+                rates[name].append(num_views / (time.process_time() - start))
+    return rates
+
+
+def compare(makers: dict[str, Maker], num_images: int, rounds: int) -> dict:
+    """kind -> figure -> [our mean, baseline's mean, our deviation, baseline's deviation]."""
+    collected = {name: {kind: [] for kind in KINDS} for name in makers}
+    for k, index in product(range(rounds), range(num_images)):
+        for name, make in makers.items():
+            collect(collected[name], make(k, index))
+    moments = {}
+    for kind in KINDS:
+        pair = [collected[name][kind] for name in ("ours", "baseline")]
+        moments[kind] = {}
+        for figure in pair[0][0]:
+            values = [np.array([view[figure] for view in views]) for views in pair]
+            row = [values[0].mean(), values[1].mean(), values[0].std(), values[1].std()]
+            moments[kind][figure] = [round(float(value), 2) for value in row]
+    return moments
 
 
 def collect(figures: dict[str, list], views: list[list[np.ndarray]]) -> None:
@@ -154,19 +170,6 @@ def view_figures(view: np.ndarray) -> dict[str, float]:
         "horizontal gradient": float(np.abs(np.diff(pixels, axis=1)).mean()),
         "vertical gradient": float(np.abs(np.diff(pixels, axis=0)).mean()),
     }
-
-
-def compare(collected: dict[str, dict[str, list]]) -> dict:
-    """kind -> figure -> [our mean, baseline's mean, our deviation, baseline's deviation]."""
-    moments = {}
-    for kind in KINDS:
-        pair = [collected[name][kind] for name in ("ours", "baseline")]
-        moments[kind] = {}
-        for figure in pair[0][0]:
-            values = [np.array([view[figure] for view in views]) for views in pair]
-            row = [values[0].mean(), values[1].mean(), values[0].std(), values[1].std()]
-            moments[kind][figure] = [round(float(value), 2) for value in row]
-    return moments
 
 
 def print_tables(rates: dict[str, list[float]], moments: dict) -> None:

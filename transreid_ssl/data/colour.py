@@ -49,7 +49,7 @@ def adjust_saturation(image: np.ndarray, factor: float) -> np.ndarray:
 def adjust_hue(image: np.ndarray, shift: float) -> np.ndarray:
     """Turn the hue by a part of the full circle (-0.5..0.5), keeping HSV saturation and value."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)  # hue in 256 steps, so uint8 wraps around
-    hsv[..., 0] += np.uint8(round(shift * 256) % 256)
+    hsv[..., 0] += np.uint8(int(shift * 256) % 256)  # whole steps towards 0, as Pillow's
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
 
 
