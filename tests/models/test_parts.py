@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from published import inputs, parameter, shapes, state
@@ -17,6 +18,7 @@ from transreid_ssl.models import (
     normalise,
     resample_positions,
 )
+from transreid_ssl.models.heads import WeightNormLinear
 from transreid_ssl.models.stem import IBN, PatchEmbedding
 
 REFERENCE = np.load(Path(__file__).parent / "reference.npz")
@@ -111,6 +113,19 @@ def test_dino_prototypes_keep_length_one_while_they_turn():
     # Rows of length 1 and unit inputs: a logit is a cosine.
     rows = F.normalize(head.last_layer.weight_v, dim=1)
     torch.testing.assert_close(head.last_layer(rows).diagonal(), torch.ones(16))
+
+
+def test_weight_norm_is_its_formula_with_its_gradient():
+    layer = WeightNormLinear(5, 7)
+    nn.init.uniform_(layer.weight_g, 0.5, 2)
+    x = torch.randn(3, 5)
+    lengths = layer.weight_v.square().sum(1, keepdim=True).sqrt()
+    expected = x @ (layer.weight_g * layer.weight_v / lengths).T
+    torch.testing.assert_close(layer(x), expected)
+    gradients = [
+        torch.autograd.grad(y.pow(3).sum(), list(layer.parameters())) for y in (layer(x), expected)
+    ]
+    torch.testing.assert_close(*gradients)
 
 
 def test_dino_head_variants():
