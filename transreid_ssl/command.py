@@ -18,7 +18,7 @@ class Parser(ArgumentParser):
     def parse(self, arguments: Sequence[str] | None = None) -> Any:
         """Parse and instantiate dataclasses; anything that is wrong becomes a ``UserError``."""
         try:
-            return self.instantiate_classes(self.parse_args(arguments))
+            return self.instantiate(self.parse_args(arguments))
         except Exception as error:
             raise UserError(_first_sentence(error)) from error
 

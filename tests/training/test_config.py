@@ -52,11 +52,11 @@ def test_resolved_settings_read_back_as_themselves(demo, tmp_path):
     ("content", "arguments", "expected"),
     [
         ("run:\n  epoch: 3\n", [], "epoch"),
-        ("rum: {}\n", [], "rum"),
+        ("rum:\n  epochs: 3\n", [], "rum"),
         ("run:\n  epochs: many\n", [], "epochs"),
-        ("run: [\n", [], ""),
-        ("", ["--optim.momentum", "1"], "momentum"),
-        ("", ["--run.precision", "int3"], "int3"),
+        ("run: [\n", [], "demo.yaml"),
+        ("optim: {}", ["--optim.momentum", "1"], "momentum"),
+        ("optim: {}", ["--run.precision", "int3"], "int3"),
     ],
 )
 def test_unknown_keys_and_wrong_values_are_errors_for_users(demo, content, arguments, expected):

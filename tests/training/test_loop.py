@@ -54,7 +54,9 @@ def trainer(path, objective, **settings):
     objective.line.reset_parameters()
     optimizer = torch.optim.SGD(objective.parameters(), lr=0.1, momentum=0.9)
     plan = Plan(steps_per_epoch=4, epochs=3, lr=lambda step: 0.1 / (1 + step))
-    return Trainer(Accelerator(cpu=True), objective, optimizer, plan, RunFolder(path), settings)
+    run = RunFolder(path)
+    run.claim(settings)
+    return Trainer(Accelerator(cpu=True), objective, optimizer, plan, run, settings)
 
 
 def batches(first, accumulation=1):

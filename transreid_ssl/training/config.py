@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -32,21 +33,23 @@ def parse_config(
     parser = Parser(description=description)
     parser.add_argument("--config", action="config", help="YAML file; later options override it")
     parser.add_class_arguments(kind)
-    arguments = list(_program_arguments() if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     given = [a for a in arguments if a == "--config" or a.startswith("--config=")]
     if not given and not {"-h", "--help"} & set(arguments):
         if not default_file.is_file():
             raise UserError(f"{default_file}: the demo settings are missing; give --config FILE")
         arguments = ["--config", str(default_file), *arguments]
-    values = parser.parse(arguments)
+    try:
+        values = parser.parse(arguments)
+    except UserError as error:
+        files = [
+            a.partition("=")[2] or b
+            for a, b in zip(arguments, [*arguments[1:], ""])
+            if a.partition("=")[0] == "--config"
+        ]
+        raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
     fields = {field.name: values[field.name] for field in dataclasses.fields(kind)}
     return kind(**fields), "the demo settings" if not given else "your --config"
-
-
-def _program_arguments() -> list[str]:
-    import sys
-
-    return sys.argv[1:]
 
 
 def as_plain(value: Any) -> Any:
