@@ -116,9 +116,9 @@ def test_dino_prototypes_keep_length_one_while_they_turn():
 
 
 def test_weight_norm_is_its_formula_with_its_gradient():
-    layer = WeightNormLinear(5, 7)
+    layer = WeightNormLinear(5, 7).double()
     nn.init.uniform_(layer.weight_g, 0.5, 2)
-    x = torch.randn(3, 5)
+    x = torch.randn(3, 5, dtype=torch.float64)
     lengths = layer.weight_v.square().sum(1, keepdim=True).sqrt()
     expected = x @ (layer.weight_g * layer.weight_v / lengths).T
     torch.testing.assert_close(layer(x), expected)
