@@ -159,7 +159,7 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
     renamed: dict[str, Tensor] = {}
     for name, bare in names.items():
         target = _rename(bare, found[0])
-        if target is None:
+        if target is None or target in renamed:
             aside.append(name)
         else:
             renamed[target] = tensors[name]

@@ -82,6 +82,7 @@ class BackboneSpec:
         network = architecture(self.name)
         for name in ("img_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "provenance", dict(self.provenance or {}))
         if not self.stride:
             object.__setattr__(self, "stride", network.patch_size)
         if self.position_resampling not in RESAMPLINGS:

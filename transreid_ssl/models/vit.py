@@ -1,6 +1,6 @@
 """The vision transformers: rectangular inputs, convolution stems, camera embeddings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import BackboneSpec
-from transreid_ssl.models.statistics import IMAGENET
 from transreid_ssl.models.stem import PatchEmbedding
 
 
@@ -113,41 +112,21 @@ def build_backbone(
     img_size: Sequence[int] = (256, 128),
     drop_path: float = 0.0,
     stride: int | None = None,
-    num_cameras: int = 0,
-    camera_weight: float = 1.5,
-    gem: bool = False,
-    feature_norm: bool = False,
-    position_resampling: str = "antialias",
-    mean: Sequence[float] = IMAGENET.mean,
-    std: Sequence[float] = IMAGENET.std,
-    objective: str = "",
-    provenance: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> ReIDViT:
     """A freshly initialised backbone, in training mode, with its ``.spec``.
 
     Args:
         name: one of ``ARCHITECTURES``.
+        img_size: (height, width) in pixels.
         drop_path: stochastic depth, the rate of the last block; the first has none.
-
-    The others are the fields of ``BackboneSpec``.
+        stride: pixels between patches; the patch size when None.
+        options: further fields of ``BackboneSpec``: ``num_cameras``, ``gem``, ``mean``, ``std``…
 
     Raises:
         UserError: an unknown name, or an impossible option.
     """
-    spec = BackboneSpec(
-        name=name,
-        img_size=tuple(img_size),
-        stride=stride or 0,
-        mean=tuple(mean),
-        std=tuple(std),
-        position_resampling=position_resampling,
-        num_cameras=num_cameras,
-        camera_weight=camera_weight,
-        gem=gem,
-        feature_norm=feature_norm,
-        objective=objective,
-        provenance=dict(provenance or {}),
-    )
+    spec = BackboneSpec(name=name, img_size=tuple(img_size), stride=stride or 0, **options)
     return from_spec(spec, drop_path=drop_path)
 
 
