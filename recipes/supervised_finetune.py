@@ -27,6 +27,7 @@ from transreid_ssl.data import (
     training_loader,
 )
 from transreid_ssl.data.views import ReIDAugment, ReIDAugmentConfig
+from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
 from transreid_ssl.finetune import (
     LabelledSettings,
@@ -53,6 +54,7 @@ from transreid_ssl.training import (
 )
 
 DEMO = Path(__file__).parent / "configs" / "supervised_demo.yaml"
+PRETRAINED = "outputs/dino_pretrain/backbone.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Config:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
+    if config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
+        raise UserError(
+            f"{PRETRAINED}: there is no such file yet; make it with `accelerate launch "
+            "recipes/dino_pretrain.py`, or name other weights with --model.weights"
+        )
     accelerator, run = start(config, origin, "supervised fine-tuning")
     protocol = open_reid(config.data.name, config.data.root)
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)

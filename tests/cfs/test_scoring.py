@@ -1,13 +1,9 @@
-import os
-import socket
-import subprocess
-import sys
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+import launch
 from transreid_ssl.cfs import scoring, select
 from transreid_ssl.cfs.parts import Parts
 from transreid_ssl.cfs.table import read_record
@@ -201,22 +197,12 @@ def test_subset_opens_as_the_pool_it_came_from(pool, weights, tmp_path):
 
 def test_two_processes_give_the_same_table(pool, weights, tmp_path):
     one = score(pool, *weights, tmp_path / "one.parquet", batch_size=2, shard_size=3)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-        "--master_addr", "127.0.0.1", "--master_port", port, "-m", "transreid_ssl.cfs", "score",
-        "--before", weights[0], "--after", weights[1], "--out", tmp_path / "two.parquet",
-        "--batch_size", "2", "--shard_size", "3", "--num_workers", "0",
-    ]  # fmt: skip
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.getcwd(),
-    }  # fmt: skip
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "process 1 of 2" in done.stderr
-    assert done.stdout.count("11 images, scores") == 1
+    text = launch.run(
+        "-m", "transreid_ssl.cfs", "score", f"--before={weights[0]}", f"--after={weights[1]}",
+        f"--out={tmp_path / 'two.parquet'}", "--batch_size=2", "--shard_size=3", "--num_workers=0",
+        processes=2,
+    )  # fmt: skip
+    assert "process 1 of 2" in text
+    assert text.count("11 images, scores") == 1
     assert read(one)[0] == read(tmp_path / "two.parquet")[0]
     np.testing.assert_array_equal(read(one)[1], read(tmp_path / "two.parquet")[1])

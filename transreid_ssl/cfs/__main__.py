@@ -10,10 +10,14 @@ recipes/dino_pretrain.py and recipes/supervised_finetune.py write; add --help fo
 """
 
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal
+
+from jsonargparse import DefaultHelpFormatter
 
 from transreid_ssl.command import Parser, run
 from transreid_ssl.errors import UserError
@@ -231,12 +235,16 @@ def _summary(path: Path) -> str:
     return text + (bad if cfs.null_count else "")
 
 
+class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, call, print."""
-    parser = Parser(prog=_COMMAND, description=__doc__)
+    parser = Parser(prog=_COMMAND, description=__doc__, formatter_class=_Help)
     commands = parser.add_subcommands(required=True)
     for name, (kind, _) in _COMMANDS.items():
-        options = Parser(description=kind.__doc__.partition("\n\n    Args:")[0])
+        options = Parser(description=cleandoc(kind.__doc__).partition("\n\nArgs:")[0])
         if kind is Import:
             options.add_argument("source", help="The pickle, such as the published CFS_list.pkl.")
         options.add_class_arguments(kind, skip={"source"})

@@ -2,18 +2,24 @@
 
 from transreid_ssl.finetune.losses import batch_hard_triplet
 from transreid_ssl.finetune.supervised import (
+    LabelledSettings,
     SGDSettings,
     SupervisedConfig,
     SupervisedObjective,
     build_sgd,
     finetune_learning_rate,
+    set_statistics,
+    sgd_plan,
 )
 
 __all__ = [
+    "LabelledSettings",
     "SGDSettings",
     "SupervisedConfig",
     "SupervisedObjective",
     "batch_hard_triplet",
     "build_sgd",
     "finetune_learning_rate",
+    "set_statistics",
+    "sgd_plan",
 ]

@@ -4,16 +4,18 @@ The "strong baseline" for ReID (arXiv 1903.07071) with the settings that TransRe
 2111.12084) fine-tunes its transformers with.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import BNNeck, normalise
+from transreid_ssl.models import HALF, IMAGENET, BNNeck, normalise, read_spec
+from transreid_ssl.training.plan import Plan
 from transreid_ssl.training.schedules import cosine, linear
+from transreid_ssl.training.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,24 @@ class SupervisedConfig:
     margin: float | None = None
     id_weight: float = 1.0
     triplet_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class LabelledSettings:
+    """The labelled images to train on.
+
+    Args:
+        name: "market1501", "msmt17", several joined by "+", "folder", or "demo" (generated).
+        root: Their folder; for several sets the common parent, or their folders joined by a comma.
+        images_per_identity: How many images of each person a batch holds; the triplet loss needs 2.
+        statistics: What images are normalised with: "half" (mean and std 0.5, as TransReID-SSL
+            fine-tunes), "imagenet", or "pretrained" for those of the initial weights.
+    """
+
+    name: str = "demo"
+    root: str | None = None
+    images_per_identity: int = 4
+    statistics: Literal["half", "imagenet", "pretrained"] = "half"
 
 
 @dataclass(frozen=True)
@@ -132,3 +152,26 @@ def finetune_learning_rate(epoch: float, epochs: int, settings: SGDSettings) -> 
         start = settings.warmup_start * settings.lr
         return linear(epoch, start=start, end=settings.lr, duration=settings.warmup_epochs)
     return cosine(epoch / epochs, settings.lr, settings.end * settings.lr)
+
+
+def sgd_plan(settings: SGDSettings, run: RunSettings, steps_per_epoch: int) -> Plan:
+    """The authors' schedule over a run; the rate changes from epoch to epoch only."""
+
+    def learning_rate(step: int) -> float:
+        return finetune_learning_rate(step // steps_per_epoch, run.epochs, settings)
+
+    return Plan(steps_per_epoch, run.epochs, learning_rate)
+
+
+def set_statistics(backbone: nn.Module, which: str, weights: str | None) -> None:
+    """Record in ``backbone.spec`` what its images are normalised with from here on.
+
+    Args:
+        backbone: changed in place.
+        which: see ``LabelledSettings.statistics``.
+        weights: the initial weights, whose header is read for "pretrained"; ImageNet's without.
+    """
+    chosen = {"half": HALF, "imagenet": IMAGENET}.get(which)
+    if chosen is None:
+        chosen = read_spec(weights) if weights else IMAGENET
+    backbone.spec = replace(backbone.spec, mean=chosen.mean, std=chosen.std)

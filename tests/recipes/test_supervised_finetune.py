@@ -1,0 +1,104 @@
+"""The fine-tuning recipe as a user runs it, and CFS on what it leaves."""
+
+import importlib.util
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import launch
+from transreid_ssl.cfs.__main__ import main as cfs
+from transreid_ssl.errors import UserError
+from transreid_ssl.models import HALF, build_backbone, read_spec, save_backbone
+from transreid_ssl.training import parse_config
+
+RECIPE = str(launch.ROOT / "recipes" / "supervised_finetune.py")
+TINY = [
+    "--data.name=demo:identities=12,images=4,test=6,height=32,width=16",
+    "--model.img_size=[32,16]", "--run.batch_size=16", "--run.epochs=4", "--run.log_every=1",
+    "--run.num_workers=0", "--run.checkpoint_every=5", "--augment.padding=2",
+    "--optim.warmup_epochs=1",
+]  # fmt: skip
+BEFORE = "outputs/dino_pretrain/backbone.safetensors"
+
+
+def losses(folder):
+    return [line["loss"] for line in launch.metrics(folder) if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder where the demo of pre-training has been, and then that of fine-tuning."""
+    folder = tmp_path_factory.mktemp("home")
+    torch.manual_seed(0)
+    before = build_backbone(
+        "vit_nano_patch8_ics", img_size=(32, 16), objective="dino",
+        provenance={"pool": "demo:identities=5,images=3,height=32,width=16"},
+    )  # fmt: skip
+    save_backbone(folder / BEFORE, before)
+    text = launch.run(RECIPE, *TINY, cwd=folder)
+    (folder / "log.txt").write_text(text)
+    return folder
+
+
+def test_a_run_leaves_its_results(home):
+    run = home / "outputs" / "supervised_finetune"
+    assert "generated" in (home / "log.txt").read_text()
+    assert len(losses(run)) == 12
+    assert {"id_loss", "triplet_loss", "accuracy"} <= set(launch.metrics(run)[1])
+    assert [line["step"] for line in launch.metrics(run) if "probe/mAP" in line] == [0, 12]
+    spec = read_spec(run / "model.safetensors")
+    assert (spec.objective, spec.mean, spec.std) == ("supervised", *HALF)
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    before, after = load_file(home / BEFORE), load_file(run / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_cfs_goes_on_from_there_with_no_argument(home, monkeypatch):
+    monkeypatch.chdir(home)
+    for command in ("score", "select", "report"):
+        cfs([command])
+    assert len(pq.read_table(home / "outputs/cfs/scores.parquet")) == 15
+    assert len(pq.read_table(home / "outputs/cfs/subset.parquet")) == 8
+    assert (home / "outputs/cfs/sheet.png").is_file()
+
+
+def test_a_run_that_lost_its_end_ends_as_before(home):
+    run = home / "outputs" / "supervised_finetune"
+    whole = load_file(run / "model.safetensors")
+    (run / "model.safetensors").unlink()
+    (run / "checkpoints" / "step_00000012.pt").unlink()  # left is that of step 10
+    assert "resuming from step 10 of 12" in launch.run(RECIPE, *TINY, cwd=home)
+    resumed = load_file(run / "model.safetensors")
+    assert len(losses(run)) == 12
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """The recipe as a module."""
+    spec = importlib.util.spec_from_file_location("supervised_finetune", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_without_pre_training_it_says_what_to_run(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"recipes/dino_pretrain\.py"):
+        recipe.main([])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "path", sorted((launch.ROOT / "recipes/configs").glob("supervised_*.yaml"))
+)
+def test_settings_files_are_understood(recipe, path):
+    config, _ = parse_config(recipe.Config, recipe.DEMO, "", ["--config", str(path)])
+    assert config.run.output == (
+        "outputs/supervised_finetune" if "demo" in path.stem else f"outputs/{path.stem}"
+    )
+    assert config.run.batch_size % config.data.images_per_identity == 0
