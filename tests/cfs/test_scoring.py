@@ -178,6 +178,15 @@ def test_broken_weights_are_noticed(pool, weights, tmp_path):
         score(pool, weights[0], tmp_path / "nan.safetensors", tmp_path / "scores.parquet")
 
 
+def test_precision_that_is_not_to_be_had(pool, weights, tmp_path, monkeypatch):
+    def refuse(**options):
+        raise ValueError("fp16 mixed precision requires a GPU")
+
+    monkeypatch.setattr(scoring, "Accelerator", refuse)
+    with pytest.raises(UserError, match="--precision fp16: fp16 mixed precision requires a GPU"):
+        score(pool, *weights, tmp_path / "scores.parquet", precision="fp16")
+
+
 def test_empty_pool(pool, weights, tmp_path):
     with pytest.raises(UserError, match="no image"):
         score(type(pool)("here", "/", []), *weights, tmp_path / "scores.parquet")

@@ -180,6 +180,7 @@ def run_report(options: Report) -> None:
     from transreid_ssl.cfs.subset import check_pool
     from transreid_ssl.cfs.table import read_columns, read_record
     from transreid_ssl.data import open_pool
+    from transreid_ssl.data.subset import take_subset
     from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
 
     for path in (options.scores, options.subset):
@@ -190,7 +191,7 @@ def run_report(options: Report) -> None:
     table = read_columns(options.scores, "image", "cfs")
     scores = table["cfs"].to_numpy().astype(np.float32)
     kept = np.zeros(len(pool), bool)
-    kept[open_pool(pool.source, options.subset).indices] = True
+    kept[take_subset(pool, options.subset).indices] = True
     out = draw_cfs_sheet(pool, scores, kept, options.out, options.count)
     print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
 

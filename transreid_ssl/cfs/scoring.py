@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -85,9 +86,16 @@ def score(
 
 
 def make_accelerator(precision: str = "no") -> Accelerator:
-    """An Accelerator whose processes may wait for the slowest for hours, not for ten minutes."""
+    """An Accelerator whose processes may wait for the slowest for hours, not for ten minutes.
+
+    Raises:
+        UserError: the precision is not to be had here.
+    """
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    return Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
+    try:
+        return Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
+    except ValueError as error:
+        raise UserError(f"--precision {precision}: {error}") from error
 
 
 def _prepare(parts: Parts, overwrite: bool, accelerator: Accelerator) -> bool:
@@ -193,7 +201,12 @@ def _open_loader(
         batch_sampler=batches,
         num_workers=num_workers,
         pin_memory=scorer.accelerator.device.type == "cuda",
+        worker_init_fn=_start_worker,
     )
+
+
+def _start_worker(_worker: int) -> None:
+    cv2.setNumThreads(0)  # as many workers as cores, each with a pool of threads, would thrash
 
 
 def _write_part(
