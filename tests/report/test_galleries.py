@@ -1,0 +1,60 @@
+"""The picture of ranked galleries: every image in its place, in a frame of the right colour."""
+
+import cv2
+import numpy as np
+import pytest
+
+from transreid_ssl import UserError
+from transreid_ssl.report import GalleryRow, ranked_galleries
+from transreid_ssl.report.galleries import RIGHT, WRONG
+
+COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10)]
+
+
+def plain(colour):
+    return np.full((20, 10, 3), colour, np.uint8)
+
+
+def read(path):
+    return cv2.imread(str(path))[..., ::-1]
+
+
+def where(picture, colour):
+    """Top, bottom, left and right of the pixels of exactly this colour."""
+    rows, columns = np.nonzero((picture == np.array(colour)).all(2))
+    return rows.min(), rows.max(), columns.min(), columns.max()
+
+
+def test_images_stand_in_order_in_coloured_frames(tmp_path):
+    query, first, second, third = map(plain, COLOURS)
+    row = GalleryRow("AP 50 %", query, [first, second, third], [True, False, True], [0.1, 0.2, 0.3])
+    path = ranked_galleries(tmp_path / "new" / "g.png", [row], "title", "note")
+    picture = read(path)
+    boxes = [where(picture, colour) for colour in COLOURS]
+    assert len({box[:2] for box in boxes}) == 1  # one line
+    assert [box[2] for box in boxes] == sorted(box[2] for box in boxes)
+    for (top, bottom, left, right), frame in zip(boxes[1:], (RIGHT, WRONG, RIGHT)):
+        expected = tuple(bytes.fromhex(frame[1:]))
+        middle = (top + bottom) // 2
+        assert tuple(picture[middle, left - 2]) == tuple(picture[middle, right + 2]) == expected
+        assert tuple(picture[top - 2, left + 3]) == tuple(picture[bottom + 2, left + 3]) == expected
+
+
+def test_rows_of_different_lengths(tmp_path):
+    tile = plain(COLOURS[0])
+    rows = [
+        GalleryRow("a", tile, [tile] * count, [True] * count, [0.0] * count) for count in (0, 4, 2)
+    ]
+    one = read(ranked_galleries(tmp_path / "1.png", rows[1:2], "t", "n"))
+    three = read(ranked_galleries(tmp_path / "3.png", rows, "t", "n"))
+    assert three.shape[1] == one.shape[1]
+    assert three.shape[0] > 2 * one.shape[0] - 150
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    tile = plain(COLOURS[0])
+    with pytest.raises(UserError, match="cannot be written"):
+        ranked_galleries(
+            tmp_path / "file" / "g.png", [GalleryRow("", tile, [tile], [True], [0])], "", ""
+        )

@@ -1,0 +1,185 @@
+"""The commands evaluate and embed, and the list of all commands, on generated people."""
+
+import importlib.util
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+import torch
+
+from transreid_ssl import UserError, __main__, embed, evaluate
+from transreid_ssl.data import open_pool, open_reid
+from transreid_ssl.features import LATEST
+from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.retrieval import evaluate as retrieval_metrics
+
+DEMO = "demo:identities=3,images=6,test=5"
+FAST = ["--num_workers", "0", "--batch_size", "16"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_backbone("vit_nano_patch8_reid", img_size=(32, 16), objective="dino").eval()
+
+
+@pytest.fixture
+def weights(model, tmp_path, monkeypatch):
+    """A weights file; the test runs in its folder, where outputs/ appears."""
+    monkeypatch.chdir(tmp_path)
+    save_backbone("net.safetensors", model, replace(model.spec, provenance={"pool": DEMO}))
+    return "net.safetensors"
+
+
+def by_hand(model, images):
+    """Features without any of the machinery under test but the model."""
+    features = []
+    for index in range(len(images)):
+        image = cv2.imdecode(np.frombuffer(images.read(index), np.uint8), cv2.IMREAD_COLOR)
+        small = cv2.resize(image[..., ::-1], (16, 32), interpolation=cv2.INTER_AREA)
+        pixels = torch.from_numpy(small.copy()).permute(2, 0, 1).float() / 255
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.spec.mean, model.spec.std))
+        with torch.no_grad():
+            features.append(model(((pixels - mean) / std)[None])[0])
+    return torch.nn.functional.normalize(torch.stack(features), dim=1)
+
+
+def test_figures_are_those_of_the_model(model, weights, capsys):
+    evaluate.main([*FAST, "--weights", weights, "--baselines", "true", "--verification", "true"])
+    record = json.loads(Path("outputs/evaluate/metrics.json").read_text())
+    protocol = open_reid(DEMO)
+    parts = protocol.query, protocol.gallery
+    sides = [x for part in parts for x in (by_hand(model, part), part.identities, part.cameras)]
+    expected = retrieval_metrics(*sides)
+    assert record["results"]["network"]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
+    assert set(record["results"]) == {"network", "colour histogram", "chance"}
+    assert set(record["verification"]) == {"0.0001", "0.001", "0.01"}
+    assert record["settings"]["weights"] == weights
+    printed = capsys.readouterr().out
+    assert "generated" in printed
+    assert f"{100 * record['results']['network']['mAP']:.1f}%" in printed
+    assert cv2.imread("outputs/evaluate/galleries.png") is not None
+
+
+def test_mirror_images_change_the_figures(weights):
+    results = []
+    for flip in ("false", "true"):
+        evaluate.main(
+            [*FAST, "--weights", weights, "--flip", flip, "--json", "m.json", "--picture", "false"]
+        )
+        results.append(json.loads(Path("m.json").read_text())["results"])
+    assert results[0]["network"]["mAP"] != results[1]["network"]["mAP"]
+    assert results[0]["chance"] == results[1]["chance"]
+    assert not os.path.exists("outputs")
+
+
+def test_pictures_of_your_own_images_only_when_asked_for(weights):
+    protocol = open_reid(DEMO)
+    for part in ("query", "gallery"):
+        images = getattr(protocol, part)
+        os.makedirs(f"mine/{part}")
+        for index, name in enumerate(images.names):
+            label = f"{images.identities[index]}_c{images.cameras[index]}_{name}"
+            Path(f"mine/{part}/{label}").write_bytes(images.read(index))
+    command = [*FAST, "--weights", weights, "--data", "folder", "--root", "mine"]
+    evaluate.main(command)
+    assert os.listdir("outputs/evaluate") == ["metrics.json"]
+    evaluate.main([*command, "--picture", "mine.png"])
+    assert cv2.imread("mine.png") is not None
+
+
+def test_the_newest_stage_is_taken(model, weights, capsys):
+    for name in reversed(LATEST):
+        save_backbone(name, model, replace(model.spec, provenance={"data": DEMO}))
+        evaluate.main([*FAST, "--picture", "false"])
+        assert capsys.readouterr().out.startswith(f"{name}:")
+
+
+def test_cameras_of_the_training_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = build_backbone("vit_nano_patch8_reid", img_size=(32, 16), num_cameras=6)
+    save_backbone("cameras.safetensors", network)
+    command = [*FAST, "--weights", "cameras.safetensors", "--picture", "false"]
+    evaluate.main([*command, "--data", "demo:identities=12,images=6,test=5"])
+    with pytest.raises(UserError, match="embeddings of 6 cameras"):
+        evaluate.main([*command, "--data", f"{DEMO},cameras=3"])
+    with pytest.raises(UserError, match="needs the camera"):
+        embed.main([*FAST, "--weights", "cameras.safetensors", "--images", DEMO])
+
+
+def test_features_after_the_batch_norm(tmp_path, monkeypatch, weights):
+    network = build_backbone("vit_nano_patch8_reid", img_size=(32, 16), feature_norm=True)
+    torch.nn.init.uniform_(network.bottleneck.weight, 0.5, 2)
+    save_backbone("norm.safetensors", network)
+    found = {}
+    for feature in (None, "before", "after"):
+        chosen = [] if feature is None else ["--feature", feature]
+        embed.main(
+            [*FAST, "--weights", "norm.safetensors", "--images", DEMO, "--out", "f.npy", *chosen]
+        )
+        found[feature] = np.load("f.npy")
+    np.testing.assert_array_equal(found[None], found["after"])
+    assert np.abs(found["before"] - found["after"]).max() > 0.01
+    with pytest.raises(UserError, match="no batch norm"):
+        evaluate.main(["--weights", weights, "--feature", "after"])
+
+
+@pytest.mark.parametrize("name", ["features.safetensors", "features.npy"])
+def test_embedded_pool(model, weights, name):
+    embed.main([*FAST, "--weights", weights, "--out", f"new/{name}"])
+    path = Path("new") / name
+    features = (
+        np.load(path) if path.suffix == ".npy" else safetensors.numpy.load_file(path)["features"]
+    )
+    pool = open_pool(DEMO)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, by_hand(model, pool), atol=1e-5)
+    names = pq.read_table("new/features.parquet")["image"].to_pylist()
+    assert names == list(pool.names)
+
+
+def test_broken_images(weights):
+    os.mkdir("crops")
+    pool = open_pool(DEMO)
+    for index in range(4):
+        Path(f"crops/{index}.jpg").write_bytes(pool.read(index)[: 100 if index == 1 else None])
+    command = [*FAST, "--weights", weights, "--images", "crops", "--out", "f.npy"]
+    with pytest.raises(UserError, match=r"1\.jpg"):
+        embed.main(command)
+    assert not os.path.exists("f.npy")
+    embed.main([*command, "--skip_broken", "true", "--batch_size", "1"])
+    assert len(np.load("f.npy")) == 3
+    names = pq.read_table("f.parquet")["image"].to_pylist()
+    assert names == ["0.jpg", "2.jpg", "3.jpg"]
+
+
+def test_mistakes_are_named(weights):
+    with pytest.raises(UserError, match="--weights"):
+        evaluate.main([])
+    with pytest.raises(UserError, match="where is it"):
+        evaluate.main(["--weights", weights, "--data", "market1501"])
+    with pytest.raises(UserError, match="--device"):
+        evaluate.main(["--weights", weights, "--device", "abacus"])
+    with pytest.raises(UserError, match="batch_size"):
+        evaluate.main(["--weights", weights, "--batch_size", "0"])
+    with pytest.raises(UserError, match=r"\.npy"):
+        embed.main([*FAST, "--weights", weights, "--out", "features.pt"])
+
+
+def test_every_listed_command_and_recipe_is_there():
+    text = __main__.overview()
+    for name in __main__.COMMANDS:
+        found = importlib.util.find_spec(f"transreid_ssl.{name}")
+        assert found is not None
+        if found.submodule_search_locations:
+            assert importlib.util.find_spec(f"transreid_ssl.{name}.__main__") is not None
+        assert f"python -m transreid_ssl.{name} " in text
+    scripts = __main__.recipes()
+    assert "dino_pretrain.py" in scripts
+    assert all(f"accelerate launch recipes/{name}" in text for name in scripts)

@@ -1,0 +1,65 @@
+"""What there is: ``python -m transreid_ssl`` lists every command and every recipe."""
+
+import ast
+from pathlib import Path
+
+COMMANDS = {
+    "data": (
+        "Look at images before training: inspect, verify, pack into shards, generate a demo set.",
+        "inspect demo",
+    ),
+    "cfs": (
+        "Choose pre-training data by the catastrophic forgetting score: score, select, report.",
+        "score",
+    ),
+    "evaluate": (
+        "mAP, CMC and mINP of a network on a labelled set, and a picture of ranked galleries.",
+        "--data market1501 --root /data/Market-1501",
+    ),
+    "embed": (
+        "Write the features of a pool of images to a file.",
+        "--images demo:identities=20 --out features.npy",
+    ),
+    "report": (
+        "Pictures of what a run has learnt: curves and attention.",
+        "curves outputs/dino_pretrain",
+    ),
+    "weights": (
+        "Look into weights files of any known format, or convert them to safetensors.",
+        "show outputs/dino_pretrain/backbone.safetensors",
+    ),
+    "export": (
+        "Export a network as a program that runs without this package.",
+        "outputs/dino_pretrain/backbone.safetensors backbone.pt2",
+    ),
+}
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def recipes(folder: Path = RECIPES) -> dict[str, str]:
+    """The recipes in ``folder``, and the first line of what each says of itself."""
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if text:
+            found[path.name] = text.partition("\n")[0]
+    return found
+
+
+def overview() -> str:
+    """The text that is printed."""
+    lines = ["Self-supervised learning for person re-identification: commands and recipes.", ""]
+    for name, (sentence, example) in COMMANDS.items():
+        lines += [f"  {sentence}", f"    python -m transreid_ssl.{name} {example}", ""]
+    scripts = recipes()
+    if scripts:
+        lines += ["Training, on one CPU or many GPUs; without options on generated people:", ""]
+    else:
+        lines.append("The training recipes are scripts in the folder recipes of the source code.")
+    for name, sentence in scripts.items():
+        lines += [f"  {sentence}", f"    accelerate launch recipes/{name}", ""]
+    return "\n".join([*lines, "Each takes --help."])
+
+
+if __name__ == "__main__":
+    print(overview())

@@ -1,0 +1,207 @@
+"""How well a network finds people again: mAP, CMC and mINP, and a picture of ranked galleries."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from transreid_ssl import __version__
+from transreid_ssl.command import Parser, run
+from transreid_ssl.data import CorruptImage, LabelledImages, ReIDProtocol, decode, open_reid
+from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.errors import UserError
+from transreid_ssl.features import EmbeddingSettings, device_of, embedded, load_model, summary
+from transreid_ssl.files import write_json
+from transreid_ssl.models import BackboneSpec, ReIDViT
+from transreid_ssl.report.galleries import GalleryRow, ranked_galleries
+from transreid_ssl.retrieval import (
+    RetrievalMetrics,
+    chance,
+    colour_histogram,
+    evaluate,
+    format_table,
+    ranked_gallery,
+    roc,
+)
+
+_PICTURE = "outputs/evaluate/galleries.png"
+
+
+@dataclass(frozen=True)
+class Evaluate(EmbeddingSettings):
+    """Evaluate a network on a labelled set; without options, the newest one on generated people.
+
+    Example: ``python -m transreid_ssl.evaluate --data demo --baselines true``, or with your own
+    images ``--data market1501 --root /data/Market-1501``.
+
+    Args:
+        data: market1501, msmt17, several joined by +, folder, or demo; by default what the network
+            was fine-tuned on, or else generated people.
+        root: The folder of the labelled set.
+        pattern: Of the set folder: where a path says the identity and the camera.
+        baselines: Evaluate a plain colour histogram too.
+        verification: Tell how many pairs of one person are accepted at rates of false alarms.
+        picture: Draw ranked galleries: true, false or a path; by default of generated people only.
+        json: Where to write the figures.
+    """
+
+    data: str | None = None
+    root: str | None = None
+    pattern: str = DEFAULT_PATTERN
+    baselines: bool = False
+    verification: bool = False
+    picture: bool | str | None = None
+    json: str = "outputs/evaluate/metrics.json"
+
+
+def open_protocol(options: Evaluate, spec: BackboneSpec) -> ReIDProtocol:
+    """The labelled set asked for, or that the weights remember, or generated people."""
+    tuned_on = spec.provenance.get("settings", {}).get("data", {})
+    pool = str(spec.provenance.get("pool", ""))
+    names = (tuned_on.get("name"), spec.provenance.get("data"), pool)
+    known = [str(name) for name in names if name and (name != pool or pool.startswith("demo"))]
+    name = options.data or next(iter(known), "demo")
+    root = options.root or (tuned_on.get("root") if name == tuned_on.get("name") else None)
+    return open_reid(name, root, options.pattern)
+
+
+def camera_rows(images: LabelledImages, protocol: ReIDProtocol, spec: BackboneSpec) -> Any:
+    """Rows of the network's camera embedding for ``images``: cameras in the order of training.
+
+    Raises:
+        UserError: the network has camera embeddings, but not for these cameras.
+    """
+    if not spec.num_cameras:
+        return None
+    known = np.unique(protocol.train.cameras) if protocol.train.num_cameras else np.empty(0)
+    if (
+        images.cameras is None
+        or len(known) != spec.num_cameras
+        or not np.isin(images.cameras, known).all()
+    ):
+        raise UserError(
+            f"this network has embeddings of {spec.num_cameras} cameras, which are not those of "
+            f"{protocol.name}: evaluate it on the set that it was fine-tuned on"
+        )
+    return np.searchsorted(known, images.cameras)
+
+
+def features(model: ReIDViT, protocol: ReIDProtocol, options: Evaluate) -> tuple[Tensor, Tensor]:
+    """Unit features of queries and gallery, float32 (Q, D) and (G, D), on the CPU."""
+    found = []
+    for title, images in (("query", protocol.query), ("gallery", protocol.gallery)):
+        cameras = camera_rows(images, protocol, model.spec)
+        batches = embedded(model, images, options, cameras, title)
+        found.append(torch.cat([part for _, part in batches]))
+    return found[0], found[1]
+
+
+def measure(
+    query: Any, gallery: Any, protocol: ReIDProtocol, options: Evaluate
+) -> dict[str, RetrievalMetrics]:
+    """The metrics of the network, and of what it has to beat."""
+    query_labels, gallery_labels = _labels(protocol)
+    device = device_of(options)
+    results = {"network": evaluate(query, *query_labels, gallery, *gallery_labels, device=device)}
+    if options.baselines:
+        plain = [colour_histogram(_decoded(part)) for part in (protocol.query, protocol.gallery)]
+        results["colour histogram"] = evaluate(plain[0], *query_labels, plain[1], *gallery_labels)
+    return results | {"chance": chance(*query_labels, *gallery_labels)}
+
+
+def draw(
+    path: str | Path,
+    query: Tensor,
+    gallery: Tensor,
+    protocol: ReIDProtocol,
+    metrics: RetrievalMetrics,
+    count: int = 6,
+) -> Path:
+    """Draw the first ten ranks of ``count`` queries, spread evenly from the best to the worst."""
+    precision = metrics.average_precision
+    order = np.argsort(-precision, kind="stable")[: metrics.num_valid_queries]
+    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
+    query_labels, gallery_labels = _labels(protocol, chosen)
+    ranked = ranked_gallery(query[chosen], *query_labels, gallery, *gallery_labels, k=10)
+    rows = []
+    for index, distances, places, correct in zip(chosen, *ranked):
+        shown = distances.isfinite()
+        images = list(_decoded(protocol.gallery, places[shown].tolist()))
+        (image,) = _decoded(protocol.query, [index])
+        label = f"AP {100 * precision[index]:.0f} %"
+        rows.append(
+            GalleryRow(label, image, images, correct[shown].tolist(), distances[shown].tolist())
+        )
+    title = f"{protocol.name}: mAP {100 * metrics.mAP:.1f} %, rank-1 {100 * metrics.rank(1):.1f} %"
+    people = "generated people, nobody is real" if is_generated(protocol) else protocol.split
+    note = f"{people}; queries from the best found to the worst by average precision (AP)"
+    return ranked_galleries(path, rows, title, note)
+
+
+def is_generated(protocol: ReIDProtocol) -> bool:
+    """Whether the images show nobody real, so that a picture of them may be drawn unasked."""
+    return protocol.split == "generated"
+
+
+def _labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, tuple]:
+    """(identities, cameras) of ``queries`` and of the gallery; cameras where both know them."""
+    query, gallery = protocol.query, protocol.gallery
+    if query.cameras is None or gallery.cameras is None:
+        return (query.identities[queries], None), (gallery.identities, None)
+    return (
+        (query.identities[queries], query.cameras[queries]),
+        (gallery.identities, gallery.cameras),
+    )
+
+
+def _decoded(images: LabelledImages, indices: Sequence[int] | None = None) -> Iterator[np.ndarray]:
+    for index in range(len(images)) if indices is None else indices:
+        try:
+            yield decode(images.read(int(index)), images.names[int(index)])
+        except CorruptImage as error:
+            raise UserError(f"{error}; remove or replace this image") from error
+
+
+def verify(query: Tensor, gallery: Tensor, protocol: ReIDProtocol, device: str) -> dict[str, float]:
+    """The part of the pairs of one person that is accepted, by the rate of false alarms."""
+    query_labels, gallery_labels = _labels(protocol)
+    rates = roc(query, *query_labels, gallery, *gallery_labels, device=device)
+    return {f"{rate:g}": accepted for rate, accepted in rates.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, embed, evaluate, and say and write what came out."""
+    parser = Parser(prog="python -m transreid_ssl.evaluate", description=summary(Evaluate))
+    parser.add_class_arguments(Evaluate)
+    options = Evaluate(**vars(parser.parse(sys.argv[1:] if arguments is None else arguments)))
+    weights, model = load_model(options)
+    protocol = open_protocol(options, model.spec)
+    print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
+    query, gallery = features(model, protocol, options)
+    results = measure(query, gallery, protocol, options)
+    print(format_table(results))
+    record = {
+        "protocol": protocol.describe(),
+        "network": str(model.spec),
+        "settings": asdict(options) | {"weights": str(weights)},
+        "results": {name: metrics.as_dict() for name, metrics in results.items()},
+        "software": {"transreid_ssl": __version__, "torch": torch.__version__},
+    }
+    if options.verification:
+        record["verification"] = verify(query, gallery, protocol, device_of(options))
+        rates = [f"{100 * tpr:.1f}% at {rate}" for rate, tpr in record["verification"].items()]
+        print(f"verification, true positive rate at false positive rate: {', '.join(rates)}")
+    write_json(options.json, record)
+    print(f"written to {options.json}")
+    if is_generated(protocol) if options.picture is None else options.picture:
+        path = options.picture if isinstance(options.picture, str) else _PICTURE
+        print(f"drawn in {draw(path, query, gallery, protocol, results['network'])}")
+
+
+if __name__ == "__main__":
+    run(main)
