@@ -4,7 +4,9 @@ Every random choice for an image comes from (seed, epoch, index), never from a w
 so the number of workers and the place where a run was resumed change nothing.
 """
 
+import atexit
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -188,15 +190,40 @@ def collate_labelled(items: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+_running: weakref.WeakSet = weakref.WeakSet()
+
+
 class _Loader(DataLoader):
-    """A loader whose workers' ``UserError`` arrives as the one line it was, without a traceback."""
+    """A loader that always ends its workers, and whose errors for users stay one line.
+
+    Left to themselves, workers that ignore signals outlive an exception in the loop: its traceback
+    keeps the iterator, and Python waits for its processes before it lets go of tracebacks.
+    """
 
     def __iter__(self) -> Iterator[Any]:
+        iterator = super().__iter__()
+        _running.add(iterator)
+        complaint = None
         try:
-            yield from super().__iter__()
+            yield from iterator
         except UserError as error:
-            line = str(error).strip().splitlines()[-1]
-            raise UserError(line.rpartition("UserError: ")[2]) from error
+            # From a worker it comes wrapped in the text of the worker's traceback.
+            complaint = str(error).strip().splitlines()[-1].rpartition("UserError: ")[2]
+        finally:
+            _stop_workers(iterator)
+        if complaint:
+            raise UserError(complaint)
+
+
+def _stop_workers(iterator: Any) -> None:
+    if hasattr(iterator, "_shutdown_workers"):  # an iterator without workers has none
+        iterator._shutdown_workers()
+
+
+@atexit.register
+def _stop_all_workers() -> None:
+    for iterator in list(_running):
+        _stop_workers(iterator)
 
 
 def _loader(dataset: Dataset, num_workers: int, **options: Any) -> DataLoader:

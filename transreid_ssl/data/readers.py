@@ -116,9 +116,8 @@ def _check_matches(protocol: ReIDProtocol) -> None:
     """At least one query must be findable: the same identity, and seen by another camera."""
     query, gallery = protocol.query, protocol.gallery
     if not len(query) or not len(gallery):
-        raise UserError(
-            f"{protocol.name}: no labelled {'gallery' if len(query) else 'query'} image"
-        )
+        empty = "gallery" if len(query) else "query"
+        raise UserError(f"{protocol.name}: no labelled image for the {empty}; {protocol.split}")
     if not matchable(query, gallery).any():
         raise UserError(
             f"{protocol.name}: no query has a match in the gallery (the same identity in another "

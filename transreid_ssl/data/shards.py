@@ -130,7 +130,7 @@ def _names_from_paths(shard: Path, column: str) -> pa.Array | None:
     kind = pq.read_schema(shard).field(column).type
     if not (pa.types.is_struct(kind) and any(field.name == "path" for field in kind)):
         return None
-    paths = pq.read_table(shard, columns=[f"{column}.path"]).column(column)
+    paths = pq.ParquetFile(shard).read(columns=[f"{column}.path"]).column(column)
     return pc.struct_field(paths, "path").cast(pa.large_string()).combine_chunks()
 
 

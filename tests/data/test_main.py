@@ -1,0 +1,94 @@
+"""The command line: what a person sees, and exit codes."""
+
+import cv2
+import pytest
+
+from transreid_ssl.command import run
+from transreid_ssl.data.__main__ import main
+from transreid_ssl.data.pool import open_pool
+from transreid_ssl.data.readers import open_reid
+
+SMALL = "demo:identities=2,images=6,test=2,height=64,width=32"
+
+
+@pytest.fixture
+def images(tmp_path, write_images):
+    return write_images(tmp_path / "images", ["0001_c1_0.jpg", "0001_c2_0.jpg", "0002_c1_0.jpg"])
+
+
+def test_inspect_a_pool(images, capsys):
+    (images / "0002_c1_0.jpg").write_bytes(b"")
+    assert main(["inspect", str(images)]) == 0
+    text = capsys.readouterr().out
+    assert f"folder {images}: 3 images" in text
+    assert "3 of 3 images decoded, 1 broken" in text
+    assert "note: 0002_c1_0.jpg: empty (0 bytes)" in text
+    assert "see also --protocol folder" in text
+    assert f"recipes/dino_pretrain.py --data.pool {images}" in text
+
+
+def test_inspect_a_protocol(capsys):
+    assert main(["inspect", SMALL, "--protocol", "demo", "--sample", "6"]) == 0
+    text = capsys.readouterr().out
+    assert "demo: train 12 images / 2 identities" in text
+    assert text.count("2 of ") == 3
+    assert "nothing odd was found" in text
+
+
+def test_verify(images, tmp_path, capsys):
+    listed = tmp_path / "bad.txt"
+    assert main(["verify", str(images), "--list", str(listed)]) == 0
+    assert listed.read_text() == ""
+    (images / "0001_c1_0.jpg").write_bytes(b"GIF")
+    assert main(["verify", str(images), "--list", str(listed)]) == 1
+    assert listed.read_text().startswith("0001_c1_0.jpg\tcannot be decoded")
+    assert main(["verify", str(images)]) == 1
+    assert "  0001_c1_0.jpg: cannot be decoded" in capsys.readouterr().out
+
+
+def test_demo_writes_what_can_be_opened(tmp_path, capsys):
+    out = tmp_path / "people"
+    assert main(["demo", str(out), "--people", SMALL]) == 0
+    assert cv2.imread(str(out / "sheet.png")).shape[2] == 3
+    assert len(open_pool(out / "pool")) == 12
+    written, drawn = open_reid("market1501", out / "market1501"), open_reid(SMALL)
+    for part in ("train", "query", "gallery"):
+        a, b = getattr(written, part), getattr(drawn, part)
+        assert len(a) == len(b)
+        assert (a.num_identities, a.num_cameras) == (b.num_identities, b.num_cameras)
+        assert a.identities.min() >= 1
+        assert {a.read(i) for i in range(len(a))} == {b.read(i) for i in range(len(b))}
+    assert f"inspect {out}/pool" in capsys.readouterr().out
+
+
+def test_pack(images, tmp_path, capsys):
+    assert main(["pack", str(images), str(tmp_path / "packed")]) == 0
+    assert "3 images; use them with --data.pool" in capsys.readouterr().out
+    assert (tmp_path / "packed/train-00000-of-00001.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "/nothing/there"], "/nothing/there: no such file or folder"),
+        (["inspect", "demo:people=3"], "people=3"),
+        (["pack", "demo"], "out"),
+        (["verify", "demo", "--lst", "x"], "--lst"),
+        (["explore"], "explore"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(main, arguments)
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "pack", "demo"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"Example: ``python -m transreid_ssl.data {command} " in text
