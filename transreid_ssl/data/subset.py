@@ -54,15 +54,16 @@ def _find_loosely(known: Names, wanted: Names) -> np.ndarray:
     counts = pc.value_counts(known_bases.column)
     unique = Names(counts.field("values").filter(pc.equal(counts.field("counts"), 1)))
     indices = np.where(unique.find(wanted_bases) >= 0, known_bases.find(wanted_bases), -1)
-    for position, index in enumerate(indices):
-        if index >= 0 and not _same_end(known_stems[int(index)], wanted_stems[position]):
-            indices[position] = -1
+    candidates = np.flatnonzero(indices >= 0)
+    pairs = zip(known_stems.take(indices[candidates]), wanted_stems.take(candidates))
+    same = np.fromiter((_same_end(*pair) for pair in pairs), bool, len(candidates))
+    indices[candidates[~same]] = -1
     return indices
 
 
 def _same_end(one: str, other: str) -> bool:
-    shorter, longer = sorted((f"/{one}", f"/{other}"), key=len)
-    return longer.endswith(shorter)
+    one, other = f"/{one}", f"/{other}"
+    return one.endswith(other) or other.endswith(one)
 
 
 def _without_extension(names: Names) -> Names:
