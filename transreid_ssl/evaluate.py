@@ -63,9 +63,8 @@ def open_protocol(options: Evaluate, spec: BackboneSpec) -> ReIDProtocol:
     """The labelled set asked for, or that the weights remember, or generated people."""
     tuned_on = spec.provenance.get("settings", {}).get("data", {})
     pool = str(spec.provenance.get("pool", ""))
-    names = (tuned_on.get("name"), spec.provenance.get("data"), pool)
-    known = [str(name) for name in names if name and (name != pool or pool.startswith("demo"))]
-    name = options.data or next(iter(known), "demo")
+    generated = pool if pool.startswith("demo") else "demo"
+    name = options.data or tuned_on.get("name") or spec.provenance.get("data") or generated
     root = options.root or (tuned_on.get("root") if name == tuned_on.get("name") else None)
     return open_reid(name, root, options.pattern)
 
