@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from transreid_ssl.retrieval import nearest_neighbours, ranked_gallery
 from transreid_ssl.retrieval.blocks import ordered_keys
+from transreid_ssl.retrieval.neighbours import _smallest_by_keys, smallest
 
 
 @settings(deadline=None, max_examples=40)
@@ -44,6 +45,13 @@ def test_keys_order_like_a_stable_sort():
     values = torch.tensor([[0.0, -0.0, 2.5, -1.0, -3e38, float("inf"), -1.0, 1e-40, 0.0]])
     order = values.sort(dim=1, stable=True).indices
     assert torch.equal(ordered_keys(values).argsort(dim=1), order)
+
+
+def test_both_ways_of_selecting_agree():
+    block = torch.randint(-2, 3, (6, 50)).float() / 3
+    _, columns = smallest(block, 9)
+    assert torch.equal(columns, block.sort(dim=1, stable=True).indices[:, :9])
+    assert torch.equal(columns, _smallest_by_keys(block, 9))
 
 
 def test_mistakes_are_named():

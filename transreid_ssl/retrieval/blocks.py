@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from transreid_ssl.errors import UserError
 
 METRICS = ("cosine", "euclidean")
-BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}  # of one block of distances
+# Of one block of distances. Ranking on a GPU takes some eight times as much for keys and bins.
+BLOCK_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 
 def as_features(values: Tensor | np.ndarray, name: str, device: torch.device | str) -> Tensor:

@@ -106,9 +106,13 @@ def smallest(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if block.device.type == "cpu":
         columns = torch.from_numpy(np.stack([_smallest_of_row(row, k) for row in block.numpy()]))
     else:
-        keys = ordered_keys(block).topk(k, dim=1, largest=False, sorted=True).values
-        columns = keys & 0xFFFFFFFF
+        columns = _smallest_by_keys(block, k)
     return block.gather(1, columns), columns
+
+
+def _smallest_by_keys(block: Tensor, k: int) -> Tensor:
+    """For accelerators, whose selection leaves the order of equal values open: no keys are equal."""
+    return ordered_keys(block).topk(k, dim=1, largest=False, sorted=True).values & 0xFFFFFFFF
 
 
 def _smallest_of_row(row: np.ndarray, k: int) -> np.ndarray:
