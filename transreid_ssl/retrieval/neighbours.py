@@ -111,7 +111,7 @@ def smallest(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _smallest_by_keys(block: Tensor, k: int) -> Tensor:
-    """For accelerators, whose selection leaves the order of equal values open: no keys are equal."""
+    """For accelerators, which select among equal values in any order: no two keys are equal."""
     return ordered_keys(block).topk(k, dim=1, largest=False, sorted=True).values & 0xFFFFFFFF
 
 
