@@ -33,6 +33,7 @@ def test_inspect_a_protocol(capsys):
     assert "demo: train 12 images / 2 identities" in text
     assert text.count("2 of ") == 3
     assert "nothing odd was found" in text
+    assert f"recipes/supervised_finetune.py --data.name {SMALL}\n" in text
 
 
 def test_verify(images, tmp_path, capsys):
@@ -91,4 +92,4 @@ def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert f"Example: ``python -m transreid_ssl.data {command} " in text
+    assert f"Example: python -m transreid_ssl.data {command} " in text

@@ -9,7 +9,9 @@ PATH is a folder of images, a list of paths, Parquet shards, an LMDB, or demo. A
 command for its options.
 """
 
+import argparse
 import dataclasses
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from jsonargparse import DefaultHelpFormatter
 from tqdm import tqdm
 
 from transreid_ssl.command import Parser, run
 from transreid_ssl.data import doctor
 from transreid_ssl.data.pool import Pool, open_pool
 from transreid_ssl.data.readers import DEFAULT_PATTERN, open_reid
+from transreid_ssl.data.reid import PARTS
 
 _COMMAND = "python -m transreid_ssl.data"
 
@@ -101,29 +105,35 @@ class Demo:
 
 def run_inspect(options: Inspect) -> int:
     """The command ``inspect``."""
-    if options.protocol is None:
-        pool = open_pool(options.path, options.subset)
-        print(pool.describe())
-        advice = _look(pool, options.sample) + _name_advice(pool)
-        following = f"accelerate launch recipes/dino_pretrain.py --data.pool {options.path}"
-        if options.subset:
-            following += f" --data.subset {options.subset}"
-    else:
-        generated = options.protocol == "demo" and options.path.startswith("demo")
-        name = options.path if generated else options.protocol
-        protocol = open_reid(name, options.path, options.pattern)
-        print(protocol.describe().replace("; ", "\n  "))
-        advice = doctor.check_protocol(protocol)
-        for part in ("train", "query", "gallery"):
-            images = getattr(protocol, part)
-            if len(images):
-                print(f"{part}:")
-                advice += [f"{part}: {line}" for line in _look(images, options.sample // 3)]
-        following = None
+    advice, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
     print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
-    if following:
-        print(f"next: {following}")
+    print(f"next: accelerate launch recipes/{following}")
     return 0
+
+
+def _inspect_pool(options: Inspect) -> tuple[list[str], str]:
+    """Print what a pool holds; what is odd about it, and what to run next."""
+    pool = open_pool(options.path, options.subset)
+    print(pool.describe())
+    subset = f" --data.subset {options.subset}" if options.subset else ""
+    advice = _look(pool, options.sample) + _name_advice(pool)
+    return advice, f"dino_pretrain.py --data.pool {options.path}{subset}"
+
+
+def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
+    """The same for a labelled set, part by part."""
+    generated = options.protocol.startswith("demo")
+    name = options.path if generated and options.path.startswith("demo") else options.protocol
+    protocol = open_reid(name, options.path, options.pattern)
+    print(protocol.describe().replace("; ", "\n  "))
+    advice = doctor.check_protocol(protocol)
+    for part in PARTS:
+        images = getattr(protocol, part)
+        if len(images):
+            print(f"{part}:")
+            advice += [f"{part}: {line}" for line in _look(images, options.sample // 3)]
+    root = "" if generated else f" --data.root {options.path}"
+    return advice, f"supervised_finetune.py --data.name {name}{root}"
 
 
 def _look(images: Any, sample: int) -> list[str]:
@@ -205,13 +215,18 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
 }
 
 
+class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Descriptions keep their lines."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call, print."""
-    parser = Parser(prog=_COMMAND, description=__doc__)
+    parser = Parser(prog=_COMMAND, description=__doc__, formatter_class=_Help)
     commands = parser.add_subcommands(required=True)
     for name, (kind, _) in _COMMANDS.items():
         documentation, _, helps = kind.__doc__.partition("\n\n    Args:")
-        options = Parser(description=documentation)
+        description = inspect.cleandoc(documentation).replace("``", "")
+        options = Parser(description=description, formatter_class=_Help)
         required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
         for field in required:
             options.add_argument(field, help=re.search(rf"{field}: (.*)", helps)[1])
