@@ -16,8 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transreid_ssl import command
-from transreid_ssl.data import EpochSampler, ViewsDataset, training_loader
-from transreid_ssl.data.views import MultiCrop, MultiCropConfig
+from transreid_ssl.data import (
+    EpochSampler,
+    MultiCrop,
+    MultiCropConfig,
+    ViewsDataset,
+    training_loader,
+)
 from transreid_ssl.models import save_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 from transreid_ssl.training import (

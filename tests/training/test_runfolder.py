@@ -41,7 +41,7 @@ def test_other_settings_are_refused_by_name(run):
     run.log(1, {"loss": 2.0})
     with pytest.raises(UserError, match=r"width \(3 there, 4 now\)"):
         run.claim(Config(width=4))
-    with pytest.raises(UserError, match="run.epochs"):
+    with pytest.raises(UserError, match=r"run\.epochs"):
         run.claim(Config(run=RunSettings(epochs=1)))
 
 

@@ -13,6 +13,7 @@ from transreid_ssl.data.pool import ConcatPool, FilesPool, Pool, SubsetPool, ope
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol
 from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
+from transreid_ssl.data.views import MultiCrop, MultiCropConfig, ReIDAugment, ReIDAugmentConfig
 
 __all__ = [
     "ConcatPool",
@@ -22,9 +23,13 @@ __all__ = [
     "IdentitySampler",
     "LabelledDataset",
     "LabelledImages",
+    "MultiCrop",
+    "MultiCropConfig",
     "PeopleConfig",
     "PeoplePool",
     "Pool",
+    "ReIDAugment",
+    "ReIDAugmentConfig",
     "ReIDProtocol",
     "SubsetPool",
     "ViewsDataset",

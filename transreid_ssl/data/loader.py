@@ -28,7 +28,14 @@ _PATIENCE = 20
 class Views(Protocol):
     """Makes views of an image: a list of groups, each a list of equally large uint8 arrays."""
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]: ...
+    def __call__(
+        self,
+        image: np.ndarray,
+        rng: np.random.Generator,
+        another: Callable[[], np.ndarray] | None = None,
+    ) -> list[list[np.ndarray]]:
+        """``another`` gives a random other image of the pool, for views made of two."""
+        ...
 
 
 class ViewsDataset(Dataset):
@@ -51,7 +58,15 @@ class ViewsDataset(Dataset):
         candidates = (int(substitutes.integers(len(self.pool))) for _ in range(_PATIENCE))
         image, _, corrupt = _first_readable(self.pool, index, candidates)
         rng = np.random.default_rng([self.seed, *item])
-        return {"views": self.views(image, rng), "index": index, "corrupt": corrupt}
+
+        def another() -> np.ndarray:
+            picks = (int(rng.integers(len(self.pool))) for _ in range(_PATIENCE))
+            other, _, broken = _first_readable(self.pool, next(picks), picks)
+            corrupt.extend(broken)
+            return other
+
+        views = self.views(image, rng, another)
+        return {"views": views, "index": index, "corrupt": corrupt}
 
 
 class LabelledDataset(Dataset):

@@ -5,6 +5,7 @@ TransReID-SSL ran it on person crops with torchvision and Pillow) at a fraction 
 are changed where a view has the fewest pixels, that is after shrinking and before enlarging.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import permutations, starmap
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 
 from transreid_ssl.data import colour
+from transreid_ssl.data.background import draw_ellipse, mix_background
 from transreid_ssl.data.boxes import sample_boxes
 from transreid_ssl.data.erasing import RandomErasing, RandomErasingConfig
 from transreid_ssl.data.images import resize
@@ -67,6 +69,9 @@ class MultiCropConfig:
     """Smallest and largest standard deviation of the blur, in pixels of the view."""
     global_solarize: tuple[float, ...] = (0.0, 0.2)
     """Probability of solarisation (values from 128 on are inverted) for each global view."""
+    background: float = 0.0
+    """Probability that a global view's background comes from another image (not in the paper). It
+    keeps a network from comparing places instead of persons, which small runs do first."""
     erasing: RandomErasingConfig = field(default_factory=lambda: RandomErasingConfig(probability=0))
     """Random erasing of every view, after all else (LUPerson's MoCo: 0.5 with area to 0.6)."""
 
@@ -82,7 +87,10 @@ class MultiCropConfig:
                 raise UserError(
                     f"{name} is {(low, high)}: give 0 < smallest <= largest (scale: <= 1)"
                 )
-        for name in ("flip", "jitter", "grayscale", "global_blur", "local_blur", "global_solarize"):
+        for name in (
+            "flip", "jitter", "grayscale", "background", "global_blur", "local_blur",
+            "global_solarize",
+        ):  # fmt: skip
             value = getattr(self, name)
             parts = value if isinstance(value, tuple | list) else (value,)
             if not parts or not all(0 <= part <= 1 for part in parts):
@@ -119,11 +127,12 @@ class ViewParameters(NamedTuple):
 
 
 class MultiCrop:
-    """Callable (image uint8 (H, W, 3) RGB, rng) -> [[global views], [local views]].
+    """Callable (image uint8 (H, W, 3) RGB, rng, another) -> [[global views], [local views]].
 
     Every view is a contiguous uint8 array (height, width, 3). A group without views is left out.
     `sample` draws the geometry and colours alone, `apply` makes one view of them: patches of two
-    views can be brought into line through their boxes.
+    views can be brought into line through their boxes. ``another`` gives a random other image; it
+    is asked only where backgrounds are mixed.
     """
 
     def __init__(self, config: MultiCropConfig):
@@ -145,9 +154,21 @@ class MultiCrop:
         self._orders = list(permutations(np.flatnonzero(self._jitter_ranges).tolist()))
         self._erasing = RandomErasing(config.erasing)
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> list[list[np.ndarray]]:
+    def __call__(
+        self,
+        image: np.ndarray,
+        rng: np.random.Generator,
+        another: Callable[[], np.ndarray] | None = None,
+    ) -> list[list[np.ndarray]]:
         _check_image(image)
-        views = [self.apply(image, view) for view in self.sample(rng, *image.shape[:2])]
+        drawn = self.sample(rng, *image.shape[:2])
+        sources = [image] * len(drawn)
+        if self.config.background:
+            if another is None:
+                raise ValueError("background mixing needs other images: pass another")
+            for view in np.flatnonzero(rng.random(self.config.num_global) < self.config.background):
+                sources[view] = mix_background(image, another(), draw_ellipse(rng))
+        views = [self.apply(source, view) for source, view in zip(sources, drawn)]
         return [views[group] for group in self._groups if views[group]]
 
     def sample(self, rng: np.random.Generator, height: int, width: int) -> list[ViewParameters]:

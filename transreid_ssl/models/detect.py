@@ -31,7 +31,8 @@ def detect_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture
     stem = state.get("patch_embed.conv.0.weight")
     if stem is None:
         return Architecture(embed_dim, depth, 0, kernel)
-    return Architecture(embed_dim, depth, 0, 2 * kernel, stem_hidden=stem.shape[0])
+    norm = "ibn" if "patch_embed.conv.1.IN.weight" in state else "bn"
+    return Architecture(embed_dim, depth, 0, 2 * kernel, stem.shape[0], norm)
 
 
 def detect_name(found: Architecture, path: Path) -> str:

@@ -13,16 +13,22 @@ from transreid_ssl.models.stem import patch_grid
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes behind a name; ``stem_hidden`` is 0 for plain patches, without a stem."""
+    """The sizes behind a name; ``stem_hidden`` is 0 for plain patches, without a stem.
+
+    ``stem_norm`` is "ibn" (half instance, half batch norm: the paper's ICS) or "bn".
+    """
 
     embed_dim: int
     depth: int
     num_heads: int
     patch_size: int
     stem_hidden: int = 0
+    stem_norm: str = "ibn"
 
     def __str__(self) -> str:
-        stem = f"an IBN stem of {self.stem_hidden} channels" if self.stem_hidden else "no stem"
+        stem = "no stem"
+        if self.stem_hidden:
+            stem = f"an {self.stem_norm.upper()} stem of {self.stem_hidden} channels"
         return f"width {self.embed_dim}, depth {self.depth}, patch {self.patch_size}, {stem}"
 
 
@@ -34,9 +40,9 @@ _SIZES = {  # embed_dim, depth, num_heads, patch_size, channels of the stem
     "vit_base_patch16": (768, 12, 12, 16, 64),
 }
 ARCHITECTURES = {
-    f"{size}_{kind}": Architecture(*sizes[:4], stem_hidden=sizes[4] if kind == "ics" else 0)
+    f"{size}_{kind}": Architecture(*sizes[:4], sizes[4] if norm else 0, norm or "ibn")
     for size, sizes in _SIZES.items()
-    for kind in ("reid", "ics")
+    for kind, norm in (("reid", None), ("ics", "ibn"), ("conv", "bn"))
 }
 
 

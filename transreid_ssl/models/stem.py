@@ -22,17 +22,19 @@ class IBN(nn.Module):
         return torch.cat((self.IN(x[:, : self.half]), self.BN(x[:, self.half :])), dim=1)
 
 
-def ics_layers(in_channels: int, hidden: int) -> nn.Sequential:
-    """The IBN-based convolution stem, at half the image's resolution (TransReID-SSL, section 3.4).
+def stem_layers(in_channels: int, hidden: int, norm: str = "ibn") -> nn.Sequential:
+    """The convolution stem, at half the image's resolution (TransReID-SSL, section 3.4).
 
-    (B, in_channels, H, W) -> (B, hidden, H/2, W/2). The last norm is a plain batch norm.
+    (B, in_channels, H, W) -> (B, hidden, H/2, W/2). With "ibn" it is the paper's ICS, whose last
+    norm is a plain batch norm; with "bn" all three are.
     """
+    normalise = {"ibn": IBN, "bn": nn.BatchNorm2d}[norm]
     return nn.Sequential(
         nn.Conv2d(in_channels, hidden, kernel_size=7, stride=2, padding=3, bias=False),
-        IBN(hidden),
+        normalise(hidden),
         nn.ReLU(inplace=True),
         nn.Conv2d(hidden, hidden, kernel_size=3, padding=1, bias=False),
-        IBN(hidden),
+        normalise(hidden),
         nn.ReLU(inplace=True),
         nn.Conv2d(hidden, hidden, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(hidden),
@@ -56,6 +58,7 @@ class PatchEmbedding(nn.Module):
     Args:
         img_size: (height, width) that the position embeddings are learnt for.
         stem_hidden: channels of the convolution stem; 0 for plain patches.
+        stem_norm: "ibn" (the paper's ICS) or "bn".
         stride: distance between patches; ``patch_size`` when None. If smaller, they overlap.
 
     Raises:
@@ -71,6 +74,7 @@ class PatchEmbedding(nn.Module):
         embed_dim: int = 384,
         *,
         stem_hidden: int = 0,
+        stem_norm: str = "ibn",
         stride: int | None = None,
         bias: bool = True,
         output_fmt: str = "NHWC",
@@ -87,7 +91,9 @@ class PatchEmbedding(nn.Module):
         if self.stride % halving or self.patch_size[0] % halving:
             raise ValueError(f"stride {self.stride}: the stem halves the image, so it must be even")
         self._set_grid(img_size)
-        self.conv = ics_layers(in_chans, stem_hidden) if stem_hidden else nn.Identity()
+        self.conv = nn.Identity()
+        if stem_hidden:
+            self.conv = stem_layers(in_chans, stem_hidden, stem_norm)
         self.proj = nn.Conv2d(
             stem_hidden or in_chans,
             embed_dim,

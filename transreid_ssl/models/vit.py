@@ -26,7 +26,12 @@ class ReIDViT(VisionTransformer):
 
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
         sizes = spec.architecture
-        embed_layer = partial(PatchEmbedding, stem_hidden=sizes.stem_hidden, stride=spec.stride)
+        embed_layer = partial(
+            PatchEmbedding,
+            stem_hidden=sizes.stem_hidden,
+            stem_norm=sizes.stem_norm,
+            stride=spec.stride,
+        )
         super().__init__(
             img_size=spec.img_size,
             patch_size=sizes.patch_size,
@@ -52,6 +57,7 @@ class ReIDViT(VisionTransformer):
 
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
+        self._choose_attention(fused=images.device.type != "cpu")
         tokens = self._pos_embed(self.patch_embed(images))
         if self.spec.num_cameras:
             if cameras is None:
@@ -64,6 +70,12 @@ class ReIDViT(VisionTransformer):
         else:
             tokens = self.blocks(tokens)
         return self.norm(tokens)
+
+    def _choose_attention(self, fused: bool) -> None:
+        """Fused attention, but on a CPU: there its backward pass takes up to twice the time."""
+        for block in self.blocks:
+            if block.attn.fused_attn is not fused:
+                block.attn.fused_attn = fused
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, 1 + h * w, D), with class token and positions for this grid."""

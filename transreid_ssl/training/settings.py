@@ -63,7 +63,8 @@ class BackboneSettings:
     """The network.
 
     Args:
-        name: A timm name: vit_{nano,tiny,small,base}_patch16_{reid,ics}, or vit_nano_patch8_….
+        name: A timm name: vit_{nano,tiny,small,base}_patch16_{reid,ics,conv} (plain
+            patches, the IBN stem, the same stem with batch norms), or vit_nano_patch8_….
         img_size: (height, width) of the input in pixels.
         drop_path: Stochastic depth of the trained network.
         weights: Initial weights, in any format that transreid_ssl.models.load_weights knows.
