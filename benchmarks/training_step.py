@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.reporting import finish
 from transreid_ssl.models import build_backbone, normalise
 from transreid_ssl.pretrain import DINO, DINOConfig
-from transreid_ssl.training import AdamWSettings, build_adamw, clip_gradients
+from transreid_ssl.training import OptimizerSettings, build_optimizer, clip_gradients
 
 
 def views(batch_size: int, device: torch.device) -> list[torch.Tensor]:
@@ -45,7 +45,7 @@ class Ours:
 
     def __init__(self, objective: DINO, precision: str) -> None:
         self.accelerator = Accelerator(mixed_precision=precision)
-        optimizer = build_adamw(objective, AdamWSettings())
+        optimizer = build_optimizer(objective, OptimizerSettings())
         self.objective = objective
         self.model, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]

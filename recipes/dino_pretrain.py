@@ -26,17 +26,17 @@ from transreid_ssl.data import (
 from transreid_ssl.models import save_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 from transreid_ssl.training import (
-    AdamWSettings,
     BackboneSettings,
+    OptimizerSettings,
     Plan,
     PoolSettings,
     ProbeSettings,
     RunSettings,
     Trainer,
-    adamw_plan,
-    build_adamw,
+    build_optimizer,
     finish,
     parse_config,
+    pretraining_plan,
     provenance,
     retrieval_probe,
     start,
@@ -56,7 +56,7 @@ class Config:
     model: BackboneSettings = field(default_factory=BackboneSettings)
     views: MultiCropConfig = field(default_factory=MultiCropConfig)
     dino: DINOConfig = field(default_factory=DINOConfig)
-    optim: AdamWSettings = field(default_factory=AdamWSettings)
+    optim: OptimizerSettings = field(default_factory=OptimizerSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
 
@@ -81,9 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         objective.student.compile()
         objective.teacher.compile()
 
-    plan: Plan = adamw_plan(config.optim, config.run, len(pool))
+    plan: Plan = pretraining_plan(config.optim, config.run, len(pool))
     trainer = Trainer(
-        accelerator, objective, build_adamw(objective, config.optim), plan, run, config.run,
+        accelerator, objective, build_optimizer(objective, config.optim), plan, run, config.run,
         data_key=pool.fingerprint,
         probe=retrieval_probe(config.probe, lambda: objective.teacher.backbone, accelerator),
         probe_every=config.probe.every,

@@ -22,7 +22,7 @@ def environment() -> dict[str, str]:
 
 
 def command(*arguments: str, processes: int = 1) -> list[str]:
-    """A script or ``-m module`` as a command line, under torch's launcher if in several processes."""
+    """A script or ``-m module`` as a command line; several processes need torch's launcher."""
     if processes == 1:
         return [sys.executable, *arguments]
     with socket.socket() as free:

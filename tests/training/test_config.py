@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from transreid_ssl import UserError
-from transreid_ssl.training import AdamWSettings, RunSettings, parse_config, to_yaml
+from transreid_ssl.training import OptimizerSettings, RunSettings, parse_config, to_yaml
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Config:
     """Settings of a test."""
 
     run: RunSettings = field(default_factory=RunSettings)
-    optim: AdamWSettings = field(default_factory=AdamWSettings)
+    optim: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_given_file_replaces_the_demo(demo, tmp_path):
     mine.write_text("optim:\n  clip_each: false\n  betas: [0.5, 0.6]\n")
     config, origin = parse_config(Config, demo, "", ["--config", str(mine), "--run.epochs=7"])
     assert config.run == RunSettings(epochs=7)
-    assert config.optim == AdamWSettings(clip_each=False, betas=(0.5, 0.6))
+    assert config.optim == OptimizerSettings(clip_each=False, betas=(0.5, 0.6))
     assert "demo" not in origin
 
 
@@ -55,7 +55,7 @@ def test_resolved_settings_read_back_as_themselves(demo, tmp_path):
         ("rum:\n  epochs: 3\n", [], "rum"),
         ("run:\n  epochs: many\n", [], "epochs"),
         ("run: [\n", [], "demo.yaml"),
-        ("optim: {}", ["--optim.momentum", "1"], "momentum"),
+        ("optim: {}", ["--optim.velocity", "1"], "velocity"),
         ("optim: {}", ["--run.precision", "int3"], "int3"),
     ],
 )

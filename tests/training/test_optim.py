@@ -1,9 +1,16 @@
 """Clipping, parameter groups and moving averages against plain loops."""
 
+import pytest
 import torch
 from torch import nn
 
-from transreid_ssl.training import clip_gradients, decay_groups, move_towards
+from transreid_ssl.training import (
+    OptimizerSettings,
+    build_optimizer,
+    clip_gradients,
+    decay_groups,
+    move_towards,
+)
 
 
 def _network(seed: int = 0) -> nn.Sequential:
@@ -52,3 +59,21 @@ def test_a_moving_average_is_what_it_says():
     slow, fast = [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 6.0])]
     move_towards(slow, fast, 0.75)
     torch.testing.assert_close(slow[0], torch.tensor([1.5, 3.0]))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_every_optimiser_lowers_a_loss_under_the_schedules_rate(name):
+    torch.manual_seed(0)
+    network, inputs = nn.Linear(4, 1, bias=False), torch.randn(32, 4)
+    optimizer = build_optimizer(network, OptimizerSettings(name=name))
+    losses = []
+    for _ in range(30):
+        for group in optimizer.param_groups:
+            group["lr"] = {"adamw": 0.05, "sgd": 0.05, "lars": 50.0}[name]
+            group["weight_decay"] = 1e-4
+        loss = (network(inputs) - inputs.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]

@@ -5,15 +5,23 @@ from pathlib import Path
 
 import numpy as np
 
-from transreid_ssl.training import AdamWSettings, RunSettings, adamw_plan, cosine, warmup_cosine
+from transreid_ssl.training import (
+    OptimizerSettings,
+    RunSettings,
+    cosine,
+    pretraining_plan,
+    warmup_cosine,
+)
 
 REFERENCE = np.load(Path(__file__).parents[1] / "pretrain" / "reference.npz")
 STEPS = range(0, 5000, 25)  # 100 epochs of 50 steps, every 25th
 
 
 def test_dino_schedules_are_the_published_ones():
-    plan = adamw_plan(
-        AdamWSettings(lr=5e-4), RunSettings(epochs=100, batch_size=1024), num_images=50 * 1024 + 7
+    plan = pretraining_plan(
+        OptimizerSettings(lr=5e-4),
+        RunSettings(epochs=100, batch_size=1024),
+        num_images=50 * 1024 + 7,
     )
     assert (plan.steps_per_epoch, plan.total_steps) == (50, 5000)
     lr = [plan.lr(step) for step in STEPS]

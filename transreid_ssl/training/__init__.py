@@ -3,11 +3,11 @@
 from transreid_ssl.training.config import parse_config, provenance, to_yaml
 from transreid_ssl.training.loop import Objective, Trainer
 from transreid_ssl.training.optim import (
-    adamw_plan,
-    build_adamw,
+    build_optimizer,
     clip_gradients,
     decay_groups,
     move_towards,
+    pretraining_plan,
 )
 from transreid_ssl.training.plan import Plan
 from transreid_ssl.training.probe import RetrievalProbe, feature_spread, retrieval_probe
@@ -15,17 +15,17 @@ from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.schedules import cosine, linear, warmup_cosine
 from transreid_ssl.training.session import finish, start, trained_backbone, training_pool
 from transreid_ssl.training.settings import (
-    AdamWSettings,
     BackboneSettings,
+    OptimizerSettings,
     PoolSettings,
     ProbeSettings,
     RunSettings,
 )
 
 __all__ = [
-    "AdamWSettings",
     "BackboneSettings",
     "Objective",
+    "OptimizerSettings",
     "Plan",
     "PoolSettings",
     "ProbeSettings",
@@ -33,8 +33,7 @@ __all__ = [
     "RunFolder",
     "RunSettings",
     "Trainer",
-    "adamw_plan",
-    "build_adamw",
+    "build_optimizer",
     "clip_gradients",
     "cosine",
     "decay_groups",
@@ -43,6 +42,7 @@ __all__ = [
     "linear",
     "move_towards",
     "parse_config",
+    "pretraining_plan",
     "provenance",
     "retrieval_probe",
     "start",

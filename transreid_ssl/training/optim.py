@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
+from timm.optim import Lars
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.training.plan import Plan
 from transreid_ssl.training.schedules import warmup_cosine
-from transreid_ssl.training.settings import AdamWSettings, RunSettings
+from transreid_ssl.training.settings import OptimizerSettings, RunSettings
 
 
 def decay_groups(model: nn.Module) -> list[dict]:
@@ -25,14 +26,18 @@ def decay_groups(model: nn.Module) -> list[dict]:
     ]
 
 
-def build_adamw(model: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
-    """AdamW over ``decay_groups``; learning rate and decay are set before each step."""
-    return torch.optim.AdamW(
-        decay_groups(model), lr=0.0, betas=settings.betas, weight_decay=0.0, fused=True
-    )
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """The optimiser over ``decay_groups``; learning rate and decay are set before each step."""
+    groups = decay_groups(model)
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, weight_decay=0.0, fused=True)
+    if settings.name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
+    # A layer whose weights do not decay is not scaled by its norm either (LARS, 1708.03888).
+    return Lars(groups, lr=0.0, momentum=settings.momentum, always_adapt=False)
 
 
-def peak_lr(settings: AdamWSettings, batch_size: int) -> float:
+def peak_lr(settings: OptimizerSettings, batch_size: int) -> float:
     """The learning rate after warm-up, by the linear scaling rule."""
     return settings.lr * (batch_size / settings.lr_batch if settings.lr_batch else 1.0)
 
@@ -60,7 +65,7 @@ def move_towards(slow: Sequence[Tensor], fast: Sequence[Tensor], momentum: float
     get_ema_multi_avg_fn(momentum)(slow, fast, None)
 
 
-def adamw_plan(settings: AdamWSettings, run: RunSettings, num_images: int) -> Plan:
+def pretraining_plan(settings: OptimizerSettings, run: RunSettings, num_images: int) -> Plan:
     """DINO's schedules over a run: learning rate with warm-up, rising weight decay.
 
     Raises:

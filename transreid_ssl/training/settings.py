@@ -79,10 +79,11 @@ class BackboneSettings:
 
 
 @dataclass(frozen=True)
-class AdamWSettings:
-    """AdamW with DINO's schedules (main_dino of 2104.14294, kept by TransReID-SSL).
+class OptimizerSettings:
+    """The optimiser of pre-training, with DINO's schedules (2104.14294, kept by TransReID-SSL).
 
     Args:
+        name: "adamw" for transformers; "sgd" or "lars" (large batches) for ResNets.
         lr: Peak learning rate for ``lr_batch`` images; scaled linearly with the batch size.
         lr_batch: Batch size that ``lr`` is meant for; null takes ``lr`` as it is.
         min_lr: Learning rate at the end of the cosine.
@@ -92,8 +93,10 @@ class AdamWSettings:
         clip: Largest gradient norm; 0 leaves gradients alone. Too large lets early steps blow up.
         clip_each: Clip every parameter by itself (as DINO does) instead of the global norm.
         betas: AdamW's momenta.
+        momentum: Of SGD and LARS.
     """
 
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
     lr: float = 5e-4
     lr_batch: int | None = 256
     min_lr: float = 1e-6
@@ -103,6 +106,7 @@ class AdamWSettings:
     clip: float = 3.0
     clip_each: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.9
 
 
 @dataclass(frozen=True)
