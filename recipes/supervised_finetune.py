@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     protocol = open_reid(config.data.name, config.data.root)
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
 
-    backbone = trained_backbone(config.model, accelerator)
+    backbone = trained_backbone(config.model, accelerator, protocol.train.num_cameras)
     set_statistics(backbone, config.data.statistics, config.model.weights)
     mean, std = backbone.spec.mean, backbone.spec.std
     augment = dataclasses.replace(

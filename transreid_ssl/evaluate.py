@@ -14,6 +14,7 @@ from transreid_ssl import __version__
 from transreid_ssl.command import Parser, run
 from transreid_ssl.data import CorruptImage, LabelledImages, ReIDProtocol, decode, open_reid
 from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, embedded, load_model, summary
 from transreid_ssl.files import write_json
@@ -69,32 +70,11 @@ def open_protocol(options: Evaluate, spec: BackboneSpec) -> ReIDProtocol:
     return open_reid(name, root, options.pattern)
 
 
-def camera_rows(images: LabelledImages, protocol: ReIDProtocol, spec: BackboneSpec) -> Any:
-    """Rows of the network's camera embedding for ``images``: cameras in the order of training.
-
-    Raises:
-        UserError: the network has camera embeddings, but not for these cameras.
-    """
-    if not spec.num_cameras:
-        return None
-    known = np.unique(protocol.train.cameras) if protocol.train.num_cameras else np.empty(0)
-    if (
-        images.cameras is None
-        or len(known) != spec.num_cameras
-        or not np.isin(images.cameras, known).all()
-    ):
-        raise UserError(
-            f"this network has embeddings of {spec.num_cameras} cameras, which are not those of "
-            f"{protocol.name}: evaluate it on the set that it was fine-tuned on"
-        )
-    return np.searchsorted(known, images.cameras)
-
-
 def features(model: ReIDViT, protocol: ReIDProtocol, options: Evaluate) -> tuple[Tensor, Tensor]:
     """Unit features of queries and gallery, float32 (Q, D) and (G, D), on the CPU."""
     found = []
     for title, images in (("query", protocol.query), ("gallery", protocol.gallery)):
-        cameras = camera_rows(images, protocol, model.spec)
+        cameras = camera_rows(images, protocol, model.spec.num_cameras)
         batches = embedded(model, images, options, cameras, title)
         found.append(torch.cat([part for _, part in batches]))
     return found[0], found[1]

@@ -101,12 +101,10 @@ def embedded(
     if spec.num_cameras and cameras is None:
         raise UserError(f"{title}: this network needs the camera of each image, which is not known")
     loader = image_loader(
-        images, spec.img_size, settings.batch_size, settings.num_workers, skip_corrupt=skip_broken
-    )
+        images, spec.img_size, settings.batch_size, settings.num_workers,
+        skip_corrupt=skip_broken, cameras=cameras,
+    )  # fmt: skip
     batches: Any = (batch for batch in loader if len(batch["index"]))
-    if spec.num_cameras:
-        rows = torch.from_numpy(cameras)
-        batches = ({**batch, "cameras": rows[batch["index"]]} for batch in batches)
     shown = tqdm(batches, title, len(loader), disable=None, leave=False)
     return embed_batches(
         model, shown, mean=spec.mean, std=spec.std,

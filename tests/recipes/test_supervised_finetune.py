@@ -102,3 +102,19 @@ def test_settings_files_are_understood(recipe, path):
         "outputs/supervised_finetune" if "demo" in path.stem else f"outputs/{path.stem}"
     )
     assert config.run.batch_size % config.data.images_per_identity == 0
+
+
+def test_overlapping_patches_gem_and_camera_embeddings_train_and_evaluate(tmp_path):
+    folder = tmp_path / "run"
+    launch.run(
+        RECIPE, *TINY, "--model.name=vit_nano_patch8_reid", "--model.weights=null",
+        "--model.stride=4", "--model.gem=true", "--model.camera_embedding=true",
+        "--run.epochs=1", f"--run.output={folder}", cwd=tmp_path,
+    )  # fmt: skip
+    spec = read_spec(folder / "model.safetensors")
+    assert (spec.grid, spec.gem, spec.num_cameras) == ((7, 3), True, 6)
+    text = launch.run(
+        "-m", "transreid_ssl.evaluate", f"--weights={folder / 'model.safetensors'}", cwd=tmp_path
+    )
+    probe = [line for line in launch.metrics(folder) if "probe/mAP" in line][-1]
+    assert f"{probe['probe/mAP']:.1f}" in text

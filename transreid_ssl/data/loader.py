@@ -131,8 +131,11 @@ def _first_readable(
 class _PlainImages(Dataset):
     """Resized images in order; None in the place of a broken one if those are to be skipped."""
 
-    def __init__(self, images: Any, size: tuple[int, int], skip_corrupt: bool) -> None:
+    def __init__(
+        self, images: Any, size: tuple[int, int], skip_corrupt: bool, cameras: np.ndarray | None
+    ) -> None:
         self.images, self.size, self.skip_corrupt = images, size, skip_corrupt
+        self.cameras = None if cameras is None else torch.from_numpy(cameras)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -150,11 +153,12 @@ class _PlainImages(Dataset):
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """One batch of the readable images; (0, 3, height, width) if there is none."""
         good = [item for item in items if item["image"] is not None]
-        return {
+        batch = {
             "images": stack([item["image"] for item in good], (*self.size, 3)),
             "index": torch.tensor([item["index"] for item in good], dtype=torch.int64),
             "corrupt": [name for item in items for name in item["corrupt"]],
         }
+        return batch if self.cameras is None else batch | {"cameras": self.cameras[batch["index"]]}
 
 
 def stack(images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None) -> torch.Tensor:
@@ -274,14 +278,16 @@ def image_loader(
     num_workers: int = 0,
     indices: Sequence[int] | np.ndarray | None = None,
     skip_corrupt: bool = False,
+    cameras: np.ndarray | None = None,
 ) -> DataLoader:
     """Images in order, resized to ``size`` = (height, width), all or those at ``indices``.
 
     Batches are ``{"images": uint8 (B, 3, height, width), "index": int64 (B,), "corrupt": names}``,
     ``index`` being positions in ``images``. A broken image is a ``UserError``, since features
     must not be missing in silence; with ``skip_corrupt`` it is left out and named in ``corrupt``.
+    ``cameras`` int64 (N,), rows of a network's camera embedding, adds "cameras" to the batches.
     """
-    dataset = _PlainImages(images, size, skip_corrupt)
+    dataset = _PlainImages(images, size, skip_corrupt, cameras)
     order = range(len(images)) if indices is None else indices
     return _loader(
         dataset, num_workers, batch_size=batch_size, sampler=order, collate_fn=dataset.collate

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from transreid_ssl.data.pool import ConcatPool, Pool, SubsetPool
+from transreid_ssl.errors import UserError
 
 PARTS = ("train", "query", "gallery")
 
@@ -87,6 +88,31 @@ class ReIDProtocol:
         return "; ".join(
             [f"{self.name}: {parts[0]}", *parts[1:]] + ([self.split] if self.split else [])
         )
+
+
+def camera_rows(
+    images: LabelledImages, protocol: ReIDProtocol, num_cameras: int
+) -> np.ndarray | None:
+    """Rows int64 (N,) of a network's camera embedding for ``images``; None where it has none.
+
+    Rows are the cameras of the training images in ascending order.
+
+    Raises:
+        UserError: the network was trained for other cameras than those of ``protocol``.
+    """
+    if not num_cameras:
+        return None
+    known = np.unique(protocol.train.cameras) if protocol.train.num_cameras else np.empty(0)
+    if (
+        images.cameras is None
+        or len(known) != num_cameras
+        or not np.isin(images.cameras, known).all()
+    ):
+        raise UserError(
+            f"this network has embeddings of {num_cameras} cameras, which are not those of "
+            f"{protocol.name}: evaluate it on the set that it was fine-tuned on"
+        )
+    return np.searchsorted(known, images.cameras)
 
 
 def matchable(query: LabelledImages, gallery: LabelledImages) -> np.ndarray:

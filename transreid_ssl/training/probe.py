@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from transreid_ssl.data import ReIDProtocol, decode, image_loader, open_reid
+from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import BackboneSpec
 from transreid_ssl.retrieval import chance, colour_histogram, embed, evaluate
@@ -92,7 +93,9 @@ class RetrievalProbe:
         return values | self.baselines
 
     def _embed(self, images) -> Tensor:
-        loader = image_loader(images, self.spec.img_size, self.settings.batch_size)
+        cameras = camera_rows(images, self.protocol, self.spec.num_cameras)
+        size, batch_size = self.spec.img_size, self.settings.batch_size
+        loader = image_loader(images, size, batch_size, cameras=cameras)
         return embed(
             self.backbone(), loader, mean=self.spec.mean, std=self.spec.std,
             device=self.accelerator.device,

@@ -71,11 +71,26 @@ def training_pool(settings: PoolSettings, run: RunFolder, accelerator: Accelerat
     return pool
 
 
-def trained_backbone(settings: BackboneSettings, accelerator: Accelerator) -> nn.Module:
-    """The network to train, with its initial weights, batch norms synchronised where it matters."""
+def trained_backbone(
+    settings: BackboneSettings, accelerator: Accelerator, num_cameras: int = 0
+) -> nn.Module:
+    """The network to train, with its initial weights, batch norms synchronised where it matters.
+
+    Args:
+        settings: Which network.
+        accelerator: Tells whether there are several GPUs.
+        num_cameras: Of the labelled set, for ``camera_embedding``.
+
+    Raises:
+        UserError: unknown network, unreadable weights, or cameras asked for where none are known.
+    """
+    if settings.camera_embedding and not num_cameras:
+        raise UserError("--model.camera_embedding: no cameras are known here; set it to false")
     backbone = build_backbone(
-        settings.name, img_size=settings.img_size, drop_path=settings.drop_path
-    )
+        settings.name, img_size=settings.img_size, drop_path=settings.drop_path,
+        stride=settings.stride, gem=settings.gem,
+        num_cameras=num_cameras if settings.camera_embedding else 0,
+    )  # fmt: skip
     if settings.weights:
         accelerator.print(load_weights(backbone, settings.weights), flush=True)
     if settings.gradient_checkpointing:

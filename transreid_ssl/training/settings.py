@@ -20,7 +20,6 @@ class RunSettings:
         checkpoint_every: Steps between checkpoints (each holds the complete state).
         keep_checkpoints: How many of the newest checkpoints stay.
         compile: Compile the networks with torch.compile: minutes at the start, faster steps after.
-        channels_last: Keep images in channels-last memory format (faster convolutions).
         tracker: An Accelerate tracker ("tensorboard", "wandb", …) beside metrics.jsonl.
         overwrite: Throw away what the run folder holds and begin anew.
     """
@@ -36,7 +35,6 @@ class RunSettings:
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
     compile: bool = False
-    channels_last: bool = False
     tracker: str | None = None
     overwrite: bool = False
 
@@ -68,6 +66,9 @@ class BackboneSettings:
         img_size: (height, width) of the input in pixels.
         drop_path: Stochastic depth of the trained network.
         weights: Initial weights, in any format that transreid_ssl.models.load_weights knows.
+        stride: Pixels between patches; less than the patch size makes them overlap (12 for 16).
+        gem: Feature = class token + generalised mean of the patch tokens.
+        camera_embedding: Learn an embedding for each camera of the labelled set (SIE).
         gradient_checkpointing: Less memory for about a third more time.
     """
 
@@ -75,6 +76,9 @@ class BackboneSettings:
     img_size: tuple[int, int] = (256, 128)
     drop_path: float = 0.1
     weights: str | None = None
+    stride: int | None = None
+    gem: bool = False
+    camera_embedding: bool = False
     gradient_checkpointing: bool = False
 
 
