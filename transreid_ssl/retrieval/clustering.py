@@ -1,0 +1,92 @@
+"""Clusters of unlabelled images: Jaccard distances of k-reciprocal neighbours, then DBSCAN."""
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix, csr_matrix
+from sklearn.cluster import DBSCAN
+from sklearn.neighbors import sort_graph_by_row_values
+from torch import Tensor
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.retrieval.reciprocal import encode, shared_weights
+
+
+def jaccard_graph(
+    features: Tensor | np.ndarray,
+    k1: int = 30,
+    k2: int = 6,
+    max_distance: float = 0.6,
+    *,
+    metric: str = "cosine",
+    chunk: int | None = None,
+    device: torch.device | str | None = None,
+) -> csr_matrix:
+    """The Jaccard distances up to ``max_distance`` between all images, as a sparse matrix.
+
+    The distance is 1 - s / (2 - s), s what the encodings of two images share (Zhong et al., CVPR
+    2017, equation 10); as a distance for clusters as in Cluster Contrast (Dai et al., ACCV 2022):
+    neighbourhoods of ``k1`` with the image itself, weights from squared distances.
+
+    Args:
+        features: (N, D).
+        k1: size of the neighbourhoods, the image itself being one.
+        k2: nearest images that an encoding is averaged over.
+        max_distance: within (0, 1]. Images that share nothing are at distance one and are not
+            listed even then.
+        metric: "cosine" scales features to unit length first; "euclidean" takes them as they are.
+        chunk: rows in a block of the search for neighbours.
+        device: where to search; the rest is done on the CPU.
+
+    Returns:
+        CSR (N, N) float32, symmetric, with sorted indices. Zeros are stored, on the diagonal and
+        between equal images: an entry that is not there is a distance above ``max_distance``.
+
+    Raises:
+        UserError: k1 above N, k2 above k1, ``max_distance`` outside (0, 1], features not finite.
+    """
+    if not 0 < max_distance <= 1:
+        raise UserError(f"max_distance must lie within (0, 1], not {max_distance}")
+    codes = encode(
+        features, k1=k1, k2=k2, neighbourhood=k1, relative=False,
+        metric=metric, chunk=chunk, device=device,
+    ).codes  # fmt: skip
+    least = 2 * (1 - max_distance) / (2 - max_distance)
+    diagonal = np.arange(codes.shape[0], dtype=np.int32)
+    parts = [(diagonal, diagonal, np.zeros(len(diagonal), np.float32))]
+    for rows, columns, shared in shared_weights(codes, codes, least - 1e-6):
+        # One half is mirrored: the sums of the other may differ in the last bit.
+        distances = np.clip(1 - shared / (2 - shared), 0, None).astype(np.float32)
+        upper = (rows < columns) & (distances <= np.float32(max_distance))
+        half = rows[upper], columns[upper], distances[upper]
+        parts += [half, (half[1], half[0], half[2])]
+    rows, columns, distances = (np.concatenate(values) for values in zip(*parts))
+    return csr_matrix(coo_matrix((distances, (rows, columns)), shape=codes.shape))
+
+
+def cluster(
+    features: Tensor | np.ndarray,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    k1: int = 30,
+    k2: int = 6,
+    *,
+    metric: str = "cosine",
+    chunk: int | None = None,
+    device: torch.device | str | None = None,
+) -> np.ndarray:
+    """Pseudo labels: DBSCAN on the Jaccard distance, int64 (N,), -1 for outliers.
+
+    The labels are those of the dense distance matrix: DBSCAN never asks for a distance above
+    ``eps``. Arguments and errors are those of :func:`jaccard_graph`, and:
+
+    Args:
+        eps: images this close are neighbours.
+        min_samples: neighbours, the image itself among them, that make an image a cluster's core.
+    """
+    graph = jaccard_graph(
+        features, k1, k2, max_distance=eps, metric=metric, chunk=chunk, device=device
+    )
+    graph = sort_graph_by_row_values(graph, copy=False, warn_when_not_sorted=False)
+    # The largest float32 below or at eps, which the graph was cut at, must not be lost again.
+    model = DBSCAN(eps=float(np.float32(eps)), min_samples=min_samples, metric="precomputed")
+    return model.fit(graph).labels_.astype(np.int64)

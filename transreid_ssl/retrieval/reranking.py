@@ -1,0 +1,146 @@
+"""Re-ranking of a gallery after the search: k-reciprocal neighbours, and query expansion."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from transreid_ssl.retrieval.blocks import DistanceBlocks, as_features, common_device
+from transreid_ssl.retrieval.neighbours import nearest_neighbours
+from transreid_ssl.retrieval.reciprocal import encode, shared_weights, squared
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """How to re-rank; the published values are those of Market-1501.
+
+    Attributes:
+        k1: nearest images in the neighbourhoods.
+        k2: nearest images that an encoding is averaged over.
+        lambda_value: weight of the distance as it was; the rest is the Jaccard distance's.
+    """
+
+    k1: int = 20
+    k2: int = 6
+    lambda_value: float = 0.3
+
+
+class RerankedBlocks:
+    """Distances of all queries to all of the gallery after re-ranking, never held at once.
+
+    Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017,
+    equation 12: (1 - lambda) Jaccard + lambda d, where d is the squared Euclidean distance over
+    the farthest one of the query, among queries and gallery. All images are encoded when this is
+    made; iterating yields ``(start, block)``, ``block`` (B, G) float32, as ``DistanceBlocks`` does.
+
+    Args:
+        queries, gallery: (Q, D), (G, D). Queries are neighbours of each other too, as published:
+            the distances of a query depend on which others are there.
+        metric: "cosine" scales features to unit length first; "euclidean" takes them as they are.
+        chunk: queries in a block.
+
+    Raises:
+        ValueError: shapes that disagree, ``lambda_value`` outside 0..1.
+        UserError: features that are not finite, no more of them than k1, k2 above k1 + 1.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor | np.ndarray,
+        gallery: Tensor | np.ndarray,
+        settings: Reranking = Reranking(),  # noqa: B008 (frozen)
+        *,
+        metric: str = "cosine",
+        chunk: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not 0 <= settings.lambda_value <= 1:
+            raise ValueError(f"lambda_value must lie in 0..1, not {settings.lambda_value}")
+        self._blocks = DistanceBlocks(queries, gallery, metric=metric, chunk=chunk, device=device)
+        self._settings = settings
+        self.device = self._blocks.device
+        everything = torch.cat([self._blocks.queries, self._blocks.gallery])
+        encoding = encode(
+            everything, k1=settings.k1, k2=settings.k2, neighbourhood=settings.k1 + 1,
+            relative=True, metric=metric, chunk=chunk, device=self.device,
+        )  # fmt: skip
+        count = len(self._blocks.queries)
+        self._queries, self._gallery = encoding.codes[:count], encoding.codes[count:]
+        tiny = torch.finfo(torch.float32).tiny  # all images may be the same one
+        self._farthest = encoding.farthest[:count, None].clamp(min=tiny).to(self.device)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        kept = self._settings.lambda_value
+        for start, block in self._blocks:
+            stop = start + len(block)
+            original = squared(self._blocks, self._blocks.distances(start, block))
+            block = original.mul_(kept / self._farthest[start:stop]).add_(1 - kept)
+            for rows, columns, shared in shared_weights(self._queries[start:stop], self._gallery):
+                gain = (1 - kept) * shared / (2 - shared)
+                i, j, gain = (torch.from_numpy(a).to(self.device) for a in (rows, columns, gain))
+                block[i, j] -= gain.float()
+            yield start, block
+
+
+def rerank(
+    query_features: Tensor | np.ndarray,
+    gallery_features: Tensor | np.ndarray,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    *,
+    metric: str = "cosine",
+    chunk: int | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The re-ranked distances of each query to each gallery row: float32 (Q, G) on the CPU.
+
+    The whole matrix is for small galleries; ``evaluate(..., rerank=Reranking(...))`` needs none.
+    Arguments and errors are those of :class:`Reranking` and :class:`RerankedBlocks`.
+    """
+    blocks = RerankedBlocks(
+        query_features, gallery_features, Reranking(k1, k2, lambda_value),
+        metric=metric, chunk=chunk, device=device,
+    )  # fmt: skip
+    result = torch.empty(len(query_features), len(gallery_features))
+    for start, block in blocks:
+        result[start : start + len(block)] = block
+    return result
+
+
+def expand_queries(
+    query_features: Tensor | np.ndarray,
+    gallery_features: Tensor | np.ndarray,
+    k: int = 5,
+    *,
+    alpha: float = 0.0,
+    chunk: int | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Average query expansion: each query and its nearest gallery rows, averaged; unit (Q, D).
+
+    Chum et al., "Total Recall", ICCV 2007, with k verified by nothing but their place. The weights
+    similarity^alpha are those of Radenovic et al., TPAMI 2019: 0 is the plain mean, 3 is common.
+
+    Args:
+        query_features, gallery_features: (Q, D), (G, D); scaled to unit length first.
+        k: gallery rows, capped at those there are.
+
+    Raises:
+        ValueError: k below 1, negative ``alpha``, shapes that disagree.
+        UserError: features that are not finite.
+    """
+    if alpha < 0:
+        raise ValueError(f"alpha must be at least 0, not {alpha}")
+    device = common_device(device, query_features, gallery_features)
+    queries = F.normalize(as_features(query_features, "query", device), dim=1)
+    gallery = F.normalize(as_features(gallery_features, "gallery", device), dim=1)
+    distances, rows = nearest_neighbours(queries, gallery, k=k, chunk=chunk)
+    weights = (1 - distances).clamp_(min=0).pow_(alpha).to(device)
+    expanded = queries.clone()
+    for place in range(rows.shape[1]):  # not (Q, k, D) at once
+        expanded += weights[:, place, None] * gallery[rows[:, place].to(device)]
+    return F.normalize(expanded, dim=1)
