@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "recipes/dino_pretrain.py`, or name other weights with --model.weights"
         )
     accelerator, run = start(config, origin, "supervised fine-tuning")
-    protocol = open_reid(config.data.name, config.data.root)
+    protocol = open_reid(config.data.name, config.data.root, config.data.pattern)
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
 
     backbone = trained_backbone(config.model, accelerator, protocol.train.num_cameras)
@@ -115,7 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Without a set of its own the probe looks at the queries and the gallery of the target.
     probe = config.probe
     if probe.data is None:
-        probe = dataclasses.replace(probe, data=config.data.name, root=config.data.root)
+        probe = dataclasses.replace(
+            probe, data=config.data.name, root=config.data.root, pattern=config.data.pattern
+        )
     trainer = Trainer(
         accelerator, objective, build_sgd(objective, config.optim), plan, run, config.run,
         data_key=labels,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.finetune.losses import batch_hard_triplet
 from transreid_ssl.models import HALF, IMAGENET, BNNeck, normalise, read_spec
 from transreid_ssl.training.plan import Plan
@@ -42,6 +43,7 @@ class LabelledSettings:
     Args:
         name: "market1501", "msmt17", several joined by "+", "folder", or "demo" (generated).
         root: Their folder; for several sets the common parent, or their folders joined by a comma.
+        pattern: Of the set "folder": where a path says the identity and the camera.
         images_per_identity: How many images of each person a batch holds; the triplet loss needs 2.
         statistics: What images are normalised with: "half" (mean and std 0.5, as TransReID-SSL
             fine-tunes), "imagenet", or "pretrained" for those of the initial weights.
@@ -49,6 +51,7 @@ class LabelledSettings:
 
     name: str = "demo"
     root: str | None = None
+    pattern: str = DEFAULT_PATTERN
     images_per_identity: int = 4
     statistics: Literal["half", "imagenet", "pretrained"] = "half"
 

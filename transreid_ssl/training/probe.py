@@ -49,7 +49,7 @@ class RetrievalProbe:
     ) -> None:
         self.settings, self.backbone, self.spec = settings, backbone, spec
         self.accelerator = accelerator
-        self.protocol = open_reid(settings.data, settings.root)
+        self.protocol = open_reid(settings.data, settings.root, settings.pattern)
         self.query = _thin(self.protocol.query, settings.max_query, seed)
         self.baselines: dict[str, float] = {}
         self.history: list[tuple[int, float, float]] = []

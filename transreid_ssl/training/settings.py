@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from transreid_ssl.data.readers import DEFAULT_PATTERN
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -120,6 +122,7 @@ class ProbeSettings:
     Args:
         data: "market1501", "msmt17", "folder" or "demo"; null leaves the probe out.
         root: Its folder.
+        pattern: Of the set "folder": where a path says the identity and the camera.
         every: Steps between probes; there is always one before the first step and one at the end.
         batch_size: Images at once.
         max_query: Use at most so many query images (a seeded choice).
@@ -130,6 +133,7 @@ class ProbeSettings:
 
     data: str | None = None
     root: str | None = None
+    pattern: str = DEFAULT_PATTERN
     every: int = 5000
     batch_size: int = 256
     max_query: int | None = None
