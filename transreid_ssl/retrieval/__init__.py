@@ -2,20 +2,27 @@
 
 from transreid_ssl.retrieval.baseline import colour_histogram
 from transreid_ssl.retrieval.chance import chance
+from transreid_ssl.retrieval.clustering import cluster, jaccard_graph
 from transreid_ssl.retrieval.embed import embed, embed_batches
 from transreid_ssl.retrieval.metrics import RetrievalMetrics, evaluate, format_table
 from transreid_ssl.retrieval.neighbours import nearest_neighbours, ranked_gallery
+from transreid_ssl.retrieval.reranking import Reranking, expand_queries, rerank
 from transreid_ssl.retrieval.verification import roc
 
 __all__ = [
+    "Reranking",
     "RetrievalMetrics",
     "chance",
+    "cluster",
     "colour_histogram",
     "embed",
     "embed_batches",
     "evaluate",
+    "expand_queries",
     "format_table",
+    "jaccard_graph",
     "nearest_neighbours",
     "ranked_gallery",
+    "rerank",
     "roc",
 ]

@@ -8,7 +8,7 @@ from sklearn.neighbors import sort_graph_by_row_values
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.retrieval.reciprocal import encode, shared_weights
+from transreid_ssl.retrieval.reciprocal import Sharing, encode
 
 
 def jaccard_graph(
@@ -53,7 +53,7 @@ def jaccard_graph(
     least = 2 * (1 - max_distance) / (2 - max_distance)
     diagonal = np.arange(codes.shape[0], dtype=np.int32)
     parts = [(diagonal, diagonal, np.zeros(len(diagonal), np.float32))]
-    for rows, columns, shared in shared_weights(codes, codes, least - 1e-6):
+    for rows, columns, shared in Sharing(codes)(codes, least - 1e-6):
         # One half is mirrored: the sums of the other may differ in the last bit.
         distances = np.clip(1 - shared / (2 - shared), 0, None).astype(np.float32)
         upper = (rows < columns) & (distances <= np.float32(max_distance))
@@ -83,6 +83,10 @@ def cluster(
         eps: images this close are neighbours.
         min_samples: neighbours, the image itself among them, that make an image a cluster's core.
     """
+    if not 0 < eps <= 1:
+        raise UserError(f"eps must lie within (0, 1], not {eps}")
+    if min_samples < 1:
+        raise UserError(f"min_samples must be at least 1, not {min_samples}")
     graph = jaccard_graph(
         features, k1, k2, max_distance=eps, metric=metric, chunk=chunk, device=device
     )

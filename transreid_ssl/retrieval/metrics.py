@@ -12,6 +12,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.retrieval.blocks import DistanceBlocks
 from transreid_ssl.retrieval.matches import Matches, Pairs
 from transreid_ssl.retrieval.ranks import ranks
+from transreid_ssl.retrieval.reranking import RerankedBlocks, Reranking
 
 PROTOCOL_NOTE = "gallery images of the query's identity and camera are removed"
 NO_CAMERAS_NOTE = (
@@ -92,6 +93,7 @@ def evaluate(
     *,
     max_rank: int = 50,
     metric: str = "cosine",
+    rerank: Reranking | None = None,
     chunk: int | None = None,
     device: torch.device | str | None = None,
 ) -> RetrievalMetrics:
@@ -107,19 +109,24 @@ def evaluate(
         query_ids, gallery_ids: integers (Q,), (G,).
         query_cams, gallery_cams: integers, or both None: then nothing is removed.
         metric: "cosine" or "euclidean"; the same ranking where features have unit length.
+        rerank: re-rank the gallery by k-reciprocal neighbours first, with these settings.
         chunk: queries in a block; the default keeps a block of distances within 32 MB on a CPU.
 
     Raises:
         ValueError: shapes that disagree.
-        UserError: features that are not finite, or no query with a match.
+        UserError: features that are not finite, no query with a match, or fewer images than
+            re-ranking asks for.
     """
     if max_rank < 1:
         raise ValueError(f"max_rank must be at least 1, not {max_rank}")
     matches = Matches(query_ids, query_cams, gallery_ids, gallery_cams)
     matches.check(len(query_features), len(gallery_features))
-    blocks = DistanceBlocks(
-        query_features, gallery_features, metric=metric, chunk=chunk, device=device
-    )
+    sides = query_features, gallery_features
+    choices = {"metric": metric, "chunk": chunk, "device": device}
+    if rerank is None:
+        blocks = DistanceBlocks(*sides, **choices)
+    else:
+        blocks = RerankedBlocks(*sides, rerank, **choices)
     outcomes = np.full((3, len(query_features)), np.nan)  # average precision, first rank, INP
     for start, block in blocks:
         stop = start + len(block)

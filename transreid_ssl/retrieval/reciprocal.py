@@ -18,7 +18,7 @@ from transreid_ssl.retrieval.blocks import BLOCK_BYTES, DistanceBlocks
 from transreid_ssl.retrieval.neighbours import smallest
 
 # Of one sparse product, in multiplications: a bound on the entries that it makes, of 8 bytes each.
-PRODUCTS_AT_ONCE = 1 << 24
+PRODUCTS_AT_ONCE = 1 << 22
 PAIRS_AT_ONCE = 1 << 15
 ROUNDING = 1e-4
 
@@ -73,9 +73,7 @@ def encode(
     _check(len(features), k1, k2, neighbourhood)
     blocks = DistanceBlocks(features, features, metric=metric, chunk=chunk, device=device)
     nearest, farthest = _search(blocks, neighbourhood, relative)
-    members = _expanded(
-        _reciprocal(nearest), _reciprocal(nearest[:, : round(k1 / 2) + 1])
-    )
+    members = _expanded(_reciprocal(nearest), _reciprocal(nearest[:, : round(k1 / 2) + 1]))
     codes = _weighted(members, blocks, farthest)
     if k2 > 1:
         codes = csr_matrix(_rows_of(nearest[:, :k2], 1 / k2) @ codes)
@@ -83,30 +81,35 @@ def encode(
     return Encoding(codes, farthest)
 
 
-def shared_weights(
-    left: csr_matrix, right: csr_matrix, least: float = 0.0
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For rows of ``left`` (L, N) and ``right`` (R, N): what they share, the sum of minima.
+class Sharing:
+    """What rows of codes share with those of ``right`` (R, N): the sum of the minima.
 
-    The coefficient of Bhattacharyya, the sum of the roots of the products, is an upper bound of it
-    and one product of sparse matrices; the minima are then taken of the few pairs that may
-    still reach ``least``.
-
-    Yields:
-        rows (P,), columns (P,) and sums float64 (P,) of the pairs that share ``least`` or more,
-        and anything at all; each pair once, rows ascending.
+    The coefficient of Bhattacharyya, the sum of the roots of the products, is never below it, and
+    is one product of sparse matrices. Minima are then taken of the few pairs that may be enough.
     """
-    roots, columns = left.sqrt(), right.sqrt().T.tocsr()
-    for part in _parts(_products(left, columns)):
-        bounds = roots[part] @ columns
-        rows, found = _entries(bounds, bounds.data >= least - ROUNDING)
-        rows += part.start
-        for first in range(0, len(rows), PAIRS_AT_ONCE):
-            pair = rows[first : first + PAIRS_AT_ONCE], found[first : first + PAIRS_AT_ONCE]
-            minima = left[pair[0]].minimum(right[pair[1]])
-            sums = np.asarray(minima.sum(1, dtype=np.float64)).ravel()
-            enough = sums >= least
-            yield pair[0][enough], pair[1][enough], sums[enough]
+
+    def __init__(self, right: csr_matrix) -> None:
+        self._right, self._columns = right, right.sqrt().T.tocsr()
+
+    def __call__(
+        self, left: csr_matrix, least: float = 0.0
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield rows of ``left`` (L, N), rows of ``right`` and float64 sums, all (P,).
+
+        All pairs that share ``least`` or more, and anything at all; each one once.
+        """
+        roots = left.sqrt()
+        for part in _parts(_products(left, self._columns)):
+            bounds = roots[part] @ self._columns
+            rows, columns = _entries(bounds, bounds.data >= least - ROUNDING)
+            rows += part.start
+            for first in range(0, len(rows), PAIRS_AT_ONCE):
+                pairs = slice(first, first + PAIRS_AT_ONCE)
+                minima = left[rows[pairs]].minimum(self._right[columns[pairs]])
+                owners, size = _entries(minima)[0], minima.shape[0]
+                sums = np.bincount(owners, minima.data, size)  # float64, where .sum is float32
+                enough = sums >= least
+                yield rows[pairs][enough], columns[pairs][enough], sums[enough]
 
 
 def _check(num_images: int, k1: int, k2: int, neighbourhood: int) -> None:
@@ -173,9 +176,7 @@ def _expanded(wide: csr_matrix, narrow: csr_matrix) -> csr_matrix:
     return members
 
 
-def _weighted(
-    members: csr_matrix, blocks: DistanceBlocks, farthest: Tensor | None
-) -> csr_matrix:
+def _weighted(members: csr_matrix, blocks: DistanceBlocks, farthest: Tensor | None) -> csr_matrix:
     """``members`` with weights exp(-squared distance) instead, rows summing to one."""
     rows, columns = _entries(members)
     features = blocks.queries

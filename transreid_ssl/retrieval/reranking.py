@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from transreid_ssl.errors import UserError
 from transreid_ssl.retrieval.blocks import DistanceBlocks, as_features, common_device
 from transreid_ssl.retrieval.neighbours import nearest_neighbours
-from transreid_ssl.retrieval.reciprocal import encode, shared_weights, squared
+from transreid_ssl.retrieval.reciprocal import Sharing, encode, squared
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,23 @@ class RerankedBlocks:
         chunk: queries in a block.
 
     Raises:
-        ValueError: shapes that disagree, ``lambda_value`` outside 0..1.
-        UserError: features that are not finite, no more of them than k1, k2 above k1 + 1.
+        ValueError: shapes that disagree.
+        UserError: features that are not finite, no more of them than k1, k2 above k1 + 1, or
+            ``lambda_value`` outside 0..1.
     """
 
     def __init__(
         self,
         queries: Tensor | np.ndarray,
         gallery: Tensor | np.ndarray,
-        settings: Reranking = Reranking(),  # noqa: B008 (frozen)
+        settings: Reranking = Reranking(),
         *,
         metric: str = "cosine",
         chunk: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         if not 0 <= settings.lambda_value <= 1:
-            raise ValueError(f"lambda_value must lie in 0..1, not {settings.lambda_value}")
+            raise UserError(f"lambda_value must lie in 0..1, not {settings.lambda_value}")
         self._blocks = DistanceBlocks(queries, gallery, metric=metric, chunk=chunk, device=device)
         self._settings = settings
         self.device = self._blocks.device
@@ -68,7 +70,7 @@ class RerankedBlocks:
             relative=True, metric=metric, chunk=chunk, device=self.device,
         )  # fmt: skip
         count = len(self._blocks.queries)
-        self._queries, self._gallery = encoding.codes[:count], encoding.codes[count:]
+        self._codes, self._sharing = encoding.codes[:count], Sharing(encoding.codes[count:])
         tiny = torch.finfo(torch.float32).tiny  # all images may be the same one
         self._farthest = encoding.farthest[:count, None].clamp(min=tiny).to(self.device)
 
@@ -78,7 +80,7 @@ class RerankedBlocks:
             stop = start + len(block)
             original = squared(self._blocks, self._blocks.distances(start, block))
             block = original.mul_(kept / self._farthest[start:stop]).add_(1 - kept)
-            for rows, columns, shared in shared_weights(self._queries[start:stop], self._gallery):
+            for rows, columns, shared in self._sharing(self._codes[start:stop]):
                 gain = (1 - kept) * shared / (2 - shared)
                 i, j, gain = (torch.from_numpy(a).to(self.device) for a in (rows, columns, gain))
                 block[i, j] -= gain.float()

@@ -1,0 +1,163 @@
+"""Jaccard graph and clusters against the authors' values and a slow, dense version."""
+
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.cluster import DBSCAN
+
+from slow_reciprocal import slow_graph, squared_distances
+from transreid_ssl import UserError
+from transreid_ssl.retrieval import cluster, jaccard_graph, reciprocal
+
+REFERENCE = np.load(Path(__file__).parent / "reference_reciprocal.npz")
+EPS = ("0.5", "0.6", "0.7")
+
+
+def people(seed, size=60, identities=6, dim=8):
+    """Clustered features in steps of 1/512: their distances are exact in float32 too."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(-300, 301, (identities, dim))
+    spread = rng.integers(-120, 121, (size, dim))
+    return ((centres[rng.integers(0, identities, size)] + spread) / 512).astype(np.float32)
+
+
+def dense(graph, missing):
+    """The graph as a matrix; ``missing`` where nothing is stored."""
+    matrix, entries = np.full(graph.shape, missing, np.float32), graph.tocoo()
+    matrix[entries.row, entries.col] = entries.data
+    return matrix
+
+
+def same_clusters(labels, others):
+    """Whether the two labellings differ in the names of the clusters only."""
+    pairs = {(a, b) for a, b in zip(labels.tolist(), others.tolist())}
+    names, other_names = ({pair[side] for pair in pairs} for side in (0, 1))
+    outliers = all((a == -1) == (b == -1) for a, b in pairs)
+    return outliers and len(pairs) == len(names) == len(other_names)
+
+
+def test_published_distances():
+    graph = jaccard_graph(REFERENCE["clustering_features"], k1=30, k2=6, max_distance=1.0)
+    np.testing.assert_allclose(dense(graph, 1)[::20], REFERENCE["jaccard"], atol=5e-6)
+
+
+@pytest.mark.parametrize("eps", EPS)
+def test_published_clusters(eps):
+    features, expected = REFERENCE["clustering_features"], REFERENCE[f"dbscan_eps{eps}"]
+    labels = cluster(features, eps=float(eps))
+    assert labels.dtype == np.int64
+    assert same_clusters(labels, expected)
+    assert len(set(expected.tolist())) > 2
+
+
+@pytest.mark.parametrize("eps", EPS)
+def test_published_clusters_of_shuffled_images(eps):
+    """An image within reach of two clusters joins the first: the order decides of those few."""
+    features, published = REFERENCE["clustering_features"], REFERENCE[f"dbscan_eps{eps}"]
+    distances = dense(jaccard_graph(features, max_distance=1.0), 1)
+    for seed in range(4):
+        turn = np.random.default_rng(seed).permutation(len(features))
+        labels = cluster(features[turn], eps=float(eps))
+        whole = DBSCAN(eps=float(eps), min_samples=4, metric="precomputed")
+        expected = whole.fit(distances[turn][:, turn])
+        np.testing.assert_array_equal(labels, expected.labels_)
+        np.testing.assert_array_equal(labels == -1, published[turn] == -1)
+        cores = expected.core_sample_indices_
+        assert same_clusters(labels[cores], published[turn][cores])
+
+
+def test_same_clusters_tells_apart():
+    one = np.array([0, 0, 1, -1])
+    assert same_clusters(one, np.array([5, 5, 2, -1]))
+    assert not same_clusters(one, np.array([0, 0, 0, -1]))
+    assert not same_clusters(one, np.array([0, 2, 1, -1]))
+    assert not same_clusters(one, np.array([0, 0, 1, 2]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    k1=st.integers(1, 20),
+    k2=st.integers(1, 6),
+    eps=st.floats(0.05, 0.99),
+    copies=st.integers(0, 12),
+)
+def test_dense_version(seed, k1, k2, eps, copies):
+    k2, features = min(k1, k2), people(seed)
+    features[:copies] = features[-1]  # equal images, at distance zero: zeros that must be stored
+    expected = slow_graph(features, k1, k2)
+    assume(np.abs(expected - eps).min() > 1e-5)
+    graph = jaccard_graph(features, k1, k2, max_distance=eps, metric="euclidean")
+    found = dense(graph, np.inf)
+    np.testing.assert_array_equal(np.isfinite(found), expected <= eps)
+    np.testing.assert_allclose(found[expected <= eps], expected[expected <= eps], atol=2e-6)
+    labels = cluster(features, eps, 4, k1, k2, metric="euclidean")
+    whole = DBSCAN(eps=eps, min_samples=4, metric="precomputed").fit(expected.clip(0))
+    np.testing.assert_array_equal(labels, whole.labels_)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    bound=st.floats(0.1, 1),
+    chunk=st.integers(1, 70),
+    limit=st.integers(1, 5000),
+)
+def test_invariances(seed, bound, chunk, limit):
+    features = people(seed)
+    ordered = np.sort(squared_distances(features), axis=1)
+    assume((np.diff(ordered, axis=1) > 0).all())
+    graph = jaccard_graph(features, 10, 4, bound, metric="euclidean")
+    assert graph.format == "csr"
+    assert graph.has_canonical_format
+    assert (graph != graph.T).nnz == 0
+    assert graph.data.min() >= 0
+    assert graph.data.max() <= np.float32(bound)
+    entries = set(zip(*graph.nonzero(), strict=True)) | {(i, i) for i in range(len(features))}
+    assert len(entries) <= graph.nnz  # the diagonal is stored
+    patch = mock.patch.multiple(reciprocal, PRODUCTS_AT_ONCE=limit, PAIRS_AT_ONCE=limit)
+    with patch:
+        parts = jaccard_graph(features, 10, 4, bound, metric="euclidean", chunk=chunk)
+    np.testing.assert_array_equal(dense(parts, 2), dense(graph, 2))
+    turn = np.random.default_rng(seed).permutation(len(features))
+    turned = jaccard_graph(features[turn], 10, 4, bound, metric="euclidean")
+    assume(np.abs(graph.data - bound).min() > 1e-5)
+    wide = dense(graph, 2)[turn][:, turn]
+    np.testing.assert_allclose(dense(turned, 2), wide, atol=1e-6)
+
+
+def test_unit_length_by_default():
+    features = people(3)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    graph = jaccard_graph(torch.from_numpy(features), k1=10, k2=4, max_distance=1.0)
+    np.testing.assert_allclose(dense(graph, 1), slow_graph(unit, 10, 4), atol=1e-5)
+
+
+def test_far_apart_and_all_equal():
+    apart = np.eye(40, dtype=np.float32) * 100  # every weight but an image's own vanishes
+    labels = cluster(apart, k1=5, k2=1, metric="euclidean")
+    assert (labels == -1).all()
+    assert (cluster(np.ones((80, 4)), k1=30) == 0).all()
+
+
+def test_mistakes_are_named():
+    features = people(0)
+    with pytest.raises(UserError, match="k1=61 needs 61 images and there are 60") as caught:
+        cluster(features, k1=61)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="k2"):
+        cluster(features, k1=4, k2=5)
+    for bound in (0, 1.1, np.nan):
+        with pytest.raises(UserError, match="max_distance"):
+            jaccard_graph(features, max_distance=bound)
+    with pytest.raises(UserError, match="eps"):
+        cluster(features, eps=0)
+    with pytest.raises(UserError, match="min_samples"):
+        cluster(features, min_samples=0)
+    with pytest.raises(UserError, match="NaN"):
+        cluster(np.full((50, 4), np.nan))
