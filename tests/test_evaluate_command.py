@@ -17,6 +17,7 @@ from transreid_ssl import UserError, __main__, embed, evaluate
 from transreid_ssl.data import open_pool, open_reid
 from transreid_ssl.features import LATEST
 from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.retrieval import Reranking, expand_queries
 from transreid_ssl.retrieval import evaluate as retrieval_metrics
 
 DEMO = "demo:identities=3,images=6,test=5"
@@ -65,6 +66,28 @@ def test_figures_are_those_of_the_model(model, weights, capsys):
     assert "generated" in printed
     assert f"{100 * record['results']['network']['mAP']:.1f}%" in printed
     assert cv2.imread("outputs/evaluate/galleries.png") is not None
+
+
+def test_reranked_and_expanded(model, weights, capsys):
+    plain = [*FAST, "--weights", weights, "--picture", "false", "--json", "m.json"]
+    evaluate.main([*plain, "--rerank", "true", "--rerank_k1", "4", "--expand_queries", "2"])
+    results = json.loads(Path("m.json").read_text())["results"]
+    assert list(results) == ["network", "re-ranked", "expanded queries", "chance"]
+    assert "re-ranked" in capsys.readouterr().out
+    protocol = open_reid(DEMO)
+    query, gallery = (
+        (by_hand(model, part), part.identities, part.cameras)
+        for part in (protocol.query, protocol.gallery)
+    )
+    expected = retrieval_metrics(*query, *gallery, rerank=Reranking(k1=4, k2=4))
+    assert results["re-ranked"]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
+    expanded = expand_queries(query[0], gallery[0], 2)
+    expected = retrieval_metrics(expanded, *query[1:], *gallery)
+    assert results["expanded queries"]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
+    with pytest.raises(UserError, match="take a smaller k1"):
+        evaluate.main([*plain, "--rerank", "true", "--rerank_k1", "500"])
+    evaluate.main(plain)
+    assert list(json.loads(Path("m.json").read_text())["results"]) == ["network", "chance"]
 
 
 def test_mirror_images_change_the_figures(weights):
