@@ -16,6 +16,7 @@ from transreid_ssl.training.config import as_plain, differences, to_yaml
 FREE_SETTINGS = {
     "run": {
         "num_workers",
+        "num_threads",
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",

@@ -1,7 +1,9 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
+import os
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
@@ -38,6 +40,8 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
         raise UserError(
             f'--run.precision "{settings.precision}" or --run.tracker: {error}'
         ) from error
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(settings.num_threads or _cores_of_this_process(accelerator))
     run = RunFolder(settings.output, accelerator.is_main_process)
     run.claim(config, settings.overwrite)
     accelerator.wait_for_everyone()
@@ -50,6 +54,13 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
         flush=True,
     )
     return accelerator, run
+
+
+def _cores_of_this_process(accelerator: Accelerator) -> int:
+    """Its share of the cores: the launcher sets one thread, which leaves most of them idle."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // here)
 
 
 def _check(settings: RunSettings) -> None:

@@ -18,6 +18,7 @@ class RunSettings:
         accumulation: Micro-batches an optimiser step; raise it when a batch does not fit in memory.
         precision: "no" is float32; "bf16" is fast on recent GPUs and CPUs; "fp16" scales the loss.
         num_workers: Processes that prepare images, for each training process.
+        num_threads: Threads of each process on a CPU; null shares all cores among the processes.
         log_every: Steps between lines in metrics.jsonl; the loss stays on its device in between.
         checkpoint_every: Steps between checkpoints (each holds the complete state).
         keep_checkpoints: How many of the newest checkpoints stay.
@@ -33,6 +34,7 @@ class RunSettings:
     accumulation: int = 1
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     num_workers: int = 8
+    num_threads: int | None = None
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
