@@ -12,7 +12,7 @@ from sklearn.cluster import DBSCAN
 
 from slow_reciprocal import slow_graph, squared_distances
 from transreid_ssl import UserError
-from transreid_ssl.retrieval import cluster, jaccard_graph, reciprocal
+from transreid_ssl.retrieval import cluster, clustering, jaccard_graph, reciprocal
 
 REFERENCE = np.load(Path(__file__).parent / "reference_reciprocal.npz")
 EPS = ("0.5", "0.6", "0.7")
@@ -120,8 +120,8 @@ def test_invariances(seed, bound, chunk, limit):
     assert graph.data.max() <= np.float32(bound)
     entries = set(zip(*graph.nonzero(), strict=True)) | {(i, i) for i in range(len(features))}
     assert len(entries) <= graph.nnz  # the diagonal is stored
-    patch = mock.patch.multiple(reciprocal, PRODUCTS_AT_ONCE=limit, PAIRS_AT_ONCE=limit)
-    with patch:
+    products = mock.patch.object(reciprocal, "PRODUCTS_AT_ONCE", limit)
+    with products, mock.patch.object(clustering, "PAIRS_AT_ONCE", limit):
         parts = jaccard_graph(features, 10, 4, bound, metric="euclidean", chunk=chunk)
     np.testing.assert_array_equal(dense(parts, 2), dense(graph, 2))
     turn = np.random.default_rng(seed).permutation(len(features))

@@ -1,5 +1,7 @@
 """Clusters of unlabelled images: Jaccard distances of k-reciprocal neighbours, then DBSCAN."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix, csr_matrix
@@ -8,7 +10,9 @@ from sklearn.neighbors import sort_graph_by_row_values
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.retrieval.reciprocal import Sharing, encode
+from transreid_ssl.retrieval.reciprocal import encode, entries, parts, products
+
+PAIRS_AT_ONCE = 1 << 15
 
 
 def jaccard_graph(
@@ -52,14 +56,14 @@ def jaccard_graph(
     ).codes  # fmt: skip
     least = 2 * (1 - max_distance) / (2 - max_distance)
     diagonal = np.arange(codes.shape[0], dtype=np.int32)
-    parts = [(diagonal, diagonal, np.zeros(len(diagonal), np.float32))]
-    for rows, columns, shared in Sharing(codes)(codes, least - 1e-6):
-        # One half is mirrored: the sums of the other may differ in the last bit.
+    found = [(diagonal, diagonal, np.zeros(len(diagonal), np.float32))]
+    # What rounding may hide is looked at; the distance itself decides.
+    for rows, columns, shared in _close_pairs(codes, least - 1e-6):
         distances = np.clip(1 - shared / (2 - shared), 0, None).astype(np.float32)
-        upper = (rows < columns) & (distances <= np.float32(max_distance))
-        half = rows[upper], columns[upper], distances[upper]
-        parts += [half, (half[1], half[0], half[2])]
-    rows, columns, distances = (np.concatenate(values) for values in zip(*parts))
+        kept = distances <= np.float32(max_distance)
+        half = rows[kept], columns[kept], distances[kept]
+        found += [half, (half[1], half[0], half[2])]
+    rows, columns, distances = (np.concatenate(values) for values in zip(*found))
     return csr_matrix(coo_matrix((distances, (rows, columns)), shape=codes.shape))
 
 
@@ -94,3 +98,28 @@ def cluster(
     # The largest float32 below or at eps, which the graph was cut at, must not be lost again.
     model = DBSCAN(eps=float(np.float32(eps)), min_samples=min_samples, metric="precomputed")
     return model.fit(graph).labels_.astype(np.int64)
+
+
+def _close_pairs(
+    codes: csr_matrix, least: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield rows i, rows j > i and the sum of the minima of their codes, float64, all (P,).
+
+    Every pair that shares ``least`` or more, and anything at all, is there once. The coefficient
+    of Bhattacharyya, the sum of the roots of the products, is never below the sum of the minima,
+    and is one product of sparse matrices; minima are then taken of the pairs that may be enough.
+    """
+    roots = codes.sqrt()
+    columns = roots.T.tocsr()
+    for part in parts(products(roots, columns)):
+        bounds = roots[part] @ columns
+        rows, others = entries(bounds, bounds.data >= least - 1e-4)  # it is rounded to float32
+        rows += part.start
+        upper = rows < others
+        rows, others = rows[upper], others[upper]
+        for start in range(0, len(rows), PAIRS_AT_ONCE):
+            i, j = rows[start : start + PAIRS_AT_ONCE], others[start : start + PAIRS_AT_ONCE]
+            minima = codes[i].minimum(codes[j])
+            sums = np.bincount(entries(minima)[0], minima.data, len(i))  # .sum(1) is float32
+            enough = (sums >= least) & (sums > 0)
+            yield i[enough], j[enough], sums[enough]

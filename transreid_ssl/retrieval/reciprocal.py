@@ -17,10 +17,8 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.retrieval.blocks import BLOCK_BYTES, DistanceBlocks
 from transreid_ssl.retrieval.neighbours import smallest
 
-# Of one sparse product, in multiplications: a bound on the entries that it makes, of 8 bytes each.
+# Of one sparse product, in multiplications: a bound on the entries that it makes.
 PRODUCTS_AT_ONCE = 1 << 22
-PAIRS_AT_ONCE = 1 << 15
-ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,37 +79,6 @@ def encode(
     return Encoding(codes, farthest)
 
 
-class Sharing:
-    """What rows of codes share with those of ``right`` (R, N): the sum of the minima.
-
-    The coefficient of Bhattacharyya, the sum of the roots of the products, is never below it, and
-    is one product of sparse matrices. Minima are then taken of the few pairs that may be enough.
-    """
-
-    def __init__(self, right: csr_matrix) -> None:
-        self._right, self._columns = right, right.sqrt().T.tocsr()
-
-    def __call__(
-        self, left: csr_matrix, least: float = 0.0
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield rows of ``left`` (L, N), rows of ``right`` and float64 sums, all (P,).
-
-        All pairs that share ``least`` or more, and anything at all; each one once.
-        """
-        roots = left.sqrt()
-        for part in _parts(_products(left, self._columns)):
-            bounds = roots[part] @ self._columns
-            rows, columns = _entries(bounds, bounds.data >= least - ROUNDING)
-            rows += part.start
-            for first in range(0, len(rows), PAIRS_AT_ONCE):
-                pairs = slice(first, first + PAIRS_AT_ONCE)
-                minima = left[rows[pairs]].minimum(self._right[columns[pairs]])
-                owners, size = _entries(minima)[0], minima.shape[0]
-                sums = np.bincount(owners, minima.data, size)  # float64, where .sum is float32
-                enough = sums >= least
-                yield rows[pairs][enough], columns[pairs][enough], sums[enough]
-
-
 def _check(num_images: int, k1: int, k2: int, neighbourhood: int) -> None:
     if k1 < 1 or not 1 <= k2 <= neighbourhood:
         raise UserError(f"k1 and k2 must be at least 1 and k2 at most k1, not k1={k1}, k2={k2}")
@@ -165,7 +132,7 @@ def _expanded(wide: csr_matrix, narrow: csr_matrix) -> csr_matrix:
     """
     sizes, transposed = np.diff(narrow.indptr), narrow.T.tocsr()
     grown = []
-    for part in _parts(_products(wide, transposed)):
+    for part in parts(products(wide, transposed)):
         own = wide[part]
         inside = csr_matrix(own.multiply(own @ transposed))
         inside.data = (3 * inside.data > 2 * sizes[inside.indices]).astype(np.float32)
@@ -178,7 +145,7 @@ def _expanded(wide: csr_matrix, narrow: csr_matrix) -> csr_matrix:
 
 def _weighted(members: csr_matrix, blocks: DistanceBlocks, farthest: Tensor | None) -> csr_matrix:
     """``members`` with weights exp(-squared distance) instead, rows summing to one."""
-    rows, columns = _entries(members)
+    rows, columns = entries(members)
     features = blocks.queries
     weights = np.empty(len(rows), np.float32)
     pairs = max(1, BLOCK_BYTES["cpu"] // (8 * features.shape[1]))
@@ -194,7 +161,7 @@ def _weighted(members: csr_matrix, blocks: DistanceBlocks, farthest: Tensor | No
     return csr_matrix((weights, members.indices, members.indptr), shape=members.shape)
 
 
-def _entries(
+def entries(
     matrix: csr_matrix, chosen: np.ndarray | slice = slice(None)
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the stored entries, or of the ``chosen`` of them."""
@@ -202,13 +169,13 @@ def _entries(
     return rows[chosen], matrix.indices[chosen]
 
 
-def _products(left: csr_matrix, right: csr_matrix) -> np.ndarray:
+def products(left: csr_matrix, right: csr_matrix) -> np.ndarray:
     """The multiplications of each row of ``left @ right``, int64 (rows,)."""
     sizes = np.concatenate([[0], np.cumsum(np.diff(right.indptr)[left.indices], dtype=np.int64)])
     return np.diff(sizes[left.indptr])
 
 
-def _parts(work: np.ndarray) -> Iterator[slice]:
+def parts(work: np.ndarray) -> Iterator[slice]:
     """Consecutive rows of at most ``PRODUCTS_AT_ONCE`` together, one at least."""
     total = np.cumsum(work)
     start = 0

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.retrieval.blocks import DistanceBlocks, as_features, common_device
 from transreid_ssl.retrieval.neighbours import nearest_neighbours
-from transreid_ssl.retrieval.reciprocal import Sharing, encode, squared
+from transreid_ssl.retrieval.reciprocal import encode, entries, parts, products, squared
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RerankedBlocks:
             relative=True, metric=metric, chunk=chunk, device=self.device,
         )  # fmt: skip
         count = len(self._blocks.queries)
-        self._codes, self._sharing = encoding.codes[:count], Sharing(encoding.codes[count:])
+        self._codes, self._columns = encoding.codes[:count], encoding.codes[count:].T.tocsr()
         tiny = torch.finfo(torch.float32).tiny  # all images may be the same one
         self._farthest = encoding.farthest[:count, None].clamp(min=tiny).to(self.device)
 
@@ -80,11 +81,33 @@ class RerankedBlocks:
             stop = start + len(block)
             original = squared(self._blocks, self._blocks.distances(start, block))
             block = original.mul_(kept / self._farthest[start:stop]).add_(1 - kept)
-            for rows, columns, shared in self._sharing(self._codes[start:stop]):
-                gain = (1 - kept) * shared / (2 - shared)
-                i, j, gain = (torch.from_numpy(a).to(self.device) for a in (rows, columns, gain))
-                block[i, j] -= gain.float()
+            for part, shared in _shared(self._codes[start:stop], self._columns):
+                gain = torch.from_numpy(shared / (2 - shared)).to(self.device)
+                block[part] -= gain.mul_(1 - kept)
             yield start, block
+
+
+def _shared(codes: csr_matrix, columns: csr_matrix) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield parts of the queries, and what each shares with every gallery row: float64 (P, G).
+
+    The sums of the minima. Most pairs share little, which makes it cheaper to go from every entry
+    of a query through the gallery rows that have it too, than to compare pairs of rows.
+
+    Args:
+        codes: of the queries (B, N).
+        columns: codes of the gallery, transposed: (N, G).
+    """
+    lengths, width = np.diff(columns.indptr), columns.shape[1]
+    for part in parts(products(codes, columns)):
+        own = codes[part]
+        counts = lengths[own.indices]
+        skipped = columns.indptr[own.indices] - (np.cumsum(counts, dtype=np.int64) - counts)
+        places = np.arange(counts.sum()) + np.repeat(skipped, counts)
+        minima = np.minimum(np.repeat(own.data, counts), columns.data[places])
+        cells = np.repeat(entries(own)[0].astype(np.int64) * width, counts)
+        cells += columns.indices[places]
+        sums = np.bincount(cells, minima, own.shape[0] * width)
+        yield part, sums.reshape(own.shape[0], width)
 
 
 def rerank(
