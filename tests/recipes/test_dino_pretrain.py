@@ -15,7 +15,7 @@ RECIPE = str(launch.ROOT / "recipes" / "dino_pretrain.py")
 TINY = [
     "--data.pool=demo:identities=24,images=4,height=32,width=16", "--model.img_size=[32,16]",
     "--views.global_size=[32,16]", "--views.local_size=[16,8]", "--views.num_local=2",
-    "--run.batch_size=16", "--run.epochs=3", "--run.log_every=1", "--run.num_workers=0",
+    "--run.batch_size=16", "--run.epochs=3", "--run.log_every=1", "--run.num_workers=0", "--run.num_threads=1",
     "--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16",
     "--run.precision=no",
 ]  # fmt: skip

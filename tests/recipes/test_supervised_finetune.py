@@ -17,7 +17,7 @@ RECIPE = str(launch.ROOT / "recipes" / "supervised_finetune.py")
 TINY = [
     "--data.name=demo:identities=12,images=4,test=6,height=32,width=16",
     "--model.img_size=[32,16]", "--run.batch_size=16", "--run.epochs=4", "--run.log_every=1",
-    "--run.num_workers=0", "--run.checkpoint_every=5", "--augment.padding=2",
+    "--run.num_workers=0", "--run.num_threads=1", "--run.checkpoint_every=5", "--augment.padding=2",
     "--optim.warmup_epochs=1",
 ]  # fmt: skip
 BEFORE = "outputs/dino_pretrain/backbone.safetensors"

@@ -237,6 +237,9 @@ class _Loader(DataLoader):
 def _stop_workers(iterator: Any) -> None:
     if hasattr(iterator, "_shutdown_workers"):  # an iterator without workers has none
         iterator._shutdown_workers()
+        for worker in iterator._workers:
+            if worker.is_alive():  # it ignores the polite signal, and would be waited for
+                worker.kill()
 
 
 @atexit.register

@@ -39,7 +39,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
         axis.grid(alpha=0.3)
         if heading == "schedules":
             axis.set_yscale("log")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, framealpha=0.6, loc=_legend_place(heading))
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
     figure.suptitle(title, fontsize=11)
@@ -57,6 +57,11 @@ def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[lis
             steps.append(line["step"])
             values.append(value)
     return panels
+
+
+def _legend_place(heading: str) -> str:
+    """Retrieval rises to the upper right, so its legend lies below, above the floor of chance."""
+    return "center right" if heading.startswith("retrieval") else "best"
 
 
 def _heading(name: str) -> str:

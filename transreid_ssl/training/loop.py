@@ -164,6 +164,9 @@ class Trainer:
                 self.step += 1
                 self._housekeeping()
         finally:
+            close = getattr(batches, "close", None)  # a generator would keep its workers until
+            if close:  # the garbage collector finds it
+                close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
 

@@ -41,7 +41,7 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
             f'--run.precision "{settings.precision}" or --run.tracker: {error}'
         ) from error
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(settings.num_threads or _cores_of_this_process(accelerator))
+        torch.set_num_threads(settings.num_threads or _free_cores(settings, accelerator))
     run = RunFolder(settings.output, accelerator.is_main_process)
     run.claim(config, settings.overwrite)
     accelerator.wait_for_everyone()
@@ -56,11 +56,15 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
     return accelerator, run
 
 
-def _cores_of_this_process(accelerator: Accelerator) -> int:
-    """Its share of the cores: the launcher sets one thread, which leaves most of them idle."""
+def _free_cores(settings: RunSettings, accelerator: Accelerator) -> int:
+    """This process's share of the cores, less those of its workers; at least one.
+
+    The launcher sets one thread, which leaves many cores idle; but threads that share cores with
+    workers wait for one another in a busy loop, and everything slows down many times over.
+    """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // here)
+    return max(1, (cores or 1) // here - settings.num_workers)
 
 
 def _check(settings: RunSettings) -> None:

@@ -18,7 +18,7 @@ class RunSettings:
         accumulation: Micro-batches an optimiser step; raise it when a batch does not fit in memory.
         precision: "no" is float32; "bf16" is fast on recent GPUs and CPUs; "fp16" scales the loss.
         num_workers: Processes that prepare images, for each training process.
-        num_threads: Threads of each process on a CPU; null shares all cores among the processes.
+        num_threads: Threads of each process on a CPU; null: the cores that workers leave.
         log_every: Steps between lines in metrics.jsonl; the loss stays on its device in between.
         checkpoint_every: Steps between checkpoints (each holds the complete state).
         keep_checkpoints: How many of the newest checkpoints stay.
