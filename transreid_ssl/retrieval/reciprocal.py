@@ -26,7 +26,7 @@ class Encoding:
     """The encoded images, and what they were encoded from.
 
     Attributes:
-        codes: CSR (N, N) float32; rows are positive and sum to one, their indices ascend.
+        codes: CSR (N, N) float32; rows are not negative and sum to one; indices ascend.
         farthest: float32 (N,), the squared distance of the farthest image, or None.
     """
 
@@ -59,6 +59,8 @@ def encode(
 
     Args:
         features: (N, D).
+        k1: half of it, rounded to even, and the image itself make the narrow lists.
+        k2: rows that are averaged; 1 leaves them as they are.
         neighbourhood: nearest images in the wide lists, the image itself being one.
         relative: divide squared distances by the farthest one of the row before weighing.
         metric: "cosine" scales features to unit length first; "euclidean" takes them as they are.
