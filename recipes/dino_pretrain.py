@@ -23,6 +23,7 @@ from transreid_ssl.data import (
     ViewsDataset,
     training_loader,
 )
+from transreid_ssl.errors import UserError
 from transreid_ssl.models import save_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 from transreid_ssl.training import (
@@ -60,9 +61,19 @@ class Config:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
 
+def check_sizes(config: Config) -> None:
+    """The network is built for the large views: a probe and fine-tuning see images of that size."""
+    if tuple(config.views.global_size) != tuple(config.model.img_size):
+        raise UserError(
+            f"--views.global_size is {list(config.views.global_size)} and --model.img_size "
+            f"{list(config.model.img_size)}: give both the same (height, width)"
+        )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the teacher's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
+    check_sizes(config)
     accelerator, run = start(config, origin, "DINO pre-training")
     pool = training_pool(config.data, run, accelerator)
 
@@ -85,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer = Trainer(
         accelerator, objective, build_optimizer(objective, config.optim), plan, run, config.run,
         data_key=pool.fingerprint,
+        max_bad_images=int(config.data.max_bad_fraction * len(pool)),
         probe=retrieval_probe(config.probe, lambda: objective.teacher.backbone, accelerator),
         probe_every=config.probe.every,
     )  # fmt: skip

@@ -68,3 +68,16 @@ def test_the_teacher_warms_up_in_equal_steps():
     loss = DINOLoss(4, 2, warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=4)
     temperatures = [loss.teacher_temp(epoch) for epoch in range(6)]
     np.testing.assert_allclose(temperatures, [0.04, 0.05, 0.06, 0.07, 0.07, 0.07])
+    once = DINOLoss(4, 2, warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_teacher_temp_epochs=1)
+    assert [once.teacher_temp(epoch) for epoch in range(3)] == [0.04, 0.07, 0.07]
+
+
+def test_the_loss_is_float32_under_autocast():
+    values = []
+    for enabled in (False, True):
+        student = torch.tensor(normal("student0", (40, 512)), requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = DINOLoss(512, 10)(student, torch.tensor(normal("teacher0", (8, 512))), 0)
+        value.backward()
+        values.append((value.detach(), student.grad))
+    torch.testing.assert_close(values[1], values[0], rtol=0, atol=0)

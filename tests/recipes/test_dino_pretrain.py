@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import launch
@@ -15,7 +16,8 @@ RECIPE = str(launch.ROOT / "recipes" / "dino_pretrain.py")
 TINY = [
     "--data.pool=demo:identities=24,images=4,height=32,width=16", "--model.img_size=[32,16]",
     "--views.global_size=[32,16]", "--views.local_size=[16,8]", "--views.num_local=2",
-    "--run.batch_size=16", "--run.epochs=3", "--run.log_every=1", "--run.num_workers=0", "--run.num_threads=1",
+    "--run.batch_size=16", "--run.epochs=3", "--run.log_every=1", "--run.num_workers=0",
+    "--run.num_threads=1",
     "--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16",
     "--run.precision=no",
 ]  # fmt: skip
@@ -53,6 +55,16 @@ def test_a_run_leaves_its_results_and_says_what_it_did(unbroken):
     assert (spec.objective, tuple(spec.img_size)) == ("dino", (32, 16))
     assert spec.provenance["pool"].startswith("demo:identities=24")
     assert transreid_ssl.load_backbone(folder / "backbone.safetensors").spec == spec
+
+
+def test_a_checkpoint_is_a_weights_file_too(unbroken):
+    folder, _ = unbroken
+    last = folder / "checkpoints" / "step_00000018.pt"
+    teacher, student = (transreid_ssl.load_backbone(last, which=w) for w in ("teacher", "student"))
+    final = load_file(folder / "backbone.safetensors")
+    assert teacher.spec.img_size == (32, 16)
+    assert all(torch.equal(value, final[name]) for name, value in teacher.state_dict().items())
+    assert not torch.equal(student.state_dict()["cls_token"], final["cls_token"])
 
 
 def test_a_killed_run_ends_as_the_unbroken_one_bit_for_bit(unbroken, tmp_path):
@@ -98,6 +110,7 @@ def test_two_processes_and_accumulation_give_the_losses_of_one(tmp_path):
         (["--run.batch_size=1000"], "fewer than one batch"),
         (["--model.name=vit_huge"], "vit_huge"),
         (["--config=missing.yaml"], "missing.yaml"),
+        (["--model.img_size=[64,32]"], "global_size"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, expected, tmp_path):

@@ -129,27 +129,94 @@ def test_feature_spread_is_zero_for_one_point_and_near_one_for_noise():
     assert feature_spread(noise) == pytest.approx(1.0, abs=0.01)
 
 
-class Brightness(nn.Module):
-    """Features that differ between images by ``scale`` only."""
+class Collapsing(Toy):
+    """Logs a feature spread that falls to nothing at a step."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, collapse_step: int) -> None:
         super().__init__()
-        self.scale = scale
-        self.spec = BackboneSpec("vit_nano_patch8_reid", img_size=(32, 16))
+        self.collapse_step = collapse_step
 
-    def forward(self, images):
-        return 1.0 + self.scale * images.flatten(2).mean(dim=2)
+    def forward(self, batch, epoch):
+        spread = torch.tensor(0.0 if int(self.steps) >= self.collapse_step else 0.5)
+        return super().forward(batch, epoch) | {"feature_spread": spread}
 
 
-def test_the_probe_stops_a_collapse_after_its_patience_and_lets_a_healthy_run_be():
-    settings = ProbeSettings("demo:test=4,images=4,height=32,width=16", collapse_patience=2)
-    accelerator = Accelerator(cpu=True)
-    collapsed, healthy = Brightness(0.0), Brightness(1.0)
-    probe = RetrievalProbe(settings, lambda: collapsed, collapsed.spec, accelerator)
-    assert probe(0)["probe/feature_spread"] < 1e-4
+def test_a_collapse_stops_the_run_and_no_checkpoint_is_written_meanwhile(tmp_path):
+    settings = {"log_every": 1, "checkpoint_every": 1, "collapse_patience": 4}
     with pytest.raises(UserError, match="collapsed"):
-        probe(10)
-    probe = RetrievalProbe(settings, lambda: healthy, healthy.spec, accelerator)
-    values = [probe(step) for step in range(4)]
-    assert values[0] == values[3]
-    assert values[0]["probe/mAP_chance"] > 0
+        trainer(tmp_path, Collapsing(5), **settings).fit(batches(0))
+    assert load_newest(tmp_path / "checkpoints")["step"] == 5
+    assert RunFolder(tmp_path).read_metrics()[-1]["step"] == 8
+
+
+def test_patience_zero_never_stops_a_run(tmp_path):
+    trainer(tmp_path, Collapsing(5), log_every=1, collapse_patience=0).fit(batches(0))
+    assert load_newest(tmp_path / "checkpoints")["step"] == 12
+
+
+class Exploding(Toy):
+    """A finite loss whose gradient is not: the square root at zero."""
+
+    def forward(self, batch, epoch):
+        zero = (self.line.weight * 0).sum()
+        extra = zero.abs().sqrt() if int(self.steps) == 4 else zero
+        return {"loss": super().forward(batch, epoch)["loss"] + extra}
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="gradient stopped being finite"):
+        trainer(tmp_path, Exploding(), log_every=100, checkpoint_every=1).fit(batches(0))
+    state = load_newest(tmp_path / "checkpoints")
+    assert state["step"] == 4
+    assert all(value.isfinite().all() for value in state["objective"].values())
+
+
+def test_a_probe_that_a_stop_came_before_is_made_up(tmp_path):
+    def probing(path, probe):
+        made = trainer(path, Toy())
+        made.probe, made.probe_every = probe, 6
+        return made
+
+    def stopped(step):
+        if step == 6:
+            raise KeyboardInterrupt
+        return {"probe/mAP": float(step)}
+
+    with pytest.raises(KeyboardInterrupt):
+        probing(tmp_path, stopped).fit(batches(0))
+    again = probing(tmp_path, lambda step: {"probe/mAP": float(step)})
+    assert again.step == 6
+    again.fit(batches(6))
+    found = [
+        line["probe/mAP"] for line in RunFolder(tmp_path).read_metrics() if "probe/mAP" in line
+    ]
+    assert found == [0, 6, 12]
+
+
+def test_too_many_unreadable_images_stop_the_run_and_few_are_listed(tmp_path, capsys):
+    def broken(count):
+        for step, batch in enumerate(batches(0)):
+            yield batch | {"corrupt": [f"{step}.jpg"] if step < count else []}
+
+    few, many = trainer(tmp_path / "few", Toy()), trainer(tmp_path / "many", Toy())
+    few.max_bad_images = many.max_bad_images = 3
+    few.fit(broken(3))
+    few.report("model.safetensors")
+    assert "3 unreadable images" in capsys.readouterr().out
+    listed = (tmp_path / "few" / "bad_images_met_0.txt").read_text().split()
+    assert listed == ["0.jpg", "1.jpg", "2.jpg"]
+    with pytest.raises(UserError, match=r"4 images could not be read.*verify"):
+        many.fit(broken(4))
+
+
+def test_the_probe_measures_the_backbone_it_is_given():
+    class Colour(nn.Module):
+        spec = BackboneSpec("vit_nano_patch8_reid", img_size=(32, 16))
+
+        def forward(self, images):
+            return images.unflatten(2, (4, -1)).mean(dim=(3, 4)).flatten(1)
+
+    settings = ProbeSettings("demo:test=6,images=6,height=32,width=16", max_query=20)
+    values = RetrievalProbe(settings, Colour, Colour.spec, Accelerator(cpu=True))(0)
+    assert values["probe/mAP"] > 2 * values["probe/mAP_chance"] > 0
+    assert 0 < values["probe/feature_spread"] < 1

@@ -86,6 +86,17 @@ def test_only_the_newest_checkpoints_stay(tmp_path):
     assert load_newest(tmp_path) == {"step": 15}
 
 
+def test_checkpoints_at_round_steps_stay_for_ever(tmp_path):
+    for step in range(1, 8):
+        save_checkpoint(tmp_path, step, {"step": step}, keep=1, keep_every=3)
+    assert [int(path.stem[5:]) for path in list_checkpoints(tmp_path)] == [3, 6, 7]
+
+
+def test_a_number_that_json_has_not_is_logged_as_null(run):
+    run.log(1, {"gradient_norm": float("inf"), "loss": 1.0})
+    assert run.read_metrics() == [{"step": 1, "gradient_norm": None, "loss": 1.0}]
+
+
 def test_a_checkpoint_that_does_not_fit_leaves_the_last_one_in_place(tmp_path):
     save_checkpoint(tmp_path, 1, {"step": 1}, keep=1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -2,6 +2,7 @@
 
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
 from transreid_ssl.models.heads import BNNeck, DINOHead
+from transreid_ssl.models.hub import find_weights
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
 from transreid_ssl.models.statistics import HALF, IMAGENET, LUPERSON, Statistics, normalise
@@ -33,6 +34,7 @@ __all__ = [
     "Statistics",
     "build_backbone",
     "class_attention",
+    "find_weights",
     "from_spec",
     "load_backbone",
     "load_weights",

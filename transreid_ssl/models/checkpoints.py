@@ -1,8 +1,8 @@
 """Reading weights of any known format into one form, safely.
 
-Formats: safetensors (ours, or timm's), and the pickles that TransReID-SSL publishes: a DINO
-training checkpoint, the backbone converted from it, a fine-tuned network, a cluster-contrast
-checkpoint; and ImageNet ViTs of timm and DINO.
+Formats: safetensors (ours, or timm's); our training checkpoints; the pickles that TransReID-SSL
+publishes: a DINO training checkpoint, the backbone converted from it, a fine-tuned network, a
+cluster-contrast checkpoint; and ImageNet ViTs of timm and DINO.
 """
 
 import argparse
@@ -28,6 +28,7 @@ HEADER = "transreid_ssl"
 """The key of the spec in the metadata of our safetensors files."""
 
 OURS = "transreid_ssl safetensors"
+OWN_CHECKPOINT = "transreid_ssl training checkpoint"
 DINO_TRAINING = "DINO training checkpoint"
 DINO_BACKBONE = "converted DINO backbone"
 FINETUNED = "TransReID fine-tuned network"
@@ -66,7 +67,7 @@ def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
     """Read a weights file of any known format.
 
     Args:
-        which: ``teacher`` or ``student``, of a DINO training checkpoint.
+        which: ``teacher`` or ``student``, of a training checkpoint that has both.
 
     Raises:
         UserError: no such file, not a weights file, damaged, or holding what must not be unpickled.
@@ -140,6 +141,8 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
     """Find the network's tensors in what the file holds, and name the format by where they were."""
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}: holds a {type(raw).__name__}, not the weights of a network")
+    if isinstance(raw.get("objective"), Mapping):
+        return _unwrap_own(path, raw, which)
     for key in (which, "state_dict", "model"):
         if isinstance(raw.get(key), Mapping):
             state, aside = raw[key], [str(other) for other in raw if other != key]
@@ -164,6 +167,20 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
         else:
             renamed[target] = tensors[name]
     return Checkpoint(path, _format(key, found[0], renamed), renamed, aside)
+
+
+def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
+    """A checkpoint of this package's training loop: the backbone of its slow or fast network."""
+    state = raw["objective"]
+    prefixes = [
+        p for p in (f"{which}.backbone.", "backbone.") if any(k.startswith(p) for k in state)
+    ]
+    if not prefixes or not raw.get("spec"):
+        raise UserError(f"{path}: a checkpoint without a backbone in it; give another file")
+    own = {k.removeprefix(prefixes[0]): v for k, v in state.items() if k.startswith(prefixes[0])}
+    aside = [k for k in state if not k.startswith(prefixes[0])]
+    aside += [str(other) for other in raw if other != "objective"]
+    return Checkpoint(path, OWN_CHECKPOINT, own, aside, BackboneSpec.from_json(raw["spec"]))
 
 
 def _rename(name: str, prefix: str) -> str | None:

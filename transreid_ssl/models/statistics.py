@@ -1,4 +1,4 @@
-"""Channel statistics of images, and the one place where uint8 images become network input."""
+"""Channel statistics of images, and how a network's uint8 images are normalised with them."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from transreid_ssl.errors import UserError
 from transreid_ssl.models import DINOHead, normalise
+from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.optim import move_towards
 from transreid_ssl.training.schedules import cosine, linear
 
@@ -108,7 +110,9 @@ class DINOLoss(nn.Module):
     def teacher_temp(self, epoch: int) -> float:
         """The teacher's temperature: equal steps over the warm-up epochs, then constant."""
         start, end, epochs = self.warmup
-        return linear(epoch, start=start, end=end, duration=epochs - 1) if epochs > 1 else end
+        if epoch >= epochs:
+            return end
+        return linear(epoch, start=start, end=end, duration=epochs - 1) if epochs > 1 else start
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, epoch: int) -> Tensor:
         """The loss of one batch; in training mode the centre moves afterwards.
@@ -124,14 +128,16 @@ class DINOLoss(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """``forward``, and the mean entropy of the teacher's output in nats."""
-        student = student_logits.float().unflatten(0, (self.num_crops, -1)) / self.student_temp
-        with torch.no_grad():
-            teacher_logits = teacher_logits.float()
-            sharp = (teacher_logits - self.center) / self.teacher_temp(epoch)
-            teacher = sharp.softmax(dim=-1)
-            entropy = (sharp.logsumexp(dim=-1) - (teacher * sharp).sum(dim=-1)).mean()
-            teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
-        loss = cross_view_loss(student, teacher)
+        student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
+        # In float32 whatever the networks run in: autocast would round the product below.
+        with torch.autocast(student_logits.device.type, enabled=False):
+            student = student_logits.unflatten(0, (self.num_crops, -1)) / self.student_temp
+            with torch.no_grad():
+                sharp = (teacher_logits - self.center) / self.teacher_temp(epoch)
+                teacher = sharp.softmax(dim=-1)
+                entropy = (sharp.logsumexp(dim=-1) - (teacher * sharp).sum(dim=-1)).mean()
+                teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
+            loss = cross_view_loss(student, teacher)
         if self.training:
             self._observe(teacher_logits)
         return loss, entropy
@@ -157,9 +163,10 @@ class ViewNetwork(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, groups: list[Tensor]) -> Tensor:
-        """(V·B, K) logits of crop groups, each (v·B, 3, height, width)."""
-        return self.head(torch.cat([self.backbone(group) for group in groups]))
+    def forward(self, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features (V·B, D) and logits (V·B, K) of crop groups, each (v·B, 3, height, width)."""
+        features = torch.cat([self.backbone(group) for group in groups])
+        return features, self.head(features)
 
 
 class DINO(nn.Module):
@@ -184,6 +191,11 @@ class DINO(nn.Module):
         accumulation: int = 1,
     ) -> None:
         super().__init__()
+        if num_crops < 2 or not 1 <= num_teacher_crops <= num_crops:
+            raise UserError(
+                f"{num_teacher_crops} large of {num_crops} views: DINO compares views of an image "
+                "and needs two or more, a large one among them"
+            )
         self.config, self.spec = config, backbone.spec
         head = DINOHead(
             self.spec.embed_dim, config.out_dim, hidden_dim=config.hidden_dim,
@@ -206,9 +218,14 @@ class DINO(nn.Module):
         """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""
         views = [normalise(group, self.spec.mean, self.spec.std) for group in batch["views"]]
         with torch.no_grad():
-            teacher_logits = self.teacher(views[:1])
-        loss, entropy = self.loss.with_entropy(self.student(views), teacher_logits, epoch)
-        return {"loss": loss, "teacher_entropy": entropy, "center_norm": self.loss.center.norm()}
+            features, teacher_logits = self.teacher(views[:1])
+        loss, entropy = self.loss.with_entropy(self.student(views)[1], teacher_logits, epoch)
+        return {
+            "loss": loss,
+            "teacher_entropy": entropy,
+            "center_norm": self.loss.center.norm(),
+            "feature_spread": feature_spread(features),
+        }
 
     def before_step(self, epoch: int) -> None:
         """Leave the last layer as it is during the first epochs."""

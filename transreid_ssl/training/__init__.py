@@ -1,6 +1,7 @@
 """The one training loop, its settings, schedules, run folder, checkpoints and probe."""
 
 from transreid_ssl.training.config import parse_config, provenance, to_yaml
+from transreid_ssl.training.health import CollapseWatch, feature_spread
 from transreid_ssl.training.loop import Objective, Trainer
 from transreid_ssl.training.optim import (
     build_optimizer,
@@ -10,10 +11,9 @@ from transreid_ssl.training.optim import (
     pretraining_plan,
 )
 from transreid_ssl.training.plan import Plan
-from transreid_ssl.training.probe import RetrievalProbe, feature_spread, retrieval_probe
+from transreid_ssl.training.probe import RetrievalProbe, retrieval_probe
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.schedules import cosine, linear, warmup_cosine
-from transreid_ssl.training.session import finish, start, trained_backbone, training_pool
 from transreid_ssl.training.settings import (
     BackboneSettings,
     OptimizerSettings,
@@ -21,9 +21,11 @@ from transreid_ssl.training.settings import (
     ProbeSettings,
     RunSettings,
 )
+from transreid_ssl.training.start import finish, start, trained_backbone, training_pool
 
 __all__ = [
     "BackboneSettings",
+    "CollapseWatch",
     "Objective",
     "OptimizerSettings",
     "Plan",

@@ -20,8 +20,12 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
+def save_checkpoint(
+    folder: Path, step: int, state: dict[str, Any], keep: int, keep_every: int = 0
+) -> Path:
     """Write ``step_<step>.pt``, then remove all but the newest ``keep``.
+
+    Those at multiples of ``keep_every`` stay too.
 
     Raises:
         UserError: the disk is full; the earlier checkpoints are untouched.
@@ -31,9 +35,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
         try:
             torch.save(state, file)
         except RuntimeError as error:  # torch's writer hides the system's error in its own
-            raise OSError(0, "no space left on the device, or a size limit was met") from error
+            raise OSError(0, f"no space left, or a size limit was met: {error}") from error
     for old in list_checkpoints(folder)[: -max(1, keep)]:
-        old.unlink(missing_ok=True)
+        if not keep_every or int(_NAME.search(old.name)[1]) % keep_every:
+            old.unlink(missing_ok=True)
     return path
 
 

@@ -4,12 +4,11 @@ Accelerate does devices, precision and processes; the run folder holds what must
 Randomness is drawn from (seed, step, rank), so a resumed run continues as if never broken off.
 """
 
+import contextlib
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +17,11 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.files import write_text
+from transreid_ssl.models import sync_batch_norm
+from transreid_ssl.training.health import CollapseWatch
+from transreid_ssl.training.interrupts import StopRequest
+from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.optim import clip_gradients
 from transreid_ssl.training.plan import Plan
 from transreid_ssl.training.runfolder import RunFolder
@@ -41,38 +45,6 @@ class Objective(Protocol):
         """Called after the optimiser's step; ``progress`` in [0, 1): the share of the run done."""
 
 
-@dataclass
-class Meter:
-    """Sums of logged values, kept on the device until a logging step reads them."""
-
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    count: int = 0
-    finite: Tensor | None = None
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Add one step's values, averaged over its micro-batches."""
-        for name, value in values.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        ok = torch.isfinite(values["loss"])
-        self.finite = ok if self.finite is None else self.finite & ok
-        self.count += 1
-
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """The means over steps and processes; this is the loop's only wait for the device."""
-        names = sorted(self.sums)
-        means = torch.stack([self.sums[name].float() / self.count for name in names])
-        finite = self.finite.float()
-        if accelerator.num_processes > 1:
-            means = accelerator.reduce(means, "mean")
-            finite = accelerator.reduce(finite, "mean")
-        values = dict(zip(names, means.tolist()))
-        values["finite"] = finite.item() == 1.0
-        return values
-
-    def reset(self) -> None:
-        self.sums, self.count, self.finite = {}, 0, None
-
-
 class Trainer:
     """Runs an objective to the end of its plan, resuming from what the run folder holds.
 
@@ -84,7 +56,8 @@ class Trainer:
         run: Where results go.
         settings: Logging and checkpoint intervals, accumulation, seed.
         data_key: What a checkpoint must have been made with (the pool's fingerprint, say).
-        probe: Called with the step; returns values to log. It may raise ``UserError`` to stop.
+        max_bad_images: How many different unreadable images a process may meet; None: any number.
+        probe: Called with the step; returns values to log.
         probe_every: Steps between probes (there is one at the start and one at the end).
     """
 
@@ -98,18 +71,25 @@ class Trainer:
         settings: RunSettings,
         *,
         data_key: str = "",
+        max_bad_images: int | None = None,
         probe: Callable[[int], dict[str, float]] | None = None,
         probe_every: int = 0,
     ) -> None:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
         self.run, self.settings, self.data_key = run, settings, data_key
-        self.probe, self.probe_every = probe, probe_every
+        self.probe, self.probe_every, self.max_bad_images = probe, probe_every, max_bad_images
+        objective = sync_batch_norm(
+            objective, device=accelerator.device, num_processes=accelerator.num_processes
+        )
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.meter = Meter()
+        # A loss scaler skips steps whose gradients overflow; without one they must be finite.
+        self.meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
+        self.collapse = CollapseWatch(settings.collapse_spread, settings.collapse_patience)
         self.bad_images: set[str] = set()
-        self._stop = False
+        self.stop = StopRequest(accelerator)
         self.step = self._restore()
+        self._check_same_step()
 
     # -- state
 
@@ -118,6 +98,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         return {
             "data_key": self.data_key,
+            "spec": self.objective.spec.to_json() if hasattr(self.objective, "spec") else "",
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else {},
@@ -140,6 +121,16 @@ class Trainer:
         self.say(f"resuming from step {state['step']} of {self.plan.total_steps}")
         return int(state["step"])
 
+    def _check_same_step(self) -> None:
+        if self.accelerator.num_processes == 1:
+            return
+        step = torch.tensor([self.step], device=self.accelerator.device)
+        if self.accelerator.gather(step).unique().numel() > 1:
+            raise UserError(
+                f"{self.run.path}: processes find different checkpoints there; "
+                "put --run.output on storage that all of them share"
+            )
+
     def say(self, text: str) -> None:
         """Print on the main process."""
         self.accelerator.print(text, flush=True)
@@ -147,28 +138,23 @@ class Trainer:
     # -- the loop
 
     def fit(self, batches: Iterator[dict[str, Any]]) -> None:
-        """Train to the end of the plan. ``batches`` begins at the micro-batch of ``self.step``.
+        """Train to the end of the plan, and close ``batches``, which begin at ``self.step``.
 
         Raises:
-            UserError: the loss is no longer finite, or the probe sees a collapse.
+            UserError: a loss or gradient is no longer finite, or the features have collapsed.
             KeyboardInterrupt: after an interrupt, with a checkpoint of the last whole step written.
         """
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            self.model.train()
-            if self.step == 0:
-                self._probe()
+        # A generator would keep its workers until the garbage collector finds it.
+        closing = contextlib.closing(batches) if hasattr(batches, "close") else nullcontext()
+        with self.stop, closing:
             self._clock, self._clock_step = time.monotonic(), self.step
+            if self._probe_is_due() and not self._probed():  # a stop may have come in between
+                self._probe()
+            self.model.train()
             while self.step < self.plan.total_steps:
                 self.meter.add(self._optimise(batches))
                 self.step += 1
                 self._housekeeping()
-        finally:
-            close = getattr(batches, "close", None)  # a generator would keep its workers until
-            if close:  # the garbage collector finds it
-                close()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _optimise(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
         """One optimiser step; returns the logged values, averaged over the micro-batches."""
@@ -185,9 +171,8 @@ class Trainer:
                 accelerator.backward(values["loss"] / count)
             for name, value in values.items():
                 total[name] = total.get(name, 0) + value.detach().float() / count
-        if plan.clip:
-            accelerator.unscale_gradients(self.optimizer)
-            total["gradient_norm"] = clip_gradients(self.parameters, plan.clip, plan.clip_each)
+        accelerator.unscale_gradients(self.optimizer)
+        total["gradient_norm"] = clip_gradients(self.parameters, plan.clip, plan.clip_each)
         self.objective.before_step(epoch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -195,7 +180,7 @@ class Trainer:
         return total
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        self.bad_images.update(batch.pop("corrupt", ()))
+        self._note_bad_images(batch.pop("corrupt", ()))
         device = self.accelerator.device
         return {
             name: [v.to(device, non_blocking=True) for v in value]
@@ -203,6 +188,16 @@ class Trainer:
             else value.to(device, non_blocking=True)
             for name, value in batch.items()
         }
+
+    def _note_bad_images(self, names: Iterable[str]) -> None:
+        """Unreadable images met on the way were replaced; too many of them stop the run."""
+        self.bad_images.update(names)
+        if self.max_bad_images is not None and len(self.bad_images) > self.max_bad_images:
+            raise UserError(
+                f"{len(self.bad_images)} images could not be read, more than "
+                f"--data.max_bad_fraction allows, such as {min(self.bad_images)}; look at the pool "
+                "with: python -m transreid_ssl.data verify PATH"
+            )
 
     def _set_schedules(self) -> None:
         for group in self.optimizer.param_groups:
@@ -216,23 +211,26 @@ class Trainer:
         settings, end = self.settings, self.step == self.plan.total_steps
         if self.step % settings.log_every == 0 or end:
             self._log()
-        if self._stop_agreed():
+        if self.stop.agreed(self.step):
             self._checkpoint()
             raise KeyboardInterrupt
         if self.step % settings.checkpoint_every == 0 or end:
             self._checkpoint()
-        if self.probe and (end or (self.probe_every and self.step % self.probe_every == 0)):
+        if self._probe_is_due():
             self._probe()
 
     def _log(self) -> None:
+        elapsed = (time.monotonic() - self._clock) / max(1, self.step - self._clock_step)
+        self.meter.note("step_seconds", elapsed)
         values = self.meter.read(self.accelerator)
+        self.collapse.look(values.get("feature_spread"), self.step)
         if not values.pop("finite"):
             raise UserError(
-                f"{self.run.path}: the loss stopped being finite within the "
+                f"{self.run.path}: the loss or its gradient stopped being finite within the "
                 f"{self.meter.count} steps before step {self.step}; the last good checkpoint is "
                 'kept: lower --optim.lr, or use --run.precision "no", with another --run.output'
             )
-        seconds = (time.monotonic() - self._clock) / max(1, self.step - self._clock_step)
+        seconds = values["step_seconds"]
         values |= {
             "epoch": self.step / self.plan.steps_per_epoch,
             "lr": self.plan.lr(self.step - 1),
@@ -241,6 +239,7 @@ class Trainer:
         if self.plan.weight_decay is not None:
             values["weight_decay"] = self.plan.weight_decay(self.step - 1)
         self.meter.reset()
+        self.stop.pace(seconds, self.settings.log_every)
         self.run.log(self.step, values)
         self.accelerator.log(values, step=self.step)
         self.say(
@@ -250,17 +249,16 @@ class Trainer:
         )
 
     def _checkpoint(self) -> None:
-        """Write the state, unless a loss since the last look was not finite."""
+        """Write the state, unless it looks spoilt: the last checkpoint is always a good one."""
         if self.meter.count and not self.meter.read(self.accelerator)["finite"]:
             self._log()
-        if self.accelerator.is_main_process:
-            self.run.save(self.step, self.state(), self.settings.keep_checkpoints)
+        if self.accelerator.is_main_process and not self.collapse.low:
+            settings = self.settings
+            self.run.save(self.step, self.state(), settings.keep_checkpoints, settings.keep_every)
         self.accelerator.wait_for_everyone()
 
     def _probe(self) -> None:
         """Measure, log and say; time spent here does not count as training time."""
-        if self.probe is None:
-            return
         begin = time.monotonic()
         values = self.probe(self.step)
         self.model.train()
@@ -268,12 +266,23 @@ class Trainer:
             self.run.log(self.step, values)
             self.accelerator.log(values, step=self.step)
         self.run.draw_curves()
-        if self.step:
-            self._clock += time.monotonic() - begin
+        self._clock += time.monotonic() - begin
+
+    def _probe_is_due(self) -> bool:
+        if self.probe is None:
+            return False
+        at_an_end = self.step in (0, self.plan.total_steps)
+        return at_an_end or (self.probe_every > 0 and self.step % self.probe_every == 0)
+
+    def _probed(self) -> bool:
+        """Whether the probe of this step is in the log; the same answer on every process."""
+        lines = self.run.read_metrics()
+        return any(line["step"] == self.step and "probe/mAP" in line for line in lines)
 
     def report(self, result: str) -> None:
         """Say where the results are, and what retrieval was before and after."""
         self.run.draw_curves()
+        self._list_bad_images()
         probes = [line for line in self.run.read_metrics() if "probe/mAP" in line]
         if probes:
             first, last = probes[0], probes[-1]
@@ -288,21 +297,12 @@ class Trainer:
                 self.say(f"{name:24} {mean_ap:7.1f} {rank1:9.1f}")
         self.say(f"results: {self.run.path / result}, {self.run.path / 'curves.png'}")
 
-    # -- interrupts
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if self._stop:
-            raise KeyboardInterrupt
-        self._stop = True
-
-    def _stop_agreed(self) -> bool:
-        """Whether to stop; several processes agree at logging steps, so that none hangs."""
-        if self.accelerator.num_processes == 1:
-            return self._stop
-        if self.step % self.settings.log_every:
-            return False
-        flag = torch.tensor(float(self._stop), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum").item() > 0)
+    def _list_bad_images(self) -> None:
+        """Write the unreadable images that this process met while training."""
+        if self.bad_images:
+            path = self.run.path / f"bad_images_met_{self.accelerator.process_index}.txt"
+            write_text(path, "".join(f"{name}\n" for name in sorted(self.bad_images)))
+            print(f"{len(self.bad_images)} unreadable images were replaced: {path}", flush=True)
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

@@ -1,4 +1,4 @@
-"""Direct retrieval while a network trains, and the stop when its features collapse."""
+"""Direct retrieval while a network trains, beside what it has to beat."""
 
 from collections.abc import Callable
 
@@ -9,23 +9,10 @@ from torch import Tensor, nn
 
 from transreid_ssl.data import ReIDProtocol, decode, image_loader, open_reid
 from transreid_ssl.data.reid import camera_rows
-from transreid_ssl.errors import UserError
 from transreid_ssl.models import BackboneSpec
 from transreid_ssl.retrieval import chance, colour_histogram, embed, evaluate
+from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.settings import ProbeSettings
-
-
-def feature_spread(features: Tensor) -> float:
-    """How far apart features are: the norm of their standard deviation after L2 normalisation.
-
-    Args:
-        features: (N, D) float32.
-
-    Returns:
-        0 when all point the same way (collapsed), near 1 when they are spread over the sphere.
-    """
-    unit = torch.nn.functional.normalize(features.float(), dim=1)
-    return float(unit.std(dim=0, unbiased=False).norm())
 
 
 class RetrievalProbe:
@@ -34,7 +21,7 @@ class RetrievalProbe:
     Only the main process computes; the others wait.
 
     Args:
-        settings: What to evaluate on, and when features count as collapsed.
+        settings: What to evaluate on.
         backbone: Gives the network to evaluate.
         spec: Its input size and statistics.
     """
@@ -52,24 +39,11 @@ class RetrievalProbe:
         self.protocol = open_reid(settings.data, settings.root, settings.pattern)
         self.query = _thin(self.protocol.query, settings.max_query, seed)
         self.baselines: dict[str, float] = {}
-        self.history: list[tuple[int, float, float]] = []
-        self._low = 0
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Values to log, in percent; an empty dict on other processes.
-
-        Raises:
-            UserError: the features have collapsed (on every process).
-        """
-        values: dict[str, float] = {}
-        if self.accelerator.is_main_process:
-            values = self._measure(step)
-        spread = torch.tensor(
-            values.get("probe/feature_spread", 0.0), device=self.accelerator.device
-        )
-        if self.accelerator.num_processes > 1:
-            spread = self.accelerator.reduce(spread, "sum")
-        self._check_collapse(step, float(spread))
+        """Values to log, in percent; an empty dict on other processes, which wait."""
+        values = self._measure(step) if self.accelerator.is_main_process else {}
+        self.accelerator.wait_for_everyone()
         return values
 
     def _measure(self, step: int) -> dict[str, float]:
@@ -79,10 +53,10 @@ class RetrievalProbe:
         metrics = evaluate(
             query, self.query.identities, self.query.cameras,
             gallery, self.protocol.gallery.identities, self.protocol.gallery.cameras,
+            device=self.accelerator.device,
         )  # fmt: skip
         mean_ap, rank1 = 100 * metrics.mAP, 100 * metrics.rank(1)
-        spread = feature_spread(gallery)
-        self.history.append((step, mean_ap, rank1))
+        spread = float(feature_spread(gallery))
         self.accelerator.print(
             f"probe at step {step}: mAP {mean_ap:.1f} %, rank-1 {rank1:.1f} %  (colour histogram "
             f"{self.baselines['probe/mAP_histogram']:.1f} %, chance "
@@ -95,24 +69,11 @@ class RetrievalProbe:
     def _embed(self, images) -> Tensor:
         cameras = camera_rows(images, self.protocol, self.spec.num_cameras)
         size, batch_size = self.spec.img_size, self.settings.batch_size
-        loader = image_loader(images, size, batch_size, cameras=cameras)
+        loader = image_loader(images, size, batch_size, self.settings.num_workers, cameras=cameras)
         return embed(
             self.backbone(), loader, mean=self.spec.mean, std=self.spec.std,
             device=self.accelerator.device,
         )  # fmt: skip
-
-    def _check_collapse(self, step: int, spread: float) -> None:
-        self._low = self._low + 1 if spread < self.settings.collapse_spread else 0
-        if (
-            step
-            and self.settings.collapse_patience
-            and self._low >= self.settings.collapse_patience
-        ):
-            raise UserError(
-                f"the features have collapsed: their spread was {spread:.4f} at step {step}, below "
-                f"{self.settings.collapse_spread} for {self._low} probes; the checkpoints before "
-                "are kept: lower --optim.lr or the teacher temperature, or raise the batch size"
-            )
 
 
 def _thin(images, count: int | None, seed: int):

@@ -1,6 +1,7 @@
 """The folder of one run: settings, metrics, checkpoints, results; whose it is, how far it is."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from transreid_ssl.files import atomic_path, write_text
 from transreid_ssl.training.checkpoint import load_newest, save_checkpoint
 from transreid_ssl.training.config import as_plain, differences, to_yaml
 
-# What may change between two starts of the same run without changing its result.
+# What may change between two starts of a run without changing what it computes (threads may change
+# the last digits of sums).
 FREE_SETTINGS = {
     "run": {
         "num_workers",
@@ -20,6 +22,7 @@ FREE_SETTINGS = {
         "log_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_every",
         "overwrite",
         "tracker",
     },
@@ -111,17 +114,17 @@ class RunFolder:
         """Append a line to metrics.jsonl."""
         if not self.is_main:
             return
-        rounded = {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in values.items()}
+        rounded = {name: _rounded(value) for name, value in values.items()}
         try:
             with open(self.metrics_path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **rounded}) + "\n")
         except OSError as error:
             raise UserError(f"{self.metrics_path}: writing failed ({error.strerror})") from error
 
-    def save(self, step: int, state: dict[str, Any], keep: int) -> None:
+    def save(self, step: int, state: dict[str, Any], keep: int, keep_every: int = 0) -> None:
         """Write a checkpoint (main process only)."""
         if self.is_main:
-            save_checkpoint(self.checkpoints, step, {"step": step, **state}, keep)
+            save_checkpoint(self.checkpoints, step, {"step": step, **state}, keep, keep_every)
 
     def draw_curves(self) -> None:
         """Draw curves.png from metrics.jsonl (main process only)."""
@@ -130,6 +133,13 @@ class RunFolder:
 
             with atomic_path(self.path / "curves.png") as temporary:
                 draw_curves(self.read_metrics(), temporary, title=self.path.name)
+
+
+def _rounded(value: float) -> float | None:
+    """Seven digits; null for what JSON has no number for."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _without_free(config: dict[str, Any]) -> dict[str, Any]:

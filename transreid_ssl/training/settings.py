@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.errors import check_ranges
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class RunSettings:
     Args:
         output: Run folder. The same command resumes what it finds there.
         seed: The one seed; every worker, view, sampler and process derives from it.
-        epochs: Passes over the training images.
+        epochs: Passes over the images; they shape the schedules, so a begun run keeps them.
         batch_size: Images an optimiser step, over all processes and accumulation steps together.
         accumulation: Micro-batches an optimiser step; raise it when a batch does not fit in memory.
         precision: "no" is float32; "bf16" is fast on recent GPUs and CPUs; "fp16" scales the loss.
@@ -22,6 +23,11 @@ class RunSettings:
         log_every: Steps between lines in metrics.jsonl; the loss stays on its device in between.
         checkpoint_every: Steps between checkpoints (each holds the complete state).
         keep_checkpoints: How many of the newest checkpoints stay.
+        keep_every: Checkpoints at multiples of so many steps stay for ever; 0 keeps none.
+        collapse_spread: Spread of a batch's features below which all people are one point. While it
+            is below, no checkpoint is written, and ``collapse_patience`` logged lines of it in a
+            row stop the run.
+        collapse_patience: How many lines; 0 never stops a run.
         compile: Compile the networks with torch.compile: minutes at the start, faster steps after.
         tracker: An Accelerate tracker ("tensorboard", "wandb", …) beside metrics.jsonl.
         overwrite: Throw away what the run folder holds and begin anew.
@@ -38,9 +44,20 @@ class RunSettings:
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    collapse_spread: float = 0.005
+    collapse_patience: int = 20
     compile: bool = False
     tracker: str | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, seed=(0, 2**32 - 1), epochs=(1, None), batch_size=(1, None),
+            accumulation=(1, None), num_workers=(0, None), num_threads=(1, None),
+            log_every=(1, None), checkpoint_every=(1, None), keep_checkpoints=(1, None),
+            keep_every=(0, None), collapse_spread=(0, None), collapse_patience=(0, None),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,6 +75,9 @@ class PoolSettings:
     pool: str = "demo"
     subset: str | None = None
     max_bad_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_ranges(self, max_bad_fraction=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -84,6 +104,9 @@ class BackboneSettings:
     gem: bool = False
     camera_embedding: bool = False
     gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self, img_size=(1, None), drop_path=(0, 0.99), stride=(1, None))
 
 
 @dataclass(frozen=True)
@@ -116,6 +139,13 @@ class OptimizerSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, lr=(1e-12, None), lr_batch=(1, None), min_lr=(0, None), warmup_epochs=(0, None),
+            weight_decay=(0, None), weight_decay_end=(0, None), clip=(0, None),
+            betas=(0, 0.999999), momentum=(0, 0.999999),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ProbeSettings:
@@ -128,9 +158,7 @@ class ProbeSettings:
         every: Steps between probes; there is always one before the first step and one at the end.
         batch_size: Images at once.
         max_query: Use at most so many query images (a seeded choice).
-        collapse_spread: Feature spread below which the features of different people are one point:
-            below it at ``collapse_patience`` probes in a row the run stops.
-        collapse_patience: How many probes in a row; 0 never stops a run.
+        num_workers: Processes that read its images.
     """
 
     data: str | None = None
@@ -138,6 +166,10 @@ class ProbeSettings:
     pattern: str = DEFAULT_PATTERN
     every: int = 5000
     batch_size: int = 256
+    num_workers: int = 0
     max_query: int | None = None
-    collapse_spread: float = 0.005
-    collapse_patience: int = 3
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, every=(0, None), batch_size=(1, None), num_workers=(0, None), max_query=(1, None)
+        )

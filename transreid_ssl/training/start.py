@@ -1,16 +1,22 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    set_seed,
+)
 from torch import nn
 
 from transreid_ssl.data import Pool, open_pool, screen
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import build_backbone, load_weights, sync_batch_norm
+from transreid_ssl.models import build_backbone, load_weights
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
 
@@ -34,7 +40,11 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
             log_with=settings.tracker,
             project_dir=settings.output,
             # Gradients as views of the buckets save a copy; buffers follow the main process.
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                # The others wait while the main process probes a large set.
+                InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+            ],
         )
     except ValueError as error:
         raise UserError(
@@ -79,9 +89,15 @@ def training_pool(settings: PoolSettings, run: RunFolder, accelerator: Accelerat
     Raises:
         UserError: no such pool, or more unreadable images than allowed.
     """
-    pool = open_pool(settings.pool, settings.subset)
-    report = run.path / "bad_images.txt" if accelerator.is_main_process else None
-    pool = screen(pool, settings.max_bad_fraction, report_path=report)
+    with accelerator.main_process_first():  # it makes the index that the others read
+        pool = open_pool(settings.pool, settings.subset)
+    screened: list[Pool | None] = [None]
+    if accelerator.is_main_process:
+        report = run.path / "bad_images.txt"
+        screened = [screen(pool, settings.max_bad_fraction, report_path=report)]
+    # One process looks for all: were each to look, a passing fault would give them other pools.
+    broadcast_object_list(screened)
+    pool = screened[0]
     accelerator.print(pool.describe(), flush=True)
     return pool
 
@@ -89,11 +105,11 @@ def training_pool(settings: PoolSettings, run: RunFolder, accelerator: Accelerat
 def trained_backbone(
     settings: BackboneSettings, accelerator: Accelerator, num_cameras: int = 0
 ) -> nn.Module:
-    """The network to train, with its initial weights, batch norms synchronised where it matters.
+    """The network to train, with its initial weights.
 
     Args:
         settings: Which network.
-        accelerator: Tells whether there are several GPUs.
+        accelerator: Says on its main process what was loaded.
         num_cameras: Of the labelled set, for ``camera_embedding``.
 
     Raises:
@@ -110,9 +126,7 @@ def trained_backbone(
         accelerator.print(load_weights(backbone, settings.weights), flush=True)
     if settings.gradient_checkpointing:
         backbone.set_grad_checkpointing(True)
-    return sync_batch_norm(
-        backbone, device=accelerator.device, num_processes=accelerator.num_processes
-    )
+    return backbone
 
 
 def finish(accelerator: Accelerator) -> None:

@@ -1,0 +1,61 @@
+"""The DINO objective around its loss: who learns, who follows, and what is logged."""
+
+import pytest
+import torch
+
+from transreid_ssl import UserError
+from transreid_ssl.models import build_backbone
+from transreid_ssl.pretrain import DINO, DINOConfig
+
+SMALL = {"out_dim": 16, "hidden_dim": 8, "bottleneck_dim": 8, "momentum_teacher": 0.5}
+
+
+def objective(**config):
+    torch.manual_seed(0)
+    networks = [build_backbone("vit_nano_patch8_ics", img_size=(32, 16)) for _ in range(2)]
+    return DINO(*networks, DINOConfig(**SMALL | config), num_crops=4)
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(2, 32, 16), (2, 16, 8)]
+    return {
+        "views": [
+            torch.randint(0, 256, (n * 3, 3, h, w), dtype=torch.uint8, generator=generator)
+            for n, h, w in sizes
+        ]
+    }
+
+
+def test_the_student_learns_and_the_teacher_follows_it_half_way():
+    dino = objective()
+    before = [p.clone() for p in dino.teacher.parameters()]
+    for slow, fast in zip(dino.teacher.parameters(), dino.student.parameters()):
+        assert torch.equal(slow, fast)
+        assert not slow.requires_grad
+    optimizer = torch.optim.SGD([p for p in dino.parameters() if p.requires_grad], lr=0.1)
+    values = dino(batch(), epoch=1)
+    values["loss"].backward()
+    optimizer.step()
+    dino.after_step(progress=0.0)
+    for old, slow, fast in zip(before, dino.teacher.parameters(), dino.student.parameters()):
+        torch.testing.assert_close(slow, (old + fast) / 2)
+    assert any(not torch.equal(a, b) for a, b in zip(before, dino.student.parameters()))
+    assert {"loss", "teacher_entropy", "center_norm", "feature_spread"} == set(values)
+    dino.after_step(progress=1.0)  # by then the momentum is one
+
+
+def test_the_last_layer_stays_as_it_is_in_the_first_epochs():
+    dino = objective(freeze_last_layer=2)
+    for epoch, frozen in ((0, True), (1, True), (2, False)):
+        dino.zero_grad()
+        dino(batch(), epoch)["loss"].backward()
+        dino.before_step(epoch)
+        assert (dino.student.head.last_layer.weight_v.grad is None) is frozen
+        assert dino.student.head.mlp[0].weight.grad is not None
+
+
+def test_the_loss_compares_views_so_one_view_is_refused():
+    networks = [build_backbone("vit_nano_patch8_reid", img_size=(32, 16)) for _ in range(2)]
+    with pytest.raises(UserError, match="two or more"):
+        DINO(*networks, DINOConfig(**SMALL), num_crops=1, num_teacher_crops=1)

@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM end a run after its current step, on all of its processes together."""
+
+import signal
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+
+
+class StopRequest:
+    """A context in which the first signal is a request, and a second one stops at once."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.asked = False
+        self.every = 1
+
+    def __enter__(self) -> "StopRequest":
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def pace(self, step_seconds: float, at_most: int) -> None:
+        """Let several processes agree about every five seconds: launchers kill after thirty.
+
+        ``step_seconds`` must be the same number on every process.
+        """
+        self.every = max(1, min(at_most, int(5 / max(step_seconds, 1e-3))))
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop after ``step``: if any process was asked, all do, so that none hangs."""
+        if self.accelerator.num_processes == 1:
+            return self.asked
+        if step % self.every:
+            return False
+        flag = torch.tensor(float(self.asked), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum").item() > 0)
