@@ -82,6 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{PRETRAINED}: there is no such file yet; make it with `accelerate launch "
             "recipes/dino_pretrain.py`, or name other weights with --model.weights"
         )
+    if config.run.batch_size % config.data.images_per_identity:
+        raise UserError(
+            f"--run.batch_size {config.run.batch_size}: give a multiple of "
+            f"--data.images_per_identity, which is {config.data.images_per_identity}"
+        )
     accelerator, run = start(config, origin, "supervised fine-tuning")
     protocol = open_reid(config.data.name, config.data.root, config.data.pattern)
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)

@@ -191,6 +191,10 @@ def test_mistakes_are_named(weights):
         evaluate.main(["--weights", weights, "--device", "abacus"])
     with pytest.raises(UserError, match="batch_size"):
         evaluate.main(["--weights", weights, "--batch_size", "0"])
+    os.mkdir("results")
+    for option in ("--json", "--picture"):
+        with pytest.raises(UserError, match="results: is a folder"):
+            evaluate.main(["--weights", weights, option, "results"])
     with pytest.raises(UserError, match=r"\.npy"):
         embed.main([*FAST, "--weights", weights, "--out", "features.pt"])
 

@@ -1,4 +1,6 @@
-"""The one exception that is meant for users."""
+"""The one exception that is meant for users, and the check that settings are in range."""
+
+import math
 
 
 class UserError(Exception):
@@ -6,3 +8,37 @@ class UserError(Exception):
 
     The message names the file or the setting, says what is wrong with it and what to do.
     """
+
+
+def check_ranges(owner: object, **bounds: tuple[float | None, float | None]) -> None:
+    """Raise ``UserError`` unless settings of ``owner`` are in the ranges that ``bounds`` gives.
+
+    Args:
+        owner: a dataclass of settings, named in the message.
+        bounds: for each setting the lowest and the highest value allowed, None for an open end.
+            Every element of a tuple is checked; a setting that is None is none and passes; NaN and
+            infinity never do.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(owner, name)
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if number is not None and not _in_range(number, low, high):
+                raise UserError(
+                    f"{type(owner).__name__}.{name} is {value}: give {_allowed(low, high)}"
+                )
+
+
+def _in_range(number: float, low: float | None, high: float | None) -> bool:
+    return (
+        math.isfinite(number)
+        and (low is None or number >= low)
+        and (high is None or number <= high)
+    )
+
+
+def _allowed(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    if low is None and high is None:
+        return "a finite number"
+    return f"{low} or more" if high is None else f"{high} or less"

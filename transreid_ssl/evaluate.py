@@ -1,7 +1,7 @@
 """How well a network finds people again: mAP, CMC and mINP, and a picture of ranked galleries."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from torch import Tensor
 
 from transreid_ssl import __version__
 from transreid_ssl.command import Parser, run
-from transreid_ssl.data import CorruptImage, LabelledImages, ReIDProtocol, decode, open_reid
+from transreid_ssl.data import ReIDProtocol, decoded, open_reid
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.data.reid import camera_rows
-from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, embedded, load_model, summary
-from transreid_ssl.files import write_json
+from transreid_ssl.files import refuse_folder, write_json
 from transreid_ssl.models import BackboneSpec, ReIDViT
 from transreid_ssl.report.galleries import GalleryRow, ranked_galleries
 from transreid_ssl.retrieval import (
@@ -105,7 +104,7 @@ def measure(
         expanded = expand_queries(query, gallery, options.expand_queries, device=device)
         results["expanded queries"] = evaluate(expanded, *sides[1:], device=device)
     if options.baselines:
-        plain = [colour_histogram(_decoded(part)) for part in (protocol.query, protocol.gallery)]
+        plain = [colour_histogram(decoded(part)) for part in (protocol.query, protocol.gallery)]
         results["colour histogram"] = evaluate(plain[0], *query_labels, plain[1], *gallery_labels)
     return results | {"chance": chance(*query_labels, *gallery_labels)}
 
@@ -127,8 +126,8 @@ def draw(
     rows = []
     for index, distances, places, correct in zip(chosen, *ranked):
         shown = distances.isfinite()
-        images = list(_decoded(protocol.gallery, places[shown].tolist()))
-        (image,) = _decoded(protocol.query, [index])
+        images = list(decoded(protocol.gallery, places[shown].tolist()))
+        (image,) = decoded(protocol.query, [index])
         label = f"AP {100 * precision[index]:.0f} %"
         rows.append(
             GalleryRow(label, image, images, correct[shown].tolist(), distances[shown].tolist())
@@ -155,14 +154,6 @@ def _labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, 
     )
 
 
-def _decoded(images: LabelledImages, indices: Sequence[int] | None = None) -> Iterator[np.ndarray]:
-    for index in range(len(images)) if indices is None else indices:
-        try:
-            yield decode(images.read(int(index)), images.names[int(index)])
-        except CorruptImage as error:
-            raise UserError(f"{error}; remove or replace this image") from error
-
-
 def verify(query: Tensor, gallery: Tensor, protocol: ReIDProtocol, device: str) -> dict[str, float]:
     """The part of the pairs of one person that is accepted, by the rate of false alarms."""
     query_labels, gallery_labels = _labels(protocol)
@@ -175,6 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(prog="python -m transreid_ssl.evaluate", description=summary(Evaluate))
     parser.add_class_arguments(Evaluate)
     options = Evaluate(**vars(parser.parse(sys.argv[1:] if arguments is None else arguments)))
+    for path in (options.json, options.picture):
+        if isinstance(path, str):
+            refuse_folder(path)  # now, not after all the work
     weights, model = load_model(options)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)

@@ -1,9 +1,14 @@
-"""Writing files so that a crash, a kill or a full disk never leaves half of one behind."""
+"""Writing files so that a crash, a kill or a full disk never leaves half of one behind.
+
+And reading pickles, which could run any program, so that they run none.
+"""
 
 import contextlib
 import hashlib
+import io
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,9 +24,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     On any failure the temporary file is removed and ``path`` keeps its old content.
 
     Raises:
-        UserError: the disk is full, the folder cannot be written, or a file-size limit was met.
+        UserError: the disk is full, the folder cannot be written, a file-size limit was met, or
+            ``path`` is itself a folder.
     """
     path = Path(path)
+    refuse_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -47,6 +54,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def refuse_folder(path: str | Path) -> None:
+    """Raise ``UserError`` if a folder is where a file is to be written."""
+    if Path(path).is_dir():
+        raise UserError(f"{path}: is a folder; give the path of a file, in it or elsewhere")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` atomically."""
     with atomic_path(path) as temporary:
@@ -65,6 +78,43 @@ def fingerprint(parts: Iterable[str | bytes]) -> str:
         digest.update(part.encode() if isinstance(part, str) else part)
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+def load_plain_pickle(path: str | Path) -> Any:
+    """Unpickle lists, dictionaries, text, bytes and numbers; anything else is refused unexecuted.
+
+    Byte strings of Python 2 become text (UTF-8).
+
+    Raises:
+        UserError: no such file, not a pickle, or one that names a class or a function.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # a broken pickle raises nearly anything
+        raise UserError(f"{path}: not a readable pickle ({error})") from error
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Knows no class and no function but the one by which Python 3 writes bytes for Python 2."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _encode
+        raise UserError(f"asks for {module}.{name}, and a list of names needs no code; refused")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise UserError(f"asks for the codec {encoding!r}; refused")
+    return text.encode("latin1")
 
 
 def _umask() -> int:

@@ -1,6 +1,8 @@
 import pickle
 
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import EntryNotFoundError
 
 from transreid_ssl.cfs.__main__ import main
 from transreid_ssl.command import run
@@ -36,6 +38,32 @@ def test_score_select_report_in_a_row(cfs, pool, weights, tmp_path):
     assert (tmp_path / "outputs/cfs/sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_weights_in_a_folder_or_on_the_hub(cfs, pool, weights, tmp_path, monkeypatch):
+    for name, path in zip(("pretrained", "tuned"), weights):
+        (tmp_path / name).mkdir()
+        path.rename(tmp_path / name / "model.safetensors")
+    asked = []
+
+    def download(repository, name):
+        asked.append(repository)
+        if name == "backbone.safetensors":
+            raise EntryNotFoundError("there is none")
+        return str(tmp_path / "tuned" / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    for after in ("tuned", "owner/name"):
+        # The second is the same scoring: the content counts, not where it lies.
+        code, out, err = cfs("score", "--before", "pretrained", "--after", after)
+        assert code == 0, err
+        assert "11 images, scores" in out
+    assert set(asked) == {"owner/name"}
+    (tmp_path / "tuned" / "model.safetensors").write_bytes(
+        (tmp_path / "pretrained" / "model.safetensors").read_bytes()
+    )
+    code, _, err = cfs("score", "--before", "pretrained", "--after", "tuned")
+    assert (code, "another scoring" in err) == (2, True)
+
+
 def test_import(cfs, tmp_path):
     (tmp_path / "list.pkl").write_bytes(pickle.dumps(["b", "a"]))
     code, out, _ = cfs("import", "list.pkl", "--out", "list.parquet")
@@ -53,6 +81,14 @@ def test_import(cfs, tmp_path):
         (["select", "--scores", "there.parquet"], "there.parquet"),
         (["select", "--strategy", "best"], "strategy"),
         (["select", "--fraction", "0.5"], "fraction"),
+        (["score", "--batch_size", "0"], "batch_size is 0: give 1 or more"),
+        (["score", "--shard_size", "-5"], "shard_size is -5: give 1 or more"),
+        (["score", "--num_workers", "-1"], "num_workers is -1: give 0 or more"),
+        (["score", "--max_bad_fraction", "2"], "max_bad_fraction is 2.0: give 0 to 1"),
+        (["score", "--before", "there.pth"], "there.pth: no such weights file"),
+        (["score", "--before", "."], "no backbone.safetensors or model.safetensors"),
+        (["select", "--seed", "-1"], "seed is -1: give 0 or more"),
+        (["report", "--count", "0"], "count is 0: give 1 or more"),
         (["sort"], "sort"),
         ([], "subcommand"),
     ],

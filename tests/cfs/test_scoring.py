@@ -187,6 +187,18 @@ def test_precision_that_is_not_to_be_had(pool, weights, tmp_path, monkeypatch):
         score(pool, *weights, tmp_path / "scores.parquet", precision="fp16")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_says_to_the_user_stays_one_line(pool, weights, tmp_path, workers):
+    class Unplugged(type(pool)):
+        def read(self, index):
+            raise UserError(f"{self.names[index]}: the disk is unplugged")
+
+    unplugged = Unplugged(pool.source, pool.root, pool.names)
+    with pytest.raises(UserError) as error:
+        score(unplugged, *weights, tmp_path / "scores.parquet", num_workers=workers)
+    assert str(error.value) == "00.png: the disk is unplugged"
+
+
 def test_empty_pool(pool, weights, tmp_path):
     with pytest.raises(UserError, match="no image"):
         score(type(pool)("here", "/", []), *weights, tmp_path / "scores.parquet")

@@ -116,6 +116,12 @@ def test_import_list(tmp_path, names, protocol):
     assert read_record(out)["strategy"] == "imported"
 
 
+def test_import_of_bytes_that_python_3_wrote_for_python_2(tmp_path):
+    dump(tmp_path / "list.pkl", [b"b.jpg", b"a/c.jpg"], protocol=2)
+    out = import_list(tmp_path / "list.pkl", tmp_path / "subset.parquet")
+    assert pq.read_table(out)["image"].to_pylist() == ["b.jpg", "a/c.jpg"]
+
+
 def test_import_keeps_the_front(tmp_path):
     dump(tmp_path / "list.pkl", ["d", "c", "b", "a"])
     out = import_list(tmp_path / "list.pkl", tmp_path / "subset.parquet", keep=0.5)

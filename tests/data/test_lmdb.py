@@ -10,9 +10,10 @@ import lmdb
 import pytest
 
 from transreid_ssl.data.images import CorruptImage
-from transreid_ssl.data.lmdb_pool import load_plain_pickle, read_keys
+from transreid_ssl.data.lmdb_pool import read_keys
 from transreid_ssl.data.pool import open_pool
 from transreid_ssl.errors import UserError
+from transreid_ssl.files import load_plain_pickle
 
 KEYS = [f"US_ny_0001_{i:08d}" for i in (3, 1, 2)]
 

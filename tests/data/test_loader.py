@@ -12,6 +12,7 @@ from transreid_ssl.data.images import decode
 from transreid_ssl.data.loader import (
     LabelledDataset,
     ViewsDataset,
+    decoded,
     image_loader,
     stack,
     training_loader,
@@ -174,6 +175,18 @@ def test_chosen_images_resized(root):
     (batch,) = image_loader(open_pool(root), (16, 8), 10, indices=indices)
     assert batch["index"].tolist() == [7, 2, 9]
     assert batch["images"].shape == (3, 3, 16, 8)
+
+
+def test_decoded_images_keep_their_sizes(root, encoded):
+    pool = open_pool(root)
+    expected = [decode(pool.read(i), "") for i in range(12)]
+    for found, image in zip(decoded(pool), expected, strict=True):
+        np.testing.assert_array_equal(found, image)
+    for found, index in zip(decoded(pool, np.array([5, 2])), (5, 2), strict=True):
+        np.testing.assert_array_equal(found, expected[index])
+    (root / pool.names[3]).write_bytes(encoded(0)[:50])
+    with pytest.raises(UserError, match="remove or replace this image"):
+        list(decoded(pool))
 
 
 def test_a_broken_image_stops_plain_loading_unless_told(root):

@@ -119,7 +119,13 @@ def test_moco_views_are_the_same_class_with_other_numbers():
 @pytest.mark.parametrize(
     "setting",
     [
-        {"num_global": 0, "num_local": 0},
+        {"num_global": 0},
+        {"num_local": -1},
+        {"local_size": (-1, 64)},
+        {"flip": -0.1},
+        {"global_solarize": (0.5, 1.5)},
+        {"brightness": -0.1},
+        {"blur_sigma": (0.0, 1.0)},
         {"global_size": (0, 128)},
         {"global_scale": (0.4, 1.2)},
         {"ratio": (2.0, 1.0)},

@@ -5,7 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from transreid_ssl import UserError
 from transreid_ssl.finetune import (
+    LabelledSettings,
     SGDSettings,
     SupervisedConfig,
     SupervisedObjective,
@@ -116,3 +118,29 @@ def test_statistics(tmp_path):
         backbone = make_backbone()
         set_statistics(backbone, which, weights)
         assert (backbone.spec.mean, backbone.spec.std) == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (SupervisedConfig, "label_smoothing", 1.0),
+        (SupervisedConfig, "label_smoothing", -0.1),
+        (SupervisedConfig, "margin", -0.3),
+        (SupervisedConfig, "id_weight", -1.0),
+        (SupervisedConfig, "triplet_weight", -1.0),
+        (LabelledSettings, "images_per_identity", 1),
+        (SGDSettings, "lr", 0.0),
+        (SGDSettings, "lr", float("nan")),
+        (SGDSettings, "momentum", 1.0),
+        (SGDSettings, "weight_decay", -1e-4),
+        (SGDSettings, "bias_lr_scale", -1.0),
+        (SGDSettings, "warmup_epochs", -1),
+        (SGDSettings, "warmup_start", 1.5),
+        (SGDSettings, "end", -0.1),
+    ],
+)
+def test_wrong_values_are_one_line(kind, name, value):
+    with pytest.raises(UserError) as error:
+        kind(**{name: value})
+    assert str(error.value).startswith(f"{kind.__name__}.{name} is {value}: give ")
+    assert "\n" not in str(error.value)

@@ -11,7 +11,6 @@ import launch
 from transreid_ssl.cfs.__main__ import main as cfs
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import HALF, build_backbone, read_spec, save_backbone
-from transreid_ssl.training import parse_config
 
 RECIPE = str(launch.ROOT / "recipes" / "supervised_finetune.py")
 TINY = [
@@ -93,15 +92,11 @@ def test_without_pre_training_it_says_what_to_run(recipe, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "path", sorted((launch.ROOT / "recipes/configs").glob("supervised_*.yaml"))
-)
-def test_settings_files_are_understood(recipe, path):
-    config, _ = parse_config(recipe.Config, recipe.DEMO, "", ["--config", str(path)])
-    assert config.run.output == (
-        "outputs/supervised_finetune" if "demo" in path.stem else f"outputs/{path.stem}"
-    )
-    assert config.run.batch_size % config.data.images_per_identity == 0
+def test_a_batch_holds_whole_identities(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"--run\.batch_size 30: .*images_per_identity, which is 4"):
+        recipe.main(["--model.weights=null", "--run.batch_size=30", "--data.images_per_identity=4"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_overlapping_patches_gem_and_camera_embeddings_train_and_evaluate(tmp_path):

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from jsonargparse import DefaultHelpFormatter
 
 from transreid_ssl.command import Parser, run
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, check_ranges
 
 _COMMAND = "python -m transreid_ssl.cfs"
 _BEFORE, _AFTER = (
@@ -45,8 +45,8 @@ class Score:
 
     Args:
         pool: Crops to score; by default those that ``before`` was pre-trained on.
-        before: Weights of the pre-trained backbone.
-        after: Weights of the same backbone, fine-tuned on the target.
+        before: Weights of the pre-trained backbone: a file, a folder or a Hugging Face id.
+        after: Weights of the same backbone, fine-tuned on the target, likewise.
         out: The table of scores (columns image and cfs).
         batch_size: Images at once, in each process.
         num_workers: Decoding processes, for each process.
@@ -66,6 +66,12 @@ class Score:
     precision: Literal["no", "bf16", "fp16"] = "no"
     max_bad_fraction: float = 0.01
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, batch_size=(1, None), num_workers=(0, None), shard_size=(1, None),
+            max_bad_fraction=(0, 1),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class Select:
     pool: str | None = None
     out: str = _SUBSET
 
+    def __post_init__(self) -> None:
+        check_ranges(self, seed=(0, None))
+
 
 @dataclass(frozen=True)
 class Report:
@@ -110,6 +119,9 @@ class Report:
     pool: str | None = None
     count: int = 24
     out: str = "outputs/cfs/sheet.png"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, count=(1, None))
 
 
 @dataclass(frozen=True)
@@ -135,10 +147,12 @@ def run_score(options: Score) -> None:
     """The command ``score``."""
     from transreid_ssl.cfs.scoring import make_accelerator, score
     from transreid_ssl.data import open_pool
-    from transreid_ssl.models import read_spec
+    from transreid_ssl.models import find_weights, read_spec
 
-    for path in (options.before, options.after):
-        _require(path)
+    for weights in (options.before, options.after):
+        if weights in _MADE_BY:
+            _require(weights)
+        find_weights(weights)
     source = options.pool or read_spec(options.before).provenance.get("pool") or "demo"
     pool = open_pool(source)
     accelerator = make_accelerator(options.precision)

@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -21,10 +20,10 @@ from tqdm import tqdm
 
 import transreid_ssl
 from transreid_ssl.cfs.parts import Parts
-from transreid_ssl.data import CorruptImage, Pool, decode, resize
+from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
-from transreid_ssl.models import BackboneSpec, load_backbone, normalise
+from transreid_ssl.models import BackboneSpec, find_weights, load_backbone, normalise
 
 
 def score(
@@ -50,8 +49,8 @@ def score(
 
     Args:
         pool: the crops.
-        before: weights of the pre-trained backbone.
-        after: weights of the same backbone fine-tuned on the target.
+        before: weights of the pre-trained backbone: a file, a folder or a hub id.
+        after: weights of the same backbone fine-tuned on the target, likewise.
         out: the table.
         batch_size: images at once, in each process.
         num_workers: decoding processes for each process.
@@ -73,7 +72,7 @@ def score(
         raise UserError(f"{pool.source}: the pool holds no image")
     accelerator = accelerator or make_accelerator(precision)
     scorer = _Scorer(before, after, accelerator)
-    record = _record(pool, scorer, Path(before), Path(after))
+    record = _record(pool, scorer, before, after)
     key = fingerprint([f"{k}={record[k]}" for k in _IDENTIFYING] + [str(shard_size)])
     parts = Parts(Path(out), key, len(pool), shard_size)
     if not _prepare(parts, overwrite, accelerator):
@@ -196,17 +195,7 @@ def _open_loader(
         for images in map(parts.images, mine)
         for start in range(0, len(images), batch_size)
     ]
-    return DataLoader(
-        _Crops(pool, scorer.sizes),
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=scorer.accelerator.device.type == "cuda",
-        worker_init_fn=_start_worker,
-    )
-
-
-def _start_worker(_worker: int) -> None:
-    cv2.setNumThreads(0)  # as many workers as cores, each with a pool of threads, would thrash
+    return open_loader(_Crops(pool, scorer.sizes), num_workers, batch_sampler=batches)
 
 
 def _write_part(
@@ -236,15 +225,15 @@ def _check_same_architecture(
 _IDENTIFYING = ("pool_fingerprint", "before_digest", "after_digest", "precision", "sizes")
 
 
-def _record(pool: Pool, scorer: _Scorer, before: Path, after: Path) -> dict[str, Any]:
+def _record(pool: Pool, scorer: _Scorer, before: str | Path, after: str | Path) -> dict[str, Any]:
     return {
         "pool": pool.source,
         "pool_fingerprint": pool.fingerprint,
         "images": len(pool),
         "before": str(before),
-        "before_digest": _file_digest(before),
+        "before_digest": _digest(before),
         "after": str(after),
-        "after_digest": _file_digest(after),
+        "after_digest": _digest(after),
         "architecture": scorer.specs[0].name,
         "sizes": [list(spec.img_size) for spec in scorer.specs],
         "precision": scorer.accelerator.mixed_precision,
@@ -252,9 +241,7 @@ def _record(pool: Pool, scorer: _Scorer, before: Path, after: Path) -> dict[str,
     }
 
 
-def _file_digest(path: Path) -> str:
-    """Digest of a weight file's content; a hub id, which is no file, stands for itself."""
-    if not path.is_file():
-        return str(path)
-    with open(path, "rb") as file:
+def _digest(weights: str | Path) -> str:
+    """Digest of the content of the weights file that a path, a folder or a hub id stands for."""
+    with open(find_weights(weights), "rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

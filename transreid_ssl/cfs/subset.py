@@ -5,11 +5,10 @@ close to the target; the highest scores are kept (TransReID-SSL, section 3: half
 enough).
 """
 
-import pickle
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from transreid_ssl.cfs.table import read_columns, read_record, write_table
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError
+from transreid_ssl.files import load_plain_pickle
 
 Strategy = Literal["cfs", "random"]
 
@@ -162,36 +162,13 @@ def _as_named_in(pool: Pool, names: pa.Array, source: str | Path) -> pa.Array:
             raise UserError(str(error).replace(str(listed), str(source))) from error
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles plain containers and strings; refuses any class or function: no code can run."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise UserError(
-            f"a list of names needs no classes, but this file asks for {module}.{name}: refused"
-        )
-
-
 def _read_name_list(path: Path) -> pa.Array:
-    try:
-        with open(path, "rb") as file:
-            names = _unpickle(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file") from error
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise UserError(
-            f"{path}: not a readable pickle ({type(error).__name__}: {error})"
-        ) from error
+    names = load_plain_pickle(path)
     if not isinstance(names, list | tuple) or not names:
         raise UserError(
             f"{path}: holds {type(names).__name__}, not a list of names, or an empty one"
         )
     return pa.array(_texts(path, names), pa.string())
-
-
-def _unpickle(file: IO[bytes]) -> Any:
-    return _PlainUnpickler(file, encoding="utf-8").load()  # lists of Python 2 hold byte strings
 
 
 def _texts(path: Path, names: Sequence[Any]) -> list[str]:

@@ -5,7 +5,9 @@ from transreid_ssl.data.images import CorruptImage, decode, resize
 from transreid_ssl.data.loader import (
     LabelledDataset,
     ViewsDataset,
+    decoded,
     image_loader,
+    open_loader,
     training_loader,
 )
 from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol
@@ -35,7 +37,9 @@ __all__ = [
     "ViewsDataset",
     "check_protocol",
     "decode",
+    "decoded",
     "image_loader",
+    "open_loader",
     "open_pool",
     "open_reid",
     "people_protocol",

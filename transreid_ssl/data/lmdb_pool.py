@@ -1,14 +1,11 @@
 """LUPerson as its authors distribute it: one LMDB of JPEGs and a pickled list of keys.
 
 Their converter pickles a plain list while their trainer expects a dictionary with ``keys``; both
-are read. A pickle can run any program, so this one is read by an unpickler that knows nothing but
-lists, dictionaries, strings and numbers.
+are read. A pickle can run any program, so this one is read without knowing any class or function.
 """
 
 import importlib.util
-import io
 import os
-import pickle
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
+from transreid_ssl.files import load_plain_pickle
 
 _environments: dict[str, Any] = {}  # one handle a database and process, as LMDB demands
 _opening = threading.Lock()
@@ -138,34 +136,3 @@ def read_keys(path: str | Path) -> list[str]:
     if not all(isinstance(key, str | bytes) for key in value):
         raise UserError(f"{path}: expected keys that are text, found {type(value[0]).__name__}")
     return [key.decode() if isinstance(key, bytes) else key for key in value]
-
-
-def load_plain_pickle(path: str | Path) -> Any:
-    """Unpickle lists, dictionaries, text, bytes and numbers; anything else is refused unexecuted.
-
-    Raises:
-        UserError: no such file, not a pickle, or one that names a class or a function.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        return _PlainUnpickler(io.BytesIO(content), encoding="utf-8").load()
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # a broken pickle raises nearly anything
-        raise UserError(f"{path}: not a readable pickle ({error})") from error
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
-            return _encode
-        raise UserError(f"asks for {module}.{name}, and a key file needs no code; refused")
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise UserError(f"asks for the codec {encoding!r}; refused")
-    return text.encode("latin1")

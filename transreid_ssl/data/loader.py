@@ -128,6 +128,21 @@ def _first_readable(
     )
 
 
+def decoded(
+    images: Pool | LabelledImages, indices: Sequence[int] | np.ndarray | None = None
+) -> Iterator[np.ndarray]:
+    """Images in order, all or those at ``indices``: uint8 (H, W, 3) RGB, each of its own size.
+
+    Raises:
+        UserError: one of them cannot be read.
+    """
+    for index in range(len(images)) if indices is None else indices:
+        try:
+            yield decode(images.read(int(index)), images.names[int(index)])
+        except CorruptImage as error:
+            raise UserError(f"{error}; remove or replace this image") from error
+
+
 class _PlainImages(Dataset):
     """Resized images in order; None in the place of a broken one if those are to be skipped."""
 
@@ -248,7 +263,15 @@ def _stop_all_workers() -> None:
         _stop_workers(iterator)
 
 
-def _loader(dataset: Dataset, num_workers: int, **options: Any) -> DataLoader:
+def open_loader(dataset: Dataset, num_workers: int, **options: Any) -> DataLoader:
+    """A loader over any data set, with the manners that all loaders here share.
+
+    Its workers leave signals to the main process, take one thread each and always end; it takes
+    nothing from the global random state, and a ``UserError`` in a worker arrives as it was said.
+
+    Args:
+        options: further arguments of ``torch.utils.data.DataLoader``.
+    """
     return _Loader(
         dataset,
         num_workers=num_workers,
@@ -271,7 +294,7 @@ def training_loader(
 ) -> DataLoader:
     """One loader for a whole run: it yields the micro-batches of ``sampler`` and ends with it."""
     collate = collate_labelled if isinstance(dataset, LabelledDataset) else collate_views
-    return _loader(dataset, num_workers, batch_sampler=sampler, collate_fn=collate)
+    return open_loader(dataset, num_workers, batch_sampler=sampler, collate_fn=collate)
 
 
 def image_loader(
@@ -292,6 +315,6 @@ def image_loader(
     """
     dataset = _PlainImages(images, size, skip_corrupt, cameras)
     order = range(len(images)) if indices is None else indices
-    return _loader(
+    return open_loader(
         dataset, num_workers, batch_size=batch_size, sampler=order, collate_fn=dataset.collate
     )

@@ -18,7 +18,7 @@ from transreid_ssl.data.background import draw_ellipse, mix_background
 from transreid_ssl.data.boxes import sample_boxes
 from transreid_ssl.data.erasing import RandomErasing, RandomErasingConfig
 from transreid_ssl.data.images import resize
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, check_ranges
 
 
 @dataclass(frozen=True)
@@ -76,30 +76,26 @@ class MultiCropConfig:
     """Random erasing of every view, after all else (LUPerson's MoCo: 0.5 with area to 0.6)."""
 
     def __post_init__(self) -> None:
-        if self.num_global < 0 or self.num_local < 0 or self.num_global + self.num_local == 0:
-            raise UserError("num_global and num_local: at least one view is needed, none below 0")
-        for name in ("global_size", "local_size"):
-            if min(getattr(self, name)) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: give (height, width) in pixels")
+        check_ranges(
+            self, num_global=(1, None), num_local=(0, None), global_size=(1, None),
+            local_size=(1, None), flip=(0, 1), jitter=(0, 1), grayscale=(0, 1), background=(0, 1),
+            global_blur=(0, 1), local_blur=(0, 1), global_solarize=(0, 1),
+            jitter_strength=(0, None), brightness=(0, None), contrast=(0, None),
+            saturation=(0, None), hue=(0, None),
+        )  # fmt: skip
+        for name in ("global_blur", "global_solarize"):
+            if not getattr(self, name):
+                raise UserError(f"{name} is empty: give a probability for each global view")
         for name in ("global_scale", "local_scale", "ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high or (name.endswith("scale") and high > 1):
                 raise UserError(
                     f"{name} is {(low, high)}: give 0 < smallest <= largest (scale: <= 1)"
                 )
-        for name in (
-            "flip", "jitter", "grayscale", "background", "global_blur", "local_blur",
-            "global_solarize",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            parts = value if isinstance(value, tuple | list) else (value,)
-            if not parts or not all(0 <= part <= 1 for part in parts):
-                raise UserError(f"{name} is {value}: give probabilities from 0 to 1")
-        ranges = (self.brightness, self.contrast, self.saturation, self.hue, self.jitter_strength)
-        if min(ranges) < 0 or self.hue * self.jitter_strength > 0.5:
+        if self.hue * self.jitter_strength > 0.5:
             raise UserError(
-                "brightness, contrast, saturation, hue and jitter_strength: none below 0,"
-                " and hue * jitter_strength at most 0.5"
+                f"hue * jitter_strength is {self.hue * self.jitter_strength:g}: give at most 0.5,"
+                " which reaches every hue"
             )
 
 

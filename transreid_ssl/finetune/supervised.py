@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
 from transreid_ssl.models import HALF, IMAGENET, BNNeck, normalise, read_spec
 from transreid_ssl.training.plan import Plan
@@ -35,6 +36,12 @@ class SupervisedConfig:
     id_weight: float = 1.0
     triplet_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, label_smoothing=(0, 0.99), margin=(0, None), id_weight=(0, None),
+            triplet_weight=(0, None),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class LabelledSettings:
@@ -54,6 +61,9 @@ class LabelledSettings:
     pattern: str = DEFAULT_PATTERN
     images_per_identity: int = 4
     statistics: Literal["half", "imagenet", "pretrained"] = "half"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, images_per_identity=(2, None))
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,12 @@ class SGDSettings:
     warmup_epochs: int = 20
     warmup_start: float = 0.01
     end: float = 0.002
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, lr=(1e-12, None), momentum=(0, 0.999999), weight_decay=(0, None),
+            bias_lr_scale=(0, None), warmup_epochs=(0, None), warmup_start=(0, 1), end=(0, 1),
+        )  # fmt: skip
 
 
 class SupervisedObjective(nn.Module):
