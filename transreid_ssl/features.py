@@ -15,6 +15,7 @@ from transreid_ssl.data import LabelledImages, Pool, image_loader
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import ReIDViT, load_backbone
 from transreid_ssl.retrieval import embed_batches
+from transreid_ssl.training import share_cores
 
 LATEST = (
     "outputs/supervised_finetune/model.safetensors",
@@ -67,6 +68,8 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, ReIDViT]:
         raise UserError(
             f"{weights}: holds no batch norm to take features after; leave --feature out"
         )
+    if device_of(settings) == "cpu":
+        share_cores(settings.num_workers)
     try:
         return weights, model.to(device_of(settings))
     except (RuntimeError, AssertionError) as error:

@@ -21,6 +21,7 @@ from transreid_ssl.training.settings import (
     ProbeSettings,
     RunSettings,
 )
+from transreid_ssl.training.threads import share_cores
 from transreid_ssl.training.start import finish, start, trained_backbone, training_pool
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "pretraining_plan",
     "provenance",
     "retrieval_probe",
+    "share_cores",
     "start",
     "to_yaml",
     "trained_backbone",

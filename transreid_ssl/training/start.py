@@ -1,10 +1,8 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
-import os
 from datetime import timedelta
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -19,6 +17,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
+from transreid_ssl.training.threads import share_cores
 
 
 def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder]:
@@ -51,7 +50,7 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
             f'--run.precision "{settings.precision}" or --run.tracker: {error}'
         ) from error
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(settings.num_threads or _free_cores(settings, accelerator))
+        share_cores(settings.num_workers, settings.num_threads)
     run = RunFolder(settings.output, accelerator.is_main_process)
     run.claim(config, settings.overwrite)
     accelerator.wait_for_everyone()
@@ -64,17 +63,6 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
         flush=True,
     )
     return accelerator, run
-
-
-def _free_cores(settings: RunSettings, accelerator: Accelerator) -> int:
-    """This process's share of the cores, less those of its workers; at least one.
-
-    The launcher sets one thread, which leaves many cores idle; but threads that share cores with
-    workers wait for one another in a busy loop, and everything slows down many times over.
-    """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // here - settings.num_workers)
 
 
 def _check(settings: RunSettings) -> None:
