@@ -21,8 +21,8 @@ from transreid_ssl.training.settings import (
     ProbeSettings,
     RunSettings,
 )
-from transreid_ssl.training.threads import share_cores
 from transreid_ssl.training.start import finish, start, trained_backbone, training_pool
+from transreid_ssl.training.threads import share_cores
 
 __all__ = [
     "BackboneSettings",
