@@ -148,6 +148,7 @@ def run_score(options: Score) -> None:
     from transreid_ssl.cfs.scoring import make_accelerator, score
     from transreid_ssl.data import open_pool
     from transreid_ssl.models import find_weights, read_spec
+    from transreid_ssl.training import share_cores
 
     for weights in (options.before, options.after):
         if weights in _MADE_BY:
@@ -156,6 +157,8 @@ def run_score(options: Score) -> None:
     source = options.pool or read_spec(options.before).provenance.get("pool") or "demo"
     pool = open_pool(source)
     accelerator = make_accelerator(options.precision)
+    if accelerator.device.type == "cpu":
+        share_cores(options.num_workers)
     accelerator.print(f"scoring {pool.describe()}", flush=True)
     out = score(
         pool, options.before, options.after, options.out,

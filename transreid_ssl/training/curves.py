@@ -9,7 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-_SKIPPED = {"step", "epoch", "images_per_second", "seconds"}
+_SKIPPED = {"step", "epoch", "images_per_second", "step_seconds"}
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
@@ -29,9 +29,10 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     for axis, (heading, series) in zip(axes.flat, panels.items()):
         for name, (steps, values) in series.items():
             constant = heading.startswith("retrieval") and ("histogram" in name or "chance" in name)
+            measured = heading.startswith("retrieval") and not constant
             axis.plot(
-                steps, values, label=name, lw=1.5, ls=":" if constant else "-",
-                marker="o" if heading.startswith("retrieval") and not constant else None, ms=3,
+                steps, values, label=name.removeprefix("probe/"), lw=1.5,
+                ls=":" if constant else "-", marker="o" if measured else None, ms=3,
             )  # fmt: skip
         axis.set_title(heading, fontsize=10)
         axis.set_xlabel("step", fontsize=8)
@@ -39,7 +40,10 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
         axis.grid(alpha=0.3)
         if heading == "schedules":
             axis.set_yscale("log")
-        axis.legend(fontsize=7, framealpha=0.6, loc=_legend_place(heading))
+        if len(series) > 3:  # would hide the curves
+            axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        else:
+            axis.legend(fontsize=7)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
     figure.suptitle(title, fontsize=11)
@@ -59,14 +63,11 @@ def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[lis
     return panels
 
 
-def _legend_place(heading: str) -> str:
-    """Retrieval rises to the upper right, so its legend lies below, above the floor of chance."""
-    return "center right" if heading.startswith("retrieval") else "best"
-
-
 def _heading(name: str) -> str:
+    if name.endswith("feature_spread"):
+        return "feature spread (near 0: collapsed)"
     if name.startswith("probe/"):
-        return "health (probe)" if "spread" in name else "retrieval on people never trained on (%)"
+        return "retrieval on people never trained on (%)"
     if name in ("lr", "weight_decay", "momentum"):
         return "schedules"
     if "loss" in name:

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from transreid_ssl.data import ReIDProtocol, decode, image_loader, open_reid
+from transreid_ssl.data import LabelledImages, ReIDProtocol, decoded, image_loader, open_reid
 from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.models import BackboneSpec
 from transreid_ssl.retrieval import chance, colour_histogram, embed, evaluate
@@ -66,7 +66,7 @@ class RetrievalProbe:
         values = {"probe/mAP": mean_ap, "probe/rank1": rank1, "probe/feature_spread": spread}
         return values | self.baselines
 
-    def _embed(self, images) -> Tensor:
+    def _embed(self, images: LabelledImages) -> Tensor:
         cameras = camera_rows(images, self.protocol, self.spec.num_cameras)
         size, batch_size = self.spec.img_size, self.settings.batch_size
         loader = image_loader(images, size, batch_size, self.settings.num_workers, cameras=cameras)
@@ -76,24 +76,19 @@ class RetrievalProbe:
         )  # fmt: skip
 
 
-def _thin(images, count: int | None, seed: int):
+def _thin(images: LabelledImages, count: int | None, seed: int) -> LabelledImages:
     if count is None or count >= len(images):
         return images
     chosen = np.random.default_rng([seed, 7]).choice(len(images), count, replace=False)
     return images.subset(np.sort(chosen))
 
 
-def _baselines(protocol: ReIDProtocol, query) -> dict[str, float]:
+def _baselines(protocol: ReIDProtocol, query: LabelledImages) -> dict[str, float]:
     """What a random order and a plain colour histogram reach, in percent."""
     gallery = protocol.gallery
     labels = (query.identities, query.cameras, gallery.identities, gallery.cameras)
     luck = chance(*labels)
-    colours = [
-        torch.from_numpy(
-            colour_histogram(decode(images.read(i), images.names[i]) for i in range(len(images)))
-        )
-        for images in (query, gallery)
-    ]
+    colours = [torch.from_numpy(colour_histogram(decoded(images))) for images in (query, gallery)]
     plain = evaluate(colours[0], *labels[:2], colours[1], *labels[2:])
     return {
         "probe/mAP_histogram": 100 * plain.mAP,

@@ -32,7 +32,6 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
         UserError: the folder belongs to another run, or the precision is not to be had here.
     """
     settings: RunSettings = config.run
-    _check(settings)
     try:
         accelerator = Accelerator(
             mixed_precision=settings.precision,
@@ -63,12 +62,6 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
         flush=True,
     )
     return accelerator, run
-
-
-def _check(settings: RunSettings) -> None:
-    for name in ("epochs", "batch_size", "accumulation", "log_every", "checkpoint_every"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"--run.{name} is {getattr(settings, name)}: it must be at least 1")
 
 
 def training_pool(settings: PoolSettings, run: RunFolder, accelerator: Accelerator) -> Pool:
