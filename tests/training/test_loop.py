@@ -102,10 +102,11 @@ def test_a_checkpoint_is_never_written_over_a_loss_that_is_not_finite(tmp_path):
 def test_an_interrupt_ends_the_step_and_a_new_start_goes_on_exactly(tmp_path):
     whole, broken = Toy(), tmp_path / "broken"
     trainer(tmp_path / "whole", whole).fit(batches(0))
-    interrupt = Toy(on_step=lambda step: step == 5 and os.kill(os.getpid(), signal.SIGINT))
+    interrupt = Toy(on_step=lambda step: step == 5 and os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         trainer(broken, interrupt).fit(batches(0))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is before
     again = Toy()
     resumed = trainer(broken, again)
     assert resumed.step == 5

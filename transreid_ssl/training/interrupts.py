@@ -16,8 +16,11 @@ class StopRequest:
         self.every = 1
 
     def __enter__(self) -> "StopRequest":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._previous = {number: signal.signal(number, self._note) for number in numbers}
+        # What a shell made us ignore (a job in the background ignores Ctrl-C) stays ignored.
+        heeded = [
+            n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN
+        ]
+        self._previous = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:
