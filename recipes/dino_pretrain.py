@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from transreid_ssl import command
 from transreid_ssl.data import (
     EpochSampler,
@@ -70,6 +72,22 @@ def check_sizes(config: Config) -> None:
         )
 
 
+def build_objective(config: Config, accelerator: Accelerator) -> DINO:
+    """Student and teacher: the student drops paths, its momentum teacher does not."""
+    student = trained_backbone(config.model, accelerator)
+    still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
+    views = config.views
+    objective = DINO(
+        student, trained_backbone(still, accelerator), config.dino,
+        num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
+        accumulation=config.run.accumulation,
+    )  # fmt: skip
+    if config.run.compile:
+        objective.student.compile()
+        objective.teacher.compile()
+    return objective
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the teacher's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
@@ -77,27 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator, run = start(config, origin, "DINO pre-training")
     pool = training_pool(config.data, run, accelerator)
 
-    # The student drops paths, its momentum teacher does not.
-    student = trained_backbone(config.model, accelerator)
-    teacher = trained_backbone(
-        dataclasses.replace(config.model, drop_path=0.0, weights=None), accelerator
-    )
-    views = config.views
-    objective = DINO(
-        student, teacher, config.dino,
-        num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
-        accumulation=config.run.accumulation,
-    )  # fmt: skip
-    if config.run.compile:
-        objective.student.compile()
-        objective.teacher.compile()
+    objective = build_objective(config, accelerator)
+    teacher = objective.teacher.backbone
 
     plan: Plan = pretraining_plan(config.optim, config.run, len(pool))
     trainer = Trainer(
         accelerator, objective, build_optimizer(objective, config.optim), plan, run, config.run,
         data_key=pool.fingerprint,
         max_bad_images=int(config.data.max_bad_fraction * len(pool)),
-        probe=retrieval_probe(config.probe, lambda: objective.teacher.backbone, accelerator),
+        probe=retrieval_probe(config.probe, lambda: teacher, accelerator),
         probe_every=config.probe.every,
     )  # fmt: skip
 
@@ -108,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rank=accelerator.process_index, world_size=accelerator.num_processes,
         accumulation=config.run.accumulation,
     )  # fmt: skip
-    dataset = ViewsDataset(pool, MultiCrop(views), config.run.seed)
+    dataset = ViewsDataset(pool, MultiCrop(config.views), config.run.seed)
     trainer.fit(iter(training_loader(dataset, sampler, config.run.num_workers)))
 
     if accelerator.is_main_process:

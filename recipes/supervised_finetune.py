@@ -18,10 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from accelerate import Accelerator
+
 from transreid_ssl import command
 from transreid_ssl.data import (
     IdentitySampler,
     LabelledDataset,
+    ReIDProtocol,
     check_protocol,
     open_reid,
     training_loader,
@@ -38,7 +42,7 @@ from transreid_ssl.finetune import (
     set_statistics,
     sgd_plan,
 )
-from transreid_ssl.models import save_backbone
+from transreid_ssl.models import BackboneSpec, save_backbone
 from transreid_ssl.training import (
     BackboneSettings,
     Plan,
@@ -74,9 +78,8 @@ class Config:
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Fine-tune, and leave the backbone in the run folder."""
-    config, origin = parse_config(Config, DEMO, __doc__, arguments)
+def check(config: Config) -> None:
+    """Refuse what cannot work before anything is written."""
     if config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
         raise UserError(
             f"{PRETRAINED}: there is no such file yet; make it with `accelerate launch "
@@ -87,50 +90,65 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--run.batch_size {config.run.batch_size}: give a multiple of "
             f"--data.images_per_identity, which is {config.data.images_per_identity}"
         )
+
+
+def training_images(config: Config, protocol: ReIDProtocol, spec: BackboneSpec) -> LabelledDataset:
+    """The labelled images under the network's size and statistics, which erasing fills with."""
+    erasing = dataclasses.replace(config.augment.erasing, mean=spec.mean, std=spec.std)
+    augment = dataclasses.replace(config.augment, size=config.model.img_size, erasing=erasing)
+    return LabelledDataset(protocol.train, ReIDAugment(augment), config.run.seed)
+
+
+def identity_batches(
+    config: Config, accelerator: Accelerator, labels: np.ndarray, **steps: int
+) -> IdentitySampler:
+    """P x K batches. Step s sees the same global batch, on any number of processes."""
+    return IdentitySampler(
+        labels, config.run.seed,
+        identities_per_batch=config.run.batch_size // config.data.images_per_identity,
+        images_per_identity=config.data.images_per_identity,
+        rank=accelerator.process_index, world_size=accelerator.num_processes,
+        accumulation=config.run.accumulation, **steps,
+    )  # fmt: skip
+
+
+def probe_settings(config: Config) -> ProbeSettings:
+    """Without a set of its own the probe looks at the queries and the gallery of the target."""
+    if config.probe.data is not None:
+        return config.probe
+    data = config.data
+    return dataclasses.replace(config.probe, data=data.name, root=data.root, pattern=data.pattern)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fine-tune, and leave the backbone in the run folder."""
+    config, origin = parse_config(Config, DEMO, __doc__, arguments)
+    check(config)
     accelerator, run = start(config, origin, "supervised fine-tuning")
     protocol = open_reid(config.data.name, config.data.root, config.data.pattern)
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
 
     backbone = trained_backbone(config.model, accelerator, protocol.train.num_cameras)
     set_statistics(backbone, config.data.statistics, config.model.weights)
-    mean, std = backbone.spec.mean, backbone.spec.std
-    augment = dataclasses.replace(
-        config.augment,
-        size=config.model.img_size,
-        erasing=dataclasses.replace(config.augment.erasing, mean=mean, std=std),
-    )
-    dataset = LabelledDataset(protocol.train, ReIDAugment(augment), config.run.seed)
+    dataset = training_images(config, protocol, backbone.spec)
     objective = SupervisedObjective(backbone, dataset.num_identities, config.supervised)
     if config.run.compile:
         objective.backbone.compile()
 
-    # Step s sees the same global batch, in the same views, on any number of processes.
-    def sampler(first_step: int, num_steps: int) -> IdentitySampler:
-        return IdentitySampler(
-            dataset.labels, config.run.seed,
-            identities_per_batch=config.run.batch_size // config.data.images_per_identity,
-            images_per_identity=config.data.images_per_identity,
-            first_step=first_step, num_steps=num_steps,
-            rank=accelerator.process_index, world_size=accelerator.num_processes,
-            accumulation=config.run.accumulation,
-        )  # fmt: skip
-
-    plan: Plan = sgd_plan(config.optim, config.run, sampler(0, 0).steps_per_epoch)
-    labels = fingerprint([protocol.train.pool.fingerprint, dataset.labels.tobytes()])
-    # Without a set of its own the probe looks at the queries and the gallery of the target.
-    probe = config.probe
-    if probe.data is None:
-        probe = dataclasses.replace(
-            probe, data=config.data.name, root=config.data.root, pattern=config.data.pattern
-        )
+    length = identity_batches(config, accelerator, dataset.labels, num_steps=0).steps_per_epoch
+    plan: Plan = sgd_plan(config.optim, config.run, length)
+    probe = probe_settings(config)
     trainer = Trainer(
         accelerator, objective, build_sgd(objective, config.optim), plan, run, config.run,
-        data_key=labels,
+        data_key=fingerprint([protocol.train.pool.fingerprint, dataset.labels.tobytes()]),
         probe=retrieval_probe(probe, lambda: objective.backbone, accelerator),
         probe_every=probe.every,
     )  # fmt: skip
-    batches = sampler(trainer.step, plan.total_steps)
-    trainer.fit(iter(training_loader(dataset, batches, config.run.num_workers)))
+
+    sampler = identity_batches(
+        config, accelerator, dataset.labels, first_step=trainer.step, num_steps=plan.total_steps
+    )
+    trainer.fit(iter(training_loader(dataset, sampler, config.run.num_workers)))
 
     if accelerator.is_main_process:
         spec = dataclasses.replace(
