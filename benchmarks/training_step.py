@@ -86,8 +86,8 @@ class Plain:
     def __call__(self, groups: list[torch.Tensor]) -> torch.Tensor:
         images = [normalise(group, self.spec.mean, self.spec.std) for group in groups]
         with torch.no_grad():
-            teacher = self.teacher(images[:1])
-        loss = self.loss(self.student(images), teacher)
+            teacher = self.teacher(images[:1])[1]
+        loss = self.loss(self.student(images)[1], teacher)
         self.optimizer.zero_grad()
         loss.backward()
         for parameter in self.student.parameters():
