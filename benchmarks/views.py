@@ -126,7 +126,7 @@ def measure(makers: dict[str, Maker], num_images: int, rounds: int) -> dict[str,
         for name, make in makers.items():
             num_views = 0
             start = time.process_time()
-            for index in range(num_images if k else 4):
+            for index in range(num_images if k else min(4, num_images)):
                 num_views += sum(map(len, make(k, index)))
             if k:
                 rates[name].append(num_views / (time.process_time() - start))
