@@ -5,6 +5,7 @@
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from transreid_ssl.errors import UserError
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-class Pool:
+class Pool(ABC):
     """Encoded images with stable names. Subclasses give ``read`` and set ``source`` and ``names``.
 
     ``source`` is the specification that ``open_pool`` opens it with again. A pool is pickled when
@@ -37,13 +38,13 @@ class Pool:
     def __len__(self) -> int:
         return len(self.names)
 
+    @abstractmethod
     def read(self, index: int) -> bytes:
         """The encoded bytes of one image.
 
         Raises:
             CorruptImage: the image cannot be read.
         """
-        raise NotImplementedError
 
     def describe(self) -> str:
         """One line for people."""

@@ -6,6 +6,7 @@ processes. The global batch does not depend on either number, so two processes o
 what one process of 8 sees, and a resumed run sees what an unbroken one would have seen.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from transreid_ssl.errors import UserError
 Item = tuple[int, ...]
 
 
-class StepSampler:
+class StepSampler(ABC):
     """The contract: a plan for each epoch, cut into steps, cut into shares.
 
     ``num_steps`` is the length of the whole run; steps ``first_step`` to ``num_steps - 1`` are
@@ -45,9 +46,9 @@ class StepSampler:
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self._epoch, self._rows = -1, np.empty(0)
 
+    @abstractmethod
     def _plan(self, epoch: int) -> np.ndarray:
         """All items of an epoch: int64 (steps_per_epoch, batch_size, fields of an item)."""
-        raise NotImplementedError
 
     def global_batch(self, step: int) -> list[Item]:
         """The items of one step over all processes, each (epoch, index, …)."""
