@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 import torch
 
+import launch
 from transreid_ssl import UserError, __main__, embed, evaluate
 from transreid_ssl.data import open_pool, open_reid
 from transreid_ssl.features import LATEST
@@ -199,7 +200,10 @@ def test_mistakes_are_named(weights):
         embed.main([*FAST, "--weights", weights, "--out", "features.pt"])
 
 
-def test_every_listed_command_and_recipe_is_there():
+def test_every_listed_command_and_recipe_is_there(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert "source code" in __main__.overview()
+    monkeypatch.chdir(launch.ROOT)
     text = __main__.overview()
     for name in __main__.COMMANDS:
         found = importlib.util.find_spec(f"transreid_ssl.{name}")

@@ -33,11 +33,13 @@ COMMANDS = {
         "outputs/dino_pretrain/backbone.safetensors backbone.pt2",
     ),
 }
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
-def recipes(folder: Path = RECIPES) -> dict[str, str]:
-    """The recipes in ``folder``, and the first line of what each says of itself."""
+def recipes(folder: Path = Path("recipes")) -> dict[str, str]:
+    """The recipes in ``folder``, and the first line of what each says of itself.
+
+    They are not installed: by default they are looked for where the user stands, as launching does.
+    """
     found = {}
     for path in sorted(folder.glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
@@ -55,7 +57,9 @@ def overview() -> str:
     if scripts:
         lines += ["Training, on one CPU or many GPUs; without options on generated people:", ""]
     else:
-        lines.append("The training recipes are scripts in the folder recipes of the source code.")
+        lines.append(
+            "The training recipes are scripts in the source code: go to its folder to have them listed."
+        )
     for name, sentence in scripts.items():
         lines += [f"  {sentence}", f"    accelerate launch recipes/{name}", ""]
     return "\n".join([*lines, "Each takes --help."])
