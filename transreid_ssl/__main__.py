@@ -58,7 +58,7 @@ def overview() -> str:
         lines += ["Training, on one CPU or many GPUs; without options on generated people:", ""]
     else:
         lines.append(
-            "The training recipes are scripts in the source code: go to its folder to have them listed."
+            "The training recipes are scripts in the source code; list them from its folder."
         )
     for name, sentence in scripts.items():
         lines += [f"  {sentence}", f"    accelerate launch recipes/{name}", ""]
