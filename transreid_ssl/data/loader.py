@@ -54,9 +54,7 @@ class ViewsDataset(Dataset):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index = item[1]
-        substitutes = np.random.default_rng([self.seed, index])
-        candidates = (int(substitutes.integers(len(self.pool))) for _ in range(_PATIENCE))
-        image, _, corrupt = _first_readable(self.pool, index, candidates)
+        image, _, corrupt = _first_readable(self.pool, index, self._substitutes(index))
         rng = np.random.default_rng([self.seed, *item])
 
         def another() -> np.ndarray:
@@ -67,6 +65,12 @@ class ViewsDataset(Dataset):
 
         views = self.views(image, rng, another)
         return {"views": views, "index": index, "corrupt": corrupt}
+
+    def _substitutes(self, index: int) -> Iterator[int]:
+        """Other images; a generator, so that only a broken image costs the drawing of them."""
+        rng = np.random.default_rng([self.seed, index])
+        for _ in range(_PATIENCE):
+            yield int(rng.integers(len(self.pool)))
 
 
 class LabelledDataset(Dataset):
@@ -96,8 +100,7 @@ class LabelledDataset(Dataset):
 
     def __getitem__(self, item: tuple[int, ...]) -> dict[str, Any]:
         index = item[1]
-        same = (i for i in np.flatnonzero(self.labels == self.labels[index]).tolist() if i != index)
-        image, used, corrupt = _first_readable(self.images, index, same)
+        image, used, corrupt = _first_readable(self.images, index, self._same_identity(index))
         rng = np.random.default_rng([self.seed, *item])
         return {
             "image": self.augment(image, rng),
@@ -106,6 +109,12 @@ class LabelledDataset(Dataset):
             "index": index,
             "corrupt": corrupt,
         }
+
+    def _same_identity(self, index: int) -> Iterator[int]:
+        """The person's other images; looked for, over all labels, only when an image is broken."""
+        for other in np.flatnonzero(self.labels == self.labels[index]).tolist():
+            if other != index:
+                yield other
 
 
 def _first_readable(
