@@ -1,6 +1,7 @@
 """Fine-tuning on a target."""
 
 from transreid_ssl.finetune.losses import batch_hard_triplet
+from transreid_ssl.finetune.memory import ClusterMemory
 from transreid_ssl.finetune.supervised import (
     LabelledSettings,
     SGDSettings,
@@ -13,6 +14,7 @@ from transreid_ssl.finetune.supervised import (
 )
 
 __all__ = [
+    "ClusterMemory",
     "LabelledSettings",
     "SGDSettings",
     "SupervisedConfig",
