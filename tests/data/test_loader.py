@@ -17,6 +17,7 @@ from transreid_ssl.data.loader import (
     stack,
     training_loader,
 )
+from transreid_ssl.data.located import LocatedViews
 from transreid_ssl.data.pool import open_pool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
@@ -29,6 +30,13 @@ def two_groups(image, rng, another=None):
         [np.full((8, 4, 3), rng.integers(256), np.uint8) for _ in range(2)],
         [np.full((4, 2, 3), rng.integers(256), np.uint8) for _ in range(3)],
     ]
+
+
+def located_pair(image, rng, another=None):
+    """Two views and their geometry, told by the image's own first pixel."""
+    number = int(image[0, 0, 0])
+    boxes = np.array([[0, 0, 1, 1], [number, 0, 1, 1]], np.float32) / 256
+    return LocatedViews([[image[:4, :4]] * 2], image[:8, :4], boxes, np.array([True, False]))
 
 
 def first_pixel(image, rng, another=None):
@@ -59,6 +67,24 @@ def test_view_batches_are_view_major(root):
         for group, got in zip(views, (large, small)):
             for v, view in enumerate(group):
                 assert (got[v * 4 + b] == int(view[0, 0, 0])).all()
+
+
+def test_geometry_is_collated_view_by_view_beside_the_plain_images(root):
+    pool = open_pool(root)
+    dataset = ViewsDataset(pool, located_pair, seed=0)
+    loader = training_loader(dataset, EpochSampler(12, 4, 0, num_steps=1), num_workers=1)
+    (batch,) = loader
+    assert batch["views"][0].shape == (8, 3, 4, 4)
+    assert batch["boxes"].dtype == torch.float32
+    assert batch["flips"].tolist() == [[True] * 4, [False] * 4]
+    for row, index in enumerate(batch["index"].tolist()):
+        image = decode(pool.read(index), "")
+        assert batch["boxes"][1, row, 0] * 256 == image[0, 0, 0]
+        np.testing.assert_array_equal(batch["original"][row].permute(1, 2, 0), image[:8, :4])
+    (plain,) = training_loader(
+        ViewsDataset(pool, two_groups, 0), EpochSampler(12, 4, 0, num_steps=1)
+    )
+    assert set(plain) == {"views", "index", "corrupt"}
 
 
 def test_workers_and_beginning_change_nothing(root):

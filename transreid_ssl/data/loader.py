@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from transreid_ssl.data.collate import collate_labelled, collate_views, stack
 from transreid_ssl.data.images import CorruptImage, decode, resize
+from transreid_ssl.data.located import LocatedViews
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.samplers import StepSampler
@@ -26,14 +28,17 @@ _PATIENCE = 20
 
 
 class Views(Protocol):
-    """Makes views of an image: a list of groups, each a list of equally large uint8 arrays."""
+    """Makes views of an image: a list of groups, each a list of equally large uint8 arrays.
+
+    ``LocatedViews`` have the crops' geometry and the plain image beside the groups.
+    """
 
     def __call__(
         self,
         image: np.ndarray,
         rng: np.random.Generator,
         another: Callable[[], np.ndarray] | None = None,
-    ) -> list[list[np.ndarray]]:
+    ) -> list[list[np.ndarray]] | LocatedViews:
         """``another`` gives a random other image of the pool, for views made of two."""
         ...
 
@@ -43,7 +48,8 @@ class ViewsDataset(Dataset):
 
     An item is ``{"views", "index", "corrupt"}``: views as ``Views`` made them, the index asked
     for, and the names of broken images met on the way. A broken image is replaced by another one,
-    drawn from (seed, index), so a replayed step meets the same replacement.
+    drawn from (seed, index), so a replayed step meets the same replacement. The fields of
+    ``LocatedViews`` stand in the item by their names.
     """
 
     def __init__(self, pool: Pool | LabelledImages, views: Views, seed: int) -> None:
@@ -64,7 +70,8 @@ class ViewsDataset(Dataset):
             return other
 
         views = self.views(image, rng, another)
-        return {"views": views, "index": index, "corrupt": corrupt}
+        located = views._asdict() if isinstance(views, LocatedViews) else {"views": views}
+        return {**located, "index": index, "corrupt": corrupt}
 
     def _substitutes(self, index: int) -> Iterator[int]:
         """Other images; a generator, so that only a broken image costs the drawing of them."""
@@ -183,54 +190,6 @@ class _PlainImages(Dataset):
             "corrupt": [name for item in items for name in item["corrupt"]],
         }
         return batch if self.cameras is None else batch | {"cameras": self.cameras[batch["index"]]}
-
-
-def stack(images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None) -> torch.Tensor:
-    """Stack uint8 (H, W, 3) arrays to a contiguous uint8 tensor (B, 3, H, W).
-
-    ``cv2.split`` writes the channel planes in place, 5 times faster than transposing in NumPy.
-    """
-    height, width, channels = shape or images[0].shape
-    batch = np.empty((len(images), channels, height, width), np.uint8)
-    for image, planes in zip(images, batch):
-        if image.shape != (height, width, channels) or image.dtype != np.uint8:
-            raise ValueError(
-                f"cannot stack {image.shape} {image.dtype} with {batch.shape[1:]} uint8"
-            )
-        cv2.split(image, list(planes))
-    return torch.from_numpy(batch)
-
-
-def collate_views(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of ``ViewsDataset`` items.
-
-    ``views`` is a list of uint8 tensors, one a group: (V * B, 3, H, W), view v of image b at row
-    v * B + b. ``index`` is int64 (B,), ``corrupt`` the names of the broken images met.
-    """
-    groups = range(len(items[0]["views"]))
-    views = [
-        stack([crop for view in zip(*(item["views"][group] for item in items)) for crop in view])
-        for group in groups
-    ]
-    return {
-        "views": views,
-        "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
-        "corrupt": [name for item in items for name in item["corrupt"]],
-    }
-
-
-def collate_labelled(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A batch of ``LabelledDataset`` items: ``images`` uint8 (B, 3, H, W), ``identities``,
-    ``cameras`` and ``index`` int64 (B,), ``corrupt`` names."""
-    columns = {"identities": "identity", "cameras": "camera", "index": "index"}
-    return {
-        "images": stack([item["image"] for item in items]),
-        **{
-            name: torch.tensor([item[key] for item in items], dtype=torch.int64)
-            for name, key in columns.items()
-        },
-        "corrupt": [name for item in items for name in item["corrupt"]],
-    }
 
 
 _running: weakref.WeakSet = weakref.WeakSet()

@@ -18,6 +18,7 @@ from transreid_ssl.data.background import draw_ellipse, mix_background
 from transreid_ssl.data.boxes import sample_boxes
 from transreid_ssl.data.erasing import RandomErasing, RandomErasingConfig
 from transreid_ssl.data.images import resize
+from transreid_ssl.data.located import LocatedViews, locate
 from transreid_ssl.errors import UserError, check_ranges
 
 
@@ -74,6 +75,9 @@ class MultiCropConfig:
     keeps a network from comparing places instead of persons, which small runs do first."""
     erasing: RandomErasingConfig = field(default_factory=lambda: RandomErasingConfig(probability=0))
     """Random erasing of every view, after all else (LUPerson's MoCo: 0.5 with area to 0.6)."""
+    original: bool = False
+    """Also give the image without augmentation, resized to `global_size`, and where each global
+    view lies in it; recipes whose objective compares parts of a body set it themselves."""
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -128,7 +132,8 @@ class MultiCrop:
     Every view is a contiguous uint8 array (height, width, 3). A group without views is left out.
     `sample` draws the geometry and colours alone, `apply` makes one view of them: patches of two
     views can be brought into line through their boxes. ``another`` gives a random other image; it
-    is asked only where backgrounds are mixed.
+    is asked only where backgrounds are mixed. With ``config.original`` the result is a
+    ``LocatedViews``; the views in it are the same.
     """
 
     def __init__(self, config: MultiCropConfig):
@@ -155,7 +160,7 @@ class MultiCrop:
         image: np.ndarray,
         rng: np.random.Generator,
         another: Callable[[], np.ndarray] | None = None,
-    ) -> list[list[np.ndarray]]:
+    ) -> list[list[np.ndarray]] | LocatedViews:
         _check_image(image)
         drawn = self.sample(rng, *image.shape[:2])
         sources = [image] * len(drawn)
@@ -165,7 +170,10 @@ class MultiCrop:
             for view in np.flatnonzero(rng.random(self.config.num_global) < self.config.background):
                 sources[view] = mix_background(image, another(), draw_ellipse(rng))
         views = [self.apply(source, view) for source, view in zip(sources, drawn)]
-        return [views[group] for group in self._groups if views[group]]
+        groups = [views[group] for group in self._groups if views[group]]
+        if not self.config.original:
+            return groups
+        return locate(groups, image, drawn[self._groups[0]], self.config.global_size)
 
     def sample(self, rng: np.random.Generator, height: int, width: int) -> list[ViewParameters]:
         """Draw the parameters of all views of an image, the global ones first."""
