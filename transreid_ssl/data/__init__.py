@@ -14,10 +14,11 @@ from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol
 from transreid_ssl.data.pool import ConcatPool, FilesPool, Pool, SubsetPool, open_pool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol
-from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
+from transreid_ssl.data.samplers import ClusterSampler, EpochSampler, IdentitySampler
 from transreid_ssl.data.views import MultiCrop, MultiCropConfig, ReIDAugment, ReIDAugmentConfig
 
 __all__ = [
+    "ClusterSampler",
     "ConcatPool",
     "CorruptImage",
     "EpochSampler",

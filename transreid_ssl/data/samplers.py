@@ -154,6 +154,61 @@ class IdentitySampler(StepSampler):
         return items.reshape(self.steps_per_epoch, self.batch_size, 2)
 
 
+class ClusterSampler(StepSampler):
+    """Batches of P clusters x K images for so many steps an epoch; yields (epoch, index, copy).
+
+    Clusters change from epoch to epoch and so does their number, but not the length of an epoch:
+    passes over all clusters, each in an order of its own, follow one another until it is full. A
+    pass takes K images of each cluster: one at random, then images of other cameras where cameras
+    are known (Cluster Contrast, arXiv 2103.11568), then others; in a cluster of fewer than K
+    images they repeat. ``copy`` counts how often an image was there before in the epoch, so that it
+    is augmented differently each time. Labels below 0 (outliers) are left out.
+
+    Raises:
+        UserError: no cluster, or a batch that cannot be shared.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        seed: int,
+        *,
+        clusters_per_batch: int = 32,
+        images_per_cluster: int = 8,
+        steps_per_epoch: int = 200,
+        cameras: np.ndarray | None = None,
+        **steps: int,
+    ) -> None:
+        super().__init__(clusters_per_batch * images_per_cluster, **steps)
+        self.seed, self.steps_per_epoch = seed, steps_per_epoch
+        self.images_per_cluster, self.cameras = images_per_cluster, cameras
+        images = np.flatnonzero(np.asarray(labels) >= 0)
+        if not len(images):
+            raise UserError("all images are outliers: there is no cluster to take images from")
+        order = images[np.argsort(np.asarray(labels)[images], kind="stable")]
+        _, counts = np.unique(np.asarray(labels)[images], return_counts=True)
+        self._members = np.split(order, np.cumsum(counts)[:-1])
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, epoch])
+        groups = self.steps_per_epoch * self.batch_size // self.images_per_cluster
+        passes = -(-groups // len(self._members))
+        order = [rng.permutation(len(self._members)) for _ in range(passes)]
+        drawn = [self._draw(self._members[c], rng) for c in np.concatenate(order)[:groups]]
+        images = np.concatenate(drawn)
+        items = np.stack([images, _occurrence(images)], axis=-1)
+        return items.reshape(self.steps_per_epoch, self.batch_size, 2)
+
+    def _draw(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """K images of one cluster: random, but those of the first one's camera come last."""
+        chosen = rng.permutation(members)
+        if self.cameras is not None:
+            same = self.cameras[chosen] == self.cameras[chosen[0]]
+            same[0] = False
+            chosen = chosen[np.argsort(same, kind="stable")]
+        return np.resize(chosen, self.images_per_cluster)
+
+
 def _most_batches(groups: np.ndarray, per_batch: int) -> int:
     """The largest T for which T batches of ``per_batch`` different identities exist.
 

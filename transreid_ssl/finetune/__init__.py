@@ -1,7 +1,15 @@
-"""Fine-tuning on a target."""
+"""Fine-tuning on a target, with its labels or without."""
 
+from transreid_ssl.finetune.clusters import ClusterObjective, ClusterSettings, TargetSettings
 from transreid_ssl.finetune.losses import batch_hard_triplet
 from transreid_ssl.finetune.memory import ClusterMemory
+from transreid_ssl.finetune.pseudo_labels import Labeller, PseudoLabels
+from transreid_ssl.finetune.stages import (
+    ClusterTraining,
+    SupervisedTraining,
+    train_on_clusters,
+    train_supervised,
+)
 from transreid_ssl.finetune.supervised import (
     LabelledSettings,
     SGDSettings,
@@ -15,13 +23,22 @@ from transreid_ssl.finetune.supervised import (
 
 __all__ = [
     "ClusterMemory",
+    "ClusterObjective",
+    "ClusterSettings",
+    "ClusterTraining",
     "LabelledSettings",
+    "Labeller",
+    "PseudoLabels",
     "SGDSettings",
     "SupervisedConfig",
     "SupervisedObjective",
+    "SupervisedTraining",
+    "TargetSettings",
     "batch_hard_triplet",
     "build_sgd",
     "finetune_learning_rate",
     "set_statistics",
     "sgd_plan",
+    "train_on_clusters",
+    "train_supervised",
 ]

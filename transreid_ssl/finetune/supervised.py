@@ -68,7 +68,7 @@ class LabelledSettings:
 
 @dataclass(frozen=True)
 class SGDSettings:
-    """SGD with the authors' schedule: linear warm-up, then the rest of one cosine.
+    """SGD with the authors' schedules: a linear warm-up, then the rest of one cosine, or steps.
 
     Args:
         lr: Peak learning rate; small, because the pre-trained features are to be kept.
@@ -77,7 +77,10 @@ class SGDSettings:
         bias_lr_scale: Biases learn so many times faster.
         warmup_epochs: Epochs of linear warm-up.
         warmup_start: Share of ``lr`` that the warm-up begins with.
+        schedule: After the warm-up "cosine", or "step" as for training on clusters.
         end: Share of ``lr`` that the cosine ends with.
+        step_epochs: Epochs between two steps.
+        step_factor: What a step multiplies the learning rate by.
     """
 
     lr: float = 4e-4
@@ -86,12 +89,16 @@ class SGDSettings:
     bias_lr_scale: float = 2.0
     warmup_epochs: int = 20
     warmup_start: float = 0.01
+    schedule: Literal["cosine", "step"] = "cosine"
     end: float = 0.002
+    step_epochs: int = 20
+    step_factor: float = 0.1
 
     def __post_init__(self) -> None:
         check_ranges(
             self, lr=(1e-12, None), momentum=(0, 0.999999), weight_decay=(0, None),
             bias_lr_scale=(0, None), warmup_epochs=(0, None), warmup_start=(0, 1), end=(0, 1),
+            step_epochs=(1, None), step_factor=(0, 1),
         )  # fmt: skip
 
 
@@ -170,6 +177,8 @@ def finetune_learning_rate(epoch: float, epochs: int, settings: SGDSettings) -> 
     if epoch < settings.warmup_epochs:
         start = settings.warmup_start * settings.lr
         return linear(epoch, start=start, end=settings.lr, duration=settings.warmup_epochs)
+    if settings.schedule == "step":
+        return settings.lr * settings.step_factor ** (epoch // settings.step_epochs)
     return cosine(epoch / epochs, settings.lr, settings.end * settings.lr)
 
 

@@ -9,6 +9,15 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+_CLUSTERS = {
+    "found": "clusters by epoch",
+    "true_identities": "clusters by epoch",
+    "outliers": "images without a cluster",
+    "mean_size": "images of a cluster",
+    "largest_size": "images of a cluster",
+    "adjusted_rand_index": "clusters against true identities",
+    "v_measure": "clusters against true identities",
+}
 _SKIPPED = {"step", "epoch", "images_per_second", "step_seconds"}
 
 
@@ -31,7 +40,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
             constant = heading.startswith("retrieval") and ("histogram" in name or "chance" in name)
             measured = heading.startswith("retrieval") and not constant
             axis.plot(
-                steps, values, label=name.removeprefix("probe/"), lw=1.5,
+                steps, values, label=name.partition("/")[2] or name, lw=1.5,
                 ls=":" if constant else "-", marker="o" if measured else None, ms=3,
             )  # fmt: skip
         axis.set_title(heading, fontsize=10)
@@ -70,6 +79,8 @@ def _heading(name: str) -> str:
         return "retrieval on people never trained on (%)"
     if name in ("lr", "weight_decay", "momentum"):
         return "schedules"
+    if name.startswith("clusters/"):
+        return _CLUSTERS[name.removeprefix("clusters/")]
     if "loss" in name:
         return "loss"
     return name.replace("_", " ")

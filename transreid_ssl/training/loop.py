@@ -59,6 +59,7 @@ class Trainer:
         max_bad_images: How many different unreadable images a process may meet; None: any number.
         probe: Called with the step; returns values to log.
         probe_every: Steps between probes (there is one at the start and one at the end).
+        keep_best: Called on the main process after a probe with a higher mAP than all before it.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class Trainer:
         max_bad_images: int | None = None,
         probe: Callable[[int], dict[str, float]] | None = None,
         probe_every: int = 0,
+        keep_best: Callable[[], None] | None = None,
     ) -> None:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
         self.run, self.settings, self.data_key = run, settings, data_key
-        self.probe, self.probe_every, self.max_bad_images = probe, probe_every, max_bad_images
+        self.probe, self.probe_every, self.keep_best = probe, probe_every, keep_best
+        self.max_bad_images = max_bad_images
         objective = sync_batch_norm(
             objective, device=accelerator.device, num_processes=accelerator.num_processes
         )
@@ -148,8 +151,8 @@ class Trainer:
         closing = contextlib.closing(batches) if hasattr(batches, "close") else nullcontext()
         with self.stop, closing:
             self._clock, self._clock_step = time.monotonic(), self.step
-            if self._probe_is_due() and not self._probed():  # a stop may have come in between
-                self._probe()
+            if self._probe_is_due() and not self.run.has(self.step, "probe/mAP"):
+                self._probe()  # a stop may have come between a checkpoint and its probe
             self.model.train()
             while self.step < self.plan.total_steps:
                 self.meter.add(self._optimise(batches))
@@ -258,14 +261,29 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _probe(self) -> None:
-        """Measure, log and say; time spent here does not count as training time."""
-        begin = time.monotonic()
-        values = self.probe(self.step)
-        self.model.train()
+        """Measure, log and say."""
+        with self.untimed():
+            values = self.probe(self.step)
+            self.model.train()
+            if values and self.keep_best and values["probe/mAP"] > self._best_so_far():
+                self.keep_best()
+            self.log(values)
+            self.run.draw_curves()
+
+    def _best_so_far(self) -> float:
+        return max((line["probe/mAP"] for line in self.run.lines_with("probe/mAP")), default=-1.0)
+
+    def log(self, values: dict[str, float]) -> None:
+        """Log values of the main process at this step; nothing where there are none."""
         if values:
             self.run.log(self.step, values)
             self.accelerator.log(values, step=self.step)
-        self.run.draw_curves()
+
+    @contextlib.contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Time spent inside does not count as training time."""
+        begin = time.monotonic()
+        yield
         self._clock += time.monotonic() - begin
 
     def _probe_is_due(self) -> bool:
@@ -274,16 +292,11 @@ class Trainer:
         at_an_end = self.step in (0, self.plan.total_steps)
         return at_an_end or (self.probe_every > 0 and self.step % self.probe_every == 0)
 
-    def _probed(self) -> bool:
-        """Whether the probe of this step is in the log; the same answer on every process."""
-        lines = self.run.read_metrics()
-        return any(line["step"] == self.step and "probe/mAP" in line for line in lines)
-
     def report(self, result: str) -> None:
         """Say where the results are, and what retrieval was before and after."""
         self.run.draw_curves()
         self._list_bad_images()
-        probes = [line for line in self.run.read_metrics() if "probe/mAP" in line]
+        probes = self.run.lines_with("probe/mAP")
         if probes:
             first, last = probes[0], probes[-1]
             rows = [

@@ -110,6 +110,14 @@ class RunFolder:
                 continue
         return lines
 
+    def lines_with(self, name: str) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl that hold ``name``; the same answer on every process."""
+        return [line for line in self.read_metrics() if name in line]
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether ``name`` was logged at ``step``."""
+        return any(line["step"] == step for line in self.lines_with(name))
+
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append a line to metrics.jsonl."""
         if not self.is_main:

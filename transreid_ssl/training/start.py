@@ -84,7 +84,10 @@ def training_pool(settings: PoolSettings, run: RunFolder, accelerator: Accelerat
 
 
 def trained_backbone(
-    settings: BackboneSettings, accelerator: Accelerator, num_cameras: int = 0
+    settings: BackboneSettings,
+    accelerator: Accelerator,
+    num_cameras: int = 0,
+    feature_norm: bool = False,
 ) -> nn.Module:
     """The network to train, with its initial weights.
 
@@ -92,6 +95,7 @@ def trained_backbone(
         settings: Which network.
         accelerator: Says on its main process what was loaded.
         num_cameras: Of the labelled set, for ``camera_embedding``.
+        feature_norm: Let the feature end in a batch norm, as training on clusters wants it.
 
     Raises:
         UserError: unknown network, unreadable weights, or cameras asked for where none are known.
@@ -101,7 +105,7 @@ def trained_backbone(
     backbone = build_backbone(
         settings.name, img_size=settings.img_size, drop_path=settings.drop_path,
         stride=settings.stride, gem=settings.gem,
-        num_cameras=num_cameras if settings.camera_embedding else 0,
+        num_cameras=num_cameras if settings.camera_embedding else 0, feature_norm=feature_norm,
     )  # fmt: skip
     if settings.weights:
         accelerator.print(load_weights(backbone, settings.weights), flush=True)

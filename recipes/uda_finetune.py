@@ -1,0 +1,161 @@
+"""Domain-adaptive ReID: labels on a source, none on the target (TransReID-SSL, arXiv 2111.12084).
+
+    accelerate launch recipes/uda_finetune.py           # the demo: no data needed
+    accelerate launch recipes/uda_finetune.py \\
+        --config recipes/configs/uda_vit_small_ics_msmt17_to_market1501.yaml \\
+        --source.root /data/MSMT17 --target.root /data/Market-1501 \\
+        --model.weights outputs/dino_pretrain/backbone.safetensors
+
+Two stages in one command: supervised fine-tuning on the source (as supervised_finetune.py), then
+training on clusters of the target (as usl_finetune.py), which begins with the source's network.
+The first probe of the second stage is direct transfer: what adaptation has to beat. A network
+that was fine-tuned on the source already takes the place of the first stage: --source_model FILE.
+
+With no argument: generated people of two camera styles, a sunny place and a dim hall, from random
+weights. The run folder then holds model.safetensors (the last), best.safetensors (that of the best
+probe on the target's test set, as the papers' is), metrics.jsonl, curves.png and config.yaml, and
+in source/ the same of the first stage. The same command again resumes a run that was broken off.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from transreid_ssl import command
+from transreid_ssl.data.views import ReIDAugmentConfig
+from transreid_ssl.errors import UserError
+from transreid_ssl.finetune import (
+    ClusterSettings,
+    ClusterTraining,
+    LabelledSettings,
+    SGDSettings,
+    SupervisedConfig,
+    SupervisedTraining,
+    TargetSettings,
+    train_on_clusters,
+    train_supervised,
+)
+from transreid_ssl.finetune.stages import RESULT
+from transreid_ssl.training import (
+    BackboneSettings,
+    ProbeSettings,
+    RunFolder,
+    RunSettings,
+    finish,
+    parse_config,
+    start,
+)
+
+DEMO = Path(__file__).parent / "configs" / "uda_demo.yaml"
+
+
+@dataclass(frozen=True)
+class SourceTraining:
+    """The first stage, on the source.
+
+    Args:
+        epochs: Passes over the source.
+        batch_size: Images an optimiser step.
+        drop_path: Stochastic depth.
+        supervised: The losses.
+        optim: The optimiser.
+    """
+
+    epochs: int = 120
+    batch_size: int = 64
+    drop_path: float = 0.1
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    optim: SGDSettings = field(default_factory=SGDSettings)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of domain-adaptive fine-tuning; the defaults are the paper's ViT-S/16+ICS.
+
+    Args:
+        run: The run; epochs and batch size are those of the second stage.
+        source: The labelled source.
+        source_training: The first stage.
+        source_model: A network fine-tuned on the source; null trains it.
+        target: The target, whose labels are not used.
+        model: The network.
+        augment: The augmentation of both stages.
+        clusters: How the target is clustered.
+        optim: The optimiser of the second stage.
+        probe: What is evaluated meanwhile; by default the test set of each stage's own images.
+    """
+
+    run: RunSettings = field(
+        default_factory=lambda: RunSettings(
+            output="outputs/uda_finetune", epochs=50, batch_size=256, checkpoint_every=200
+        )
+    )
+    source: LabelledSettings = field(default_factory=LabelledSettings)
+    source_training: SourceTraining = field(default_factory=SourceTraining)
+    source_model: str | None = None
+    target: TargetSettings = field(default_factory=TargetSettings)
+    model: BackboneSettings = field(default_factory=lambda: BackboneSettings(drop_path=0.3))
+    augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
+    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    optim: SGDSettings = field(default_factory=lambda: ClusterTraining().optim)
+    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(every=1000))
+
+    def __post_init__(self) -> None:
+        if self.model.camera_embedding:
+            raise UserError(
+                "--model.camera_embedding: the target has other cameras; set it to false"
+            )
+
+
+def source_stage(config: Config) -> SupervisedTraining:
+    """The settings of the first stage, in a folder of its own."""
+    stage, output = config.source_training, str(Path(config.run.output) / "source")
+    return SupervisedTraining(
+        run=dataclasses.replace(
+            config.run, output=output, epochs=stage.epochs, batch_size=stage.batch_size
+        ),
+        data=config.source,
+        model=dataclasses.replace(config.model, drop_path=stage.drop_path),
+        augment=config.augment, supervised=stage.supervised, optim=stage.optim, probe=config.probe,
+    )  # fmt: skip
+
+
+def target_stage(config: Config, source_model: str) -> ClusterTraining:
+    """The settings of the second stage, which begins with the source's network."""
+    return ClusterTraining(
+        run=config.run, data=config.target,
+        model=dataclasses.replace(config.model, weights=source_model),
+        augment=config.augment, clusters=config.clusters, optim=config.optim, probe=config.probe,
+    )  # fmt: skip
+
+
+def train_on_source(config: SupervisedTraining, accelerator: Accelerator) -> str:
+    """The network fine-tuned on the source; what an earlier start has left is used."""
+    run = RunFolder(config.run.output, accelerator.is_main_process)
+    run.claim(config)
+    accelerator.wait_for_everyone()
+    model = run.path / RESULT
+    if not model.is_file():
+        accelerator.print("first stage: supervised on the source", flush=True)
+        train_supervised(config, accelerator, run)
+        accelerator.free_memory()
+    return str(model)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train on the source, adapt to the target, and leave the backbone in the run folder."""
+    config, origin = parse_config(Config, DEMO, __doc__, arguments)
+    first = source_stage(config)
+    target_stage(config, "")  # refused now, not after the first stage
+    accelerator, run = start(config, origin, "domain-adaptive fine-tuning")
+    source_model = config.source_model or train_on_source(first, accelerator)
+    accelerator.print("second stage: clusters of the target", flush=True)
+    train_on_clusters(target_stage(config, source_model), accelerator, run, "uda")
+    finish(accelerator)
+
+
+if __name__ == "__main__":
+    command.run(main)

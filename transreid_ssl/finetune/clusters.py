@@ -1,0 +1,190 @@
+"""Training on pseudo labels: cluster all images, contrast them with a memory of the clusters.
+
+Cluster Contrast (Dai et al., arXiv 2103.11568) with the settings that TransReID-SSL (arXiv
+2111.12084) adapts its transformers with, without labels (USL) or to another domain (UDA).
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.errors import check_ranges
+from transreid_ssl.finetune.memory import ClusterMemory
+from transreid_ssl.models import normalise
+from transreid_ssl.training.health import feature_spread
+from transreid_ssl.training.schedules import linear
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """The images to train on without labels.
+
+    Args:
+        name: A labelled set, whose labels are only used to say how good the clusters are
+            ("market1501", "msmt17", "folder", "demo", …), or "pool" for any unlabelled pool.
+        root: Its folder, or what --data.pool of pre-training takes.
+        pattern: Of the set "folder": where a path says the identity and the camera.
+        images_per_cluster: How many images of each cluster a batch holds.
+        cross_camera: Prefer images of other cameras when a cluster's are drawn; null: where cameras
+            are known.
+        statistics: What images are normalised with: "half" (mean and std 0.5), "imagenet", or
+            "pretrained" for those of the initial weights.
+    """
+
+    name: str = "demo"
+    root: str | None = None
+    pattern: str = DEFAULT_PATTERN
+    images_per_cluster: int = 8
+    cross_camera: bool | None = None
+    statistics: Literal["half", "imagenet", "pretrained"] = "half"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, images_per_cluster=(1, None))
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """How pseudo labels are found, and the memory that images are contrasted with.
+
+    Args:
+        eps: Jaccard distance up to which images are neighbours; the larger, the fewer and larger
+            the clusters (Market-1501 0.6, MSMT17 0.7).
+        eps_end: Its value in the last epoch, reached in equal steps; null keeps ``eps``.
+        min_samples: Neighbours, itself among them, that make an image the core of a cluster.
+        min_samples_end: Its value in the last epoch; null keeps ``min_samples``.
+        k1: Neighbourhood of the Jaccard distance; more than most people have images is too much.
+        k2: Nearest images that encodings are averaged over.
+        outliers: "drop" leaves images without a cluster out of the epoch; "singletons" makes each a
+            cluster of its own.
+        max_clusters: Stop where more clusters are found: people are being split; null: any number.
+        search: "exact" neighbours, or "approximate" ones with faiss (pip install '.[faiss]').
+        steps_per_epoch: Optimiser steps between two clusterings.
+        temperature: Of the softmax over clusters.
+        momentum: What a cluster's vector keeps of itself when a batch has been seen.
+        hard: Move it to the least similar image of a batch instead of to each of them.
+        frozen_norms: Keep batch norms at their running statistics: for small batches.
+        embed_batch_size: Images at once when all are embedded.
+    """
+
+    eps: float = 0.6
+    eps_end: float | None = None
+    min_samples: int = 4
+    min_samples_end: int | None = None
+    k1: int = 30
+    k2: int = 6
+    outliers: Literal["drop", "singletons"] = "drop"
+    max_clusters: int | None = None
+    search: Literal["exact", "approximate"] = "exact"
+    steps_per_epoch: int = 200
+    temperature: float = 0.05
+    momentum: float = 0.2
+    hard: bool = True
+    frozen_norms: bool = False
+    embed_batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, eps=(1e-6, 1), eps_end=(1e-6, 1), min_samples=(1, None),
+            min_samples_end=(1, None), k1=(1, None), k2=(1, None), max_clusters=(2, None),
+            steps_per_epoch=(1, None), temperature=(1e-6, None), momentum=(0, 1),
+            embed_batch_size=(1, None),
+        )  # fmt: skip
+
+    def density(self, epoch: int, epochs: int) -> tuple[float, int]:
+        """``eps`` and ``min_samples`` of an epoch."""
+        eps_end = self.eps if self.eps_end is None else self.eps_end
+        least_end = self.min_samples if self.min_samples_end is None else self.min_samples_end
+        last = max(1, epochs - 1)
+        eps = linear(epoch, start=self.eps, end=eps_end, duration=last)
+        least = linear(epoch, start=self.min_samples, end=least_end, duration=last)
+        return eps, round(least)
+
+
+class ClusterObjective(nn.Module):
+    """A backbone and the memory of the clusters of the epoch.
+
+    The feature that is clustered, contrasted and evaluated is the backbone's own output, which
+    ends in a batch norm (the BN neck), at unit length. The epoch's pseudo labels and memory are
+    part of the state, so that a resumed epoch goes on with them.
+
+    Args:
+        backbone: With ``.spec``; maps float (B, 3, H, W) to (B, D).
+        config: Settings of the memory.
+    """
+
+    def __init__(self, backbone: nn.Module, config: ClusterSettings | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.config = config or ClusterSettings()
+        self.epoch = -1
+        self.labels = np.empty(0, np.int64)
+        # Not a registered module: its size changes, and no process has to send it to another one.
+        self._memory: list[ClusterMemory] = []
+
+    @property
+    def memory(self) -> ClusterMemory:
+        """The memory of this epoch's clusters."""
+        return self._memory[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return next(self.backbone.parameters()).device
+
+    def begin_epoch(self, epoch: int, labels: np.ndarray, centres: Tensor) -> None:
+        """Train on these pseudo labels from here on.
+
+        Args:
+            epoch: 0-based.
+            labels: int64 (N,), -1 for images left out.
+            centres: float (C, D), the memory's first vectors.
+        """
+        config = self.config
+        memory = ClusterMemory(centres, config.temperature, config.momentum, config.hard)
+        self.epoch, self.labels = epoch, labels
+        self._memory = [memory.to(self.device)]
+
+    def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            batch: "images" uint8 (B, 3, H, W), "identities" int64 (B,), which are clusters here,
+                and, for a backbone that embeds cameras, "cameras" int64 (B,).
+            epoch: Not used.
+
+        Returns:
+            0-d tensors: "loss" and "feature_spread".
+        """
+        spec = self.backbone.spec
+        images = normalise(batch["images"], spec.mean, spec.std)
+        features = self.backbone(images, batch.get("cameras") if spec.num_cameras else None)
+        loss = self.memory(features, batch["identities"])
+        return {"loss": loss, "feature_spread": feature_spread(features)}
+
+    def before_step(self, epoch: int) -> None:
+        """Nothing to do between gradients and step."""
+
+    def after_step(self, progress: float) -> None:
+        """Move the memory to the images of the step."""
+        self.memory.update()
+
+    def train(self, mode: bool = True) -> "ClusterObjective":
+        super().train(mode)
+        if self.config.frozen_norms:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The epoch's pseudo labels and memory."""
+        vectors = self.memory.features if self._memory else torch.empty(0)
+        return {"epoch": self.epoch, "labels": torch.from_numpy(self.labels), "memory": vectors}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        if state["epoch"] >= 0:
+            self.begin_epoch(state["epoch"], state["labels"].numpy(), state["memory"])

@@ -1,0 +1,207 @@
+"""Pseudo labels of an epoch: embed all images, cluster them, say how good the clusters are."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from sklearn.metrics import adjusted_rand_score, v_measure_score
+from torch import Tensor, nn
+
+from transreid_ssl.data import LabelledImages, image_loader
+from transreid_ssl.errors import UserError
+from transreid_ssl.finetune.clusters import ClusterSettings
+from transreid_ssl.retrieval import cluster, embed_batches, jaccard_graph
+from transreid_ssl.training.health import feature_spread
+
+COLLAPSED = 0.005
+
+
+class PseudoLabels(NamedTuple):
+    """What one clustering found."""
+
+    labels: np.ndarray
+    """int64 (N,), 0 … C - 1; -1 for outliers and for images that could not be read."""
+    centres: Tensor
+    """float32 (C, D): the mean of each cluster's unit features."""
+    figures: dict[str, float]
+    """What is logged; see ``figures``."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        said = f"{self.figures['clusters/found']:.0f} clusters"
+        if "clusters/true_identities" in self.figures:
+            said += f" ({self.figures['clusters/true_identities']:.0f} people)"
+        said += f", {self.figures['clusters/outliers']:.0f} outliers of {len(self.labels):,}"
+        if "clusters/adjusted_rand_index" in self.figures:
+            said += f", adjusted Rand index {self.figures['clusters/adjusted_rand_index']:.3f}"
+            said += f", V-measure {self.figures['clusters/v_measure']:.3f}"
+        return said
+
+
+class Labeller:
+    """Finds the pseudo labels of an epoch, the same on every process.
+
+    Each process embeds whole batches in turn, so that features do not depend on how many there
+    are; the main process clusters.
+
+    Args:
+        images: All training images; true identities, where known, are only compared with.
+        config: How to cluster.
+        accelerator: The processes.
+        num_workers: Processes that read images, for each process.
+        cameras: int64 (N,), rows of the backbone's camera embedding, where it has one.
+    """
+
+    def __init__(
+        self,
+        images: LabelledImages,
+        config: ClusterSettings,
+        accelerator: Accelerator,
+        num_workers: int = 0,
+        cameras: np.ndarray | None = None,
+    ) -> None:
+        self.images, self.config, self.accelerator = images, config, accelerator
+        self.num_workers, self.cameras = num_workers, cameras
+
+    def __call__(self, backbone: nn.Module, epoch: int, epochs: int) -> PseudoLabels:
+        """Embed and cluster with the density of this epoch.
+
+        Raises:
+            UserError: on every process: collapsed features, no cluster or one, or too many.
+        """
+        features, index = self._embed(backbone)
+        labels = np.full(len(self.images), -1)
+        labels[index] = self._on_main(features, *self.config.density(epoch, epochs))
+        found = figures(labels, self.images.identities)
+        if self.config.outliers == "singletons":
+            alone = index[labels[index] < 0]
+            labels[alone] = labels.max() + 1 + np.arange(len(alone))
+        return PseudoLabels(labels, _centres(features, labels[index]), found)
+
+    def _on_main(self, features: Tensor, eps: float, min_samples: int) -> np.ndarray:
+        answer: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                answer = [self._cluster(features, eps, min_samples)]
+            except UserError as error:
+                answer = [str(error)]
+        broadcast_object_list(answer)
+        if isinstance(answer[0], str):
+            raise UserError(answer[0])
+        return answer[0]
+
+    def _cluster(self, features: Tensor, eps: float, min_samples: int) -> np.ndarray:
+        config = self.config
+        spread = float(feature_spread(features))
+        if not spread >= COLLAPSED:  # or not a number
+            raise UserError(
+                f"the features of all {len(features):,} images point the same way (spread "
+                f"{spread:.4f}): they have collapsed and cannot be clustered; the last checkpoint "
+                "is kept: lower --optim.lr or give other --model.weights, with another --run.output"
+            )
+        if config.k1 > len(features):
+            raise UserError(
+                f"--clusters.k1 {config.k1} is more than the {len(features)} images there are"
+            )
+        labels = cluster(
+            features, eps, min_samples, config.k1, min(config.k2, config.k1),
+            device=self.accelerator.device,
+        )  # fmt: skip
+        count = labels.max() + 1
+        if count < 2:
+            raise UserError(_too_few(features, labels, eps, min_samples, config))
+        if config.max_clusters is not None and count > config.max_clusters:
+            raise UserError(
+                f"{count:,} clusters were found, more than --clusters.max_clusters "
+                f"{config.max_clusters:,}: raise --clusters.eps (now {eps:g}) so that a person's "
+                "images come together, or raise the limit; the last checkpoint is kept"
+            )
+        return labels
+
+    def _embed(self, backbone: nn.Module) -> tuple[Tensor, np.ndarray]:
+        """Unit features of the readable images, float32 (M, D), and their indices int64 (M,)."""
+        accelerator, size = self.accelerator, self.config.embed_batch_size
+        whole = np.arange(len(self.images))
+        batches = [whole[start : start + size] for start in range(0, len(whole), size)]
+        mine = batches[accelerator.process_index :: accelerator.num_processes]
+        spec = backbone.spec
+        features = torch.zeros(len(whole), spec.embed_dim)
+        readable = torch.zeros(len(whole))
+        loader = image_loader(
+            self.images, spec.img_size, size, self.num_workers,
+            indices=np.concatenate([np.empty(0, np.int64), *mine]), skip_corrupt=True,
+            cameras=self.cameras,
+        )  # fmt: skip
+        loaded = (batch for batch in loader if len(batch["index"]))
+        for index, part in embed_batches(
+            backbone, loaded, mean=spec.mean, std=spec.std, device=accelerator.device
+        ):
+            features[index], readable[index] = part, 1.0
+        if accelerator.num_processes > 1:  # each row is zero but on one process
+            features, readable = (
+                accelerator.reduce(values.to(accelerator.device), "sum").cpu()
+                for values in (features, readable)
+            )
+        index = readable.nonzero()[:, 0]
+        return features[index], index.numpy()
+
+
+def _centres(features: Tensor, labels: np.ndarray) -> Tensor:
+    """The mean feature of each cluster, float32 (C, D)."""
+    kept = torch.from_numpy(labels >= 0)
+    rows = torch.from_numpy(labels)[kept]
+    sums = torch.zeros(int(labels.max()) + 1, features.shape[1])
+    sums.index_add_(0, rows, features[kept])
+    return sums / rows.bincount()[:, None]
+
+
+def figures(labels: np.ndarray, identities: np.ndarray) -> dict[str, float]:
+    """What a clustering looks like, and how well it agrees with true identities where known.
+
+    Outliers count as clusters of one image in the agreement, so that leaving hard images out does
+    not look better than it is; distractors (identity -1) are not looked at.
+    """
+    sizes = np.bincount(labels[labels >= 0])
+    found = {
+        "clusters/found": float(len(sizes)),
+        "clusters/outliers": float((labels < 0).sum()),
+        "clusters/mean_size": float(sizes.mean()) if len(sizes) else 0.0,
+        "clusters/largest_size": float(sizes.max(initial=0)),
+    }
+    known = identities >= 0
+    if not known.any():
+        return found
+    alone = labels < 0
+    everyone = np.where(alone, labels.max() + np.cumsum(alone), labels)
+    truth, everyone = identities[known], everyone[known]
+    return found | {
+        "clusters/true_identities": float(len(np.unique(truth))),
+        "clusters/adjusted_rand_index": float(adjusted_rand_score(truth, everyone)),
+        "clusters/v_measure": float(v_measure_score(truth, everyone)),
+    }
+
+
+def _too_few(
+    features: Tensor, labels: np.ndarray, eps: float, min_samples: int, config: ClusterSettings
+) -> str:
+    """Why there is nothing to contrast, with the distances that ``eps`` has to do with."""
+    sample = features[:: -(-len(features) // 20_000)]  # enough for quantiles
+    graph = jaccard_graph(sample, min(config.k1, len(sample)), min(config.k2, config.k1), 1.0)
+    starts = graph.indptr
+    nearest = np.ones(len(sample))
+    for row in range(len(sample)):
+        distances = np.sort(graph.data[starts[row] : starts[row + 1]])
+        if len(distances) >= min_samples:
+            nearest[row] = distances[min_samples - 1]
+    low, middle, high = np.quantile(nearest, [0.1, 0.5, 0.9])
+    many = "one cluster was" if labels.max() == 0 else "no cluster was"
+    advice = "lower" if labels.max() == 0 and (labels == 0).mean() > 0.5 else "raise"
+    other = "raise" if advice == "lower" else "lower"
+    return (
+        f"{many} found among {len(features):,} images, and training needs two, with eps {eps:g} "
+        f"and min_samples {min_samples}: the {min_samples}th nearest image, itself counted, is at "
+        f"distance {low:.2f} / {middle:.2f} / {high:.2f} (quantiles 10 / 50 / 90 %); {advice} "
+        f"--clusters.eps or {other} --clusters.min_samples; the last checkpoint is kept"
+    )

@@ -1,0 +1,293 @@
+"""The two stages of fine-tuning that recipes are made of: with labels, and on clusters."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from torch import nn
+
+from transreid_ssl.data import (
+    ClusterSampler,
+    IdentitySampler,
+    LabelledDataset,
+    LabelledImages,
+    check_protocol,
+    open_pool,
+    open_reid,
+    training_loader,
+)
+from transreid_ssl.data.views import ReIDAugment, ReIDAugmentConfig
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import fingerprint
+from transreid_ssl.finetune.clusters import ClusterObjective, ClusterSettings, TargetSettings
+from transreid_ssl.finetune.pseudo_labels import Labeller
+from transreid_ssl.finetune.supervised import (
+    LabelledSettings,
+    SGDSettings,
+    SupervisedConfig,
+    SupervisedObjective,
+    build_sgd,
+    set_statistics,
+    sgd_plan,
+)
+from transreid_ssl.models import BackboneSpec, save_backbone
+from transreid_ssl.training import (
+    BackboneSettings,
+    Plan,
+    ProbeSettings,
+    RunFolder,
+    RunSettings,
+    Trainer,
+    provenance,
+    retrieval_probe,
+    trained_backbone,
+)
+
+RESULT = "model.safetensors"
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True)
+class SupervisedTraining:
+    """Settings of supervised fine-tuning; the defaults are TransReID-SSL's ViT-S/16+ICS."""
+
+    run: RunSettings = field(
+        default_factory=lambda: RunSettings(
+            output="outputs/supervised_finetune", epochs=120, batch_size=64
+        )
+    )
+    data: LabelledSettings = field(default_factory=LabelledSettings)
+    model: BackboneSettings = field(default_factory=BackboneSettings)
+    augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    optim: SGDSettings = field(default_factory=SGDSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+
+    def __post_init__(self) -> None:
+        _check_groups(self, "data", "images_per_identity")
+
+
+@dataclass(frozen=True)
+class ClusterTraining:
+    """Settings of training on clusters; the defaults are TransReID-SSL's USL, ViT-S/16+ICS."""
+
+    run: RunSettings = field(
+        default_factory=lambda: RunSettings(
+            output="outputs/usl_finetune", epochs=50, batch_size=256, checkpoint_every=200
+        )
+    )
+    data: TargetSettings = field(default_factory=TargetSettings)
+    model: BackboneSettings = field(default_factory=lambda: BackboneSettings(drop_path=0.3))
+    augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
+    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    optim: SGDSettings = field(
+        default_factory=lambda: SGDSettings(
+            lr=3.5e-4, weight_decay=5e-4, bias_lr_scale=1.0, warmup_epochs=0, schedule="step"
+        )
+    )
+    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(every=1000))
+
+    def __post_init__(self) -> None:
+        _check_groups(self, "data", "images_per_cluster")
+
+
+def _check_groups(config: Any, part: str, name: str) -> None:
+    """A batch is made of whole groups of one person's images."""
+    size = getattr(getattr(config, part), name)
+    if config.run.batch_size % size:
+        raise UserError(
+            f"--run.batch_size {config.run.batch_size}: give a multiple of --{part}.{name}, which "
+            f"is {size}"
+        )
+
+
+def train_supervised(config: SupervisedTraining, accelerator: Accelerator, run: RunFolder) -> Path:
+    """Fine-tune with labels; returns the backbone's file in the run folder."""
+    protocol = open_reid(config.data.name, config.data.root, config.data.pattern)
+    accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
+
+    backbone = trained_backbone(config.model, accelerator, protocol.train.num_cameras)
+    set_statistics(backbone, config.data.statistics, config.model.weights)
+    dataset = training_images(config, protocol.train, backbone.spec)
+    objective = SupervisedObjective(backbone, dataset.num_identities, config.supervised)
+
+    def batches(**steps: int) -> IdentitySampler:
+        """P x K batches. Step s sees the same global batch, on any number of processes."""
+        return IdentitySampler(
+            dataset.labels, config.run.seed,
+            identities_per_batch=config.run.batch_size // config.data.images_per_identity,
+            images_per_identity=config.data.images_per_identity,
+            **shares(config, accelerator), **steps,
+        )  # fmt: skip
+
+    plan = sgd_plan(config.optim, config.run, batches(num_steps=0).steps_per_epoch)
+    data_key = fingerprint([protocol.train.pool.fingerprint, dataset.labels.tobytes()])
+    trainer = build_trainer(config, accelerator, run, objective, plan, data_key)
+
+    sampler = batches(first_step=trainer.step, num_steps=plan.total_steps)
+    trainer.fit(iter(training_loader(dataset, sampler, config.run.num_workers)))
+    return keep_model(config, trainer, objective.backbone, "supervised")
+
+
+def train_on_clusters(
+    config: ClusterTraining, accelerator: Accelerator, run: RunFolder, objective_name: str = "usl"
+) -> Path:
+    """Train without labels; returns the backbone's file in the run folder."""
+    images = open_target(config.data)
+    accelerator.print(images.pool.describe(), flush=True)
+
+    backbone = trained_backbone(config.model, accelerator, images.num_cameras, feature_norm=True)
+    set_statistics(backbone, config.data.statistics, config.model.weights)
+    dataset = training_images(config, images, backbone.spec)
+    objective = ClusterObjective(backbone, config.clusters)
+    labeller = Labeller(
+        images, config.clusters, accelerator, config.run.num_workers,
+        dataset.cameras if backbone.spec.num_cameras else None,
+    )  # fmt: skip
+
+    plan = sgd_plan(config.optim, config.run, config.clusters.steps_per_epoch)
+    trainer = build_trainer(
+        config, accelerator, run, objective, plan, images.pool.fingerprint, objective_name
+    )
+
+    def batches() -> Iterator[dict[str, Any]]:
+        """Epoch after epoch: cluster all images, then train on batches of the clusters."""
+        for epoch in range(trainer.step // plan.steps_per_epoch, plan.epochs):
+            if objective.epoch != epoch:  # else it was resumed in its midst
+                relabel(objective, labeller, trainer, epoch)
+            labels = objective.labels
+            sampler = ClusterSampler(
+                labels, config.run.seed,
+                clusters_per_batch=config.run.batch_size // config.data.images_per_cluster,
+                images_per_cluster=config.data.images_per_cluster,
+                steps_per_epoch=plan.steps_per_epoch, cameras=cameras_to_cross(config, images),
+                first_step=trainer.step, num_steps=(epoch + 1) * plan.steps_per_epoch,
+                **shares(config, accelerator),
+            )  # fmt: skip
+            pseudo = dataclasses.replace(images, identities=labels)
+            epoch_images = training_images(config, pseudo, backbone.spec)
+            yield from training_loader(epoch_images, sampler, config.run.num_workers)
+
+    trainer.fit(batches())
+    return keep_model(config, trainer, objective.backbone, objective_name)
+
+
+def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, epoch: int) -> None:
+    """Begin an epoch: cluster the features of all images as they are now."""
+    with trainer.untimed():
+        found = labeller(objective.backbone, epoch, trainer.plan.epochs)
+        objective.begin_epoch(epoch, found.labels, found.centres)
+        if not trainer.run.has(trainer.step, "clusters/found"):  # a kill may have come right after
+            trainer.log(found.figures)
+        trainer.run.draw_curves()
+    trainer.say(f"epoch {epoch}: {found.describe()}")
+
+
+def open_target(settings: TargetSettings) -> LabelledImages:
+    """The images to train on; of a labelled set those for training.
+
+    Raises:
+        UserError: no such set, or cameras are asked for that are not known.
+    """
+    if settings.name == "pool":
+        pool = open_pool(settings.root or "demo")
+        images = LabelledImages(pool, np.full(len(pool), -1))
+    else:
+        images = open_reid(settings.name, settings.root, settings.pattern).train
+    if settings.cross_camera and images.cameras is None:
+        raise UserError(
+            f"--data.cross_camera: the cameras of {settings.name} are not known; set it to null or "
+            "false, or give a --data.pattern with a group (?P<camera>…)"
+        )
+    return images
+
+
+def cameras_to_cross(config: ClusterTraining, images: LabelledImages) -> np.ndarray | None:
+    """The cameras that the images of a cluster should differ in, or None."""
+    return None if config.data.cross_camera is False else images.cameras
+
+
+# -- what both stages share
+
+
+def training_images(
+    config: SupervisedTraining | ClusterTraining, images: LabelledImages, spec: BackboneSpec
+) -> LabelledDataset:
+    """Augmented images under the network's size and statistics, which erasing fills with."""
+    erasing = dataclasses.replace(config.augment.erasing, mean=spec.mean, std=spec.std)
+    augment = dataclasses.replace(config.augment, size=config.model.img_size, erasing=erasing)
+    return LabelledDataset(images, ReIDAugment(augment), config.run.seed)
+
+
+def shares(config: SupervisedTraining | ClusterTraining, accelerator: Accelerator) -> dict:
+    """Which part of every global batch this process takes."""
+    return {
+        "rank": accelerator.process_index,
+        "world_size": accelerator.num_processes,
+        "accumulation": config.run.accumulation,
+    }
+
+
+def build_trainer(
+    config: SupervisedTraining | ClusterTraining,
+    accelerator: Accelerator,
+    run: RunFolder,
+    objective: nn.Module,
+    plan: Plan,
+    data_key: str,
+    name: str = "supervised",
+) -> Trainer:
+    """The loop over an objective, with SGD, a probe on the target, and the best model kept."""
+    if config.run.compile:
+        objective.backbone.compile()
+    probe = probe_settings(config)
+    trainer = Trainer(
+        accelerator, objective, build_sgd(objective, config.optim), plan, run, config.run,
+        data_key=data_key,
+        probe=retrieval_probe(probe, lambda: objective.backbone, accelerator),
+        probe_every=probe.every,
+        keep_best=lambda: save_model(config, trainer, objective.backbone, name, BEST),
+    )  # fmt: skip
+    return trainer
+
+
+def probe_settings(config: SupervisedTraining | ClusterTraining) -> ProbeSettings:
+    """Without a set of its own the probe looks at the queries and the gallery of the target."""
+    data = config.data
+    if config.probe.data is not None or data.name == "pool":
+        return config.probe
+    return dataclasses.replace(config.probe, data=data.name, root=data.root, pattern=data.pattern)
+
+
+def save_model(
+    config: SupervisedTraining | ClusterTraining,
+    trainer: Trainer,
+    backbone: nn.Module,
+    objective: str,
+    file: str,
+) -> Path:
+    """Write the backbone with its origin in its header."""
+    data = config.data.name if config.data.name != "pool" else str(config.data.root)
+    origin = provenance(config, data=data, step=trainer.step)
+    path = trainer.run.path / file
+    spec = dataclasses.replace(backbone.spec, objective=objective, provenance=origin)
+    save_backbone(path, backbone, spec)
+    return path
+
+
+def keep_model(
+    config: SupervisedTraining | ClusterTraining,
+    trainer: Trainer,
+    backbone: nn.Module,
+    objective: str,
+) -> Path:
+    """Write the result of a finished run and say what it is worth."""
+    if trainer.accelerator.is_main_process:
+        save_model(config, trainer, backbone, objective, RESULT)
+    trainer.accelerator.wait_for_everyone()
+    trainer.report(RESULT)
+    return trainer.run.path / RESULT
