@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from transreid_ssl.data.readers import open_reid
+from transreid_ssl.data.reader_layouts import Counts, MarketFolders
+from transreid_ssl.data.readers import READERS, open_reid
 from transreid_ssl.data.reid import LabelledImages, matchable, split_queries
 from transreid_ssl.errors import UserError
 
@@ -53,10 +54,9 @@ def test_market1501(tmp_path, write_images, encoded):
 
 
 def test_official_counts_are_recognised(tmp_path, write_images, monkeypatch):
-    from transreid_ssl.data import readers
-
     write_images(tmp_path, MARKET)
-    monkeypatch.setattr(readers, "_MARKET1501", readers._Counts(2, 3, 1, 3))
+    few = MarketFolders("Market-1501", (), Counts(2, 3, 1, 3))
+    monkeypatch.setitem(READERS, "market1501", few.read)
     assert open_reid("market1501", tmp_path).split == "official split"
 
 
@@ -153,10 +153,11 @@ def complaint(*arguments):
 
 
 def test_complaints(tmp_path, write_images):
-    assert "known are market1501, msmt17, folder, demo" in complaint("duke", tmp_path)
+    known = f"known are {', '.join(READERS)}, demo, also"
+    assert known in complaint("duke", tmp_path)
     assert "where is it" in complaint("market1501")
     assert "no such folder" in complaint("market1501", tmp_path / "nothing")
-    assert "lacks bounding_box_train, query" in complaint("market1501", tmp_path)
+    assert "lacks bounding_box_train, query, bound" in complaint("market1501", tmp_path)
     assert "3 folders for 2 sets" in complaint("market1501+msmt17", "a,b,c")
     assert "no image of train" not in complaint("folder", tmp_path)
     write_images(tmp_path, ["query/1_c1.jpg", "gallery/2_c1.jpg"])

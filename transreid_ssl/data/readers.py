@@ -1,52 +1,69 @@
-"""Reading labelled sets from disk: one reader a layout, one table of readers.
+"""Opening labelled sets by name: the table of readers, and several sets as one.
 
-A further set is a function ``(name, root, options) -> ReIDProtocol`` and a line in ``READERS``.
+A further set of a known layout is a line in ``READERS``; one of another layout is a function
+``(name, root, pattern) -> ReIDProtocol`` as well (see ``reader_layouts``).
 """
 
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from transreid_ssl.data.folder import list_images
-from transreid_ssl.data.pool import FilesPool
-from transreid_ssl.data.reid import (
-    PARTS,
-    LabelledImages,
-    ReIDProtocol,
-    matchable,
-    merge,
-    split_queries,
+from transreid_ssl.data.reader_layouts import (
+    DEFAULT_PATTERN,
+    Counts,
+    MarketFolders,
+    read_folder,
+    read_msmt17,
 )
+from transreid_ssl.data.reid import ReIDProtocol, matchable, merge
 from transreid_ssl.errors import UserError
 
-DEFAULT_PATTERN = r"(?P<identity>-?\d+)_c(?P<camera>\d+)"
+Reader = Callable[[str, Path, str], ReIDProtocol]
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """The published size of a split: training identities, and images of train, query, gallery."""
-
-    identities: int
-    train: int
-    query: int
-    gallery: int
-
-    def compare(self, train: LabelledImages, query: LabelledImages, gallery: LabelledImages) -> str:
-        found = (train.num_identities, len(train), len(query), len(gallery))
-        if found == (self.identities, self.train, self.query, self.gallery):
-            return "official split"
-        return (
-            f"NOT the official split ({self.identities:,} identities / {self.train:,} images to "
-            f"train, {self.query:,} queries and {self.gallery:,} gallery images expected)"
-        )
+def _cuhk03(kind: str, counts: Counts) -> MarketFolders:
+    """The split of Zhong et al., CVPR 2017, in one of its two folders, "labeled" or "detected"."""
+    usual = (kind, *(f"{home}/{kind}" for home in ("cuhk03-np", "CUHK03-NP", "cuhk03np", "CUHK03")))
+    advice = (
+        f"expected are the image folders of CUHK03-NP, such as "
+        f"cuhk03-np/{kind}/bounding_box_train/0001_c1_1.png, and not the .mat files of CUHK03"
+    )
+    return MarketFolders(f"CUHK03-NP, {kind}", usual, counts, advice)
 
 
-_MARKET1501 = _Counts(751, 12_936, 3_368, 15_913)
-_MSMT17 = _Counts(1_041, 32_621, 11_659, 82_161)
+_MARKET_LIKE = {
+    # Zheng et al., ICCV 2015
+    "market1501": MarketFolders(
+        "Market-1501",
+        ("Market-1501-v15.09.15", "Market-1501", "Market1501", "market1501"),
+        Counts(751, 12_936, 3_368, 15_913),
+    ),
+    # Zheng et al., ICCV 2017
+    "dukemtmc": MarketFolders(
+        "DukeMTMC-reID",
+        ("DukeMTMC-reID", "dukemtmc-reid/DukeMTMC-reID", "dukemtmc-reid", "DukeMTMC", "dukemtmc"),
+        Counts(702, 16_522, 2_228, 17_661),
+    ),
+    # Miao et al., ICCV 2019: DukeMTMC-reID split again, so that every query is occluded
+    "occluded_duke": MarketFolders(
+        "Occluded-Duke",
+        ("Occluded_Duke", "Occluded-Duke", "Occluded-DukeMTMC", "occluded_duke", "occluded-duke"),
+        Counts(702, 15_618, 2_210, 17_661),
+    ),
+    "cuhk03_labeled": _cuhk03("labeled", Counts(767, 7_368, 1_400, 5_328)),
+    "cuhk03_detected": _cuhk03("detected", Counts(767, 7_365, 1_400, 5_332)),
+    # Sun and Zheng, CVPR 2019: rendered people; the part that domain adaptation trains on
+    "personx": MarketFolders(
+        "PersonX",
+        ("PersonX", "personx", "personX", "subset1", "personx/subset1"),
+        Counts(410, 9_840, 5_136, 30_816),
+    ),
+}
+READERS: dict[str, Reader] = {
+    **{name: layout.read for name, layout in _MARKET_LIKE.items()},
+    "msmt17": read_msmt17,
+    "folder": read_folder,
+}
 
 
 def open_reid(
@@ -56,8 +73,9 @@ def open_reid(
 
     ``name`` is one of
 
-    - ``market1501``: Market-1501's folders; junk images ("-1") are left out, distractors ("0000")
-      have identity -1;
+    - ``market1501``, ``dukemtmc``, ``occluded_duke``, ``cuhk03_labeled``, ``cuhk03_detected`` (the
+      new protocol, 767 people to train on) and ``personx``: Market-1501's folders; junk images
+      ("-1") are left out, distractors ("0000") have identity -1;
     - ``msmt17``: V1 or V2, told apart by what is on disk; training is list_train + list_val;
     - names joined by ``+``, such as ``market1501+msmt17``: several sets as one, with identities
       and cameras kept apart; ``root`` is their common parent or their roots joined by a comma;
@@ -104,14 +122,6 @@ def _split_roots(names: list[str], root: str) -> list[Path]:
     return [Path(folder) for folder in roots]
 
 
-def _find(root: Path, names: tuple[str, ...], wanted: tuple[str, ...], what: str) -> Path:
-    """``root`` itself or its sub-folder of a usual name, whichever holds all of ``wanted``."""
-    for folder in (root, *(root / name for name in names)):
-        if all((folder / entry).exists() for entry in wanted):
-            return folder
-    raise UserError(f"{root}: not {what}: it lacks {', '.join(wanted)}; give the folder with them")
-
-
 def _check_matches(protocol: ReIDProtocol) -> None:
     """At least one query must be findable: the same identity, and seen by another camera."""
     query, gallery = protocol.query, protocol.gallery
@@ -123,134 +133,3 @@ def _check_matches(protocol: ReIDProtocol) -> None:
             f"{protocol.name}: no query has a match in the gallery (the same identity in another "
             "camera); check the pattern that identities and cameras are read with"
         )
-
-
-def _label(
-    root: Path, names: list[str], pattern: str, what: str
-) -> tuple[list[str], list[str], list[str | None]]:
-    """The identity and the camera in each name, as text.
-
-    Raises:
-        UserError: no image, or one whose name does not match.
-    """
-    if not names:
-        raise UserError(f"{root}: no image of {what} in it")
-    try:
-        matches = [re.search(pattern, name) for name in names]
-    except re.error as error:
-        raise UserError(f"{pattern!r}: not a regular expression ({error})") from error
-    wrong = [name for name, match in zip(names, matches) if match is None]
-    if wrong:
-        raise UserError(
-            f"{root}: {len(wrong):,} of {len(names):,} image names, such as {wrong[0]!r}, do not "
-            f"match {pattern!r}; move those images away or change the pattern"
-        )
-    groups = [match.groupdict() for match in matches if match]
-    if "identity" not in groups[0]:
-        raise UserError(f"{pattern!r}: lacks the group (?P<identity>…)")
-    return names, [g["identity"] for g in groups], [g.get("camera") for g in groups]
-
-
-def _read_market1501(name: str, root: Path, _pattern: str) -> ReIDProtocol:
-    """Zheng et al., ICCV 2015: ``0002_c1s1_000451_03.jpg`` is identity 2 in camera 1."""
-    usual = ("Market-1501-v15.09.15", "Market-1501", "Market1501", "market1501")
-    folders = ("bounding_box_train", "query", "bounding_box_test")
-    home = _find(root, usual, folders, "Market-1501")
-    parts = []
-    for folder in folders:
-        names = list_images(home / folder)
-        names, identities, cameras = _label(home / folder, names, DEFAULT_PATTERN, "Market-1501")
-        labels = np.array(identities, np.int64)
-        views = np.array(cameras, np.int64) - 1
-        kept = np.flatnonzero(labels >= 0)
-        labels = np.where(labels == 0, -1, labels)
-        pool = FilesPool(str(home / folder), home / folder, [names[i] for i in kept])
-        parts.append(LabelledImages(pool, labels[kept], views[kept]))
-    return ReIDProtocol(name, *parts, _MARKET1501.compare(*parts))
-
-
-def _read_msmt17(name: str, root: Path, _pattern: str) -> ReIDProtocol:
-    """Wei et al., CVPR 2018: ``0000/0000_000_01_0303morning_0008_0.jpg`` is camera 1.
-
-    Test persons are numbered from 0 again, so they are moved behind the training persons.
-    """
-    lists = tuple(f"list_{part}.txt" for part in ("train", "val", "query", "gallery"))
-    home = _find(root, ("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17"), lists, "MSMT17")
-    masked = (home / "mask_train_v2").is_dir()
-    folders = ("mask_train_v2", "mask_test_v2") if masked else ("train", "test")
-    _find(home, (), folders, "MSMT17")
-    train_folder, test_folder = (home / folder for folder in folders)
-    train = _read_msmt17_lists(train_folder, [home / lists[0], home / lists[1]], 0)
-    first = int(train.identities.max()) + 1
-    query = _read_msmt17_lists(test_folder, [home / lists[2]], first)
-    gallery = _read_msmt17_lists(test_folder, [home / lists[3]], first)
-    split = _MSMT17.compare(train, query, gallery) + ", train + val lists, "
-    split += "V2 (masked faces; not comparable with V1)" if masked else "V1"
-    return ReIDProtocol(name, train, query, gallery, split)
-
-
-def _read_msmt17_lists(folder: Path, lists: list[Path], first: int) -> LabelledImages:
-    names, identities, cameras = [], [], []
-    for path in lists:
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                image, identity = line.split()
-                camera = int(os.path.basename(image).split("_")[2])
-                labels = int(identity) + first, camera - 1
-            except (ValueError, IndexError):
-                raise UserError(
-                    f"{path}: line {number} is not 'image identity' with the camera third in the "
-                    f"image's name: {line!r}"
-                ) from None
-            names.append(image)
-            identities.append(labels[0])
-            cameras.append(labels[1])
-    if not names:
-        raise UserError(f"{lists[0]}: the list is empty")
-    if not (folder / names[0]).exists():
-        raise UserError(f"{folder / names[0]}: listed in {lists[0].name} but not there")
-    return LabelledImages(FilesPool(str(folder), folder, names), identities, cameras)
-
-
-def _read_folder(name: str, root: Path, pattern: str) -> ReIDProtocol:
-    """Any images with identity and camera in their paths; text identities are numbered."""
-    split_up = all((root / part).is_dir() for part in ("query", "gallery"))
-    present = [part for part in PARTS if (root / part).is_dir()] if split_up else ["."]
-    found = {part: _label(root / part, list_images(root / part), pattern, part) for part in present}
-    identities = _encode([texts for _, texts, _ in found.values()])
-    cameras = _encode([texts for _, _, texts in found.values()])
-    images = {}
-    for part, labels, views in zip(found, identities, cameras):
-        pool = FilesPool(str(root / part), root / part, found[part][0])
-        images[part] = LabelledImages(pool, np.maximum(labels, -1), views)
-    if split_up:
-        train = images.get("train", images["query"].subset([]))
-        return ReIDProtocol(name, train, images["query"], images["gallery"], "your own split")
-    whole = images["."]
-    query, gallery = split_queries(whole)
-    split = (
-        "one folder: all of it trains, and the first image of each identity and camera is a query"
-    )
-    return ReIDProtocol(name, whole, whole.subset(query), whole.subset(gallery), split)
-
-
-def _encode(parts: list[list[str | None]]) -> list[np.ndarray | None]:
-    """Numbers as they are; any other text by its rank among all texts of all parts."""
-    texts = {text for part in parts for text in part}
-    if None in texts:
-        return [None] * len(parts)
-    try:
-        numbers = {text: int(text) for text in texts}
-    except ValueError:
-        numbers = {text: rank for rank, text in enumerate(sorted(texts))}
-    return [np.array([numbers[text] for text in part], np.int64) for part in parts]
-
-
-Reader = Callable[[str, Path, str], ReIDProtocol]
-READERS: dict[str, Reader] = {
-    "market1501": _read_market1501,
-    "msmt17": _read_msmt17,
-    "folder": _read_folder,
-}
