@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import DINOHead, normalise
+from transreid_ssl.pretrain.networks import ViewNetwork
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.optim import move_towards
 from transreid_ssl.training.schedules import cosine, linear
@@ -156,19 +157,6 @@ class DINOLoss(nn.Module):
         self.center.lerp_(mean, 1.0 - self.center_momentum)
 
 
-class ViewNetwork(nn.Module):
-    """A backbone and a head: every size of crop passes the backbone once, all together the head."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Features (V·B, D) and logits (V·B, K) of crop groups, each (v·B, 3, height, width)."""
-        features = torch.cat([self.backbone(group) for group in groups])
-        return features, self.head(features)
-
-
 class DINO(nn.Module):
     """Student, momentum teacher and loss.
 
@@ -180,6 +168,8 @@ class DINO(nn.Module):
         num_teacher_crops: How many of them are large.
         accumulation: Micro-batches an optimiser step.
     """
+
+    name = "dino"
 
     def __init__(
         self,
@@ -213,6 +203,16 @@ class DINO(nn.Module):
             student_temp=config.student_temp, center_momentum=config.center_momentum,
             accumulation=accumulation,
         )  # fmt: skip
+
+    @property
+    def kept(self) -> nn.Module:
+        """The backbone that is probed and saved: the teacher's, the better one all along."""
+        return self.teacher.backbone
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What torch.compile is worth using on."""
+        return [self.student, self.teacher]
 
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""

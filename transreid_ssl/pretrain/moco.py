@@ -1,0 +1,90 @@
+"""MoCo v2: momentum contrast against a queue (He et al., 1911.05722; Chen et al., 2003.04297).
+
+With the settings that LUPerson found best for persons (Fu et al., 2012.03753). A query, one view of
+an image, has to find the key of the other view among those of many other images.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transreid_ssl.errors import check_ranges
+from transreid_ssl.pretrain.contrast import KeyQueue, info_nce
+from transreid_ssl.pretrain.heads import mlp_head
+from transreid_ssl.pretrain.networks import MomentumPair
+from transreid_ssl.training.health import feature_spread
+
+
+@dataclass(frozen=True)
+class MoCoConfig:
+    """MoCo's settings, as LUPerson's published run has them.
+
+    Args:
+        dim: Size of queries and keys.
+        hidden_dim: Width of the head's hidden layer; null: the backbone's.
+        queue_size: Keys to tell a query's own from. Many need a large pool: a queue that holds an
+            image's own earlier keys among its negatives works against the positives.
+        temperature: Of the softmax; LUPerson's is lower than MoCo v2's 0.2.
+        momentum: Of the key encoder, constant; short runs want it lower.
+        symmetric: Let each view be a query once and a key once: twice the work a step. LUPerson
+            and MoCo v2 do not.
+        head_norm: Batch norm in the head, which neither has.
+    """
+
+    dim: int = 128
+    hidden_dim: int | None = None
+    queue_size: int = 65536
+    temperature: float = 0.1
+    momentum: float = 0.999
+    symmetric: bool = False
+    head_norm: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, dim=(1, None), hidden_dim=(1, None), queue_size=(1, None),
+            temperature=(1e-4, None), momentum=(0, 1),
+        )  # fmt: skip
+
+
+class MoCo(MomentumPair):
+    """Query encoder, key encoder and queue.
+
+    Args:
+        backbone, key_backbone: See ``MomentumPair``.
+        config: Settings.
+    """
+
+    name = "moco"
+
+    def __init__(self, backbone: nn.Module, key_backbone: nn.Module, config: MoCoConfig) -> None:
+        width = backbone.spec.embed_dim
+        head = mlp_head(width, config.hidden_dim or width, config.dim, norm=config.head_norm)
+        super().__init__(
+            backbone, key_backbone, head,
+            momentum=config.momentum, final_momentum=config.momentum,
+        )  # fmt: skip
+        self.config = config
+        self.queue = KeyQueue(config.dim, config.queue_size)
+
+    def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
+        """Loss of a batch of ``views``: one group of two large crops an image, crop-major."""
+        views = self.two_views(batch)
+        pairs = [views, views[::-1]] if self.config.symmetric else [views]
+        keys = [self.key(other) for _, other in pairs]
+        encoded = [self.query(view) for view, _ in pairs]
+        results = [
+            info_nce(queries, key, self.config.temperature, queue=self.queue.keys)
+            for (_, queries), key in zip(encoded, keys)
+        ]
+        if self.training:
+            self.queue.remember(torch.stack(keys, dim=1).flatten(0, 1))  # image by image
+        loss, accuracy = (torch.stack(values).mean() for values in zip(*results))
+        spread = feature_spread(encoded[0][0])
+        return {"loss": loss, "contrast_accuracy": accuracy, "feature_spread": spread}
+
+    def after_step(self, progress: float) -> None:
+        """Move the key encoder, then let the step's keys into the queue."""
+        super().after_step(progress)
+        self.queue.enqueue()

@@ -1,0 +1,117 @@
+"""What all objectives are built of: a backbone with a head, and a slow copy that follows it."""
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transreid_ssl.data import MultiCropConfig
+from transreid_ssl.errors import UserError
+from transreid_ssl.models import normalise
+from transreid_ssl.training.optim import move_towards
+from transreid_ssl.training.schedules import cosine
+
+
+class ViewNetwork(nn.Module):
+    """A backbone and a head: every size of crop passes the backbone once, all together the head."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features (V·B, D) and logits (V·B, K) of crop groups, each (v·B, 3, height, width)."""
+        features = torch.cat([self.backbone(group) for group in groups])
+        return features, self.head(features)
+
+
+def check_two_views(views: MultiCropConfig) -> None:
+    """Refuse views that a contrast of two large views cannot use."""
+    if (views.num_global, views.num_local) != (2, 0):
+        raise UserError(
+            f"--views.num_global is {views.num_global} and --views.num_local {views.num_local}: "
+            "this objective compares two large views of an image; give 2 and 0"
+        )
+
+
+class MomentumPair(nn.Module):
+    """A query encoder that learns and a key encoder that follows it.
+
+    The base of MoCo, MoCo v3 and MoBY: an encoder is a backbone with a projection head; queries may
+    pass a prediction head besides. Subclasses give ``forward`` and the class attribute ``name``.
+
+    The key encoder is in training mode, as in all three papers: its batch norms use the statistics
+    of the batch of keys, which is a forward pass of its own. On several GPUs the loop makes them
+    synchronised, as MoCo v3 and MoBY do and where MoCo v2 shuffles images between GPUs instead:
+    with statistics of the whole global batch no key tells by its statistics which process it is
+    of, and no images have to travel.
+
+    Args:
+        backbone: The query encoder's network, which carries ``spec``.
+        key_backbone: The same network without stochastic depth; takes the other's weights.
+        head: The query encoder's projection head; the key encoder has a copy.
+        predictor: What only queries pass; None: nothing.
+        momentum: Of the key encoder, at the start.
+        final_momentum: At the end, along a cosine.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        key_backbone: nn.Module,
+        head: nn.Module,
+        *,
+        predictor: nn.Module | None = None,
+        momentum: float,
+        final_momentum: float,
+    ) -> None:
+        super().__init__()
+        self.spec = backbone.spec
+        self.encoder_q = ViewNetwork(backbone, head)
+        self.encoder_k = ViewNetwork(key_backbone, copy.deepcopy(head))
+        self.encoder_k.load_state_dict(self.encoder_q.state_dict())
+        self.encoder_k.requires_grad_(False)
+        self.predictor = nn.Identity() if predictor is None else predictor
+        self.momentum = (momentum, final_momentum)
+
+    @property
+    def kept(self) -> nn.Module:
+        """The backbone that is probed and saved: the one that learns, as published."""
+        return self.encoder_q.backbone
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What torch.compile is worth using on."""
+        return [self.encoder_q, self.encoder_k]
+
+    def two_views(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The large views of a batch's ``views``, normalised, each float32 (B, 3, H, W)."""
+        first, second = batch["views"][0].chunk(2)
+        return tuple(normalise(view, self.spec.mean, self.spec.std) for view in (first, second))
+
+    def query(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, D) and queries of length 1, float32 (B, K), of normalised images."""
+        features, projected = self.encoder_q([images])
+        return features, unit(self.predictor(projected))
+
+    @torch.no_grad()
+    def key(self, images: Tensor) -> Tensor:
+        """Keys of length 1, float32 (B, K), of normalised images."""
+        return unit(self.encoder_k([images])[1])
+
+    def before_step(self, epoch: int) -> None:
+        """Nothing to do before the optimiser's step."""
+
+    def after_step(self, progress: float) -> None:
+        """Move the key encoder towards the query encoder."""
+        slow, fast = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
+        move_towards(slow, fast, cosine(progress, *self.momentum))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Rows of length 1, in float32 whatever came in."""
+    return F.normalize(vectors.float(), dim=-1)
