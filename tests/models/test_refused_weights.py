@@ -47,7 +47,7 @@ def test_an_unknown_architecture_is_refused(tmp_path):
         (lambda s: s.update({"blocks.0.mlp.fc1.bias": torch.ones(8)}), "of other shapes"),
         (lambda s: s.update({"pos_embed": torch.ones(1, 138, 128)}), "no usual image size"),
         (lambda s: s.pop("patch_embed.proj.weight"), "no patch embedding"),
-        (lambda s: s.pop("cls_token"), "no vision transformer in it"),
+        (lambda s: s.pop("cls_token"), "no vision transformer and no ResNet in it"),
     ],
 )
 def test_what_would_change_the_computation_is_an_error(tmp_path, change, complaint):

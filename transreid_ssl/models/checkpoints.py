@@ -2,7 +2,8 @@
 
 Formats: safetensors (ours, or timm's); our training checkpoints; the pickles that TransReID-SSL
 publishes: a DINO training checkpoint, the backbone converted from it, a fine-tuned network, a
-cluster-contrast checkpoint; and ImageNet ViTs of timm and DINO.
+cluster-contrast checkpoint; ImageNet ViTs of timm and DINO; LUPerson's ResNets: MoCo training
+snapshots, plain files and fast-reid networks; and ImageNet ResNets of torchvision and timm.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.statistics import Statistics
 
 HEADER = "transreid_ssl"
 """The key of the spec in the metadata of our safetensors files."""
@@ -34,6 +36,10 @@ DINO_BACKBONE = "converted DINO backbone"
 FINETUNED = "TransReID fine-tuned network"
 CLUSTER_CONTRAST = "cluster-contrast checkpoint"
 IMAGENET_VIT = "ImageNet ViT"
+MOCO_TRAINING = "MoCo training checkpoint"
+FAST_REID = "fast-reid network"
+IMAGENET_RESNET = "ImageNet ResNet"
+PLAIN_RESNET = "ResNet without a classifier"
 
 # What published checkpoints hold beside tensors, and nothing that can run code. Files written with
 # NumPy 1 name the same functions differently.
@@ -54,6 +60,7 @@ class Checkpoint:
         state: name -> tensor; ``head.*`` and ``bottleneck.*`` are here too where the file has them.
         dropped: what the file holds beside, by its name in the file.
         spec: the header, where the file has ours.
+        statistics: what images were normalised with, where another program's file says it.
     """
 
     path: Path
@@ -61,13 +68,15 @@ class Checkpoint:
     state: dict[str, Tensor]
     dropped: list[str] = field(default_factory=list)
     spec: BackboneSpec | None = None
+    statistics: Statistics | None = None
 
 
 def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
     """Read a weights file of any known format.
 
     Args:
-        which: ``teacher`` or ``student``, of a training checkpoint that has both.
+        which: ``teacher`` or ``student``, of a training checkpoint that has both. Of MoCo's two
+            encoders the query encoder is read, as its authors do.
 
     Raises:
         UserError: no such file, not a weights file, damaged, or holding what must not be unpickled.
@@ -152,12 +161,13 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     aside += [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     names = {name: name.removeprefix("module.") for name in tensors}
-    found = [p for p in ("backbone.", "base.", "") if p + "cls_token" in names.values()]
+    first = ("cls_token", "conv1.weight")  # of a transformer, of a ResNet
+    found = [p for p in _PREFIXES if any(p + name in names.values() for name in first)]
     if not found:
-        first = ", ".join(list(tensors)[:3]) or "no tensors"
+        shown = ", ".join(list(tensors)[:3]) or "no tensors"
         raise UserError(
-            f"{path}: no vision transformer in it (it holds {first}); "
-            "give a checkpoint of DINO, TransReID, cluster-contrast or timm"
+            f"{path}: no vision transformer and no ResNet in it (it holds {shown}); give a "
+            "checkpoint of DINO, TransReID, cluster-contrast, MoCo, fast-reid, torchvision or timm"
         )
     renamed: dict[str, Tensor] = {}
     for name, bare in names.items():
@@ -166,7 +176,21 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
             aside.append(name)
         else:
             renamed[target] = tensors[name]
-    return Checkpoint(path, _format(key, found[0], renamed), renamed, aside)
+    bare_tensors = {bare: tensors[name] for name, bare in names.items()}
+    kind = _format(key, found[0], renamed, bare_tensors)
+    return Checkpoint(path, kind, renamed, aside, statistics=_statistics(bare_tensors))
+
+
+_PREFIXES = ("backbone.", "base.", "encoder_q.", "")
+
+
+def _statistics(tensors: Mapping[str, Tensor]) -> Statistics | None:
+    """fast-reid keeps them among its weights, of values in 0…255."""
+    names = ("pixel_mean", "pixel_std")
+    if not all(name in tensors and tensors[name].numel() == 3 for name in names):
+        return None
+    mean, std = (tuple((tensors[name].double().flatten() / 255).tolist()) for name in names)
+    return Statistics(mean, std)
 
 
 def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
@@ -198,9 +222,14 @@ def _rename(name: str, prefix: str) -> str | None:
     return name
 
 
-def _format(wrapper: str, prefix: str, state: Mapping[str, Tensor]) -> str:
+def _format(
+    wrapper: str, prefix: str, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> str:
+    """The format, told from where the weights ``state`` were among all ``tensors``."""
     if wrapper in ("teacher", "student"):
         return DINO_TRAINING
+    if "cls_token" not in state:
+        return _resnet_format(prefix, tensors)
     if wrapper == "state_dict" and (prefix == "base." or "bottleneck.weight" in state):
         return CLUSTER_CONTRAST
     if prefix == "base.":
@@ -212,3 +241,12 @@ def _format(wrapper: str, prefix: str, state: Mapping[str, Tensor]) -> str:
     num_patches = state["pos_embed"].shape[1] - 1 if "pos_embed" in state else 0
     square = round(num_patches**0.5) ** 2 == num_patches
     return IMAGENET_VIT if wrapper or square or "head.weight" in state else DINO_BACKBONE
+
+
+def _resnet_format(prefix: str, tensors: Mapping[str, Tensor]) -> str:
+    if prefix:
+        by_prefix = {"encoder_q.": MOCO_TRAINING, "backbone.": FAST_REID, "base.": FINETUNED}
+        return by_prefix[prefix]
+    classifier = tensors.get("fc.weight")
+    of_imagenet = classifier is not None and classifier.shape[0] == 1000
+    return IMAGENET_RESNET if of_imagenet else PLAIN_RESNET

@@ -2,16 +2,23 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import checkpoints
+from transreid_ssl.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    MGNArchitecture,
+    ResNetArchitecture,
+    ViTArchitecture,
+)
 from transreid_ssl.models.checkpoints import Checkpoint
-from transreid_ssl.models.spec import ARCHITECTURES, Architecture, BackboneSpec
-from transreid_ssl.models.statistics import HALF, IMAGENET
+from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.statistics import HALF, IMAGENET, LUPERSON
 from transreid_ssl.models.stem import patch_grid
 
 # No two of these have the same number of patches at any of the strides tried.
@@ -20,19 +27,48 @@ _OVERLAPS = (14, 12)
 
 
 def detect_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture:
-    """The sizes of the network that these weights are of, but for its number of heads (0)."""
+    """The sizes of the network that these weights are of, but for a ViT's number of heads (0).
+
+    Raises:
+        UserError: weights that tell it are missing.
+    """
+    if "cls_token" in state or "conv1.weight" not in state:
+        return _detect_vit(state, path)
+    first = {name.removeprefix("branches.0."): value for name, value in state.items()}
+    trunk = _detect_resnet(first, path)
+    reduction = first.get("reductions.0.0.weight")
+    return trunk if reduction is None else MGNArchitecture(trunk, reduction.shape[0])
+
+
+def _detect_vit(state: Mapping[str, Tensor], path: Path) -> ViTArchitecture:
     try:
         embed_dim = state["cls_token"].shape[-1]
         kernel = state["patch_embed.proj.weight"].shape[-1]
     except (KeyError, IndexError) as error:
         raise UserError(f"{path}: holds no patch embedding; it is damaged or incomplete") from error
-    blocks = [re.match(r"blocks\.(\d+)\.", name) for name in state]
-    depth = 1 + max((int(found[1]) for found in blocks if found), default=-1)
+    depth = _count(state, r"blocks\.(\d+)\.")
     stem = state.get("patch_embed.conv.0.weight")
     if stem is None:
-        return Architecture(embed_dim, depth, 0, kernel)
+        return ViTArchitecture(embed_dim, depth, 0, kernel)
     norm = "ibn" if "patch_embed.conv.1.IN.weight" in state else "bn"
-    return Architecture(embed_dim, depth, 0, 2 * kernel, stem.shape[0], norm)
+    return ViTArchitecture(embed_dim, depth, 0, 2 * kernel, stem.shape[0], norm)
+
+
+def _detect_resnet(state: Mapping[str, Tensor], path: Path) -> ResNetArchitecture:
+    stages = range(1, 5)
+    try:
+        channels = tuple(state[f"layer{stage}.0.conv1.weight"].shape[0] for stage in stages)
+    except (KeyError, IndexError) as error:
+        raise UserError(f"{path}: lacks stages of a ResNet; it is damaged or another") from error
+    depths = tuple(_count(state, rf"layer{stage}\.(\d+)\.") for stage in stages)
+    bottleneck, ibn = "layer1.0.conv3.weight" in state, "layer1.0.bn1.IN.weight" in state
+    return ResNetArchitecture(depths, channels, bottleneck, ibn)
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """One more than the highest number that the pattern finds in the names."""
+    found = [re.match(pattern, name) for name in state]
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
 def detect_name(found: Architecture, path: Path) -> str:
@@ -42,7 +78,7 @@ def detect_name(found: Architecture, path: Path) -> str:
         UserError: none of ours has them.
     """
     for name, sizes in ARCHITECTURES.items():
-        if replace(sizes, num_heads=0) == replace(found, num_heads=0):
+        if sizes == found:
             return name
     raise UserError(
         f"{path}: of a network with {found}, which is none of {', '.join(ARCHITECTURES)}"
@@ -62,45 +98,70 @@ def detect_size(num_patches: int, patch_size: int) -> tuple[tuple[int, int], int
 def detect_spec(checkpoint: Checkpoint) -> BackboneSpec:
     """The spec of a checkpoint: from its header, or from its shapes and its format.
 
-    The authors normalise pre-training with ImageNet's statistics and fine-tuning with 0.5.
+    Statistics are the file's own where it has them, else those of its format's authors.
+    TransReID-SSL pre-trains with ImageNet's and fine-tunes with 0.5, LUPerson uses its own. A plain
+    ResNet is taken for LUPerson's unless it classifies ImageNet.
 
     Raises:
         UserError: the weights are of no network or image size known here.
     """
     if checkpoint.spec is not None:
         return checkpoint.spec
-    state, path = checkpoint.state, checkpoint.path
-    sizes = detect_architecture(state, path)
+    path, format = checkpoint.path, checkpoint.format
+    sizes = detect_architecture(checkpoint.state, path)
     name = detect_name(sizes, path)
+    vit = isinstance(sizes, ViTArchitecture)
+    mean, std = checkpoint.statistics or _STATISTICS.get(format, IMAGENET)
+    return BackboneSpec(
+        name=name,
+        mean=mean,
+        std=std,
+        objective=_OBJECTIVES.get(format, ""),
+        provenance={"file": path.name, "format": format},
+        **_vit_options(checkpoint, sizes) if vit else _resnet_options(checkpoint, sizes),
+    )
+
+
+def _vit_options(checkpoint: Checkpoint, sizes: ViTArchitecture) -> dict[str, Any]:
+    state = checkpoint.state
     num_patches = state["pos_embed"].shape[1] - 1 if "pos_embed" in state else 0
     found = detect_size(num_patches, sizes.patch_size)
     if found is None:
         raise UserError(
-            f"{path}: {num_patches} position embeddings are of no usual image size; "
+            f"{checkpoint.path}: {num_patches} position embeddings are of no usual image size; "
             "build the network for its size and use load_weights"
         )
-    img_size, stride = found
-    tuned = checkpoint.format in (checkpoints.FINETUNED, checkpoints.CLUSTER_CONTRAST)
     dino = checkpoint.format in (checkpoints.DINO_TRAINING, checkpoints.DINO_BACKBONE)
     cameras = state.get("sie_embed")
-    return BackboneSpec(
-        name=name,
-        img_size=img_size,
-        stride=stride,
-        mean=(HALF if tuned else IMAGENET).mean,
-        std=(HALF if tuned else IMAGENET).std,
-        position_resampling="dino" if dino else "antialias",
-        num_cameras=0 if cameras is None else cameras.shape[0],
-        feature_norm=checkpoint.format == checkpoints.CLUSTER_CONTRAST,
-        objective=_OBJECTIVES.get(checkpoint.format, ""),
-        provenance={"file": path.name, "format": checkpoint.format},
-    )
+    return {
+        "img_size": found[0],
+        "stride": found[1],
+        "position_resampling": "dino" if dino else "antialias",
+        "num_cameras": 0 if cameras is None else cameras.shape[0],
+        "feature_norm": checkpoint.format == checkpoints.CLUSTER_CONTRAST,
+    }
 
 
+def _resnet_options(checkpoint: Checkpoint, sizes: Architecture) -> dict[str, Any]:
+    """A ResNet's weights tell neither size nor last stride: 256x128, and 16 once fine-tuned."""
+    tuned = checkpoint.format in (checkpoints.FAST_REID, checkpoints.FINETUNED)
+    return {"stride": 16} if tuned and isinstance(sizes, ResNetArchitecture) else {}
+
+
+_STATISTICS = {
+    checkpoints.FINETUNED: HALF,
+    checkpoints.CLUSTER_CONTRAST: HALF,
+    checkpoints.MOCO_TRAINING: LUPERSON,
+    checkpoints.FAST_REID: LUPERSON,
+    checkpoints.PLAIN_RESNET: LUPERSON,
+}
 _OBJECTIVES = {
     checkpoints.DINO_TRAINING: "dino",
     checkpoints.DINO_BACKBONE: "dino",
     checkpoints.FINETUNED: "supervised",
     checkpoints.CLUSTER_CONTRAST: "cluster-contrast",
     checkpoints.IMAGENET_VIT: "imagenet",
+    checkpoints.MOCO_TRAINING: "moco",
+    checkpoints.FAST_REID: "supervised",
+    checkpoints.IMAGENET_RESNET: "imagenet",
 }

@@ -8,10 +8,31 @@ from dataclasses import fields
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
 
+from transreid_ssl.models.architectures import (
+    Architecture,
+    MGNArchitecture,
+    ResNetArchitecture,
+    ViTArchitecture,
+)
+from transreid_ssl.models.mgn import MGN
+from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
 from transreid_ssl.models.statistics import IMAGENET
 from transreid_ssl.models.vit import ReIDViT
+
+_NETWORKS = {ViTArchitecture: ReIDViT, ResNetArchitecture: ReIDResNet, MGNArchitecture: MGN}
+
+
+def _ends(sizes: Architecture) -> dict[str, str | None]:
+    """What timm wants to know of a network's first and last layer."""
+    if isinstance(sizes, ViTArchitecture):
+        first = "patch_embed.conv.0" if sizes.stem_hidden else "patch_embed.proj"
+        return {"first_conv": first, "classifier": "head"}
+    classifier = "fc" if isinstance(sizes, ResNetArchitecture) else None
+    return {"first_conv": "conv1", "classifier": classifier}
+
 
 # Read by register_model; without img_size, timm builds for the input size given here.
 default_cfgs = generate_default_cfgs(
@@ -21,22 +42,23 @@ default_cfgs = generate_default_cfgs(
             "num_classes": 0,
             "mean": IMAGENET.mean,
             "std": IMAGENET.std,
-            "classifier": "head",
-            "first_conv": "patch_embed.conv.0" if sizes.stem_hidden else "patch_embed.proj",
+            **_ends(sizes),
         }
         for name, sizes in ARCHITECTURES.items()
     }
 )
 
 
-def _entrypoint(name: str) -> Callable[..., ReIDViT]:
+def _entrypoint(name: str) -> Callable[..., nn.Module]:
+    network = _NETWORKS[type(ARCHITECTURES[name])]
+
     def create(
         pretrained: bool = False, spec: BackboneSpec | None = None, **kwargs: Any
-    ) -> ReIDViT:
+    ) -> nn.Module:
         """Give either a complete ``spec``, or its fields as keywords, beside timm's own options."""
         own = {f.name: kwargs.pop(f.name) for f in fields(BackboneSpec) if f.name in kwargs}
         spec = spec or BackboneSpec(name=name, **own)
-        return build_model_with_cfg(ReIDViT, name, pretrained, spec=spec, **kwargs)
+        return build_model_with_cfg(network, name, pretrained, spec=spec, **kwargs)
 
     create.__name__ = create.__qualname__ = name
     return create

@@ -6,51 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models.architectures import ARCHITECTURES, Architecture, architecture
 from transreid_ssl.models.positions import RESAMPLINGS
 from transreid_ssl.models.statistics import IMAGENET
-from transreid_ssl.models.stem import patch_grid
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes behind a name; ``stem_hidden`` is 0 for plain patches, without a stem.
-
-    ``stem_norm`` is "ibn" (half instance, half batch norm: the paper's ICS) or "bn".
-    """
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    patch_size: int
-    stem_hidden: int = 0
-    stem_norm: str = "ibn"
-
-    def __str__(self) -> str:
-        stem = "no stem"
-        if self.stem_hidden:
-            stem = f"an {self.stem_norm.upper()} stem of {self.stem_hidden} channels"
-        return f"width {self.embed_dim}, depth {self.depth}, patch {self.patch_size}, {stem}"
-
-
-_SIZES = {  # embed_dim, depth, num_heads, patch_size, channels of the stem
-    "vit_nano_patch8": (128, 4, 4, 8, 32),
-    "vit_nano_patch16": (128, 4, 4, 16, 32),
-    "vit_tiny_patch16": (192, 12, 3, 16, 64),
-    "vit_small_patch16": (384, 12, 6, 16, 64),
-    "vit_base_patch16": (768, 12, 12, 16, 64),
-}
-ARCHITECTURES = {
-    f"{size}_{kind}": Architecture(*sizes[:4], sizes[4] if norm else 0, norm or "ibn")
-    for size, sizes in _SIZES.items()
-    for kind, norm in (("reid", None), ("ics", "ibn"), ("conv", "bn"))
-}
-
-
-def architecture(name: str) -> Architecture:
-    """The sizes of a network by its name; ``UserError`` for a name that is not known."""
-    if name not in ARCHITECTURES:
-        raise UserError(f"network {name!r} is not known: choose one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name]
 
 
 @dataclass(frozen=True)
@@ -62,21 +20,25 @@ class BackboneSpec:
     """
 
     name: str
-    """One of ``ARCHITECTURES``, such as ``vit_small_patch16_ics``."""
+    """One of ``ARCHITECTURES``, such as ``vit_small_patch16_ics`` or ``resnet50_reid``."""
     img_size: tuple[int, int] = (256, 128)
     """(height, width) in pixels."""
     stride: int = 0
-    """Pixels between patches; 0 becomes the patch size, less makes them overlap."""
+    """Pixels between cells of the map; 0 becomes the network's own.
+
+    A ViT's own is its patch size, and less makes patches overlap. A ResNet's own is 32; at 16 its
+    last stage keeps its resolution.
+    """
     mean: tuple[float, float, float] = IMAGENET.mean
     """Channel means of the training images, of values in 0…1."""
     std: tuple[float, float, float] = IMAGENET.std
     position_resampling: str = "antialias"
-    """How position embeddings are resampled for images of another size."""
+    """How a ViT's position embeddings are resampled for images of another size."""
     num_cameras: int = 0
-    """Rows of the camera embedding (SIE); 0 for none."""
+    """Rows of a ViT's camera embedding (SIE); 0 for none."""
     camera_weight: float = 1.5
     gem: bool = False
-    """Whether the feature is the class token plus the generalised mean of the patch tokens."""
+    """Whether the generalised mean is added to a ViT's class token, or replaces a ResNet's mean."""
     feature_norm: bool = False
     """Whether the feature goes through a batch norm, as in cluster-contrast training."""
     objective: str = ""
@@ -90,28 +52,22 @@ class BackboneSpec:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "provenance", dict(self.provenance or {}))
         if not self.stride:
-            object.__setattr__(self, "stride", network.patch_size)
+            object.__setattr__(self, "stride", network.default_stride)
         if self.position_resampling not in RESAMPLINGS:
             raise UserError(f"position_resampling must be one of {', '.join(RESAMPLINGS)}")
-        if len(self.img_size) != 2 or min(self.grid) < 1:
-            raise UserError(
-                f"img_size {self.img_size}: must be (height, width), "
-                f"each {network.patch_size} or more"
-            )
+        if len(self.img_size) != 2:
+            raise UserError(f"img_size {self.img_size}: must be (height, width)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError("mean and std must each hold three numbers, and no std may be 0")
-        if not 0 < self.stride <= network.patch_size or (network.stem_hidden and self.stride % 2):
-            raise UserError(
-                f"stride {self.stride}: must be from 1 to {network.patch_size}, "
-                "and even with a convolution stem"
-            )
+        network.check(self)
 
     @property
     def architecture(self) -> Architecture:
         return ARCHITECTURES[self.name]
 
     @property
-    def patch_size(self) -> int:
+    def patch_size(self) -> int | None:
+        """Pixels that a patch is high and wide; None where a network has no patches."""
         return self.architecture.patch_size
 
     @property
@@ -121,8 +77,8 @@ class BackboneSpec:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The patch grid as (rows, columns)."""
-        return patch_grid(self.img_size, self.patch_size, self.stride)
+        """The patches, or the cells of the last map, as (rows, columns)."""
+        return self.architecture.grid(self.img_size, self.stride)
 
     def to_json(self) -> str:
         """One JSON object; the derived values are written too, for people and other programs."""
@@ -150,8 +106,8 @@ class BackboneSpec:
         extras = [f"{self.num_cameras} camera embeddings"] if self.num_cameras else []
         extras += [name for name in ("gem", "feature_norm") if getattr(self, name)]
         extras += [self.objective] if self.objective else []
-        text = f"{self.name} at {height}x{width} (patch grid {self.grid[0]}x{self.grid[1]})"
-        return ", ".join([text, *extras])
+        cells = f"{self.architecture.map_name} {self.grid[0]}x{self.grid[1]}"
+        return ", ".join([f"{self.name} at {height}x{width} ({cells})", *extras])
 
 
 _DERIVED = ("patch_size", "grid", "embed_dim")

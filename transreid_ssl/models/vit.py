@@ -1,16 +1,16 @@
 """The vision transformers: rectangular inputs, convolution stems, camera embeddings."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from transreid_ssl.errors import UserError
+from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.stem import PatchEmbedding
@@ -54,6 +54,14 @@ class ReIDViT(VisionTransformer):
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         return self.forward_head(self.forward_features(images, cameras))
+
+    def forward_with_map(
+        self, images: Tensor, cameras: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The feature (B, D) and, of the same pass, the patch tokens as a map (B, D, h, w)."""
+        tokens = self.forward_features(images, cameras)
+        grid = self.patch_embed.dynamic_feat_size(images.shape[-2:])
+        return self.forward_head(tokens), tokens[:, 1:].mT.unflatten(2, grid)
 
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
@@ -113,46 +121,17 @@ class ReIDViT(VisionTransformer):
         self.spec = replace(self.spec, img_size=self.patch_embed.img_size)
 
 
-def generalised_mean(tokens: Tensor, power: float = 3.0, eps: float = 1e-6) -> Tensor:
-    """GeM pooling of (B, N, D) to (B, D), between mean and maximum (Radenović et al., 2018)."""
-    return tokens.clamp(min=eps).pow(power).mean(dim=1).pow(1 / power)
-
-
-def build_backbone(
-    name: str,
-    *,
-    img_size: Sequence[int] = (256, 128),
-    drop_path: float = 0.0,
-    stride: int | None = None,
-    **options: Any,
-) -> ReIDViT:
-    """A freshly initialised backbone, in training mode, with its ``.spec``.
-
-    Args:
-        name: one of ``ARCHITECTURES``.
-        img_size: (height, width) in pixels.
-        drop_path: stochastic depth, the rate of the last block; the first has none.
-        stride: pixels between patches; the patch size when None.
-        options: further fields of ``BackboneSpec``: ``num_cameras``, ``gem``, ``mean``, ``std``…
-
-    Raises:
-        UserError: an unknown name, or an impossible option.
-    """
-    spec = BackboneSpec(name=name, img_size=tuple(img_size), stride=stride or 0, **options)
-    return from_spec(spec, drop_path=drop_path)
-
-
-def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> ReIDViT:
-    """A freshly initialised backbone for this spec, in training mode, through timm's registry."""
-    return timm.create_model(spec.name, spec=spec, drop_path_rate=drop_path)
-
-
 @torch.no_grad()
 def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = None) -> Tensor:
     """What the class token attends to in the last block: (B, heads, rows, columns).
 
     Each map sums to less than 1: the rest is the class token's attention to itself.
+
+    Raises:
+        UserError: a network without a class token.
     """
+    if not isinstance(model, ReIDViT):
+        raise UserError(f"{model.spec.name}: has no class token to attend; give weights of a ViT")
     attention = model.blocks[-1].attn
     seen: list[Tensor] = []
     hook = attention.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
@@ -166,15 +145,3 @@ def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = Non
     query, keys = queries_keys[:, 0, 0], queries_keys[:, :, 1]  # (B, H, d), (B, T, H, d)
     weights = torch.einsum("bhd,bthd->bht", query * attention.scale, keys).softmax(dim=-1)
     return weights[..., 1:].unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
-
-
-def sync_batch_norm(
-    model: nn.Module, *, device: torch.device | str, num_processes: int
-) -> nn.Module:
-    """Let batch norms share their statistics between GPUs; call it before the model is wrapped.
-
-    Elsewhere there is nothing to share, or no implementation (CPU): the model returns as it is.
-    """
-    if torch.device(device).type != "cuda" or num_processes < 2:
-        return model
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

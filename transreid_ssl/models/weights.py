@@ -13,17 +13,23 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
+from transreid_ssl.models.architectures import MGNArchitecture
+from transreid_ssl.models.build import Backbone, from_spec
 from transreid_ssl.models.checkpoints import HEADER, Checkpoint, read_checkpoint, read_header
 from transreid_ssl.models.detect import detect_architecture, detect_name, detect_size, detect_spec
 from transreid_ssl.models.hub import find_weights
+from transreid_ssl.models.mgn import NEW_LAYERS, branched
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import BackboneSpec
-from transreid_ssl.models.vit import ReIDViT, from_spec
+from transreid_ssl.models.vit import ReIDViT
 
-# Weights that a network may have or lack without being another network.
-_OPTIONAL = re.compile(r"(sie_embed$|bottleneck\.|head\.)")
+# Weights that a network may have or lack without being another network; the counters of batch
+# norms are not in files of early PyTorch.
+_OPTIONAL = re.compile(r"(sie_embed$|bottleneck\.|head\.|.+\.num_batches_tracked$)")
 # Weights that no network here ignores: unknown ones among them mean a different computation.
-_ESSENTIAL = re.compile(r"(blocks|patch_embed|norm|norm_pre)\.|\w+_(token|embed)$")
+_ESSENTIAL = re.compile(
+    r"(blocks|patch_embed|norm|norm_pre|conv1|bn1|layer\d|branches|NL_\d)\.|\w+_(token|embed)$"
+)
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,13 @@ class LoadReport:
 
 
 def load_weights(
-    model: ReIDViT, path: str | Path, *, which: str = "teacher", resampling: str = "bilinear"
+    model: Backbone, path: str | Path, *, which: str = "teacher", resampling: str = "bilinear"
 ) -> LoadReport:
     """Load a file of any known format, or a hub repository, into a backbone.
 
     Position embeddings of another patch grid are resampled; class heads and camera embeddings of
-    other sizes are left aside, and reported. On an error the model is untouched.
+    other sizes are left aside, and reported. Weights of a ResNet start each branch of an MGN over
+    it. On an error the model is untouched.
 
     Args:
         which: ``teacher`` or ``student``, of a DINO training checkpoint.
@@ -78,7 +85,7 @@ def load_weights(
 
 def load_backbone(
     source: str | Path, *, which: str = "teacher", resampling: str = "bilinear", **overrides: Any
-) -> ReIDViT:
+) -> Backbone:
     """A backbone as its file describes it, in evaluation mode, with ``.spec`` and ``.load_report``.
 
     Args:
@@ -134,9 +141,11 @@ def save_backbone(
         temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
-def _load(model: ReIDViT, checkpoint: Checkpoint, resampling: str) -> LoadReport:
+def _load(model: Backbone, checkpoint: Checkpoint, resampling: str) -> LoadReport:
     own = model.state_dict()
-    _check_architecture(own, checkpoint)
+    starts_branches = _check_architecture(model, checkpoint)
+    if starts_branches:
+        checkpoint = replace(checkpoint, state=branched(checkpoint.state))
     state, dropped, resized = dict(checkpoint.state), list(checkpoint.dropped), []
     for name in [name for name in state if _OPTIONAL.match(name)]:
         if name not in own or own[name].shape != state[name].shape:
@@ -152,7 +161,8 @@ def _load(model: ReIDViT, checkpoint: Checkpoint, resampling: str) -> LoadReport
             resized.append(f"pos_embed from {' to '.join(sizes)} patches ({resampling})")
     unexpected = [name for name in state if name not in own]
     missing = [name for name in own if name not in state]
-    _check_complete(checkpoint, own, state, missing, unexpected)
+    needed = [name for name in missing if not (starts_branches and NEW_LAYERS.match(name))]
+    _check_complete(checkpoint, own, state, needed, unexpected)
     matched = [name for name in own if name in state]
     model.load_state_dict({**own, **{name: state[name] for name in matched}})
     return LoadReport(
@@ -162,14 +172,18 @@ def _load(model: ReIDViT, checkpoint: Checkpoint, resampling: str) -> LoadReport
     )
 
 
-def _check_architecture(own: Mapping[str, Tensor], checkpoint: Checkpoint) -> None:
-    path = checkpoint.path
-    there, here = detect_architecture(checkpoint.state, path), detect_architecture(own, path)
+def _check_architecture(model: Backbone, checkpoint: Checkpoint) -> bool:
+    """Whether these are weights of the ResNet below this MGN; others must be of this network."""
+    path, here = checkpoint.path, model.spec.architecture
+    there = detect_architecture(checkpoint.state, path)
+    if isinstance(here, MGNArchitecture) and there == here.trunk:
+        return True
     if there != here:
         raise UserError(
             f"{path}: of a network with {there}, but this network has {here}; "
             f"build {detect_name(there, path)}, or give other weights"
         )
+    return False
 
 
 def _check_complete(

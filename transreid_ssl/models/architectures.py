@@ -1,0 +1,184 @@
+"""The sizes behind the networks' names, and what each family of them can do.
+
+Every family answers the same questions: how long a feature is (``embed_dim``), how many pixels lie
+between two cells of its map when nothing else is asked for (``default_stride``), how large that map
+is (``grid``), and whether the settings of a spec can be (``check``).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.models.stem import patch_grid
+
+
+@dataclass(frozen=True)
+class ViTArchitecture:
+    """A vision transformer; ``stem_hidden`` is 0 for plain patches, without a stem.
+
+    ``stem_norm`` is "ibn" (half instance, half batch norm: the paper's ICS) or "bn". Weights do not
+    tell the number of heads, so it does not count when two architectures are compared.
+    """
+
+    embed_dim: int
+    depth: int
+    num_heads: int = field(compare=False)
+    patch_size: int
+    stem_hidden: int = 0
+    stem_norm: str = "ibn"
+
+    map_name = "patch grid"
+
+    def __str__(self) -> str:
+        stem = "no stem"
+        if self.stem_hidden:
+            stem = f"an {self.stem_norm.upper()} stem of {self.stem_hidden} channels"
+        return f"width {self.embed_dim}, depth {self.depth}, patch {self.patch_size}, {stem}"
+
+    @property
+    def default_stride(self) -> int:
+        return self.patch_size
+
+    def grid(self, img_size: tuple[int, int], stride: int) -> tuple[int, int]:
+        return patch_grid(img_size, self.patch_size, stride)
+
+    def check(self, spec: Any) -> None:
+        if not 0 < spec.stride <= self.patch_size or (self.stem_hidden and spec.stride % 2):
+            raise UserError(
+                f"stride {spec.stride}: must be from 1 to {self.patch_size}, "
+                "and even with a convolution stem"
+            )
+        if min(self.grid(spec.img_size, spec.stride)) < 1:
+            raise UserError(
+                f"img_size {spec.img_size}: must be (height, width), each {self.patch_size} or more"
+            )
+
+
+@dataclass(frozen=True)
+class ResNetArchitecture:
+    """A ResNet (He et al., 2016), of bottlenecks or of basic blocks.
+
+    ``depths`` and ``channels`` are those of its four stages; ``ibn`` puts instance norms into the
+    first three (IBN-a, Pan et al., 2018).
+    """
+
+    depths: tuple[int, int, int, int]
+    channels: tuple[int, int, int, int] = (64, 128, 256, 512)
+    bottleneck: bool = True
+    ibn: bool = False
+
+    default_stride = 32
+    map_name = "feature map"
+    patch_size = None
+
+    def __str__(self) -> str:
+        kind = "bottlenecks" if self.bottleneck else "basic blocks"
+        norms = "instance and batch norms" if self.ibn else "batch norms"
+        return f"{_dashed(self.depths)} {kind} of {_dashed(self.channels)} channels, {norms}"
+
+    @property
+    def embed_dim(self) -> int:
+        return self.channels[-1] * (4 if self.bottleneck else 1)
+
+    def grid(self, img_size: tuple[int, int], stride: int) -> tuple[int, int]:
+        return _map_size(img_size, stride)
+
+    def check(self, spec: Any) -> None:
+        if spec.stride not in (16, 32):
+            raise UserError(
+                f"stride {spec.stride}: {spec.name} has a map at stride 32, or at 16 "
+                "with a last stage that keeps its resolution"
+            )
+        _check_convolutional(spec)
+
+
+@dataclass(frozen=True)
+class MGNArchitecture:
+    """A multiple granularity network: three branches of a ResNet, eight vectors of ``dim``."""
+
+    trunk: ResNetArchitecture
+    dim: int = 256
+
+    default_stride = 16
+    map_name = "part maps"
+    patch_size = None
+
+    def __str__(self) -> str:
+        return f"MGN, 8 vectors of {self.dim} values over {self.trunk}"
+
+    @property
+    def embed_dim(self) -> int:
+        return 8 * self.dim
+
+    def grid(self, img_size: tuple[int, int], stride: int) -> tuple[int, int]:
+        return _map_size(img_size, stride)
+
+    def check(self, spec: Any) -> None:
+        if spec.stride != 16:
+            raise UserError(
+                f"stride {spec.stride}: the branches of {spec.name} have fixed strides "
+                "(parts 16, global 32); leave it out"
+            )
+        for name in ("gem", "feature_norm"):
+            if getattr(spec, name):
+                raise UserError(
+                    f"{name}: {spec.name} pools maxima and normalises each of its vectors; "
+                    "leave it out"
+                )
+        _check_convolutional(spec)
+
+
+Architecture = ViTArchitecture | ResNetArchitecture | MGNArchitecture
+
+
+def _check_convolutional(spec: Any) -> None:
+    if min(spec.img_size) < 1:
+        raise UserError(f"img_size {spec.img_size}: must be (height, width), each 1 or more")
+    if spec.num_cameras:
+        raise UserError(
+            f"camera embeddings: {spec.name} has no tokens to add them to; "
+            "leave them out, or choose a vit_…"
+        )
+
+
+def _map_size(img_size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Every halving of a ResNet rounds up."""
+    return -(-img_size[0] // stride), -(-img_size[1] // stride)
+
+
+def _dashed(numbers: tuple[int, ...]) -> str:
+    return "-".join(map(str, numbers))
+
+
+_VITS = {  # embed_dim, depth, num_heads, patch_size, channels of the stem
+    "vit_nano_patch8": (128, 4, 4, 8, 32),
+    "vit_nano_patch16": (128, 4, 4, 16, 32),
+    "vit_tiny_patch16": (192, 12, 3, 16, 64),
+    "vit_small_patch16": (384, 12, 6, 16, 64),
+    "vit_base_patch16": (768, 12, 12, 16, 64),
+}
+_RESNETS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+# Two blocks in the third stage, because MGN branches after the first of them.
+_NANO = ResNetArchitecture((1, 1, 2, 1), (16, 32, 64, 128), bottleneck=False)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    f"{size}_{kind}": ViTArchitecture(*sizes[:4], sizes[4] if norm else 0, norm or "ibn")
+    for size, sizes in _VITS.items()
+    for kind, norm in (("reid", None), ("ics", "ibn"), ("conv", "bn"))
+}
+ARCHITECTURES |= {
+    f"resnet{depth}_{kind}": ResNetArchitecture(depths, ibn=kind == "ibn_reid")
+    for depth, depths in _RESNETS.items()
+    for kind in ("reid", "ibn_reid")
+}
+ARCHITECTURES["resnet_nano_reid"] = _NANO
+ARCHITECTURES["mgn_resnet50"] = MGNArchitecture(ResNetArchitecture(_RESNETS[50]))
+ARCHITECTURES["mgn_resnet50_ibn"] = MGNArchitecture(ResNetArchitecture(_RESNETS[50], ibn=True))
+ARCHITECTURES["mgn_resnet_nano"] = MGNArchitecture(_NANO, dim=32)
+
+
+def architecture(name: str) -> Architecture:
+    """The sizes of a network by its name; ``UserError`` for a name that is not known."""
+    if name not in ARCHITECTURES:
+        raise UserError(f"network {name!r} is not known: choose one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

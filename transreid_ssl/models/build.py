@@ -1,0 +1,58 @@
+"""Building networks of every family."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from transreid_ssl.models.mgn import MGN
+from transreid_ssl.models.resnet import ReIDResNet
+from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.vit import ReIDViT
+
+Backbone = ReIDViT | ReIDResNet | MGN
+"""Maps float images (B, 3, H, W), and cameras where it embeds them, to (B, D); has ``.spec``."""
+
+
+def build_backbone(
+    name: str,
+    *,
+    img_size: Sequence[int] = (256, 128),
+    drop_path: float = 0.0,
+    stride: int | None = None,
+    **options: Any,
+) -> Backbone:
+    """A freshly initialised backbone, in training mode, with its ``.spec``.
+
+    Args:
+        name: one of ``ARCHITECTURES``.
+        img_size: (height, width) in pixels.
+        drop_path: stochastic depth, the rate of the last block; the first has none.
+        stride: pixels between patches, or of a ResNet's last map (32 or 16); the network's own when
+            None.
+        options: further fields of ``BackboneSpec``: ``num_cameras``, ``gem``, ``mean``, ``std``…
+
+    Raises:
+        UserError: an unknown name, or an impossible option.
+    """
+    spec = BackboneSpec(name=name, img_size=tuple(img_size), stride=stride or 0, **options)
+    return from_spec(spec, drop_path=drop_path)
+
+
+def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> Backbone:
+    """A freshly initialised backbone for this spec, in training mode, through timm's registry."""
+    return timm.create_model(spec.name, spec=spec, drop_path_rate=drop_path)
+
+
+def sync_batch_norm(
+    model: nn.Module, *, device: torch.device | str, num_processes: int
+) -> nn.Module:
+    """Let batch norms share their statistics between GPUs; call it before the model is wrapped.
+
+    Elsewhere there is nothing to share, or no implementation (CPU): the model returns as it is.
+    """
+    if torch.device(device).type != "cuda" or num_processes < 2:
+        return model
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -1,0 +1,158 @@
+"""Multiple Granularity Network (Wang et al., ACM MM 2018, arXiv 1804.01438).
+
+One ResNet up to the first block of its third stage, then three branches with weights of their own:
+one looks at the whole person, one also at halves, one also at thirds.
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.models.resnet import Trunk, keep_resolution
+from transreid_ssl.models.spec import BackboneSpec
+
+STRIPES = (1, 2, 3)
+"""Horizontal parts of each branch; the branch of one part keeps the ResNet's last stride."""
+
+
+class MGNParts(NamedTuple):
+    """What the losses of an MGN see.
+
+    Attributes:
+        pooled: (B, 3, C), the maxima over each branch's map, before their reduction.
+        whole: (B, 3, d), the same after it.
+        parts: (B, 5, d), the two halves, then the three thirds, after theirs.
+    """
+
+    pooled: Tensor
+    whole: Tensor
+    parts: Tensor
+
+    @property
+    def feature(self) -> Tensor:
+        """(B, 8 d): all reduced vectors, what retrieval compares."""
+        return torch.cat((self.whole, self.parts), dim=1).flatten(1)
+
+
+class Branch(nn.Module):
+    """The rest of the third stage, the last stage, pooling and reductions of one branch.
+
+    The batch norm over the last map is not in the paper: LUPerson's fine-tuning has it, where
+    self-supervised weights give maps of another scale than supervised ones.
+
+    Args:
+        trunk: its weights are copied.
+        stripes: horizontal parts that are pooled beside the whole; 1 for none.
+        dim: values of a reduced vector.
+    """
+
+    def __init__(self, trunk: Trunk, stripes: int, dim: int) -> None:
+        super().__init__()
+        self.stripes = stripes
+        self.layer3 = copy.deepcopy(trunk.layer3[1:])  # keeps the blocks' numbers
+        self.layer4 = copy.deepcopy(trunk.layer4)
+        if stripes > 1:
+            keep_resolution(self.layer4)
+        self.norm = nn.BatchNorm2d(trunk.num_features)
+        count = 1 if stripes == 1 else 1 + stripes
+        self.reductions = nn.ModuleList(_reduction(trunk.num_features, dim) for _ in range(count))
+
+    def forward(self, x: Tensor, checkpoint: bool = False) -> tuple[Tensor, Tensor]:
+        """Shared map -> pooled vectors (B, n, C), the whole first, and reduced ones (B, n, d)."""
+        if checkpoint:
+            x = checkpoint_seq([self.layer3, self.layer4], x, flatten=True)
+        else:
+            x = self.layer4(self.layer3(x))
+        pooled = stripe_maxima(self.norm(x), self.stripes)
+        reduced = [layer(pooled[:, i]) for i, layer in enumerate(self.reductions)]
+        return pooled, torch.stack(reduced, dim=1)
+
+
+def _reduction(channels: int, dim: int) -> nn.Sequential:
+    # On a pooled vector, a 1x1 convolution is a linear layer.
+    return nn.Sequential(nn.Linear(channels, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU())
+
+
+def stripe_maxima(x: Tensor, stripes: int) -> Tensor:
+    """Map (B, C, h, w) -> (B, n, C): maxima over the whole, then over each horizontal stripe.
+
+    Stripes share a row where they do not divide the height; with one stripe there is the whole
+    alone.
+    """
+    whole = F.adaptive_max_pool2d(x, 1).flatten(1)[:, None]
+    if stripes == 1:
+        return whole
+    return torch.cat((whole, F.adaptive_max_pool2d(x, (stripes, 1)).flatten(2).mT), dim=1)
+
+
+class MGN(nn.Module):
+    """A multiple granularity network over a ResNet.
+
+    Called with float images (B, 3, H, W); gives the feature (B, 8 d). ``spec`` tells how it is
+    built. ``cameras`` are taken, so that all backbones are called alike, and not used.
+
+    Args:
+        options: of timm's ``ResNet``.
+    """
+
+    def __init__(self, spec: BackboneSpec, **options: Any) -> None:
+        super().__init__()
+        if options.get("num_classes"):
+            raise UserError(f"num_classes: {spec.name} has no classifier; leave it out")
+        sizes = spec.architecture
+        trunk = Trunk(sizes.trunk, **options)
+        self.spec, self.num_classes, self.grad_checkpointing = spec, 0, False
+        self.conv1, self.bn1, self.act1, self.maxpool = (
+            trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool,
+        )  # fmt: skip
+        self.layer1, self.layer2, self.layer3 = trunk.layer1, trunk.layer2, trunk.layer3[:1]
+        self.branches = nn.ModuleList(Branch(trunk, stripes, sizes.dim) for stripes in STRIPES)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Less memory for more time."""
+        self.grad_checkpointing = enable
+
+    def forward(
+        self, images: Tensor, cameras: Tensor | None = None, *, parts: bool = False
+    ) -> Tensor | MGNParts:
+        """The feature (B, 8 d), or with ``parts`` all that the losses see."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
+        stages = [self.layer1, self.layer2, self.layer3]
+        if self.grad_checkpointing:
+            x = checkpoint_seq(stages, x, flatten=True)
+        else:
+            for stage in stages:
+                x = stage(x)
+        pooled, reduced = zip(*(branch(x, self.grad_checkpointing) for branch in self.branches))
+        found = MGNParts(
+            pooled=torch.stack([vectors[:, 0] for vectors in pooled], dim=1),
+            whole=torch.stack([vectors[:, 0] for vectors in reduced], dim=1),
+            parts=torch.cat([vectors[:, 1:] for vectors in reduced], dim=1),
+        )
+        return found if parts else found.feature
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """Those that initial weights of a ResNet give; norms over maps and reductions are new."""
+        return [value for name, value in self.named_parameters() if not NEW_LAYERS.match(name)]
+
+
+NEW_LAYERS = re.compile(r"branches\.\d\.(norm|reductions)\.")
+"""What an MGN has beside copies of a ResNet's weights."""
+
+
+def branched(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A ResNet's weights under an MGN's names: every branch gets what it is a copy of."""
+    result = {}
+    for name, value in state.items():
+        if re.match(r"(layer3\.(?!0\.)|layer4\.)", name):
+            result |= {f"branches.{i}.{name}": value for i in range(len(STRIPES))}
+        else:
+            result[name] = value
+    return result

@@ -1,0 +1,87 @@
+"""ResNets for ReID: instance norms (IBN-a), a last stage that keeps its resolution.
+
+The blocks are timm's, and the weights have the names that torchvision gave them, as in published
+files.
+"""
+
+from typing import Any
+
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from transreid_ssl.models.architectures import ResNetArchitecture
+from transreid_ssl.models.pooling import generalised_mean
+from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.stem import IBN
+
+
+class Trunk(ResNet):
+    """timm's ResNet of these sizes, with IBN-a and a choice of the last stride.
+
+    IBN-a puts half instance, half batch norm after the first convolution of each block of the first
+    three stages; the last, which tells people apart, has batch norms alone (Pan et al., 2018).
+
+    Args:
+        stride: pixels of the image for a cell of the last map: 32, or 16.
+        options: of timm's ``ResNet``. Residual branches do not start at zero, as in torchvision,
+            with which the published weights were trained.
+    """
+
+    def __init__(self, sizes: ResNetArchitecture, stride: int = 32, **options: Any) -> None:
+        super().__init__(
+            Bottleneck if sizes.bottleneck else BasicBlock,
+            sizes.depths,
+            channels=sizes.channels,
+            **{"num_classes": 0, "zero_init_last": False, **options},
+        )
+        if sizes.ibn:
+            for stage in (self.layer1, self.layer2, self.layer3):
+                for block in stage:
+                    block.bn1 = IBN(block.bn1.num_features)
+        if stride == 16:
+            keep_resolution(self.layer4)
+
+
+def keep_resolution(stage: nn.Module) -> None:
+    """Let the convolutions of a stage keep the size of its map; its weights are the same."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+
+
+class ReIDResNet(Trunk):
+    """A ResNet whose feature is the mean of its last map (LUPerson, arXiv 2012.03753).
+
+    Called with float images (B, 3, H, W) of any size; gives (B, D). ``spec`` tells how it is built;
+    ``cameras`` are taken, so that all backbones are called alike, and not used.
+    """
+
+    def __init__(self, spec: BackboneSpec, **options: Any) -> None:
+        super().__init__(spec.architecture, spec.stride, **options)
+        self.spec = spec
+        if spec.feature_norm:
+            self.bottleneck = nn.BatchNorm1d(spec.embed_dim)
+            self.bottleneck.bias.requires_grad_(False)
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+    def forward_with_map(
+        self, images: Tensor, cameras: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The feature (B, D) and, of the same pass, the last map (B, D, h, w)."""
+        maps = self.forward_features(images)
+        return self.forward_head(maps), maps
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Map (B, D, h, w) to the feature (B, D), or to logits where timm was asked for some."""
+        feature = self.pool(x)
+        return feature if pre_logits else self.fc(feature)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Map (B, D, h, w) to the feature (B, D)."""
+        if self.spec.gem:
+            feature = generalised_mean(x.flatten(2).transpose(1, 2))
+        else:
+            feature = self.global_pool(x)
+        return self.bottleneck(feature) if self.spec.feature_norm else feature
