@@ -44,10 +44,10 @@ def market():
 def test_published_reranking(market):
     query, gallery, _, values = market
     both, published = np.concatenate([query, gallery]), values["rerank_dist"]
-    # The published program adds up in half precision: the plain version does it likewise, and
-    # ours is compared with the plain version in double precision.
-    halves = slow_rerank(both, len(query), 20, 6, 0.3, np.float16)[::6]
-    np.testing.assert_allclose(halves, published, atol=1e-6)
+    # The published program adds up in half precision, and so does ours where asked to; otherwise
+    # it agrees with the plain version in double precision.
+    halves = rerank(query, gallery, precision="float16")
+    np.testing.assert_allclose(halves[::6], published, atol=1e-6)
     ours = rerank(query, gallery)
     assert ours.dtype == torch.float32
     np.testing.assert_allclose(ours, slow_rerank(both, len(query), 20, 6, 0.3), atol=2e-6)
@@ -63,6 +63,9 @@ def test_published_metrics(market):
     again = evaluate(*sides, rerank=Reranking(), chunk=7)
     assert again.mAP == pytest.approx(metrics.mAP, abs=1e-6)
     assert metrics.mAP > evaluate(*sides).mAP + 0.2
+    halves = evaluate(*sides, rerank=Reranking(precision="float16"))
+    assert halves.mAP == pytest.approx(float(values["rerank_mAP"]), abs=1e-6)
+    np.testing.assert_allclose(halves.cmc, values["rerank_cmc50"], atol=1e-6)
 
 
 @settings(deadline=None, max_examples=25)
@@ -96,6 +99,20 @@ def test_slow_reranking(seed, k1, k2, kept):
     assume(not has_ties(unit.round(5)))
     turned = rerank(features[:9], features[9:], k1, k2, kept)
     np.testing.assert_allclose(turned, slow_rerank(unit, 9, k1, k2, kept), atol=2e-6)
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32 - 1), k1=st.integers(4, 20), k2=st.integers(1, 4))
+def test_slow_reranking_in_half_precision(seed, k1, k2):
+    features = people(seed)
+    settings = {"k1": k1, "k2": k2, "lambda_value": 0.3}
+    found = rerank(
+        features[:9], features[9:], **settings, precision="float16", metric="euclidean"
+    ).numpy()
+    expected = slow_rerank(features, 9, **settings, dtype=np.float16)
+    # A weight between two halves may be rounded to either, by an error in its last digit.
+    assert (np.abs(found - expected) < 1e-6).mean() > 0.98
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 @settings(deadline=None, max_examples=25)
@@ -174,6 +191,8 @@ def test_mistakes_are_named():
             rerank(*sides, k1=k1, k2=k2)
     with pytest.raises(UserError, match="lambda_value"):
         rerank(*sides, lambda_value=1.5)
+    with pytest.raises(ValueError, match="precision must be one of float32, float16"):
+        rerank(*sides, precision="half")
     with pytest.raises(UserError, match="NaN"):
         rerank(np.full_like(sides[0], np.nan), sides[1])
     with pytest.raises(ValueError, match="different models"):

@@ -97,6 +97,14 @@ class DistanceBlocks:
                 torch.addmm(squares, queries, columns, alpha=-2, out=block)
             yield start, block
 
+    def at(self, start: int, rows: Tensor) -> Tensor:
+        """What the blocks hold for some gallery ``rows`` (B, K) of the queries from ``start``."""
+        queries, gallery = self.queries[start : start + len(rows), None], self.gallery[rows]
+        products = (queries * gallery).sum(2)
+        if self.metric == "cosine":
+            return products.neg_()
+        return gallery.square_().sum(2) - 2 * products
+
     def distances(self, start: int, values: Tensor) -> Tensor:
         """The true distances for ``values`` (B, K) taken from the block that began at ``start``."""
         if self.metric == "cosine":

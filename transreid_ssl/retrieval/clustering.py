@@ -13,6 +13,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.retrieval.reciprocal import encode, entries, parts, products
 
 PAIRS_AT_ONCE = 1 << 15
+BORDERS = ("first", "nearest")
 
 
 def jaccard_graph(
@@ -22,6 +23,7 @@ def jaccard_graph(
     max_distance: float = 0.6,
     *,
     metric: str = "cosine",
+    search: str = "exact",
     chunk: int | None = None,
     device: torch.device | str | None = None,
 ) -> csr_matrix:
@@ -38,7 +40,9 @@ def jaccard_graph(
         max_distance: within (0, 1]. Images that share nothing are at distance one and are not
             listed even then.
         metric: "cosine" scales features to unit length first; "euclidean" takes them as they are.
-        chunk: rows in a block of the search for neighbours.
+        search: for neighbours: "exact", or "approximate" for hundreds of thousands of images, with
+            faiss (see :func:`~transreid_ssl.retrieval.nearest_neighbours`).
+        chunk: rows in a block of an exact search.
         device: where to search; the rest is done on the CPU.
 
     Returns:
@@ -46,13 +50,14 @@ def jaccard_graph(
         between equal images: an entry that is not there is a distance above ``max_distance``.
 
     Raises:
-        UserError: k1 above N, k2 above k1, ``max_distance`` outside (0, 1], features not finite.
+        UserError: k1 above N, k2 above k1, ``max_distance`` outside (0, 1], features not finite, or
+            an approximate search without faiss.
     """
     if not 0 < max_distance <= 1:
         raise UserError(f"max_distance must lie within (0, 1], not {max_distance}")
     codes = encode(
         features, k1=k1, k2=k2, neighbourhood=k1, relative=False,
-        metric=metric, chunk=chunk, device=device,
+        metric=metric, chunk=chunk, device=device, search=search,
     ).codes  # fmt: skip
     least = 2 * (1 - max_distance) / (2 - max_distance)
     diagonal = np.arange(codes.shape[0], dtype=np.int32)
@@ -74,30 +79,61 @@ def cluster(
     k1: int = 30,
     k2: int = 6,
     *,
+    borders: str = "first",
     metric: str = "cosine",
+    search: str = "exact",
     chunk: int | None = None,
     device: torch.device | str | None = None,
 ) -> np.ndarray:
     """Pseudo labels: DBSCAN on the Jaccard distance, int64 (N,), -1 for outliers.
 
     The labels are those of the dense distance matrix: DBSCAN never asks for a distance above
-    ``eps``. Arguments and errors are those of :func:`jaccard_graph`, and:
+    ``eps``. In another order of the images clusters have other names, and nothing else is
+    different but a border image within reach of two clusters, unless ``borders`` is "nearest".
+    Arguments and errors are those of :func:`jaccard_graph`, and:
 
     Args:
         eps: images this close are neighbours.
         min_samples: neighbours, the image itself among them, that make an image a cluster's core.
+        borders: which cluster an image joins that is not a core but has cores of several as
+            neighbours: "first", the one with the first image, as scikit-learn does; or "nearest",
+            that of the nearest core, and of equally near ones that of more cores.
     """
+    if borders not in BORDERS:
+        raise ValueError(f"borders must be one of {', '.join(BORDERS)}, not {borders!r}")
     if not 0 < eps <= 1:
         raise UserError(f"eps must lie within (0, 1], not {eps}")
     if min_samples < 1:
         raise UserError(f"min_samples must be at least 1, not {min_samples}")
     graph = jaccard_graph(
-        features, k1, k2, max_distance=eps, metric=metric, chunk=chunk, device=device
-    )
+        features, k1, k2, max_distance=eps,
+        metric=metric, search=search, chunk=chunk, device=device,
+    )  # fmt: skip
     graph = sort_graph_by_row_values(graph, copy=False, warn_when_not_sorted=False)
     # The largest float32 below or at eps, which the graph was cut at, must not be lost again.
     model = DBSCAN(eps=float(np.float32(eps)), min_samples=min_samples, metric="precomputed")
-    return model.fit(graph).labels_.astype(np.int64)
+    labels = model.fit(graph).labels_.astype(np.int64)
+    if borders == "nearest":
+        _join_nearest(labels, graph, model.core_sample_indices_)
+    return labels
+
+
+def _join_nearest(labels: np.ndarray, graph: csr_matrix, cores: np.ndarray) -> None:
+    """Give each image of a cluster that is not a core the label of its nearest core.
+
+    Of equally near cores, that of the cluster with more cores decides, then the lowest label.
+    """
+    is_core = np.zeros(len(labels), bool)
+    is_core[cores] = True
+    sizes = np.bincount(labels[cores], minlength=labels.max(initial=-1) + 1)
+    rows, columns = entries(graph)
+    links = np.flatnonzero((labels >= 0)[rows] & ~is_core[rows] & is_core[columns])
+    rows, joined = rows[links], labels[columns[links]]
+    # A distance is a sum whose order, and so whose last digits, follow the images' order.
+    distances = graph.data[links].round(5)
+    order = np.lexsort((joined, -sizes[joined], distances, rows))
+    images, first = np.unique(rows[order], return_index=True)
+    labels[images] = joined[order][first]
 
 
 def _close_pairs(

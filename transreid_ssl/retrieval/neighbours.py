@@ -1,13 +1,17 @@
-"""Exact nearest neighbours and ranked galleries, in blocks."""
+"""Nearest neighbours, exact unless asked otherwise, and ranked galleries, in blocks."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from transreid_ssl.retrieval.approximate import approximate_rows
 from transreid_ssl.retrieval.blocks import DistanceBlocks, ordered_keys
 from transreid_ssl.retrieval.matches import DISTRACTOR, Matches
+
+SEARCHES = ("exact", "approximate")
 
 
 def nearest_neighbours(
@@ -17,12 +21,14 @@ def nearest_neighbours(
     k: int,
     metric: str = "cosine",
     exclude_self: bool = False,
+    search: str = "exact",
     chunk: int | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest gallery rows of each query, nearest first, equal distances by lowest row.
 
-    Memory is the features, the result and one block of distances; nothing is approximate.
+    Memory is the features, the result and one block of distances. Nothing is approximate
+    by default: for tens of thousands of rows a matrix product is as fast.
 
     Args:
         queries: (Q, D).
@@ -31,13 +37,17 @@ def nearest_neighbours(
         metric: "cosine" (1 - cosine similarity) or "euclidean".
         exclude_self: without a gallery, leave each row out of its own list. Otherwise it stands
             there, first unless an equal row lies before it.
+        search: "exact", or "approximate" for hundreds of thousands of rows: faiss proposes rows on
+            the CPU, from a graph that takes time to build and memory for a copy of the gallery;
+            their distances are exact, and the list may lack some of the nearest.
 
     Returns:
         distances float32 (Q, k) and rows int64 (Q, k), on the CPU.
 
     Raises:
-        ValueError: ``exclude_self`` with a gallery, ``k`` below 1, shapes that disagree.
-        UserError: features that are not finite.
+        ValueError: ``exclude_self`` with a gallery, ``k`` below 1, shapes that disagree, an unknown
+            ``search``.
+        UserError: features that are not finite, or an approximate search without faiss.
     """
     if exclude_self and gallery is not None:
         raise ValueError("exclude_self is for a search among the queries: give no gallery")
@@ -53,13 +63,39 @@ def nearest_neighbours(
         raise ValueError("k must be at least 1, and there must be a row to find")
     distances = torch.empty(len(blocks.queries), k)
     rows = torch.empty(len(blocks.queries), k, dtype=torch.int64)
-    for start, block in blocks:
-        if exclude_self:
-            block.diagonal(start).fill_(torch.inf)
-        values, columns = smallest(block, k)
-        distances[start : start + len(block)] = blocks.distances(start, values)
-        rows[start : start + len(block)] = columns
+    own = torch.inf if exclude_self else None
+    for start, values, columns in search_rows(blocks, k, own=own, search=search):
+        distances[start : start + len(values)] = blocks.distances(start, values)
+        rows[start : start + len(values)] = columns
     return distances, rows
+
+
+def search_rows(
+    blocks: DistanceBlocks, k: int, *, own: float | None = None, search: str = "exact"
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield ``(start, values, rows)``, both (B, k): the ``k`` nearest rows of each query in order.
+
+    Args:
+        own: what stands for a row's distance to itself in a search among the queries: -inf puts it
+            first, inf last.
+        search: one of ``SEARCHES``.
+    """
+    if search not in SEARCHES:
+        raise ValueError(f"search must be one of {', '.join(SEARCHES)}, not {search!r}")
+    if search == "approximate":
+        yield from approximate_rows(blocks, k, own)
+        return
+    yield from exact_rows(blocks, k, own)
+
+
+def exact_rows(
+    blocks: Iterable[tuple[int, Tensor]], k: int, own: float | None = None
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The same from each block of distances as it comes."""
+    for start, block in blocks:
+        if own is not None:
+            block.diagonal(start).fill_(own)
+        yield start, *smallest(block, k)
 
 
 def ranked_gallery(

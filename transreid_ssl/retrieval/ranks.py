@@ -9,9 +9,10 @@ from torch import Tensor
 
 from transreid_ssl.retrieval.blocks import ordered_keys
 
-# A pass over a row for each match costs about a tenth of sorting the row's values, which numpy does
-# with vector instructions (sorting positions, as argsort must, takes several times as long).
-FEW_POSITIVES = 12
+# Sorting values costs about as much as this many passes that compare them with one of them: numpy
+# sorts with vector instructions (for positions, as argsort sorts, it takes several times as long).
+PASSES_OF_A_SORT = 30
+FEW_POSITIVES = 4  # a pass for each is cheaper than looking for the nearer values first
 MAX_THREADS = 8  # above that they wait for one another
 
 
@@ -55,19 +56,22 @@ def _count_rows(
     """Fill ``result``; the pairs of row i are those from ``bounds[i]`` to ``bounds[i + 1]``."""
     closer = np.empty(block.shape[1], bool)
     for values, start, stop in zip(block, bounds, bounds[1:]):
-        if stop - start > FEW_POSITIVES:
-            result[start:stop] = _ranks_in_sorted(values, columns[start:stop])
-            continue
-        for pair, column in enumerate(columns[start:stop].tolist(), start):
+        chosen = columns[start:stop]
+        if len(chosen) > FEW_POSITIVES:
+            # Matches lie near the top: what is behind the last of them need not be sorted.
+            np.less_equal(values, values[chosen].max(), out=closer)
+            if PASSES_OF_A_SORT * np.count_nonzero(closer) < len(chosen) * len(values):
+                result[start:stop] = _ranks_in_sorted(values, np.sort(values[closer]), chosen)
+                continue
+        for pair, column in enumerate(chosen.tolist(), start):
             threshold = values[column]
             np.less_equal(values[:column], threshold, out=closer[:column])
             np.less(values[column:], threshold, out=closer[column:])
             result[pair] = np.count_nonzero(closer)
 
 
-def _ranks_in_sorted(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The same for one row with many columns: values sort several times faster than positions."""
-    ordered = np.sort(values)
+def _ranks_in_sorted(values: np.ndarray, ordered: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Ranks of the ``columns`` of one row, whose smallest values are ``ordered``."""
     thresholds = values[columns]
     result = np.searchsorted(ordered, thresholds, side="left")
     tied = np.searchsorted(ordered, thresholds, side="right") - result > 1

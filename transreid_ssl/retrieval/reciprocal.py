@@ -5,7 +5,7 @@ vectors of two images of one person overlap, and the Jaccard distance says how m
 and clustering both rest on it; in nothing here does memory grow with the square of the images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.retrieval.blocks import BLOCK_BYTES, DistanceBlocks
-from transreid_ssl.retrieval.neighbours import smallest
+from transreid_ssl.retrieval.neighbours import exact_rows, search_rows
 
 # Of one sparse product, in multiplications: a bound on the entries that it makes.
 PRODUCTS_AT_ONCE = 1 << 22
+PRECISIONS = {"float32": np.float32, "float16": np.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,8 @@ def encode(
     metric: str = "cosine",
     chunk: int | None = None,
     device: torch.device | str | None = None,
+    precision: str = "float32",
+    search: str = "exact",
 ) -> Encoding:
     """The k-reciprocal encoding of each image, expanded over its nearest ones.
 
@@ -65,6 +68,10 @@ def encode(
         relative: divide squared distances by the farthest one of the row before weighing.
         metric: "cosine" scales features to unit length first; "euclidean" takes them as they are.
         chunk: rows in a block of the search.
+        precision: "float16" rounds the weights to half precision, before and after they are
+            averaged; they are float32 as numbers even then.
+        search: "exact", or "approximate" unless distances are ``relative``: finding the farthest
+            image takes all distances anyway.
 
     Raises:
         UserError: features that are not finite, or fewer of them than neighbours; k1, k2 below 1,
@@ -72,12 +79,18 @@ def encode(
     """
     _check(len(features), k1, k2, neighbourhood)
     blocks = DistanceBlocks(features, features, metric=metric, chunk=chunk, device=device)
-    nearest, farthest = _search(blocks, neighbourhood, relative)
+    if relative:
+        nearest, farthest = _nearest_and_farthest(blocks, neighbourhood)
+    else:
+        found = search_rows(blocks, neighbourhood, own=-torch.inf, search=search)
+        nearest, farthest = _rows(found, blocks, neighbourhood), None
     members = _expanded(_reciprocal(nearest), _reciprocal(nearest[:, : round(k1 / 2) + 1]))
-    codes = _weighted(members, blocks, farthest)
+    codes = _rounded(_weighted(members, blocks, farthest), precision)
     if k2 > 1:
-        codes = csr_matrix(_rows_of(nearest[:, :k2], 1 / k2) @ codes)
+        codes = csr_matrix(_rows_of(nearest[:, :k2]) @ codes)
         codes.sort_indices()
+        codes.data /= k2
+        codes = _rounded(codes, precision)
     return Encoding(codes, farthest)
 
 
@@ -90,20 +103,33 @@ def _check(num_images: int, k1: int, k2: int, neighbourhood: int) -> None:
         )
 
 
-def _search(
-    blocks: DistanceBlocks, count: int, with_farthest: bool
-) -> tuple[np.ndarray, Tensor | None]:
-    """The nearest ``count`` rows of each row, itself first, and the farthest squared distance."""
+def _rounded(codes: csr_matrix, precision: str) -> csr_matrix:
+    """``codes`` with weights as ``precision`` holds them; sparse products need float32."""
+    codes.data = codes.data.astype(PRECISIONS[precision]).astype(np.float32, copy=False)
+    return codes
+
+
+def _rows(
+    found: Iterable[tuple[int, Tensor, Tensor]], blocks: DistanceBlocks, count: int
+) -> np.ndarray:
+    """The rows ``found`` for all queries, int32 (N, count)."""
     nearest = np.empty((len(blocks.queries), count), np.int32)
-    farthest = torch.empty(len(blocks.queries)) if with_farthest else None
-    for start, block in blocks:
-        stop = start + len(block)
-        if farthest is not None:
-            largest = block.max(1, keepdim=True).values
-            farthest[start:stop] = squared(blocks, blocks.distances(start, largest)).ravel()
-        block.diagonal(start).fill_(-torch.inf)
-        nearest[start:stop] = smallest(block, count)[1].cpu().numpy()
-    return nearest, farthest
+    for start, _, rows in found:
+        nearest[start : start + len(rows)] = rows.cpu().numpy()
+    return nearest
+
+
+def _nearest_and_farthest(blocks: DistanceBlocks, count: int) -> tuple[np.ndarray, Tensor]:
+    """The nearest ``count`` rows of each row, itself first, and the farthest squared distance."""
+    farthest = torch.empty(len(blocks.queries))
+
+    def noted() -> Iterator[tuple[int, Tensor]]:
+        for start, block in blocks:
+            largest = blocks.distances(start, block.max(1, keepdim=True).values)
+            farthest[start : start + len(block)] = squared(blocks, largest).ravel()
+            yield start, block
+
+    return _rows(exact_rows(noted(), count, -torch.inf), blocks, count), farthest
 
 
 def squared(blocks: DistanceBlocks, distances: Tensor) -> Tensor:
@@ -111,11 +137,11 @@ def squared(blocks: DistanceBlocks, distances: Tensor) -> Tensor:
     return distances.mul_(2) if blocks.metric == "cosine" else distances.square_()
 
 
-def _rows_of(columns: np.ndarray, value: float = 1.0) -> csr_matrix:
-    """CSR (N, N) with ``value`` at the ``columns`` (N, K) of each row."""
+def _rows_of(columns: np.ndarray) -> csr_matrix:
+    """CSR (N, N) with ones at the ``columns`` (N, K) of each row."""
     size, count = columns.shape
     starts = np.arange(0, columns.size + 1, count)
-    data = np.full(columns.size, value, np.float32)
+    data = np.ones(columns.size, np.float32)
     matrix = csr_matrix((data, columns.ravel().astype(np.int32), starts), shape=(size, size))
     matrix.sort_indices()
     return matrix
