@@ -196,9 +196,8 @@ def _statistics(tensors: Mapping[str, Tensor]) -> Statistics | None:
 def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
     """A checkpoint of this package's training loop: the backbone of its slow or fast network."""
     state = raw["objective"]
-    prefixes = [
-        p for p in (f"{which}.backbone.", "backbone.") if any(k.startswith(p) for k in state)
-    ]
+    known = (f"{which}.backbone.", "encoder_q.backbone.", "backbone.")
+    prefixes = [p for p in known if any(k.startswith(p) for k in state)]
     if not prefixes or not raw.get("spec"):
         raise UserError(f"{path}: a checkpoint without a backbone in it; give another file")
     own = {k.removeprefix(prefixes[0]): v for k, v in state.items() if k.startswith(prefixes[0])}

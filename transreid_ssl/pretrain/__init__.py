@@ -2,17 +2,28 @@
 
 from transreid_ssl.pretrain.contrast import KeyQueue, info_nce
 from transreid_ssl.pretrain.dino import DINO, DINOConfig, DINOLoss, cross_view_loss
+from transreid_ssl.pretrain.moby import MoBY, MoBYConfig
 from transreid_ssl.pretrain.moco import MoCo, MoCoConfig
-from transreid_ssl.pretrain.networks import MomentumPair
+from transreid_ssl.pretrain.mocov3 import MoCoV3, MoCoV3Config
+from transreid_ssl.pretrain.networks import MomentumPair, check_two_views
+from transreid_ssl.pretrain.run import PretrainingConfig, backbone_pair, pretrain
 
 __all__ = [
     "DINO",
     "DINOConfig",
     "DINOLoss",
     "KeyQueue",
+    "MoBY",
+    "MoBYConfig",
     "MoCo",
     "MoCoConfig",
+    "MoCoV3",
+    "MoCoV3Config",
     "MomentumPair",
+    "PretrainingConfig",
+    "backbone_pair",
+    "check_two_views",
     "cross_view_loss",
     "info_nce",
+    "pretrain",
 ]

@@ -5,7 +5,6 @@ an image, has to find the key of the other view among those of many other images
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from transreid_ssl.errors import check_ranges
 from transreid_ssl.pretrain.contrast import KeyQueue, info_nce
 from transreid_ssl.pretrain.heads import mlp_head
 from transreid_ssl.pretrain.networks import MomentumPair
-from transreid_ssl.training.health import feature_spread
 
 
 @dataclass(frozen=True)
@@ -63,26 +61,18 @@ class MoCo(MomentumPair):
         head = mlp_head(width, config.hidden_dim or width, config.dim, norm=config.head_norm)
         super().__init__(
             backbone, key_backbone, head,
-            momentum=config.momentum, final_momentum=config.momentum,
+            momentum=config.momentum, final_momentum=config.momentum, symmetric=config.symmetric,
         )  # fmt: skip
         self.config = config
         self.queue = KeyQueue(config.dim, config.queue_size)
 
-    def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        """Loss of a batch of ``views``: one group of two large crops an image, crop-major."""
-        views = self.two_views(batch)
-        pairs = [views, views[::-1]] if self.config.symmetric else [views]
-        keys = [self.key(other) for _, other in pairs]
-        encoded = [self.query(view) for view, _ in pairs]
-        results = [
-            info_nce(queries, key, self.config.temperature, queue=self.queue.keys)
-            for (_, queries), key in zip(encoded, keys)
-        ]
-        if self.training:
-            self.queue.remember(torch.stack(keys, dim=1).flatten(0, 1))  # image by image
-        loss, accuracy = (torch.stack(values).mean() for values in zip(*results))
-        spread = feature_spread(encoded[0][0])
-        return {"loss": loss, "contrast_accuracy": accuracy, "feature_spread": spread}
+    def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
+        """Against the queue, whichever view the keys are of."""
+        return info_nce(queries, keys, self.config.temperature, queue=self.queue.keys)
+
+    def remember(self, keys: dict[int, Tensor]) -> None:
+        """Keys of both views, where there are both, enter image by image."""
+        self.queue.remember(torch.stack(list(keys.values()), dim=1).flatten(0, 1))
 
     def after_step(self, progress: float) -> None:
         """Move the key encoder, then let the step's keys into the queue."""

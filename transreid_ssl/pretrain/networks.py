@@ -1,6 +1,7 @@
 """What all objectives are built of: a backbone with a head, and a slow copy that follows it."""
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from transreid_ssl.data import MultiCropConfig
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import normalise
+from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.optim import move_towards
 from transreid_ssl.training.schedules import cosine
 
@@ -36,11 +38,11 @@ def check_two_views(views: MultiCropConfig) -> None:
         )
 
 
-class MomentumPair(nn.Module):
+class MomentumPair(nn.Module, ABC):
     """A query encoder that learns and a key encoder that follows it.
 
     The base of MoCo, MoCo v3 and MoBY: an encoder is a backbone with a projection head; queries may
-    pass a prediction head besides. Subclasses give ``forward`` and the class attribute ``name``.
+    pass a prediction head besides. Subclasses give ``contrast`` and the class attribute ``name``.
 
     The key encoder is in training mode, as in all three papers: its batch norms use the statistics
     of the batch of keys, which is a forward pass of its own. On several GPUs the loop makes them
@@ -55,6 +57,7 @@ class MomentumPair(nn.Module):
         predictor: What only queries pass; None: nothing.
         momentum: Of the key encoder, at the start.
         final_momentum: At the end, along a cosine.
+        symmetric: Each view is a query once and a key once; otherwise the first view is the query.
     """
 
     name: ClassVar[str]
@@ -68,6 +71,7 @@ class MomentumPair(nn.Module):
         predictor: nn.Module | None = None,
         momentum: float,
         final_momentum: float,
+        symmetric: bool = True,
     ) -> None:
         super().__init__()
         self.spec = backbone.spec
@@ -76,7 +80,7 @@ class MomentumPair(nn.Module):
         self.encoder_k.load_state_dict(self.encoder_q.state_dict())
         self.encoder_k.requires_grad_(False)
         self.predictor = nn.Identity() if predictor is None else predictor
-        self.momentum = (momentum, final_momentum)
+        self.momentum, self.symmetric = (momentum, final_momentum), symmetric
 
     @property
     def kept(self) -> nn.Module:
@@ -87,6 +91,30 @@ class MomentumPair(nn.Module):
     def networks(self) -> list[nn.Module]:
         """What torch.compile is worth using on."""
         return [self.encoder_q, self.encoder_k]
+
+    def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
+        """Loss of a batch of ``views``: one group of two large crops an image, crop-major."""
+        views = self.two_views(batch)
+        asking = (0, 1) if self.symmetric else (0,)
+        keys = {1 - view: self.key(views[1 - view]) for view in asking}
+        encoded = {view: self.query(views[view]) for view in asking}
+        results = [self.contrast(encoded[v][1], keys[1 - v], view=1 - v) for v in asking]
+        if self.training:
+            self.remember(keys)
+        losses, accuracies = (torch.stack(values) for values in zip(*results))
+        return {
+            "loss": losses.sum(),
+            "contrast_accuracy": accuracies.mean(),
+            "feature_spread": feature_spread(encoded[0][0]),
+        }
+
+    @abstractmethod
+    def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
+        """Loss of queries (B, K) against their keys (B, K), which are of the view numbered
+        ``view``, and the share of queries whose own key ranks first."""
+
+    def remember(self, keys: dict[int, Tensor]) -> None:
+        """Take note of a training batch's keys, by the number of their view."""
 
     def two_views(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The large views of a batch's ``views``, normalised, each float32 (B, 3, H, W)."""

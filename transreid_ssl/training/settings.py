@@ -70,11 +70,14 @@ class PoolSettings:
         subset: A list of names to keep (.parquet with a column "image", or .txt), as
             ``python -m transreid_ssl.cfs select`` writes it.
         max_bad_fraction: Share of unreadable images above which the run refuses to start.
+        statistics: What images are normalised with: "imagenet" (TransReID-SSL's pre-training),
+            "luperson" (LUPerson's own, for its MoCo) or "half" (0.5); the weights carry it along.
     """
 
     pool: str = "demo"
     subset: str | None = None
     max_bad_fraction: float = 0.01
+    statistics: Literal["imagenet", "luperson", "half"] = "imagenet"
 
     def __post_init__(self) -> None:
         check_ranges(self, max_bad_fraction=(0, 1))

@@ -1,0 +1,76 @@
+"""MoBY: MoCo's queue and key encoder with BYOL's prediction head and both directions (2105.04553).
+
+The query encoder drops paths and the key encoder does not. Each view has a queue of its own.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from transreid_ssl.errors import check_ranges
+from transreid_ssl.pretrain.contrast import KeyQueue, info_nce
+from transreid_ssl.pretrain.heads import mlp_head
+from transreid_ssl.pretrain.networks import MomentumPair
+
+
+@dataclass(frozen=True)
+class MoBYConfig:
+    """MoBY's settings, as its authors' run of DeiT-S has them.
+
+    Args:
+        dim: Size of queries and keys.
+        hidden_dim: Width of the hidden layer of both heads.
+        head_norm: Batch norm in both heads.
+        queue_size: Keys of each view to tell a query's own from.
+        temperature: Of the softmax.
+        momentum: Of the key encoder at the start, to 1 along a cosine.
+    """
+
+    dim: int = 256
+    hidden_dim: int = 4096
+    head_norm: bool = True
+    queue_size: int = 4096
+    temperature: float = 0.2
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, dim=(1, None), hidden_dim=(1, None), queue_size=(1, None),
+            temperature=(1e-4, None), momentum=(0, 1),
+        )  # fmt: skip
+
+
+class MoBY(MomentumPair):
+    """Query encoder with a prediction head, key encoder, and a queue for each view.
+
+    Args:
+        backbone, key_backbone: See ``MomentumPair``.
+        config: Settings.
+    """
+
+    name = "moby"
+
+    def __init__(self, backbone: nn.Module, key_backbone: nn.Module, config: MoBYConfig) -> None:
+        width, hidden, dim = backbone.spec.embed_dim, config.hidden_dim, config.dim
+        super().__init__(
+            backbone, key_backbone, mlp_head(width, hidden, dim, norm=config.head_norm),
+            predictor=mlp_head(dim, hidden, dim, norm=config.head_norm),
+            momentum=config.momentum, final_momentum=1.0,
+        )  # fmt: skip
+        self.config = config
+        self.queues = nn.ModuleList(KeyQueue(dim, config.queue_size) for _ in range(2))
+
+    def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
+        """Against earlier keys of the same view."""
+        return info_nce(queries, keys, self.config.temperature, queue=self.queues[view].keys)
+
+    def remember(self, keys: dict[int, Tensor]) -> None:
+        """Keys of each view wait for its queue."""
+        for view, of_view in keys.items():
+            self.queues[view].remember(of_view)
+
+    def after_step(self, progress: float) -> None:
+        """Move the key encoder, then let the step's keys into the queues."""
+        super().after_step(progress)
+        for queue in self.queues:
+            queue.enqueue()

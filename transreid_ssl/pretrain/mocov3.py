@@ -1,0 +1,85 @@
+"""MoCo v3: momentum contrast within a large batch, for vision transformers (2104.02057).
+
+Keys of the other images of the batch are the negatives: there is no queue. The patches' projection
+keeps its random weights, which the paper found to be what makes transformers train steadily.
+"""
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.pretrain.contrast import gather, info_nce
+from transreid_ssl.pretrain.heads import mlp_head
+from transreid_ssl.pretrain.networks import MomentumPair
+
+
+@dataclass(frozen=True)
+class MoCoV3Config:
+    """MoCo v3's settings for a ViT, which TransReID-SSL's comparison took over.
+
+    Args:
+        dim: Size of queries and keys.
+        hidden_dim: Width of the hidden layers of both heads.
+        head_norm: Batch norm after every layer of both heads.
+        temperature: Of the softmax.
+        momentum: Of the key encoder at the start, to 1 along a cosine.
+        freeze_patches: Leave the patch embedding at its initial weights; of a convolution stem all
+            layers. False lets it learn, as networks without patches need it.
+    """
+
+    dim: int = 256
+    hidden_dim: int = 4096
+    head_norm: bool = True
+    temperature: float = 0.2
+    momentum: float = 0.99
+    freeze_patches: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, dim=(1, None), hidden_dim=(1, None), temperature=(1e-4, None), momentum=(0, 1)
+        )
+
+
+class MoCoV3(MomentumPair):
+    """Query encoder with a prediction head, and key encoder.
+
+    The negatives are gathered over processes, so that their number does not change a step. They
+    are those of one micro-batch: accumulation saves memory and takes negatives away.
+
+    Args:
+        backbone, key_backbone: See ``MomentumPair``.
+        config: Settings.
+
+    Raises:
+        UserError: patches are to be frozen of a network that has none.
+    """
+
+    name = "mocov3"
+
+    def __init__(self, backbone: nn.Module, key_backbone: nn.Module, config: MoCoV3Config) -> None:
+        norm = {"norm": config.head_norm, "last_norm": config.head_norm}
+        width, hidden, dim = backbone.spec.embed_dim, config.hidden_dim, config.dim
+        super().__init__(
+            backbone, key_backbone, mlp_head(width, hidden, dim, num_layers=3, **norm),
+            predictor=mlp_head(dim, hidden, dim, num_layers=2, **norm),
+            momentum=config.momentum, final_momentum=1.0,
+        )  # fmt: skip
+        self.config = config
+        if config.freeze_patches:
+            if not hasattr(backbone, "patch_embed"):
+                raise UserError(
+                    f"{backbone.spec.name} has no patches to freeze: "
+                    "give --mocov3.freeze_patches false"
+                )
+            backbone.patch_embed.requires_grad_(False)
+
+    def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
+        """Against the keys of the whole batch; times 2T, which lets a gradient's size be."""
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        temperature = self.config.temperature
+        loss, accuracy = info_nce(
+            queries, gather(keys[None]), temperature, offset=rank * len(queries)
+        )
+        return 2 * temperature * loss, accuracy

@@ -1,0 +1,136 @@
+"""A pre-training run from its settings to backbone.safetensors: all recipes but for the method."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from accelerate import Accelerator
+from torch import nn
+
+from transreid_ssl.data import (
+    EpochSampler,
+    MultiCrop,
+    MultiCropConfig,
+    ViewsDataset,
+    training_loader,
+)
+from transreid_ssl.errors import UserError
+from transreid_ssl.models import HALF, IMAGENET, LUPERSON, save_backbone
+from transreid_ssl.training import (
+    BackboneSettings,
+    OptimizerSettings,
+    Plan,
+    PoolSettings,
+    ProbeSettings,
+    RunSettings,
+    Trainer,
+    build_optimizer,
+    finish,
+    pretraining_plan,
+    provenance,
+    retrieval_probe,
+    start,
+    trained_backbone,
+    training_pool,
+)
+
+RESULT = "backbone.safetensors"
+_STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """What every recipe of pre-training has; a recipe adds its method's settings."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    data: PoolSettings = field(default_factory=PoolSettings)
+    model: BackboneSettings = field(default_factory=BackboneSettings)
+    views: MultiCropConfig = field(default_factory=MultiCropConfig)
+    optim: OptimizerSettings = field(default_factory=OptimizerSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+
+
+Config = TypeVar("Config", bound=PretrainingConfig)
+
+
+def check_sizes(config: PretrainingConfig) -> None:
+    """The network is built for the large views: a probe and fine-tuning see images of that size."""
+    if tuple(config.views.global_size) != tuple(config.model.img_size):
+        raise UserError(
+            f"--views.global_size is {list(config.views.global_size)} and --model.img_size "
+            f"{list(config.model.img_size)}: give both the same (height, width)"
+        )
+
+
+def backbone_pair(
+    config: PretrainingConfig, accelerator: Accelerator
+) -> tuple[nn.Module, nn.Module]:
+    """The network that learns and drops paths, and the one that follows it and does not."""
+    still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
+    pair = tuple(trained_backbone(model, accelerator) for model in (config.model, still))
+    for backbone in pair:
+        chosen = _STATISTICS[config.data.statistics]
+        backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
+    return pair
+
+
+def pretrain(
+    config: Config,
+    origin: str,
+    title: str,
+    build_objective: Callable[[Config, Accelerator], nn.Module],
+    views: MultiCropConfig | None = None,
+) -> None:
+    """Pre-train, and leave the kept backbone in the run folder.
+
+    Args:
+        config: The recipe's settings.
+        origin: Where they came from, to say so.
+        title: What the recipe does, to say so.
+        build_objective: Makes the method's module, which besides what the loop asks of an objective
+            has ``name``, ``kept`` (the backbone to probe and save) and ``networks`` (to compile).
+        views: The views to make; ``config.views`` when None.
+
+    Raises:
+        UserError: settings that do not fit each other, the pool or the run folder.
+    """
+    check_sizes(config)
+    accelerator, run = start(config, origin, title)
+    pool = training_pool(config.data, run, accelerator)
+
+    objective = build_objective(config, accelerator)
+    kept = objective.kept
+    if config.run.compile:
+        for network in objective.networks:
+            network.compile()
+
+    plan: Plan = pretraining_plan(config.optim, config.run, len(pool))
+    trainer = Trainer(
+        accelerator, objective, build_optimizer(objective, config.optim), plan, run, config.run,
+        data_key=pool.fingerprint,
+        max_bad_images=int(config.data.max_bad_fraction * len(pool)),
+        probe=retrieval_probe(config.probe, lambda: kept, accelerator),
+        probe_every=config.probe.every,
+    )  # fmt: skip
+
+    # Step s sees the same global batch, in the same views, on any number of processes.
+    sampler = EpochSampler(
+        len(pool), config.run.batch_size, config.run.seed,
+        first_step=trainer.step, num_steps=plan.total_steps,
+        rank=accelerator.process_index, world_size=accelerator.num_processes,
+        accumulation=config.run.accumulation,
+    )  # fmt: skip
+    views = views or config.views
+    # Erased pixels are to be near 0 after the network's normalisation.
+    erasing = dataclasses.replace(views.erasing, mean=kept.spec.mean, std=kept.spec.std)
+    crops = MultiCrop(dataclasses.replace(views, erasing=erasing))
+    dataset = ViewsDataset(pool, crops, config.run.seed)
+    trainer.fit(iter(training_loader(dataset, sampler, config.run.num_workers)))
+
+    if accelerator.is_main_process:
+        made_of = provenance(config, pool=pool.source)
+        spec = dataclasses.replace(kept.spec, objective=objective.name, provenance=made_of)
+        save_backbone(run.path / RESULT, kept, spec)
+    trainer.report(RESULT)
+    finish(accelerator)
