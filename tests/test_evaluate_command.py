@@ -17,7 +17,7 @@ import launch
 from transreid_ssl import UserError, __main__, embed, evaluate
 from transreid_ssl.data import open_pool, open_reid
 from transreid_ssl.features import LATEST
-from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.models import BackboneSpec, build_backbone, save_backbone
 from transreid_ssl.retrieval import Reranking, expand_queries
 from transreid_ssl.retrieval import evaluate as retrieval_metrics
 
@@ -118,9 +118,27 @@ def test_pictures_of_your_own_images_only_when_asked_for(weights):
     assert cv2.imread("mine.png") is not None
 
 
+@pytest.mark.parametrize(
+    ("name", "root", "asked", "expected"),
+    [
+        (f"{DEMO},style=1", None, None, "style=1"),
+        ("pool", f"{DEMO},style=2", None, "style=2"),
+        ("pool", None, None, "style=0"),
+        ("pool", "/data/LUP", None, "style=0"),
+        ("market1501", "/data/Market-1501", f"{DEMO},style=1", "style=1"),
+    ],
+)
+def test_the_set_that_the_weights_remember(name, root, asked, expected):
+    settings = {"data": {"name": name, "root": root}}
+    spec = BackboneSpec("vit_nano_patch8_reid", provenance={"data": name, "settings": settings})
+    protocol = evaluate.open_protocol(evaluate.Evaluate(data=asked), spec)
+    assert f",{expected}," in protocol.train.pool.source
+
+
 def test_the_newest_stage_is_taken(model, weights, capsys):
     for name in reversed(LATEST):
-        save_backbone(name, model, replace(model.spec, provenance={"data": DEMO}))
+        small = f"{DEMO},height=32,width=16"
+        save_backbone(name, model, replace(model.spec, provenance={"data": small}))
         evaluate.main([*FAST, "--picture", "false"])
         assert capsys.readouterr().out.startswith(f"{name}:")
 
@@ -184,7 +202,7 @@ def test_broken_images(weights):
 
 
 def test_mistakes_are_named(weights):
-    with pytest.raises(UserError, match="--weights"):
+    with pytest.raises(UserError, match=f"none of {', '.join(LATEST)} .*--weights"):
         evaluate.main([])
     with pytest.raises(UserError, match="where is it"):
         evaluate.main(["--weights", weights, "--data", "market1501"])

@@ -16,6 +16,10 @@ COMMANDS = {
         "mAP, CMC and mINP of a network on a labelled set, and a picture of ranked galleries.",
         "--data market1501 --root /data/Market-1501",
     ),
+    "transfer": (
+        "Direct transfer: one network on several labelled sets that it never saw, as a table.",
+        "--sets market1501=/data/Market-1501 msmt17=/data/MSMT17",
+    ),
     "embed": (
         "Write the features of a pool of images to a file.",
         "--images demo:identities=20 --out features.npy",

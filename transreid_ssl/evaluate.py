@@ -15,10 +15,17 @@ from transreid_ssl import __version__
 from transreid_ssl.command import Parser, run
 from transreid_ssl.data import ReIDProtocol, decoded, open_reid
 from transreid_ssl.data.readers import DEFAULT_PATTERN
-from transreid_ssl.data.reid import camera_rows
-from transreid_ssl.features import EmbeddingSettings, device_of, embedded, load_model, summary
+from transreid_ssl.features import (
+    EmbeddingSettings,
+    device_of,
+    labels,
+    load_model,
+    query_and_gallery,
+    summary,
+)
 from transreid_ssl.files import refuse_folder, write_json
-from transreid_ssl.models import BackboneSpec, ReIDViT
+from transreid_ssl.models import BackboneSpec
+from transreid_ssl.origin import Source, sources
 from transreid_ssl.report.galleries import GalleryRow, ranked_galleries
 from transreid_ssl.retrieval import (
     Reranking,
@@ -43,8 +50,8 @@ class Evaluate(EmbeddingSettings):
     images ``--data market1501 --root /data/Market-1501``.
 
     Args:
-        data: market1501, msmt17, several joined by +, folder, or demo; by default what the network
-            was fine-tuned on, or else generated people.
+        data: market1501, msmt17, dukemtmc or another labelled set, several joined by +, folder, or
+            demo; by default what the network was fine-tuned on, or else generated people.
         root: The folder of the labelled set.
         pattern: Of the set folder: where a path says the identity and the camera.
         baselines: Evaluate a plain colour histogram too.
@@ -71,29 +78,19 @@ class Evaluate(EmbeddingSettings):
 
 def open_protocol(options: Evaluate, spec: BackboneSpec) -> ReIDProtocol:
     """The labelled set asked for, or that the weights remember, or generated people."""
-    tuned_on = spec.provenance.get("settings", {}).get("data", {})
-    pool = str(spec.provenance.get("pool", ""))
-    generated = pool if pool.startswith("demo") else "demo"
-    name = options.data or tuned_on.get("name") or spec.provenance.get("data") or generated
-    root = options.root or (tuned_on.get("root") if name == tuned_on.get("name") else None)
+    known = next(iter(sources(spec)), Source("demo"))
+    if known.name == "pool":
+        known = Source(known.generated or "demo")
+    name = options.data or known.name
+    root = options.root or (known.root if name == known.name else None)
     return open_reid(name, root, options.pattern)
-
-
-def features(model: ReIDViT, protocol: ReIDProtocol, options: Evaluate) -> tuple[Tensor, Tensor]:
-    """Unit features of queries and gallery, float32 (Q, D) and (G, D), on the CPU."""
-    found = []
-    for title, images in (("query", protocol.query), ("gallery", protocol.gallery)):
-        cameras = camera_rows(images, protocol, model.spec.num_cameras)
-        batches = embedded(model, images, options, cameras, title)
-        found.append(torch.cat([part for _, part in batches]))
-    return found[0], found[1]
 
 
 def measure(
     query: Any, gallery: Any, protocol: ReIDProtocol, options: Evaluate
 ) -> dict[str, RetrievalMetrics]:
     """The metrics of the network, as asked for also re-ranked, and of what it has to beat."""
-    query_labels, gallery_labels = _labels(protocol)
+    query_labels, gallery_labels = labels(protocol)
     device = device_of(options)
     sides = query, *query_labels, gallery, *gallery_labels
     results = {"network": evaluate(*sides, device=device)}
@@ -121,7 +118,7 @@ def draw(
     precision = metrics.average_precision
     order = np.argsort(-precision, kind="stable")[: metrics.num_valid_queries]
     chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
-    query_labels, gallery_labels = _labels(protocol, chosen)
+    query_labels, gallery_labels = labels(protocol, chosen)
     ranked = ranked_gallery(query[chosen], *query_labels, gallery, *gallery_labels, k=10)
     rows = []
     for index, distances, places, correct in zip(chosen, *ranked):
@@ -143,20 +140,9 @@ def is_generated(protocol: ReIDProtocol) -> bool:
     return protocol.split == "generated"
 
 
-def _labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, tuple]:
-    """(identities, cameras) of ``queries`` and of the gallery; cameras where both know them."""
-    query, gallery = protocol.query, protocol.gallery
-    if query.cameras is None or gallery.cameras is None:
-        return (query.identities[queries], None), (gallery.identities, None)
-    return (
-        (query.identities[queries], query.cameras[queries]),
-        (gallery.identities, gallery.cameras),
-    )
-
-
 def verify(query: Tensor, gallery: Tensor, protocol: ReIDProtocol, device: str) -> dict[str, float]:
     """The part of the pairs of one person that is accepted, by the rate of false alarms."""
-    query_labels, gallery_labels = _labels(protocol)
+    query_labels, gallery_labels = labels(protocol)
     rates = roc(query, *query_labels, gallery, *gallery_labels, device=device)
     return {f"{rate:g}": accepted for rate, accepted in rates.items()}
 
@@ -172,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
-    query, gallery = features(model, protocol, options)
+    query, gallery = query_and_gallery(model, protocol, options)
     results = measure(query, gallery, protocol, options)
     print(format_table(results))
     record = {

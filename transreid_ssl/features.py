@@ -1,4 +1,4 @@
-"""From a weights file to the features of images: what the commands evaluate and embed share."""
+"""From a weights file to the features of images: what the commands that embed images share."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 from tqdm import tqdm
 
-from transreid_ssl.data import LabelledImages, Pool, image_loader
+from transreid_ssl.data import LabelledImages, Pool, ReIDProtocol, image_loader
+from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import ReIDViT, load_backbone
 from transreid_ssl.retrieval import embed_batches
@@ -19,6 +20,8 @@ from transreid_ssl.training import share_cores
 
 LATEST = (
     "outputs/supervised_finetune/model.safetensors",
+    "outputs/uda_finetune/model.safetensors",
+    "outputs/usl_finetune/model.safetensors",
     "outputs/dino_pretrain/backbone.safetensors",
 )
 
@@ -28,9 +31,9 @@ class EmbeddingSettings:
     """How to embed images; every choice that the weights file makes itself is left to it.
 
     Args:
-        weights: Any weights file, folder or Hugging Face id; by default the newest stage that is
-            there: outputs/supervised_finetune/model.safetensors, or else
-            outputs/dino_pretrain/backbone.safetensors.
+        weights: Any weights file, folder or Hugging Face id; by default the last stage that is
+            there: model.safetensors of outputs/supervised_finetune, outputs/uda_finetune or
+            outputs/usl_finetune, or else outputs/dino_pretrain/backbone.safetensors.
         feature: Take features "before" or "after" the batch norm that some fine-tuned networks end
             with; by default as they were meant.
         flip: Add the features of the mirrored image, as papers do; doubles the time.
@@ -59,8 +62,8 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, ReIDViT]:
     weights = settings.weights or next((path for path in LATEST if Path(path).is_file()), None)
     if weights is None:
         raise UserError(
-            f"no weights: neither {' nor '.join(LATEST)} is there; make them with `accelerate "
-            "launch recipes/dino_pretrain.py`, or name some with --weights"
+            f"no weights: none of {', '.join(LATEST)} is there; make them with `accelerate launch "
+            "recipes/dino_pretrain.py`, or name some with --weights"
         )
     norm = {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
     model = load_backbone(weights, **norm)
@@ -113,6 +116,29 @@ def embedded(
         model, shown, mean=spec.mean, std=spec.std,
         device=device_of(settings), flip=settings.flip, precision=settings.precision,
     )  # fmt: skip
+
+
+def query_and_gallery(
+    model: ReIDViT, protocol: ReIDProtocol, settings: EmbeddingSettings
+) -> tuple[Tensor, Tensor]:
+    """Unit features of queries and gallery, float32 (Q, D) and (G, D), on the CPU."""
+    found = []
+    for title, images in (("query", protocol.query), ("gallery", protocol.gallery)):
+        cameras = camera_rows(images, protocol, model.spec.num_cameras)
+        batches = embedded(model, images, settings, cameras, title)
+        found.append(torch.cat([part for _, part in batches]))
+    return found[0], found[1]
+
+
+def labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, tuple]:
+    """(identities, cameras) of ``queries`` and of the gallery; cameras where both know them."""
+    query, gallery = protocol.query, protocol.gallery
+    if query.cameras is None or gallery.cameras is None:
+        return (query.identities[queries], None), (gallery.identities, None)
+    return (
+        (query.identities[queries], query.cameras[queries]),
+        (gallery.identities, gallery.cameras),
+    )
 
 
 def summary(settings: type) -> str:

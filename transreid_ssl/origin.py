@@ -1,0 +1,96 @@
+"""What a network was trained on, as its weights file and those that it began from remember."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from transreid_ssl.data import ConcatPool, FilesPool, PeopleConfig, Pool, ReIDProtocol, SubsetPool
+from transreid_ssl.errors import UserError
+from transreid_ssl.models import BackboneSpec, read_spec
+
+# Sets of the same people and cameras: whoever trained on one has seen the others.
+_SAME_PLACE = {"occluded_duke": "dukemtmc", "cuhk03_detected": "cuhk03_labeled"}
+
+
+class Source(NamedTuple):
+    """Images as a weights file names them: a labelled set, or the unlabelled "pool" in ``root``."""
+
+    name: str
+    root: str | None = None
+
+    @property
+    def generated(self) -> str | None:
+        """The specification of generated people, or None for images on disk."""
+        text = (self.root or "demo") if self.name == "pool" else self.name
+        return text if text.partition(":")[0] == "demo" else None
+
+
+def sources(spec: BackboneSpec) -> list[Source]:
+    """What the last training of a network saw; empty where its file does not say."""
+    origin = spec.provenance
+    data = origin.get("settings", {}).get("data", {})
+    found = []
+    if data.get("name"):
+        found.append(Source(data["name"], data.get("root")))
+    elif origin.get("data"):
+        found.append(Source(origin["data"]))
+    if origin.get("pool"):
+        found.append(Source("pool", str(origin["pool"])))
+    return found
+
+
+def lineage(spec: BackboneSpec) -> Iterator[BackboneSpec]:
+    """``spec``, that of the weights its training began with, and so on while they are there."""
+    seen = set()
+    while True:
+        yield spec
+        weights = spec.provenance.get("settings", {}).get("model", {}).get("weights")
+        if not weights or weights in seen or not Path(weights).exists():
+            return
+        seen.add(weights)
+        try:
+            spec = read_spec(weights)
+        except UserError:  # replaced by something else since
+            return
+
+
+def was_trained_on(spec: BackboneSpec, target: Source, protocol: ReIDProtocol) -> bool:
+    """Whether a network has seen the place that ``protocol``, opened as ``target``, shows.
+
+    With or without labels: then what it reaches there is no transfer. Only as far as the files
+    tell: a set of the same name, images in the same folder, or generated people of the same seed,
+    style and difficulty.
+    """
+    return any(
+        _overlap(source, target, protocol) for stage in lineage(spec) for source in sources(stage)
+    )
+
+
+def _overlap(source: Source, target: Source, protocol: ReIDProtocol) -> bool:
+    if source.generated or target.generated:
+        specs = source.generated, target.generated
+        return None not in specs and len({_place(spec) for spec in specs}) == 1
+    if source.name in ("pool", "folder"):
+        trained = Path(source.root or ".").resolve()
+        parts = protocol.train, protocol.query, protocol.gallery
+        return any(
+            trained.is_relative_to(folder) or folder.is_relative_to(trained)
+            for part in parts
+            for folder in _folders(part.pool)
+        )
+    known = {_SAME_PLACE.get(name, name) for name in source.name.split("+")}
+    return any(_SAME_PLACE.get(name, name) in known for name in target.name.split("+"))
+
+
+def _place(spec: str) -> tuple[int, int, str]:
+    people = PeopleConfig.from_spec(spec)
+    return people.seed, people.style, people.difficulty
+
+
+def _folders(pool: Pool) -> list[Path]:
+    """The folders of the files that a pool is made of."""
+    if isinstance(pool, SubsetPool):
+        return _folders(pool.pool)
+    if isinstance(pool, ConcatPool):
+        return [folder for part in pool.pools for folder in _folders(part)]
+    return [Path(pool.root).resolve()] if isinstance(pool, FilesPool) else []

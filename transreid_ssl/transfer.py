@@ -1,0 +1,213 @@
+"""Direct transfer: one network on labelled sets that it was not trained on, as one table."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from transreid_ssl import __version__
+from transreid_ssl.command import Parser, run
+from transreid_ssl.data import ReIDProtocol, open_reid
+from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.data.reid import camera_rows
+from transreid_ssl.errors import UserError
+from transreid_ssl.features import (
+    EmbeddingSettings,
+    device_of,
+    labels,
+    load_model,
+    query_and_gallery,
+    summary,
+)
+from transreid_ssl.files import refuse_folder, write_json, write_text
+from transreid_ssl.models import BackboneSpec, ReIDViT
+from transreid_ssl.origin import Source, was_trained_on
+from transreid_ssl.retrieval import RetrievalMetrics, chance, evaluate
+
+DEMO = ("demo:style=1", "demo:style=2")
+SETS_HELP = (
+    "Labelled sets, one after another: NAME=FOLDER for images on disk (market1501, msmt17, "
+    "dukemtmc, occluded_duke, cuhk03_labeled, cuhk03_detected, personx, folder, or several joined "
+    "by +), the name alone for generated people (demo:key=value,…)."
+)
+TITLES = ("set", "queries", "gallery", "mAP", "rank-1", "rank-5", "rank-10", "mINP", "chance mAP")
+
+
+@dataclass(frozen=True)
+class Transfer(EmbeddingSettings):
+    """Evaluate one network on several labelled sets, without any training on them, as one table.
+
+    Example: ``python -m transreid_ssl.transfer --sets market1501=/data/Market-1501
+    msmt17=/data/MSMT17``; without options, the newest network on generated people in two places, a
+    sunny street and a dim hall. Sets that the network was trained on, as far as its weights tell,
+    are marked.
+
+    Args:
+        sets: See ``SETS_HELP``.
+        pattern: Of the set folder: where a path says the identity and the camera.
+        out: The folder for metrics.json and table.md.
+    """
+
+    sets: Sequence[str] = DEMO
+    pattern: str = DEFAULT_PATTERN
+    out: str = "outputs/transfer"
+
+
+class Target(NamedTuple):
+    """A labelled set to evaluate on."""
+
+    label: str
+    source: Source
+    protocol: ReIDProtocol
+    seen: bool
+    """Whether the network was trained there."""
+
+
+class Row(NamedTuple):
+    """What the network reached on a set, and what a random order does."""
+
+    target: Target
+    network: RetrievalMetrics
+    chance: RetrievalMetrics
+
+    def cells(self) -> list[str]:
+        """The texts of the row, as under ``TITLES``."""
+        found = self.network
+        rates = (found.mAP, *(found.rank(k) for k in (1, 5, 10)), found.mINP, self.chance.mAP)
+        label = self.target.label + " (trained on)" * self.target.seen
+        counts = (f"{found.num_queries:,}", f"{found.num_gallery:,}")
+        return [label, *counts, *(f"{100 * rate:.1f}" for rate in rates)]
+
+
+def parse_set(text: str) -> Source:
+    """A set from NAME=FOLDER, or from the name alone of generated people.
+
+    Raises:
+        UserError: a set on disk without its folder.
+    """
+    if text.partition(":")[0] == "demo":
+        return Source(text)
+    name, _, root = text.partition("=")
+    if not name or not root:
+        raise UserError(f"--sets {text}: write NAME=FOLDER, such as market1501=/data/Market-1501")
+    return Source(name, os.path.expanduser(root))
+
+
+def open_targets(options: Transfer, spec: BackboneSpec) -> list[Target]:
+    """Open all sets before any work begins.
+
+    Raises:
+        UserError: one that cannot be opened, or whose cameras are not those that the network has
+            embeddings of.
+    """
+    found = [parse_set(text) for text in options.sets]
+    names = [source.name for source in found]
+    targets = []
+    for text, source in zip(options.sets, found):
+        protocol = open_reid(source.name, source.root, options.pattern)
+        seen = was_trained_on(spec, source, protocol)
+        _check_cameras(spec, text, protocol, seen)
+        unique = names.count(source.name) == 1 and source.name != "folder"
+        targets.append(Target(source.name if unique else text, source, protocol, seen))
+    return targets
+
+
+def _check_cameras(spec: BackboneSpec, text: str, protocol: ReIDProtocol, seen: bool) -> None:
+    """As many cameras in another place are not the cameras that embeddings were learnt for."""
+    for images in (protocol.query, protocol.gallery):
+        camera_rows(images, protocol, spec.num_cameras)
+    if spec.num_cameras and not seen:
+        raise UserError(
+            f"{text}: this network has embeddings of the {spec.num_cameras} cameras that it was "
+            "trained with, which are not those of this set: evaluate it on its own set"
+        )
+
+
+def measure(model: ReIDViT, target: Target, options: Transfer) -> Row:
+    """Embed the queries and the gallery of a set, and evaluate."""
+    query, gallery = query_and_gallery(model, target.protocol, options)
+    query_labels, gallery_labels = labels(target.protocol)
+    found = evaluate(query, *query_labels, gallery, *gallery_labels, device=device_of(options))
+    return Row(target, found, chance(*query_labels, *gallery_labels))
+
+
+def format_rows(rows: Sequence[Row]) -> str:
+    """A Markdown table whose columns are aligned for the terminal too; rates in percent."""
+    lines = [list(TITLES), *(row.cells() for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
+    ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines.insert(1, ruler)
+    padded = (
+        [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:]))]
+        for first, *rest in lines
+    )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
+
+
+def report(rows: Sequence[Row], network: str) -> str:
+    """The table with what has to be known to read it, as Markdown."""
+    notes = [f"- {row.target.protocol.describe()}; {row.network.note}" for row in rows]
+    lines = [f"Direct transfer, in percent: {network}", "", format_rows(rows), "", *notes]
+    if any(row.target.seen for row in rows):
+        lines.append('- "(trained on)": training saw this place, so this row is no transfer')
+    return "\n".join(lines) + "\n"
+
+
+def record(rows: Sequence[Row]) -> list[dict]:
+    """The figures of each set for JSON."""
+    return [
+        {
+            "set": row.target.label,
+            "root": row.target.source.root,
+            "protocol": row.target.protocol.describe(),
+            "trained_on": row.target.seen,
+            "network": row.network.as_dict(),
+            "chance": row.chance.as_dict(),
+        }
+        for row in rows
+    ]
+
+
+def parse(arguments: Sequence[str] | None = None) -> Transfer:
+    """The options; ``--sets`` takes any number of words."""
+    parser = Parser(prog="python -m transreid_ssl.transfer", description=summary(Transfer))
+    parser.add_argument("--sets", nargs="+", default=list(DEMO), metavar="SET", help=SETS_HELP)
+    parser.add_class_arguments(Transfer, skip={"sets"})
+    return Transfer(**vars(parser.parse(sys.argv[1:] if arguments is None else arguments)))
+
+
+def outputs(folder: str) -> tuple[Path, Path]:
+    """The two files to write, refused now if they cannot be: not after all the work."""
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UserError(f"--out {folder}: is a file; give a folder")
+    figures, table = Path(folder) / "metrics.json", Path(folder) / "table.md"
+    refuse_folder(figures)
+    refuse_folder(table)
+    return figures, table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, open every set, embed and evaluate one after another, and say and write the table."""
+    options = parse(arguments)
+    figures, table = outputs(options.out)
+    weights, model = load_model(options)
+    network = f"{weights}: {model.spec}"
+    print(network, flush=True)
+    targets = open_targets(options, model.spec)
+    print(*(target.protocol.describe() for target in targets), sep="\n", flush=True)
+    rows = [measure(model, target, options) for target in targets]
+    print(format_rows(rows))
+    write_text(table, report(rows, network))
+    settings = asdict(options) | {"weights": str(weights)}
+    software = {"transreid_ssl": __version__, "torch": torch.__version__}
+    everything = {"network": str(model.spec), "settings": settings, "sets": record(rows)}
+    write_json(figures, everything | {"software": software})
+    print(f"written to {figures} and {table}")
+
+
+if __name__ == "__main__":
+    run(main)
