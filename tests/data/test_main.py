@@ -68,6 +68,27 @@ def test_pack(images, tmp_path, capsys):
     assert (tmp_path / "packed/train-00000-of-00001.parquet").is_file()
 
 
+def test_budget(tmp_path, capsys):
+    out = tmp_path / "lists" / "used_ids_0.50.txt"
+    arguments = [
+        "budget",
+        "--data",
+        SMALL.replace("identities=2", "identities=4"),
+        "--share",
+        "0.5",
+    ]
+    assert main([*arguments, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "50 % of the labels by identity: 2 of 4 identities, 12 of 24 images" in text
+    assert f"--data.label_list {out}" in text
+    first = out.read_text()
+    assert len(first.splitlines()) == 2
+    assert main([*arguments, "--out", str(out), "--seed", "1"]) == 0
+    assert out.read_text() != first
+    assert main([*arguments, "--out", str(out), "--by", "image"]) == 0
+    assert [line.count(";") for line in out.read_text().splitlines()] == [2] * 12
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -76,6 +97,10 @@ def test_pack(images, tmp_path, capsys):
         (["pack", "demo"], "out"),
         (["verify", "demo", "--lst", "x"], "--lst"),
         (["explore"], "explore"),
+        (["budget", "--share", "10"], "a label budget of 10.0: give a share above 0"),
+        (["budget", "--by", "people"], "people"),
+        (["budget", "--seed", "-1"], "Budget.seed is -1"),
+        (["budget", "--data", "market1501"], "market1501: where is it?"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(arguments, message, capsys):
@@ -87,7 +112,7 @@ def test_errors_are_one_line_and_exit_code_2(arguments, message, capsys):
     assert message in lines[0]
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "pack", "demo"])
+@pytest.mark.parametrize("command", ["inspect", "verify", "pack", "demo", "budget"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])

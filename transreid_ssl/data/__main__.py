@@ -4,6 +4,7 @@
   python -m transreid_ssl.data verify PATH     decode every image and list the broken ones
   python -m transreid_ssl.data pack PATH OUT   write a pool as Parquet shards, for HuggingFace too
   python -m transreid_ssl.data demo OUT        write generated people as image files
+  python -m transreid_ssl.data budget          write a list of a share of the training labels
 
 PATH is a folder of images, a list of paths, Parquet shards, an LMDB, or demo. Add --help after a
 command for its options.
@@ -17,16 +18,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import DefaultHelpFormatter
 from tqdm import tqdm
 
 from transreid_ssl.command import Parser, run
 from transreid_ssl.data import doctor
+from transreid_ssl.data.budget import describe_budget, label_budget, write_budget
 from transreid_ssl.data.pool import Pool, open_pool
 from transreid_ssl.data.readers import DEFAULT_PATTERN, open_reid
 from transreid_ssl.data.reid import PARTS
+from transreid_ssl.errors import check_ranges
 
 _COMMAND = "python -m transreid_ssl.data"
 
@@ -101,6 +104,36 @@ class Demo:
 
     out: str
     people: str = "demo:identities=60,images=16,test=30"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Choose a share of the training labels, as LUPerson's authors do, and write it as a list.
+
+    Example: ``python -m transreid_ssl.data budget --share 0.1 --by image --out used_ims_0.10.txt``,
+    or for a set on disk add ``--data market1501 --root /data/Market-1501``. Fine-tuning reads the
+    list with ``--data.label_list``.
+
+    Args:
+        data: The labelled set: market1501, msmt17, several joined by +, folder, demo.
+        root: The folder that holds it.
+        pattern: Of the set folder: where a path says the identity and the camera.
+        share: How much to keep, above 0 and up to 1.
+        by: Of what the share is: the identities, with all their images, or the images of each.
+        seed: Another seed is another draw; with the same one a smaller share is part of a larger.
+        out: The list, which is replaced.
+    """
+
+    data: str = "demo"
+    root: str | None = None
+    pattern: str = DEFAULT_PATTERN
+    share: float = 0.1
+    by: Literal["identity", "image"] = "identity"
+    seed: int = 0
+    out: str = "outputs/label_budget.txt"
+
+    def __post_init__(self) -> None:
+        check_ranges(self, seed=(0, None))
 
 
 def run_inspect(options: Inspect) -> int:
@@ -201,6 +234,19 @@ def run_demo(options: Demo) -> int:
     return 0
 
 
+def run_budget(options: Budget) -> int:
+    """The command ``budget``."""
+    train = open_reid(options.data, options.root, options.pattern).train
+    indices = label_budget(train, options.share, options.by, options.seed)
+    write_budget(options.out, train, indices, options.by)
+    print(describe_budget(train, train.subset(indices), options.share, options.by))
+    print(f"{options.out}: the list of them")
+    root = f" --data.root {options.root}" if options.root else ""
+    named = f"--data.name {options.data}{root} --data.label_list {options.out}"
+    print(f"next: accelerate launch recipes/supervised_finetune.py {named}")
+    return 0
+
+
 @contextmanager
 def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
     with tqdm(total=total, unit=" images", disable=None, leave=False) as bar:
@@ -212,6 +258,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "verify": (Verify, run_verify),
     "pack": (Pack, run_pack),
     "demo": (Demo, run_demo),
+    "budget": (Budget, run_budget),
 }
 
 

@@ -47,6 +47,11 @@ def take_subset(pool: Pool, path: str | Path) -> SubsetPool:
     return SubsetPool(pool, indices[first], note)
 
 
+def base_names(names: Names) -> Names:
+    """The names without their folders and without the extension of an image."""
+    return _base(_without_extension(names))
+
+
 def _find_loosely(known: Names, wanted: Names) -> np.ndarray:
     """Positions int64 (M,) of names equal but for leading folders and extension; -1: not one."""
     known_stems, wanted_stems = _without_extension(known), _without_extension(wanted)
