@@ -71,8 +71,9 @@ def describe(model: ReIDViT) -> str:
         str(spec),
         f"  {parameters / 1e6:.1f} M parameters, features of {spec.embed_dim} values",
         f"  normalise with mean {spec.mean}, std {spec.std}",
-        f"  position embeddings for other sizes: {spec.position_resampling}",
     ]
+    if spec.patch_size:
+        lines.append(f"  position embeddings for other sizes: {spec.position_resampling}")
     lines += [f"  {key}: {value}" for key, value in spec.provenance.items()]
     return "\n".join(lines)
 
