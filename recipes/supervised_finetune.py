@@ -19,14 +19,15 @@ from pathlib import Path
 
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
-from transreid_ssl.finetune import SupervisedTraining, train_supervised
+from transreid_ssl.finetune import SupervisedTraining as Config
+from transreid_ssl.finetune import train_supervised
 from transreid_ssl.training import finish, parse_config, start
 
 DEMO = Path(__file__).parent / "configs" / "supervised_demo.yaml"
 PRETRAINED = "outputs/dino_pretrain/backbone.safetensors"
 
 
-def check(config: SupervisedTraining) -> None:
+def check(config: Config) -> None:
     """Refuse what cannot work before anything is written."""
     if config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
         raise UserError(
@@ -37,7 +38,7 @@ def check(config: SupervisedTraining) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the backbone in the run folder."""
-    config, origin = parse_config(SupervisedTraining, DEMO, __doc__, arguments)
+    config, origin = parse_config(Config, DEMO, __doc__, arguments)
     check(config)
     accelerator, run = start(config, origin, "supervised fine-tuning")
     train_supervised(config, accelerator, run)

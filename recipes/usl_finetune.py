@@ -25,7 +25,8 @@ from pathlib import Path
 
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
-from transreid_ssl.finetune import ClusterTraining, train_on_clusters
+from transreid_ssl.finetune import ClusterTraining as Config
+from transreid_ssl.finetune import train_on_clusters
 from transreid_ssl.training import finish, parse_config, start
 
 DEMO = Path(__file__).parent / "configs" / "usl_demo.yaml"
@@ -45,7 +46,7 @@ def pretrain_first() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train on clusters, and leave the backbone in the run folder."""
-    config, origin = parse_config(ClusterTraining, DEMO, __doc__, arguments)
+    config, origin = parse_config(Config, DEMO, __doc__, arguments)
     if config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
         pretrain_first()
     accelerator, run = start(config, origin, "unsupervised fine-tuning")
