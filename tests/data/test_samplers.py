@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
+from transreid_ssl.data.samplers import ClusterSampler, EpochSampler, IdentitySampler
 from transreid_ssl.errors import UserError
 
 fast = settings(max_examples=40, deadline=None)
@@ -162,3 +162,57 @@ def test_complaints_name_the_setting():
             images_per_identity=2,
             world_size=2,
         )
+
+
+def cluster_sampler(labels, seed=0, **options):
+    defaults = {"clusters_per_batch": 4, "images_per_cluster": 3, "steps_per_epoch": 5}
+    return ClusterSampler(labels, seed, **{**defaults, "num_steps": 10, **options})
+
+
+@fast
+@given(
+    seed=st.integers(0, 99), clusters=st.integers(1, 9), outliers=st.integers(0, 5), data=st.data()
+)
+def test_cluster_batches_hold_whole_groups_and_no_outlier(seed, clusters, outliers, data):
+    sizes = data.draw(st.lists(st.integers(1, 7), min_size=clusters, max_size=clusters))
+    labels = np.repeat([*range(clusters), -1], [*sizes, outliers])
+    batches = list(cluster_sampler(labels, seed))
+    assert len(batches) == 10
+    for epoch in (0, 1):
+        items = list(chain(*batches[5 * epoch : 5 * epoch + 5]))
+        assert {e for e, _, _ in items} == {epoch}
+        assert len({(index, copy) for _, index, copy in items}) == len(items)
+        groups = [[index for _, index, _ in items[i : i + 3]] for i in range(0, len(items), 3)]
+        for group in groups:
+            (label,) = set(labels[group])
+            assert label >= 0
+            assert len(set(group)) == min(3, sizes[label])
+        for start in range(0, len(groups), clusters):  # each pass takes every cluster once
+            taken = [labels[group[0]] for group in groups[start : start + clusters]]
+            assert len(set(taken)) == len(taken)
+
+
+def test_a_cluster_is_seen_across_cameras_first():
+    labels, cameras = np.zeros(8, int), np.array([0, 0, 0, 0, 0, 0, 1, 2])
+    options = {"clusters_per_batch": 1, "steps_per_epoch": 40, "num_steps": 40}
+    for batch in cluster_sampler(labels, cameras=cameras, **options):
+        images = [index for _, index, _ in batch]
+        assert (cameras[images[1:]] != cameras[images[0]]).all()
+    plain = [cameras[[index for _, index, _ in b]] for b in cluster_sampler(labels, **options)]
+    assert any(len(set(found)) == 1 for found in plain)
+
+
+def test_cluster_batches_do_not_depend_on_processes_or_start():
+    labels = np.arange(40) % 7 - 1
+
+    def build(**share):
+        return cluster_sampler(labels, 3, **share)
+
+    whole = joined(build, 1, 1)
+    assert joined(build, 2, 2) == whole
+    assert list(build(first_step=7)) == whole[7:]
+
+
+def test_only_outliers_are_refused():
+    with pytest.raises(UserError, match="all images are outliers"):
+        cluster_sampler(np.full(9, -1))

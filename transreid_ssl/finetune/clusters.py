@@ -188,3 +188,4 @@ class ClusterObjective(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         if state["epoch"] >= 0:
             self.begin_epoch(state["epoch"], state["labels"].numpy(), state["memory"])
+            self.memory.features.copy_(state["memory"])  # scaled anew it would change the last bits
