@@ -83,7 +83,7 @@ def test_plain_files(tmp_path, backbone, images, content, statistics, kind):
     assert all("fc." in name for name in model.load_report.dropped)
 
 
-def test_timm_safetensors_with_their_classifier(tmp_path, backbone, images):
+def test_timm_safetensors_with_their_classifier(tmp_path, backbone):
     safetensors.torch.save_file(
         backbone.state_dict() | classifier(1000), tmp_path / "m.safetensors"
     )
