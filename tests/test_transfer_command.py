@@ -103,7 +103,10 @@ def test_what_it_was_trained_on_is_marked(weights, market, capsys):
     assert [row["trained_on"] for row in found] == [True, False]
     cells = rows_of(capsys.readouterr().out)
     assert [row[0] for row in cells[1:]] == [f"{SUNNY} (trained on)", DIM]
-    assert "no transfer" in Path("outputs/transfer/table.md").read_text()
+    text = Path("outputs/transfer/table.md").read_text()
+    assert "no transfer" in text
+    assert f"- {SUNNY}: train 15 images" in text
+    assert f"- {DIM}: train 15 images" in text
 
 
 def test_split_and_protocol_are_told(weights, market):

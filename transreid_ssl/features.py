@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transreid_ssl.data import LabelledImages, Pool, ReIDProtocol, image_loader
 from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import ReIDViT, load_backbone
+from transreid_ssl.models import Backbone, load_backbone
 from transreid_ssl.retrieval import embed_batches
 from transreid_ssl.training import share_cores
 
@@ -52,7 +52,7 @@ class EmbeddingSettings:
     device: str | None = None
 
 
-def load_model(settings: EmbeddingSettings) -> tuple[str, ReIDViT]:
+def load_model(settings: EmbeddingSettings) -> tuple[str, Backbone]:
     """The weights file that was taken, and its network on its device.
 
     Raises:
@@ -86,7 +86,7 @@ def device_of(settings: EmbeddingSettings) -> str:
 
 
 def embedded(
-    model: ReIDViT,
+    model: Backbone,
     images: Pool | LabelledImages,
     settings: EmbeddingSettings,
     cameras: np.ndarray | None = None,
@@ -119,7 +119,7 @@ def embedded(
 
 
 def query_and_gallery(
-    model: ReIDViT, protocol: ReIDProtocol, settings: EmbeddingSettings
+    model: Backbone, protocol: ReIDProtocol, settings: EmbeddingSettings
 ) -> tuple[Tensor, Tensor]:
     """Unit features of queries and gallery, float32 (Q, D) and (G, D), on the CPU."""
     found = []

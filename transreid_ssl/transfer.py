@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from transreid_ssl.features import (
     summary,
 )
 from transreid_ssl.files import refuse_folder, write_json, write_text
-from transreid_ssl.models import BackboneSpec, ReIDViT
+from transreid_ssl.models import Backbone, BackboneSpec
 from transreid_ssl.origin import Source, was_trained_on
 from transreid_ssl.retrieval import RetrievalMetrics, chance, evaluate
 
@@ -112,7 +112,8 @@ def open_targets(options: Transfer, spec: BackboneSpec) -> list[Target]:
         seen = was_trained_on(spec, source, protocol)
         _check_cameras(spec, text, protocol, seen)
         unique = names.count(source.name) == 1 and source.name != "folder"
-        targets.append(Target(source.name if unique else text, source, protocol, seen))
+        label = source.name if unique else text
+        targets.append(Target(label, source, replace(protocol, name=label), seen))
     return targets
 
 
@@ -127,7 +128,7 @@ def _check_cameras(spec: BackboneSpec, text: str, protocol: ReIDProtocol, seen: 
         )
 
 
-def measure(model: ReIDViT, target: Target, options: Transfer) -> Row:
+def measure(model: Backbone, target: Target, options: Transfer) -> Row:
     """Embed the queries and the gallery of a set, and evaluate."""
     query, gallery = query_and_gallery(model, target.protocol, options)
     query_labels, gallery_labels = labels(target.protocol)
