@@ -6,7 +6,9 @@ from transreid_ssl.pretrain.moby import MoBY, MoBYConfig
 from transreid_ssl.pretrain.moco import MoCo, MoCoConfig
 from transreid_ssl.pretrain.mocov3 import MoCoV3, MoCoV3Config
 from transreid_ssl.pretrain.networks import MomentumPair, check_two_views
+from transreid_ssl.pretrain.regularisers import RegularisersConfig
 from transreid_ssl.pretrain.run import PretrainingConfig, backbone_pair, pretrain
+from transreid_ssl.pretrain.upreid import UPReID, UPReIDDINO
 
 __all__ = [
     "DINO",
@@ -21,6 +23,9 @@ __all__ = [
     "MoCoV3Config",
     "MomentumPair",
     "PretrainingConfig",
+    "RegularisersConfig",
+    "UPReID",
+    "UPReIDDINO",
     "backbone_pair",
     "check_two_views",
     "cross_view_loss",

@@ -134,7 +134,7 @@ class DINOLoss(nn.Module):
         with torch.autocast(student_logits.device.type, enabled=False):
             student = student_logits.unflatten(0, (self.num_crops, -1)) / self.student_temp
             with torch.no_grad():
-                sharp = (teacher_logits - self.center) / self.teacher_temp(epoch)
+                sharp = self.sharpen(teacher_logits, epoch)
                 teacher = sharp.softmax(dim=-1)
                 entropy = (sharp.logsumexp(dim=-1) - (teacher * sharp).sum(dim=-1)).mean()
                 teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
@@ -142,6 +142,10 @@ class DINOLoss(nn.Module):
         if self.training:
             self._observe(teacher_logits)
         return loss, entropy
+
+    def sharpen(self, teacher_logits: Tensor, epoch: int) -> Tensor:
+        """Centred teacher logits over temperature, of the shape that came in, float32."""
+        return (teacher_logits.float() - self.center) / self.teacher_temp(epoch)
 
     @torch.no_grad()
     def _observe(self, teacher_logits: Tensor) -> None:
@@ -216,10 +220,20 @@ class DINO(nn.Module):
 
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""
-        views = [normalise(group, self.spec.mean, self.spec.std) for group in batch["views"]]
+        views = self.views(batch)
         with torch.no_grad():
             features, teacher_logits = self.teacher(views[:1])
-        loss, entropy = self.loss.with_entropy(self.student(views)[1], teacher_logits, epoch)
+        return self.compare(self.student(views)[1], features, teacher_logits, epoch)
+
+    def views(self, batch: dict[str, Any]) -> list[Tensor]:
+        """The crop groups of a batch, normalised."""
+        return [normalise(group, self.spec.mean, self.spec.std) for group in batch["views"]]
+
+    def compare(
+        self, student_logits: Tensor, features: Tensor, teacher_logits: Tensor, epoch: int
+    ) -> dict[str, Tensor]:
+        """The values of a batch from the student's logits, the teacher's features and logits."""
+        loss, entropy = self.loss.with_entropy(student_logits, teacher_logits, epoch)
         return {
             "loss": loss,
             "teacher_entropy": entropy,

@@ -23,10 +23,13 @@ class ViewNetwork(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, groups: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Features (V·B, D) and logits (V·B, K) of crop groups, each (v·B, 3, height, width)."""
-        features = torch.cat([self.backbone(group) for group in groups])
-        return features, self.head(features)
+    def forward(self, groups: list[Tensor], with_map: bool = False) -> tuple[Tensor, ...]:
+        """Features (V·B, D) and logits (V·B, K) of crop groups, each (v·B, 3, height, width);
+        ``with_map`` adds the feature map of the first group, (v·B, D, h, w)."""
+        run = self.backbone.forward_with_map if with_map else lambda group: (self.backbone(group),)
+        first, *maps = run(groups[0])
+        features = torch.cat([first, *(self.backbone(group) for group in groups[1:])])
+        return features, self.head(features), *maps
 
 
 def check_two_views(views: MultiCropConfig) -> None:
@@ -80,7 +83,8 @@ class MomentumPair(nn.Module, ABC):
         self.encoder_k.load_state_dict(self.encoder_q.state_dict())
         self.encoder_k.requires_grad_(False)
         self.predictor = nn.Identity() if predictor is None else predictor
-        self.momentum, self.symmetric = (momentum, final_momentum), symmetric
+        self.momentum = (momentum, final_momentum)
+        self.asking = (0, 1) if symmetric else (0,)  # views that are queries
 
     @property
     def kept(self) -> nn.Module:
@@ -95,9 +99,14 @@ class MomentumPair(nn.Module, ABC):
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: one group of two large crops an image, crop-major."""
         views = self.two_views(batch)
-        asking = (0, 1) if self.symmetric else (0,)
-        keys = {1 - view: self.key(views[1 - view]) for view in asking}
-        encoded = {view: self.query(views[view]) for view in asking}
+        keys = self.keys(views)
+        return self.compare({view: self.query(views[view]) for view in self.asking}, keys)
+
+    def compare(
+        self, encoded: dict[int, tuple[Tensor, ...]], keys: dict[int, Tensor]
+    ) -> dict[str, Tensor]:
+        """The values of a batch from what ``query`` gave, by view, and from ``keys``."""
+        asking = self.asking
         results = [self.contrast(encoded[v][1], keys[1 - v], view=1 - v) for v in asking]
         if self.training:
             self.remember(keys)
@@ -121,10 +130,15 @@ class MomentumPair(nn.Module, ABC):
         first, second = batch["views"][0].chunk(2)
         return tuple(normalise(view, self.spec.mean, self.spec.std) for view in (first, second))
 
-    def query(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, D) and queries of length 1, float32 (B, K), of normalised images."""
-        features, projected = self.encoder_q([images])
-        return features, unit(self.predictor(projected))
+    def query(self, images: Tensor, with_map: bool = False) -> tuple[Tensor, ...]:
+        """Features (B, D) and queries of length 1, float32 (B, K), of normalised images;
+        ``with_map`` adds the feature map (B, D, h, w)."""
+        features, projected, *maps = self.encoder_q([images], with_map=with_map)
+        return features, unit(self.predictor(projected)), *maps
+
+    def keys(self, views: tuple[Tensor, Tensor]) -> dict[int, Tensor]:
+        """The keys that the queries of a batch are compared with, by the number of their view."""
+        return {1 - view: self.key(views[1 - view]) for view in self.asking}
 
     @torch.no_grad()
     def key(self, images: Tensor) -> Tensor:

@@ -50,6 +50,11 @@ class RegularisersConfig:
     patch_hidden_dim: int = 512
     patch_dim: int = 128
 
+    @property
+    def active(self) -> bool:
+        """Whether a term has a weight."""
+        return bool(self.consistency_weight or self.intrinsic_weight)
+
     def __post_init__(self) -> None:
         check_ranges(
             self, consistency_weight=(0, None), consistency_temperature=(1e-4, None),
