@@ -1,0 +1,113 @@
+"""The contrast against the published program's number and slow loops; the queue's order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from reference import normal
+from slow_contrast import slow_info_nce
+from transreid_ssl.pretrain import KeyQueue, info_nce
+
+REFERENCE = np.load(Path(__file__).parent / "reference_moco.npz")
+
+
+def units(tag, shape, dim=1):
+    return F.normalize(torch.tensor(normal(tag, shape)), dim=dim)
+
+
+def test_the_published_program_gives_the_same_loss():
+    queries, keys = (units(tag, (8, 128)) for tag in ("moco_q", "moco_k"))
+    loss, _ = info_nce(queries, keys, 0.1, queue=units("moco_queue", (128, 20), dim=0))
+    np.testing.assert_allclose(loss, REFERENCE["moco/loss_T0.1"], rtol=1e-5)
+
+
+def test_against_a_queue_the_loss_equals_a_double_loop():
+    queries, queue = units("q", (5, 4)), units("queue", (4, 7), dim=0)
+    keys = F.normalize(queries + units("k", (5, 4)), dim=1)
+    expected = [slow_info_nce(q, k, queue.T, 0.3) for q, k in zip(queries, keys)]
+    loss, accuracy = info_nce(queries, keys, 0.3, queue=queue)
+    torch.testing.assert_close(loss, torch.tensor(expected).mean())
+    best = [max(float(q @ n) for n in queue.T) for q in queries]
+    first = [float(q @ k) > b for q, k, b in zip(queries, keys, best)]
+    assert accuracy.item() == pytest.approx(sum(first) / 5)
+    assert 0 < sum(first) < 5
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_within_a_batch_the_loss_equals_a_double_loop(offset):
+    queries, keys = units("q", (4, 6)), units("k", (8, 6))
+    expected = []
+    for i, query in enumerate(queries):
+        others = [key for j, key in enumerate(keys) if j != offset + i]
+        expected.append(slow_info_nce(query, keys[offset + i], others, 0.2))
+    loss, _ = info_nce(queries, keys, 0.2, offset=offset)
+    torch.testing.assert_close(loss, torch.tensor(expected).mean())
+
+
+def test_accuracy_is_one_for_equal_and_chance_for_opposite_keys():
+    queries = torch.eye(6)
+    assert info_nce(queries, queries, 0.1)[1] == 1
+    assert info_nce(queries, -queries, 0.1)[1] == 0
+    assert info_nce(queries, queries, 0.1, queue=-queries)[1] == 1
+
+
+def test_the_loss_is_float32_under_autocast():
+    queries, keys = units("moco_q", (8, 128)), units("moco_k", (8, 128))
+    plain, _ = info_nce(queries, keys, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(info_nce(queries, keys, 0.1)[0], plain, rtol=0, atol=0)
+
+
+def numbered(first, last):
+    """Keys that tell which they are: (last - first, 1)."""
+    return torch.arange(float(first), float(last))[:, None]
+
+
+def slow_ring(size, batches):
+    ring, pointer = [None] * size, 0
+    for batch in batches:
+        for key in batch.flatten().tolist():
+            ring[pointer] = key
+            pointer = (pointer + 1) % size
+    return ring, pointer
+
+
+@pytest.mark.parametrize("sizes", [(3, 3, 3, 3), (4, 4, 1), (7, 2), (9, 9), (16, 3), (7, 7)])
+def test_the_queue_is_a_ring_whatever_the_sizes_of_batches(sizes):
+    queue, batches, start = KeyQueue(1, 7), [], 0
+    for size in sizes:
+        batches.append(numbered(start, start + size))
+        queue.remember(batches[-1])
+        queue.enqueue()
+        start += size
+    ring, pointer = slow_ring(7, batches)
+    assert queue.keys[0].tolist() == ring
+    assert queue.pointer.tolist() == [pointer]
+
+
+def test_keys_wait_for_the_end_of_the_step_and_enter_in_order():
+    queue = KeyQueue(1, 5)
+    before = queue.keys.clone()
+    queue.remember(numbered(0, 2))
+    queue.remember(numbered(2, 4))
+    assert torch.equal(queue.keys, before)
+    queue.enqueue()
+    assert queue.keys[0, :4].tolist() == [0, 1, 2, 3]
+    assert queue.keys[0, 4] == before[0, 4]
+    queue.enqueue()  # nothing waits any more
+    assert queue.pointer == 4
+
+
+def test_the_queue_is_state_and_begins_with_random_unit_keys():
+    torch.manual_seed(0)
+    queue, other = KeyQueue(8, 6), KeyQueue(8, 6)
+    torch.testing.assert_close(queue.keys.norm(dim=0), torch.ones(6))
+    queue.remember(torch.eye(8)[:4])
+    queue.enqueue()
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(other.keys, queue.keys)
+    assert other.pointer == 4
+    assert not any(p.requires_grad for p in queue.parameters())
