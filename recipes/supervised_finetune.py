@@ -20,7 +20,7 @@ from pathlib import Path
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune import SupervisedTraining as Config
-from transreid_ssl.finetune import train_supervised
+from transreid_ssl.finetune import train_with_labels
 from transreid_ssl.training import finish, parse_config, start
 
 DEMO = Path(__file__).parent / "configs" / "supervised_demo.yaml"
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     check(config)
     accelerator, run = start(config, origin, "supervised fine-tuning")
-    train_supervised(config, accelerator, run)
+    train_with_labels(config, accelerator, run)
     finish(accelerator)
 
 

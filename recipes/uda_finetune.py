@@ -36,7 +36,7 @@ from transreid_ssl.finetune import (
     SupervisedTraining,
     TargetSettings,
     train_on_clusters,
-    train_supervised,
+    train_with_labels,
 )
 from transreid_ssl.finetune.stages import RESULT
 from transreid_ssl.training import (
@@ -140,7 +140,7 @@ def train_on_source(config: SupervisedTraining, accelerator: Accelerator) -> str
     model = run.path / RESULT
     if not model.is_file():
         accelerator.print("first stage: supervised on the source", flush=True)
-        train_supervised(config, accelerator, run)
+        train_with_labels(config, accelerator, run)
         accelerator.free_memory()
     return str(model)
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 import launch
+import transreid_ssl
 from transreid_ssl.cfs.__main__ import main as cfs
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import HALF, build_backbone, read_spec, save_backbone
@@ -52,6 +53,8 @@ def test_a_run_leaves_its_results(home):
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     before, after = load_file(home / BEFORE), load_file(run / "model.safetensors")
     assert before.keys() == after.keys()
+    last = transreid_ssl.load_backbone(run / "checkpoints" / "step_00000012.pt").state_dict()
+    assert all(torch.equal(value, last[name]) for name, value in after.items())
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
@@ -113,3 +116,24 @@ def test_overlapping_patches_gem_and_camera_embeddings_train_and_evaluate(tmp_pa
     )
     probe = [line for line in launch.metrics(folder) if "probe/mAP" in line][-1]
     assert f"{probe['probe/mAP']:.1f}" in text
+
+
+def test_a_label_budget_trains_on_a_share(home, tmp_path):
+    folder = tmp_path / "run"
+    text = launch.run(
+        RECIPE, *TINY, "--data.label_budget=0.5", "--data.label_budget_by=image",
+        "--run.epochs=1", "--probe.data=demo:test=2,images=4", f"--run.output={folder}", cwd=home,
+    )  # fmt: skip
+    assert "50 % of the labels by image: 12 of 12 identities, 24 of 48 images" in text
+
+
+def test_an_mgn_trains_and_is_evaluated(tmp_path):
+    text = launch.run(
+        str(launch.ROOT / "recipes" / "mgn_finetune.py"),
+        "--data.name=demo:identities=12,images=4,test=6,height=48,width=16",
+        "--model.img_size=[48,16]", "--run.batch_size=16", "--run.epochs=1", "--run.log_every=1",
+        "--run.num_workers=0", "--run.num_threads=1", "--augment.padding=2", cwd=tmp_path,
+    )  # fmt: skip
+    assert "probe at step 3" in text
+    spec = read_spec(tmp_path / "outputs" / "mgn_finetune" / "model.safetensors")
+    assert (spec.name, spec.objective, spec.img_size) == ("mgn_resnet_nano", "mgn", (48, 16))

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import launch
+import transreid_ssl
 from transreid_ssl.models import HALF, build_backbone, read_spec, save_backbone
 
 RECIPE = str(launch.ROOT / "recipes" / "usl_finetune.py")
@@ -59,6 +60,8 @@ def test_a_run_leaves_its_results(home):
     assert (spec.objective, spec.feature_norm, spec.mean, spec.std) == ("usl", True, *HALF)
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     before, after = load_file(home / BEFORE), load_file(run / "model.safetensors")
+    last = transreid_ssl.load_backbone(run / "checkpoints" / "step_00000012.pt").state_dict()
+    assert all(torch.equal(value, last[name]) for name, value in after.items())
     assert set(after) - set(before) == {
         f"bottleneck.{name}"
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

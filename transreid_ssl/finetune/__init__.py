@@ -4,12 +4,7 @@ from transreid_ssl.finetune.clusters import ClusterObjective, ClusterSettings, T
 from transreid_ssl.finetune.losses import batch_hard_triplet
 from transreid_ssl.finetune.memory import ClusterMemory
 from transreid_ssl.finetune.pseudo_labels import Labeller, PseudoLabels
-from transreid_ssl.finetune.stages import (
-    ClusterTraining,
-    SupervisedTraining,
-    train_on_clusters,
-    train_supervised,
-)
+from transreid_ssl.finetune.stages import train_on_clusters, train_with_labels
 from transreid_ssl.finetune.supervised import (
     LabelledSettings,
     SGDSettings,
@@ -20,6 +15,7 @@ from transreid_ssl.finetune.supervised import (
     set_statistics,
     sgd_plan,
 )
+from transreid_ssl.finetune.trainings import ClusterTraining, MGNTraining, SupervisedTraining
 
 __all__ = [
     "ClusterMemory",
@@ -28,6 +24,7 @@ __all__ = [
     "ClusterTraining",
     "LabelledSettings",
     "Labeller",
+    "MGNTraining",
     "PseudoLabels",
     "SGDSettings",
     "SupervisedConfig",
@@ -40,5 +37,5 @@ __all__ = [
     "set_statistics",
     "sgd_plan",
     "train_on_clusters",
-    "train_supervised",
+    "train_with_labels",
 ]

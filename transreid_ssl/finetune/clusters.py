@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.memory import ClusterMemory
-from transreid_ssl.models import normalise
+from transreid_ssl.models import BackboneSpec, normalise
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.schedules import linear
 
@@ -129,6 +129,11 @@ class ClusterObjective(nn.Module):
     def memory(self) -> ClusterMemory:
         """The memory of this epoch's clusters."""
         return self._memory[0]
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """The backbone's, which lets a checkpoint serve as a weights file."""
+        return self.backbone.spec
 
     @property
     def device(self) -> torch.device:

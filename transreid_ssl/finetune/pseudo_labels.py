@@ -107,7 +107,7 @@ class Labeller:
             )
         labels = cluster(
             features, eps, min_samples, config.k1, min(config.k2, config.k1),
-            device=self.accelerator.device,
+            search=config.search, device=self.accelerator.device,
         )  # fmt: skip
         count = labels.max() + 1
         if count < 2:

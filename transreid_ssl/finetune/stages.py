@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +19,19 @@ from transreid_ssl.data import (
     open_reid,
     training_loader,
 )
-from transreid_ssl.data.views import ReIDAugment, ReIDAugmentConfig
+from transreid_ssl.data.budget import budgeted, describe_budget
+from transreid_ssl.data.views import ReIDAugment
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
-from transreid_ssl.finetune.clusters import ClusterObjective, ClusterSettings, TargetSettings
+from transreid_ssl.finetune.clusters import ClusterObjective, TargetSettings
 from transreid_ssl.finetune.pseudo_labels import Labeller
-from transreid_ssl.finetune.supervised import (
-    LabelledSettings,
-    SGDSettings,
-    SupervisedConfig,
-    SupervisedObjective,
-    build_sgd,
-    set_statistics,
-    sgd_plan,
-)
+from transreid_ssl.finetune.supervised import set_statistics
+from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.models import BackboneSpec, save_backbone
 from transreid_ssl.training import (
-    BackboneSettings,
     Plan,
     ProbeSettings,
     RunFolder,
-    RunSettings,
     Trainer,
     provenance,
     retrieval_probe,
@@ -51,69 +42,23 @@ RESULT = "model.safetensors"
 BEST = "best.safetensors"
 
 
-@dataclass(frozen=True)
-class SupervisedTraining:
-    """Settings of supervised fine-tuning; the defaults are TransReID-SSL's ViT-S/16+ICS."""
-
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/supervised_finetune", epochs=120, batch_size=64
-        )
-    )
-    data: LabelledSettings = field(default_factory=LabelledSettings)
-    model: BackboneSettings = field(default_factory=BackboneSettings)
-    augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
-    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
-    optim: SGDSettings = field(default_factory=SGDSettings)
-    probe: ProbeSettings = field(default_factory=ProbeSettings)
-
-    def __post_init__(self) -> None:
-        _check_groups(self, "data", "images_per_identity")
+Training = LabelledTraining | ClusterTraining
 
 
-@dataclass(frozen=True)
-class ClusterTraining:
-    """Settings of training on clusters; the defaults are TransReID-SSL's USL, ViT-S/16+ICS."""
-
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/usl_finetune", epochs=50, batch_size=256, checkpoint_every=200
-        )
-    )
-    data: TargetSettings = field(default_factory=TargetSettings)
-    model: BackboneSettings = field(default_factory=lambda: BackboneSettings(drop_path=0.3))
-    augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
-    clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    optim: SGDSettings = field(
-        default_factory=lambda: SGDSettings(
-            lr=3.5e-4, weight_decay=5e-4, bias_lr_scale=1.0, warmup_epochs=0, schedule="step"
-        )
-    )
-    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(every=1000))
-
-    def __post_init__(self) -> None:
-        _check_groups(self, "data", "images_per_cluster")
-
-
-def _check_groups(config: Any, part: str, name: str) -> None:
-    """A batch is made of whole groups of one person's images."""
-    size = getattr(getattr(config, part), name)
-    if config.run.batch_size % size:
-        raise UserError(
-            f"--run.batch_size {config.run.batch_size}: give a multiple of --{part}.{name}, which "
-            f"is {size}"
-        )
-
-
-def train_supervised(config: SupervisedTraining, accelerator: Accelerator, run: RunFolder) -> Path:
+def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: RunFolder) -> Path:
     """Fine-tune with labels; returns the backbone's file in the run folder."""
     protocol = open_reid(config.data.name, config.data.root, config.data.pattern)
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
+    data = config.data
+    budget = data.label_budget, data.label_budget_by, config.run.seed, data.label_list
+    images = budgeted(protocol.train, *budget)
+    if images is not protocol.train:
+        accelerator.print(describe_budget(protocol.train, images, *budget[:2], budget[3]))
 
-    backbone = trained_backbone(config.model, accelerator, protocol.train.num_cameras)
+    backbone = trained_backbone(config.model, accelerator, images.num_cameras)
     set_statistics(backbone, config.data.statistics, config.model.weights)
-    dataset = training_images(config, protocol.train, backbone.spec)
-    objective = SupervisedObjective(backbone, dataset.num_identities, config.supervised)
+    dataset = training_images(config, images, backbone.spec)
+    objective = config.objective(backbone, dataset.num_identities)
 
     def batches(**steps: int) -> IdentitySampler:
         """P x K batches. Step s sees the same global batch, on any number of processes."""
@@ -124,34 +69,38 @@ def train_supervised(config: SupervisedTraining, accelerator: Accelerator, run: 
             **shares(config, accelerator), **steps,
         )  # fmt: skip
 
-    plan = sgd_plan(config.optim, config.run, batches(num_steps=0).steps_per_epoch)
-    data_key = fingerprint([protocol.train.pool.fingerprint, dataset.labels.tobytes()])
-    trainer = build_trainer(config, accelerator, run, objective, plan, data_key)
+    plan = config.plan(batches(num_steps=0).steps_per_epoch)
+    data_key = fingerprint([images.pool.fingerprint, dataset.labels.tobytes()])
+    trainer = build_trainer(config, accelerator, run, objective, plan, data_key, config.name)
 
     sampler = batches(first_step=trainer.step, num_steps=plan.total_steps)
     trainer.fit(iter(training_loader(dataset, sampler, config.run.num_workers)))
-    return keep_model(config, trainer, objective.backbone, "supervised")
+    return keep_model(config, trainer, objective.backbone, config.name)
 
 
 def train_on_clusters(
-    config: ClusterTraining, accelerator: Accelerator, run: RunFolder, objective_name: str = "usl"
+    config: ClusterTraining, accelerator: Accelerator, run: RunFolder, name: str = "usl"
 ) -> Path:
-    """Train without labels; returns the backbone's file in the run folder."""
+    """Train without labels; returns the backbone's file in the run folder.
+
+    Args:
+        name: what the weights' header calls it: "usl", or "uda" after training on a source.
+    """
     images = open_target(config.data)
     accelerator.print(images.pool.describe(), flush=True)
 
     backbone = trained_backbone(config.model, accelerator, images.num_cameras, feature_norm=True)
     set_statistics(backbone, config.data.statistics, config.model.weights)
     dataset = training_images(config, images, backbone.spec)
-    objective = ClusterObjective(backbone, config.clusters)
+    objective = config.objective(backbone)
     labeller = Labeller(
         images, config.clusters, accelerator, config.run.num_workers,
         dataset.cameras if backbone.spec.num_cameras else None,
     )  # fmt: skip
 
-    plan = sgd_plan(config.optim, config.run, config.clusters.steps_per_epoch)
+    plan = config.plan()
     trainer = build_trainer(
-        config, accelerator, run, objective, plan, images.pool.fingerprint, objective_name
+        config, accelerator, run, objective, plan, images.pool.fingerprint, name
     )
 
     def batches() -> Iterator[dict[str, Any]]:
@@ -173,7 +122,7 @@ def train_on_clusters(
             yield from training_loader(epoch_images, sampler, config.run.num_workers)
 
     trainer.fit(batches())
-    return keep_model(config, trainer, objective.backbone, objective_name)
+    return keep_model(config, trainer, objective.backbone, name)
 
 
 def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, epoch: int) -> None:
@@ -215,7 +164,7 @@ def cameras_to_cross(config: ClusterTraining, images: LabelledImages) -> np.ndar
 
 
 def training_images(
-    config: SupervisedTraining | ClusterTraining, images: LabelledImages, spec: BackboneSpec
+    config: Training, images: LabelledImages, spec: BackboneSpec
 ) -> LabelledDataset:
     """Augmented images under the network's size and statistics, which erasing fills with."""
     erasing = dataclasses.replace(config.augment.erasing, mean=spec.mean, std=spec.std)
@@ -223,7 +172,7 @@ def training_images(
     return LabelledDataset(images, ReIDAugment(augment), config.run.seed)
 
 
-def shares(config: SupervisedTraining | ClusterTraining, accelerator: Accelerator) -> dict:
+def shares(config: Training, accelerator: Accelerator) -> dict:
     """Which part of every global batch this process takes."""
     return {
         "rank": accelerator.process_index,
@@ -233,20 +182,20 @@ def shares(config: SupervisedTraining | ClusterTraining, accelerator: Accelerato
 
 
 def build_trainer(
-    config: SupervisedTraining | ClusterTraining,
+    config: Training,
     accelerator: Accelerator,
     run: RunFolder,
     objective: nn.Module,
     plan: Plan,
     data_key: str,
-    name: str = "supervised",
+    name: str,
 ) -> Trainer:
-    """The loop over an objective, with SGD, a probe on the target, and the best model kept."""
+    """The loop over an objective, with a probe on the target, and the best model kept."""
     if config.run.compile:
         objective.backbone.compile()
     probe = probe_settings(config)
     trainer = Trainer(
-        accelerator, objective, build_sgd(objective, config.optim), plan, run, config.run,
+        accelerator, objective, config.optimizer(objective), plan, run, config.run,
         data_key=data_key,
         probe=retrieval_probe(probe, lambda: objective.backbone, accelerator),
         probe_every=probe.every,
@@ -255,7 +204,7 @@ def build_trainer(
     return trainer
 
 
-def probe_settings(config: SupervisedTraining | ClusterTraining) -> ProbeSettings:
+def probe_settings(config: Training) -> ProbeSettings:
     """Without a set of its own the probe looks at the queries and the gallery of the target."""
     data = config.data
     if config.probe.data is not None or data.name == "pool":
@@ -264,14 +213,14 @@ def probe_settings(config: SupervisedTraining | ClusterTraining) -> ProbeSetting
 
 
 def save_model(
-    config: SupervisedTraining | ClusterTraining,
+    config: Training,
     trainer: Trainer,
     backbone: nn.Module,
     objective: str,
     file: str,
 ) -> Path:
     """Write the backbone with its origin in its header."""
-    data = config.data.name if config.data.name != "pool" else str(config.data.root)
+    data = config.data.name if config.data.name != "pool" else config.data.root or "demo"
     origin = provenance(config, data=data, step=trainer.step)
     path = trainer.run.path / file
     spec = dataclasses.replace(backbone.spec, objective=objective, provenance=origin)
@@ -280,7 +229,7 @@ def save_model(
 
 
 def keep_model(
-    config: SupervisedTraining | ClusterTraining,
+    config: Training,
     trainer: Trainer,
     backbone: nn.Module,
     objective: str,

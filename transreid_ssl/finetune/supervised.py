@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import HALF, IMAGENET, BNNeck, normalise, read_spec
+from transreid_ssl.models import HALF, IMAGENET, BackboneSpec, BNNeck, normalise, read_spec
 from transreid_ssl.training.plan import Plan
 from transreid_ssl.training.schedules import cosine, linear
 from transreid_ssl.training.settings import RunSettings
@@ -54,6 +54,11 @@ class LabelledSettings:
         images_per_identity: How many images of each person a batch holds; the triplet loss needs 2.
         statistics: What images are normalised with: "half" (mean and std 0.5, as TransReID-SSL
             fine-tunes), "imagenet", or "pretrained" for those of the initial weights.
+        label_budget: Share of the labels to train on (LUPerson's small-scale and few-shot sizes);
+            null: all. Budgets of one seed contain one another.
+        label_budget_by: "identity" keeps people with all of their images, "image" as large a share
+            of each person's images, one at least.
+        label_list: A list of what to train on: an identity a line, or "name; pid; cam".
     """
 
     name: str = "demo"
@@ -61,9 +66,12 @@ class LabelledSettings:
     pattern: str = DEFAULT_PATTERN
     images_per_identity: int = 4
     statistics: Literal["half", "imagenet", "pretrained"] = "half"
+    label_budget: float | None = None
+    label_budget_by: Literal["identity", "image"] = "identity"
+    label_list: str | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, images_per_identity=(2, None))
+        check_ranges(self, images_per_identity=(2, None), label_budget=(1e-9, 1))
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,11 @@ class SupervisedObjective(nn.Module):
         self.backbone = backbone
         self.neck = BNNeck(backbone.spec.embed_dim, num_identities)
         self.config = config or SupervisedConfig()
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """The backbone's, which lets a checkpoint serve as a weights file."""
+        return self.backbone.spec
 
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.

@@ -89,12 +89,15 @@ class BackboneSettings:
 
     Args:
         name: A timm name: vit_{nano,tiny,small,base}_patch16_{reid,ics,conv} (plain
-            patches, the IBN stem, the same stem with batch norms), or vit_nano_patch8_….
+            patches, the IBN stem, the same stem with batch norms), vit_nano_patch8_…,
+            resnet{50,101,152}_{reid,ibn_reid}, resnet_nano_reid, mgn_resnet{50,50_ibn,_nano}.
         img_size: (height, width) of the input in pixels.
-        drop_path: Stochastic depth of the trained network.
+        drop_path: Stochastic depth of the trained network; 0 for ResNets.
         weights: Initial weights, in any format that transreid_ssl.models.load_weights knows.
-        stride: Pixels between patches; less than the patch size makes them overlap (12 for 16).
-        gem: Feature = class token + generalised mean of the patch tokens.
+        stride: Pixels between patches; less than the patch size makes them overlap (12 for 16). Of
+            a ResNet 32, or 16 as is usual for fine-tuning.
+        gem: Feature = class token + generalised mean of the patch tokens; a ResNet's generalised
+            mean instead of its mean.
         camera_embedding: Learn an embedding for each camera of the labelled set (SIE).
         gradient_checkpointing: Less memory for about a third more time.
     """
