@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 
 
-def finish(ratio: float, **figures: object) -> None:
+def finish(ratio: float | None, **figures: object) -> None:
     """Print the last line of a benchmark: {"ratio": ..., figures, "hardware": {...}}.
 
-    `ratio` says how many times better (faster, smaller) this project is than the baseline.
+    `ratio` says how many times better (faster, smaller) this project is than the baseline; it is
+    None where the baseline was not run.
     """
-    print(json.dumps({"ratio": round(ratio, 3), **figures, "hardware": hardware()}), flush=True)
+    rounded = None if ratio is None else round(ratio, 3)
+    print(json.dumps({"ratio": rounded, **figures, "hardware": hardware()}), flush=True)
 
 
 def report(benchmark: str, **figures: object) -> None:

@@ -12,21 +12,48 @@ SMALL = {
         "--model=vit_nano_patch16_ics", "--batch-size=2", "--rounds=1", "--out-dim=64",
         "--precision=no",
     ],
-    "reranking": ["--size=300", "--queries=40", "--plain-size=300"],
-    "clustering": ["--size=300", "--plain-size=300"],
 }  # fmt: skip
+# Measured at two sizes; the plain routine at the smaller one only.
+SCALING = {
+    "evaluation": ["--sizes", "40x200", "60x300", "--plain-limit=200", "--dim=16"],
+    "reranking": ["--sizes", "200", "300", "--plain-limit=200", "--dim=16"],
+    "clustering": ["--sizes", "200", "300", "--plain-limit=200", "--dim=16"],
+}
+
+
+def last_line(text):
+    """The figures that a benchmark ends with."""
+    figures = json.loads(text.strip().splitlines()[-1])
+    assert figures["ratio"] > 0
+    assert figures["hardware"]["cores"] >= 1
+    return figures
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_benchmark_ends_with_one_line_of_json(name):
-    text = launch.run("-m", f"benchmarks.{name}", *SMALL[name])
-    last = json.loads(text.strip().splitlines()[-1])
-    assert last["ratio"] > 0
-    assert last["hardware"]["cores"] >= 1
+    last_line(launch.run("-m", f"benchmarks.{name}", *SMALL[name]))
+
+
+@pytest.mark.parametrize("name", SCALING)
+def test_time_and_memory_against_size(name, tmp_path):
+    text = launch.run("-m", f"benchmarks.{name}", *SCALING[name], f"--out={tmp_path}")
+    figures = last_line(text)
+    compared, alone = figures["runs"]
+    assert figures["benchmark"] == name
+    assert figures["ratio"] == pytest.approx(
+        compared["plain_seconds"] / compared["seconds"], rel=0.5
+    )
+    assert "plain_seconds" not in alone
+    assert all(run["peak_mb"] >= run["before_mb"] > 0 for run in figures["runs"])
+    assert "both agree" in text
+    assert text.count("\n| ") == 3  # a heading and two sizes
+    picture = (tmp_path / f"{name}.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
 
 
 def test_every_benchmark_is_told_of_and_tested():
     names = {path.stem for path in (launch.ROOT / "benchmarks").glob("*.py")}
-    assert names - {"__init__", "reporting", "dense_reciprocal"} == set(SMALL) | {"evaluation"}
+    parts = {"__init__", "reporting", "scaling", "dense_reciprocal"}
+    assert names - parts == SMALL.keys() | SCALING.keys()
     readme = (launch.ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in readme for name in [*SMALL, "evaluation"])
+    assert all(f"`{name}`" in readme for name in [*SMALL, *SCALING])
