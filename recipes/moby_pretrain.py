@@ -56,10 +56,12 @@ class Config(PretrainingConfig):
     )  # fmt: skip
     moby: MoBYConfig = field(default_factory=MoBYConfig)
 
+    def __post_init__(self) -> None:
+        check_two_views(self.views)
+
 
 def build_objective(config: Config, accelerator: Accelerator) -> MoBY:
     """Query encoder with a prediction head, key encoder, and a queue for each view."""
-    check_two_views(config.views)
     return MoBY(*backbone_pair(config, accelerator), config.moby)
 
 

@@ -67,10 +67,12 @@ class Config(PretrainingConfig):
     )  # fmt: skip
     moco: MoCoConfig = field(default_factory=MoCoConfig)
 
+    def __post_init__(self) -> None:
+        check_two_views(self.views)
+
 
 def build_objective(config: Config, accelerator: Accelerator) -> MoCo:
     """Query encoder, key encoder and queue."""
-    check_two_views(config.views)
     return MoCo(*backbone_pair(config, accelerator), config.moco)
 
 

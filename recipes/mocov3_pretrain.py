@@ -55,10 +55,12 @@ class Config(PretrainingConfig):
     )  # fmt: skip
     mocov3: MoCoV3Config = field(default_factory=MoCoV3Config)
 
+    def __post_init__(self) -> None:
+        check_two_views(self.views)
+
 
 def build_objective(config: Config, accelerator: Accelerator) -> MoCoV3:
     """Query encoder with a prediction head, and key encoder."""
-    check_two_views(config.views)
     return MoCoV3(*backbone_pair(config, accelerator), config.mocov3)
 
 

@@ -46,3 +46,8 @@ def run(*arguments: str, processes: int = 1, cwd: Path = ROOT, code: int = 0) ->
 def metrics(folder: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    """The losses that a run has logged."""
+    return [line["loss"] for line in metrics(folder) if "loss" in line]
