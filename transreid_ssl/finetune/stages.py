@@ -1,6 +1,7 @@
 """The two stages of fine-tuning that recipes are made of: with labels, and on clusters."""
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,14 @@ def train_on_clusters(
 
 def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, epoch: int) -> None:
     """Begin an epoch: cluster the features of all images as they are now."""
+    begin = time.monotonic()
     with trainer.untimed():
         found = labeller(objective.backbone, epoch, trainer.plan.epochs)
         objective.begin_epoch(epoch, found.labels, found.centres)
         if not trainer.run.has(trainer.step, "clusters/found"):  # a kill may have come right after
             trainer.log(found.figures)
         trainer.run.draw_curves()
-    trainer.say(f"epoch {epoch}: {found.describe()}")
+    trainer.say(f"epoch {epoch}: {found.describe()} ({time.monotonic() - begin:.1f} s)")
 
 
 def open_target(settings: TargetSettings) -> LabelledImages:

@@ -40,7 +40,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
             constant = heading.startswith("retrieval") and ("histogram" in name or "chance" in name)
             measured = heading.startswith("retrieval") and not constant
             axis.plot(
-                steps, values, label=name.partition("/")[2] or name, lw=1.5,
+                steps, values, label=_label(name), lw=1.5,
                 ls=":" if constant else "-", marker="o" if measured else None, ms=3,
             )  # fmt: skip
         axis.set_title(heading, fontsize=10)
@@ -58,6 +58,13 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=110, format="png")
     plt.close(figure)
+
+
+def _label(name: str) -> str:
+    room, _, plain = name.rpartition("/")
+    if plain == "feature_spread":
+        return "of the probe" if room else "of a batch"
+    return plain
 
 
 def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
