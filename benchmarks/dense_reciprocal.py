@@ -10,11 +10,13 @@ def random_people(size, dim, per_identity=20, spread=1.0, seed=0):
     identities = max(1, size // per_identity)
     centres = rng.standard_normal((identities, dim), dtype=np.float32)
     ids = rng.integers(0, identities, size)
-    features = centres[ids]
     # Some images are harder than others; more dimensions tell people apart better.
     hardness = rng.gamma(8.0, spread * (dim / 64) ** 0.25 / 8, (size, 1)).astype(np.float32)
-    features += hardness * rng.standard_normal((size, dim), dtype=np.float32)
-    return features / np.linalg.norm(features, axis=1, keepdims=True), ids
+    features = rng.standard_normal((size, dim), dtype=np.float32)
+    for part in np.array_split(np.arange(size), 1 + size // 4096):  # no second copy
+        features[part] = features[part] * hardness[part] + centres[ids[part]]
+        features[part] /= np.linalg.norm(features[part], axis=1, keepdims=True)
+    return features, ids
 
 
 def squared_distances(features):

@@ -74,9 +74,7 @@ def run(comparison: Comparison, doc: str, sizes: Sequence[str], plain_limit: int
         rows.append((size, found[0], found[1] if len(found) == 2 else None))
         print(f"{_named(size)} {comparison.unit}: {_told(found)}", flush=True)
     picture = options.out / f"{comparison.name}.png"
-    _draw(
-        rows, picture, f"{comparison.name}, {options.dim}-d features, {options.threads} thread(s)"
-    )
+    _draw(rows, picture, f"{comparison.name}, {options.dim}-d features, threads: {options.threads}")
     print(f"\n{_table(rows, comparison.unit)}\n\n{picture}")
     compared = [row for row in rows if row[2] is not None]
     ratio = compared[-1][2].seconds / compared[-1][1].seconds if compared else None
@@ -102,11 +100,9 @@ def timed(function: Callable[..., Any], arguments: tuple) -> tuple[float, Any]:
 def measured(routine: Callable, inputs: Callable, numbers: Size, threads: int) -> Measurement:
     """Make the inputs and call the routine on them, in a new process.
 
-    It is forked from a server that has the libraries and nothing else: their memory is counted,
-    the time to import them is not spent again.
+    It imports everything again: libraries that a forked process shares would not all be counted.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.scaling", "transreid_ssl.retrieval"])
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_measure, routine, inputs, numbers, threads).result()
 
@@ -184,7 +180,7 @@ def _table(rows: Sequence[Row], unit: str) -> str:
 
 
 def _draw(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Two panels against the last number of the sizes, on logarithmic scales."""
+    """Two panels against the last number of the sizes: seconds and memory."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, name, label in zip(axes, ("seconds", "peak_mb"), ("seconds", "peak memory (MB)")):
@@ -192,9 +188,14 @@ def _draw(rows: Sequence[Row], path: Path, title: str) -> None:
             points = [(row[0][-1], getattr(row[which], name)) for row in rows if row[which]]
             if points:
                 axis.plot(*zip(*points), style, label=("ours", "plain dense")[which - 1], ms=4)
-        axis.set(xscale="log", yscale="log", xlabel="N", ylabel=label)
-        axis.grid(alpha=0.3, which="both")
+        axis.set(xscale="log", xlabel="N", ylabel=label)
+        counts = [row[0][-1] for row in rows]
+        axis.set_xticks(counts, [f"{count:,}" for count in counts], fontsize=8)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
         axis.legend()
+    axes[0].set_yscale("log")
+    axes[1].set_ylim(bottom=0)
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

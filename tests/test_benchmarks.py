@@ -13,11 +13,11 @@ SMALL = {
         "--precision=no",
     ],
 }  # fmt: skip
-# Measured at two sizes; the plain routine at the smaller one only.
+# Each measurement is a process, which takes seconds to begin.
 SCALING = {
     "evaluation": ["--sizes", "40x200", "60x300", "--plain-limit=200", "--dim=16"],
-    "reranking": ["--sizes", "200", "300", "--plain-limit=200", "--dim=16"],
-    "clustering": ["--sizes", "200", "300", "--plain-limit=200", "--dim=16"],
+    "reranking": ["--sizes", "200", "--dim=16"],
+    "clustering": ["--sizes", "200", "--dim=16"],
 }
 
 
@@ -38,15 +38,13 @@ def test_a_benchmark_ends_with_one_line_of_json(name):
 def test_time_and_memory_against_size(name, tmp_path):
     text = launch.run("-m", f"benchmarks.{name}", *SCALING[name], f"--out={tmp_path}")
     figures = last_line(text)
-    compared, alone = figures["runs"]
+    compared, *alone = figures["runs"]
     assert figures["benchmark"] == name
-    assert figures["ratio"] == pytest.approx(
-        compared["plain_seconds"] / compared["seconds"], rel=0.5
-    )
-    assert "plain_seconds" not in alone
+    assert compared["plain_seconds"] > 0
+    assert all("plain_seconds" not in run for run in alone)
     assert all(run["peak_mb"] >= run["before_mb"] > 0 for run in figures["runs"])
     assert "both agree" in text
-    assert text.count("\n| ") == 3  # a heading and two sizes
+    assert text.count("\n| ") == 1 + len(figures["runs"])  # a heading, and a line a size
     picture = (tmp_path / f"{name}.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
 
