@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from transreid_ssl.data.erasing import RandomErasingConfig
 from transreid_ssl.data.images import decode
 from transreid_ssl.data.loader import (
     LabelledDataset,
@@ -21,6 +22,7 @@ from transreid_ssl.data.located import LocatedViews
 from transreid_ssl.data.pool import open_pool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
+from transreid_ssl.data.views import ReIDAugment, ReIDAugmentConfig
 from transreid_ssl.errors import UserError
 
 
@@ -43,7 +45,7 @@ def first_pixel(image, rng, another=None):
     return [[image[:1, :1]]]
 
 
-def noisy(image, rng):
+def noisy(image, rng, another):
     return np.clip(image[:4, :4] + rng.integers(0, 9, (4, 4, 3)), 0, 255).astype(np.uint8)
 
 
@@ -245,3 +247,23 @@ def test_an_exception_in_the_loop_ends_the_process():
     )
     assert done.returncode == 1
     assert done.stderr.strip().endswith("RuntimeError: in the middle of a run")
+
+
+def test_the_background_of_a_labelled_image_is_another_image():
+    images = open_reid("demo:identities=4,images=4,height=64,width=32").train
+    plain, mixed, again = (
+        LabelledDataset(
+            images,
+            ReIDAugment(
+                ReIDAugmentConfig(
+                    size=(64, 32), padding=0, flip=0, background=background,
+                    erasing=RandomErasingConfig(probability=0),
+                )
+            ),
+            seed=1,
+        )[(0, 3)]["image"].astype(int)
+        for background in (0.0, 1.0, 1.0)
+    )  # fmt: skip
+    assert np.array_equal(mixed, again)
+    change = np.abs(plain - mixed).mean(axis=2)
+    assert change[20:44, 12:20].mean() < 2 < 8 < change[:, [0, 1, -2, -1]].mean()

@@ -62,14 +62,7 @@ class ViewsDataset(Dataset):
         index = item[1]
         image, _, corrupt = _first_readable(self.pool, index, self._substitutes(index))
         rng = np.random.default_rng([self.seed, *item])
-
-        def another() -> np.ndarray:
-            picks = (int(rng.integers(len(self.pool))) for _ in range(_PATIENCE))
-            other, _, broken = _first_readable(self.pool, next(picks), picks)
-            corrupt.extend(broken)
-            return other
-
-        views = self.views(image, rng, another)
+        views = self.views(image, rng, _another(self.pool, rng, corrupt))
         located = views._asdict() if isinstance(views, LocatedViews) else {"views": views}
         return {**located, "index": index, "corrupt": corrupt}
 
@@ -85,12 +78,13 @@ class LabelledDataset(Dataset):
 
     Labels are 0 … ``num_identities`` - 1 in the order of the identities, ``camera`` likewise (-1
     where none is known). A broken image is replaced by another one of the same identity.
+    ``augment`` is called with the image, a generator and a function that gives another image.
     """
 
     def __init__(
         self,
         images: LabelledImages,
-        augment: Callable[[np.ndarray, np.random.Generator], np.ndarray],
+        augment: Callable[..., np.ndarray],
         seed: int,
     ) -> None:
         self.images, self.augment, self.seed = images, augment, seed
@@ -110,7 +104,7 @@ class LabelledDataset(Dataset):
         image, used, corrupt = _first_readable(self.images, index, self._same_identity(index))
         rng = np.random.default_rng([self.seed, *item])
         return {
-            "image": self.augment(image, rng),
+            "image": self.augment(image, rng, _another(self.images, rng, corrupt)),
             "identity": int(self.labels[used]),
             "camera": int(self.cameras[used]),
             "index": index,
@@ -122,6 +116,20 @@ class LabelledDataset(Dataset):
         for other in np.flatnonzero(self.labels == self.labels[index]).tolist():
             if other != index:
                 yield other
+
+
+def _another(
+    images: Pool | LabelledImages, rng: np.random.Generator, corrupt: list[str]
+) -> Callable[[], np.ndarray]:
+    """Gives a random image each time it is called; broken ones are added to ``corrupt``."""
+
+    def draw() -> np.ndarray:
+        picks = (int(rng.integers(len(images))) for _ in range(_PATIENCE))
+        other, _, broken = _first_readable(images, next(picks), picks)
+        corrupt.extend(broken)
+        return other
+
+    return draw
 
 
 def _first_readable(

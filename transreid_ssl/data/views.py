@@ -261,6 +261,9 @@ class ReIDAugmentConfig:
     erasing: RandomErasingConfig = field(default_factory=RandomErasingConfig)
     """Random erasing at the end; give its mean and std as the model's. It helps within a data set
     and hurts a model that is applied to another one without training."""
+    background: float = 0.0
+    """Probability that the background comes from another training image (not in the papers). It
+    keeps a small network from telling persons by the places they were seen in."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.padding <= min(self.size) or min(self.size) < 1:
@@ -268,23 +271,32 @@ class ReIDAugmentConfig:
                 f"size is {self.size} and padding {self.padding}: give pixels, the padding at most"
                 " the smaller side"
             )
-        if not 0 <= self.flip <= 1:
-            raise UserError(f"flip is {self.flip}: give a probability from 0 to 1")
+        check_ranges(self, flip=(0, 1), background=(0, 1))
 
 
 class ReIDAugment:
-    """Callable (image uint8 (H, W, 3) RGB, rng) -> contiguous uint8 (*size, 3).
+    """Callable (image uint8 (H, W, 3) RGB, rng, another) -> contiguous uint8 (*size, 3).
 
     Resize, flip, pad with black and crop, erase (Luo et al., "Bag of Tricks and a Strong Baseline
-    for Deep Person Re-identification", 2019).
+    for Deep Person Re-identification", 2019). ``another`` gives a random other image; it is asked
+    only where backgrounds are mixed.
     """
 
     def __init__(self, config: ReIDAugmentConfig):
         self.config = config
         self._erasing = RandomErasing(config.erasing)
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def __call__(
+        self,
+        image: np.ndarray,
+        rng: np.random.Generator,
+        another: Callable[[], np.ndarray] | None = None,
+    ) -> np.ndarray:
         _check_image(image)
+        if self.config.background and rng.random() < self.config.background:
+            if another is None:
+                raise ValueError("background mixing needs other images: pass another")
+            image = mix_background(image, another(), draw_ellipse(rng))
         flipped = rng.random() < self.config.flip
         shift = rng.integers(-self.config.padding, self.config.padding, size=2, endpoint=True)
         view = resize(image, self.config.size)
