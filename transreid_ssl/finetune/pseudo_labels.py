@@ -16,6 +16,7 @@ from transreid_ssl.retrieval import cluster, embed_batches, jaccard_graph
 from transreid_ssl.training.health import feature_spread
 
 COLLAPSED = 0.005
+_PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class PseudoLabels(NamedTuple):
@@ -121,7 +122,10 @@ class Labeller:
         return labels
 
     def _embed(self, backbone: nn.Module) -> tuple[Tensor, np.ndarray]:
-        """Unit features of the readable images, float32 (M, D), and their indices int64 (M,)."""
+        """Unit features of the readable images, float32 (M, D), and their indices int64 (M,).
+
+        They are computed in the precision of training.
+        """
         accelerator, size = self.accelerator, self.config.embed_batch_size
         whole = np.arange(len(self.images))
         batches = [whole[start : start + size] for start in range(0, len(whole), size)]
@@ -136,8 +140,9 @@ class Labeller:
         )  # fmt: skip
         loaded = (batch for batch in loader if len(batch["index"]))
         for index, part in embed_batches(
-            backbone, loaded, mean=spec.mean, std=spec.std, device=accelerator.device
-        ):
+            backbone, loaded, mean=spec.mean, std=spec.std, device=accelerator.device,
+            precision=_PRECISIONS[accelerator.mixed_precision],
+        ):  # fmt: skip
             features[index], readable[index] = part, 1.0
         if accelerator.num_processes > 1:  # each row is zero but on one process
             features, readable = (
