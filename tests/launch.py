@@ -5,6 +5,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +43,21 @@ def run(*arguments: str, processes: int = 1, cwd: Path = ROOT, code: int = 0) ->
     )  # fmt: skip
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+def kill(*arguments: str, when: Callable[[], bool], cwd: Path = ROOT) -> None:
+    """Run, and kill without warning as soon as ``when`` says so."""
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), cwd=cwd,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not when():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
 
 
 def metrics(folder: Path) -> list[dict]:

@@ -1,9 +1,5 @@
 """The pre-training recipe as a user runs it: resume, processes, results and refusals."""
 
-import signal
-import subprocess
-import time
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -24,10 +20,6 @@ TINY = [
 NO_PROBE = ["--probe.data=null"]
 
 
-def losses(folder):
-    return [line["loss"] for line in launch.metrics(folder) if "loss" in line]
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """A run with a checkpoint every five steps and the probe, left alone to its end."""
@@ -45,7 +37,7 @@ def test_a_run_leaves_its_results_and_says_what_it_did(unbroken):
     folder, text = unbroken
     assert "generated" in text
     assert "demo settings" in text
-    assert len(losses(folder)) == 18
+    assert len(launch.losses(folder)) == 18
     probes = [line for line in launch.metrics(folder) if "probe/mAP" in line]
     assert [line["step"] for line in probes] == [0, 9, 18]
     assert 0 < probes[0]["probe/mAP_chance"] < probes[0]["probe/mAP_histogram"] <= 100
@@ -70,24 +62,15 @@ def test_a_checkpoint_is_a_weights_file_too(unbroken):
 def test_a_killed_run_ends_as_the_unbroken_one_bit_for_bit(unbroken, tmp_path):
     folder = tmp_path / "run"
     arguments = [RECIPE, *TINY, *SMALL_PROBE, "--run.checkpoint_every=5", f"--run.output={folder}"]
-    process = subprocess.Popen(
-        launch.command(*arguments), env=launch.environment(), cwd=launch.ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists() or len(losses(folder)) < 7:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    metrics = folder / "metrics.jsonl"
+    launch.kill(*arguments, when=lambda: metrics.exists() and len(launch.losses(folder)) >= 7)
     assert "resuming from step" in launch.run(*arguments)
     expected = load_file(unbroken[0] / "backbone.safetensors")
     found = load_file(folder / "backbone.safetensors")
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert value.numpy().tobytes() == found[name].numpy().tobytes(), name
-    assert losses(folder) == losses(unbroken[0])
+    assert launch.losses(folder) == launch.losses(unbroken[0])
 
 
 def test_two_processes_and_accumulation_give_the_losses_of_one(tmp_path):
@@ -96,10 +79,10 @@ def test_two_processes_and_accumulation_give_the_losses_of_one(tmp_path):
     text = launch.run(RECIPE, *plain, f"--run.output={tmp_path / 'two'}", processes=2)
     assert "2 process(es)" in text
     launch.run(RECIPE, *plain, f"--run.output={tmp_path / 'parts'}", "--run.accumulation=4")
-    one = losses(tmp_path / "one")
+    one = launch.losses(tmp_path / "one")
     assert len(one) == 18
-    assert losses(tmp_path / "two") == pytest.approx(one, rel=2e-4)
-    assert losses(tmp_path / "parts") == pytest.approx(one, rel=2e-4)
+    assert launch.losses(tmp_path / "two") == pytest.approx(one, rel=2e-4)
+    assert launch.losses(tmp_path / "parts") == pytest.approx(one, rel=2e-4)
 
 
 @pytest.mark.parametrize(
