@@ -1,0 +1,218 @@
+"""Every self-supervised objective under one budget: direct retrieval, and what labels add to it.
+
+    python -m benchmarks.objectives                          # generated people, on two CPU cores
+    python -m benchmarks.objectives --rows dino moco --seeds 0 --budgets --out outputs/two
+    python -m benchmarks.objectives --pool data/LUPerson \\
+        --target market1501 --target_root data/Market-1501 \\
+        --backbone vit_small_patch16_reid --img_size 256 128 --batch_size 256 --epochs 10 \\
+        --finetune_epochs 60 --budget_by identity image --pretraining optim.lr=5e-4 \\
+        run.num_workers=14 --finetuning optim.lr=4e-4 run.precision=bf16 run.num_workers=14 \\
+        --out outputs/benchmarks/objectives_vit_small        # real crops, on a GPU
+
+The recipes run one after another as a user runs them, with recipes/configs/*_demo.yaml and what the
+options here say. All objectives see the same images, two views of each, in as many steps of the
+same size, and train the same network; only "DINO + ICS" has the stem of that name. Nobody has
+tuned any of them for this table, and their steps do not cost the same. Each result is probed as it
+is, on people that it was never trained on, and again after a fine-tuning with labels whose settings
+are the same for all. The floor is an untrained network, probed and fine-tuned likewise.
+
+Label budgets fine-tune the row that is best after fine-tuning, and random weights, with a part of
+the labels, for about as many steps as with all.
+
+A table that was broken off goes on when the same command is given again: finished runs are read.
+``ratio`` is the best row's mAP after fine-tuning over that of its untrained network.
+"""
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import yaml
+
+from benchmarks.objectives_picture import draw
+from benchmarks.objectives_runs import (
+    ROWS,
+    TRAINED,
+    Budget,
+    Line,
+    Run,
+    Runs,
+    finetuning,
+    last_with,
+    pretraining,
+    probes,
+)
+from benchmarks.objectives_table import COLUMNS, Cell, Results, floor_of, generated, record, report
+from benchmarks.reporting import finish
+from transreid_ssl import command
+from transreid_ssl.data import IdentitySampler, LabelledImages, open_reid
+from transreid_ssl.data.budget import label_budget
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import atomic_path, write_json, write_text
+
+POOL = "demo:identities=220,images=16,height={},width={},junk=0.1"
+TARGET = "demo:identities=200,images=12,height={},width={},first=5000,test=100"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then write and say the table."""
+    options = parse(arguments)
+    labelled = open_reid(options.target, options.target_root).train
+    probe = open_reid(options.probe_data, options.probe_root).describe()
+    results = Results(vars(options), {name: ROWS[name].title for name in options.rows})
+    runs = Runs(planned(options))
+    for seed, name in product(options.seeds, options.rows):
+        results.add(name, seed, *measure(runs, name, seed, options))
+    results.best = max(results.trained, key=lambda name: results.mean(name, "finetuned"))
+    pair = (floor_of(results.best), results.best)
+    for by, share, seed in product(options.budget_by, options.budgets, options.seeds):
+        kept = labelled.subset(label_budget(labelled, share, by, seed))
+        results.budgets += [
+            {"row": name, "seed": seed, "share": share, "by": by}
+            | measure_budget(runs, name, seed, kept, Budget(share, by), options)
+            for name in pair
+        ]
+    save(results, options.out, probe)
+
+
+def planned(options: argparse.Namespace) -> Counter:
+    """How many runs there will be of each kind."""
+    shares = [share for share in options.budgets if share < 1]
+    rows, seeds = options.rows, len(options.seeds)
+    return Counter(
+        {
+            "pre-training": seeds * sum(name in TRAINED for name in rows),
+            "fine-tuning": seeds * (len(rows) + 2 * len(shares) * len(options.budget_by)),
+        }
+    )
+
+
+def measure(runs: Runs, name: str, seed: int, options: argparse.Namespace) -> tuple[Cell, Line]:
+    """Pre-train and fine-tune a row with one seed; the baselines of the probe besides."""
+    figures = Cell()
+    if name in TRAINED:
+        last = last_with(runs(pretraining(name, seed, options)), "step_seconds")
+        figures |= {"steps": last["step"], "step_seconds": last["step_seconds"]}
+    # Untrained networks have no other probe before labels; so all are probed by the same program.
+    direct, finetuned = probes(runs(finetuning(name, seed, options)))
+    return figures | figures_of("direct", direct) | figures_of("finetuned", finetuned), direct
+
+
+def figures_of(stage: str, probe: Line) -> Cell:
+    """What a line of a probe says, under the names of the table's columns."""
+    return {stage: probe["probe/mAP"], f"{stage}_rank1": probe["probe/rank1"]}
+
+
+def measure_budget(
+    runs: Runs, name: str, seed: int, kept: LabelledImages, budget: Budget,
+    options: argparse.Namespace,
+) -> Cell:  # fmt: skip
+    """Fine-tune a row with the labels ``kept``, for about as many steps as with all."""
+    run = finetuning(name, seed, options)
+    lines = runs.read(run)
+    if budget.share < 1:
+        epochs = round(probes(lines)[1]["step"] / steps_per_epoch(run, kept, seed))
+        lines = runs(finetuning(name, seed, options, budget, max(1, epochs)))
+    last = probes(lines)[1]
+    counts = {"people": kept.num_identities, "images": len(kept), "steps": last["step"]}
+    return counts | figures_of("finetuned", last)
+
+
+def steps_per_epoch(run: Run, images: LabelledImages, seed: int) -> int:
+    """How many steps an epoch of ``images`` would have under the settings of a run."""
+    settings = yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))
+    group = settings["data"]["images_per_identity"]
+    batch = settings["run"]["batch_size"] // group
+    return IdentitySampler(
+        images.identities, seed, identities_per_batch=batch, images_per_identity=group, num_steps=0
+    ).steps_per_epoch
+
+
+def save(results: Results, folder: Path, probe: str) -> None:
+    """Write table.md, objectives.png and objectives.json; print the table and the last line."""
+    text = report(results, probe)
+    picture, figures = folder / "objectives.png", folder / "objectives.json"
+    write_text(folder / "table.md", text)
+    with atomic_path(picture) as temporary:
+        draw(results, temporary)
+    write_json(figures, record(results, probe))
+    print(f"\n{text}\n{folder / 'table.md'}, {picture}, {figures}")
+    floor = floor_of(results.best)
+    summary = {
+        name: {column: round(results.mean(name, column), 2) for column in COLUMNS}
+        for name in results.titles
+    }
+    finish(
+        results.mean(results.best, "finetuned") / max(results.mean(floor, "finetuned"), 1e-9),
+        **{"benchmark": "objectives", "generated": generated(results), "best": results.best},
+        **{"seeds": results.settings["seeds"], "rows": summary, "baselines": results.baselines},
+    )
+
+
+# -- the command line
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options, with the floors among the rows and everything that follows from others."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--rows", nargs="+", choices=TRAINED, default=TRAINED[:-1], metavar="ROW",
+        help=f"of {', '.join(TRAINED)}; all but the last by default")  # fmt: skip
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add("--backbone", default="vit_nano_patch8_conv", help="of all rows but those with ICS")
+    add("--img_size", nargs=2, type=int, default=[64, 32], metavar=("HEIGHT", "WIDTH"))
+    add("--pool", help="unlabelled crops; generated people by default")
+    add("--epochs", type=int, default=8, help="over the pool: all rows take as many steps")
+    add("--batch_size", type=int, default=64, help="images a step of pre-training")
+    add("--target", help="labelled set to fine-tune on; generated people by default")
+    add("--target_root", help="its folder")
+    add("--finetune_epochs", type=int, default=8)
+    add("--probe_data", help="labelled set to retrieve from; by default the target")
+    add("--probe_root", help="its folder")
+    add("--budgets", nargs="*", type=float, default=[0.1, 0.3, 1.0], metavar="SHARE",
+        help="shares of the labels to fine-tune with; none leaves them out")  # fmt: skip
+    add("--budget_by", nargs="+", choices=["identity", "image"], default=["identity"])
+    add("--threads", type=int, help="of each run on a CPU")
+    for stage in ("pretraining", "finetuning"):
+        add(f"--{stage}", nargs="+", default=[], metavar="NAME=VALUE",
+            help="further settings of its recipes, such as optim.lr=1e-3")  # fmt: skip
+    add("--out", type=Path, default=Path("outputs/benchmarks/objectives"))
+    return complete(parser.parse_args(arguments))
+
+
+def complete(options: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what follows from other options.
+
+    Raises:
+        UserError: a row with a stem that the network cannot have, or no share of labels.
+    """
+    for share in options.budgets:
+        if not 0 < share <= 1:
+            raise UserError(f"--budgets {share:g}: give shares of the labels above 0 and up to 1")
+    ics = "dino_ics" in options.rows
+    if ics and not re.fullmatch("vit_.*_(reid|conv)", options.backbone):
+        raise UserError(
+            f"--backbone {options.backbone} has no variant with ICS to compare with: give a "
+            "vit_…_reid or vit_…_conv, or --rows without dino_ics"
+        )
+    plain = set(options.rows) - {"dino_ics"}
+    wanted = {*options.rows, *["untrained"] * bool(plain), *["untrained_ics"] * ics}
+    options.rows = [name for name in ROWS if name in wanted]
+    options.pool = options.pool or POOL.format(*options.img_size)
+    options.target = options.target or TARGET.format(*options.img_size)
+    if options.probe_data is None:
+        options.probe_data, options.probe_root = options.target, options.target_root
+    for several in ("seeds", "budgets", "budget_by"):
+        setattr(options, several, list(dict.fromkeys(getattr(options, several))))
+    for stage in ("pretraining", "finetuning"):
+        setattr(options, stage, tuple(f"--{setting}" for setting in getattr(options, stage)))
+    return options
+
+
+if __name__ == "__main__":
+    command.run(main)
