@@ -1,9 +1,6 @@
 """The UP-ReID recipe as a user runs it: terms in the log, exact resume, any number of processes."""
 
 import runpy
-import signal
-import subprocess
-import time
 from dataclasses import asdict
 
 import pytest
@@ -63,17 +60,8 @@ def test_a_run_logs_both_terms_and_leaves_the_query_encoder(unbroken):
 def test_a_killed_run_ends_as_the_unbroken_one_with_the_queue_bit_for_bit(unbroken, tmp_path):
     folder = tmp_path / "run"
     arguments = [RECIPE, *TINY, f"--run.output={folder}"]
-    process = subprocess.Popen(
-        launch.command(*arguments), env=launch.environment(), cwd=launch.ROOT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (folder / "metrics.jsonl").exists() or len(logged(folder)) < 7:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    metrics = folder / "metrics.jsonl"
+    launch.kill(*arguments, when=lambda: metrics.exists() and len(logged(folder)) >= 7)
     assert "resuming from step" in launch.run(*arguments)
     assert logged(folder) == logged(unbroken)
     for one, other in zip(queue(folder), queue(unbroken), strict=True):
