@@ -1,13 +1,15 @@
 """Every self-supervised objective under one budget: direct retrieval, and what labels add to it.
 
-    python -m benchmarks.objectives                          # generated people, on two CPU cores
+    python -m benchmarks.objectives                     # generated people, on two CPU cores
     python -m benchmarks.objectives --rows dino moco --seeds 0 --budgets --out outputs/two
     python -m benchmarks.objectives --pool data/LUPerson \\
-        --target market1501 --target_root data/Market-1501 \\
-        --backbone vit_small_patch16_reid --img_size 256 128 --batch_size 256 --epochs 10 \\
-        --finetune_epochs 60 --budget_by identity image --pretraining optim.lr=5e-4 \\
-        run.num_workers=14 --finetuning optim.lr=4e-4 run.precision=bf16 run.num_workers=14 \\
-        --out outputs/benchmarks/objectives_vit_small        # real crops, on a GPU
+        --target market1501 --target_root data/Market-1501 --budget_by identity image \\
+        --backbone vit_small_patch16_reid --img_size 256 128 --batch_size 256 \\
+        --epochs 10 --pretraining run.num_workers=14 optim.lr=5e-4 dino:dino.out_dim=65536 \\
+        dino_ics:dino.out_dim=65536 moco:moco.queue_size=65536 moby:moby.queue_size=4096 \\
+        upreid:moco.queue_size=65536 --finetune_epochs 60 \\
+        --finetuning run.num_workers=14 run.precision=bf16 optim.lr=4e-4 \\
+        --out outputs/benchmarks/objectives_vit_small   # real crops, on a GPU
 
 The recipes run one after another as a user runs them, with recipes/configs/*_demo.yaml and what the
 options here say. All objectives see the same images, two views of each, in as many steps of the
@@ -19,7 +21,8 @@ are the same for all. The floor is an untrained network, probed and fine-tuned l
 Label budgets fine-tune the row that is best after fine-tuning, and random weights, with a part of
 the labels, for about as many steps as with all.
 
-A table that was broken off goes on when the same command is given again: finished runs are read.
+A table that was broken off goes on when the same command is given again: finished runs are read. A
+row is made anew when its folder is gone.
 ``ratio`` is the best row's mAP after fine-tuning over that of its untrained network.
 """
 
@@ -32,19 +35,9 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.objectives_commands import ROWS, TRAINED, Budget, finetuning, pretraining
 from benchmarks.objectives_picture import draw
-from benchmarks.objectives_runs import (
-    ROWS,
-    TRAINED,
-    Budget,
-    Line,
-    Run,
-    Runs,
-    finetuning,
-    last_with,
-    pretraining,
-    probes,
-)
+from benchmarks.objectives_runs import Line, Run, Runs, last_with, probes
 from benchmarks.objectives_table import COLUMNS, Cell, Results, floor_of, generated, record, report
 from benchmarks.reporting import finish
 from transreid_ssl import command
@@ -161,27 +154,29 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
+    # fmt: off
     add("--rows", nargs="+", choices=TRAINED, default=TRAINED[:-1], metavar="ROW",
-        help=f"of {', '.join(TRAINED)}; all but the last by default")  # fmt: skip
+        help=f"of {', '.join(TRAINED)}; all but the last by default")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--backbone", default="vit_nano_patch8_conv", help="of all rows but those with ICS")
     add("--img_size", nargs=2, type=int, default=[64, 32], metavar=("HEIGHT", "WIDTH"))
     add("--pool", help="unlabelled crops; generated people by default")
-    add("--epochs", type=int, default=8, help="over the pool: all rows take as many steps")
+    add("--epochs", type=int, default=7, help="over the pool: all rows take as many steps")
     add("--batch_size", type=int, default=64, help="images a step of pre-training")
     add("--target", help="labelled set to fine-tune on; generated people by default")
     add("--target_root", help="its folder")
-    add("--finetune_epochs", type=int, default=8)
+    add("--finetune_epochs", type=int, default=6)
     add("--probe_data", help="labelled set to retrieve from; by default the target")
     add("--probe_root", help="its folder")
     add("--budgets", nargs="*", type=float, default=[0.1, 0.3, 1.0], metavar="SHARE",
-        help="shares of the labels to fine-tune with; none leaves them out")  # fmt: skip
+        help="shares of the labels to fine-tune with; none leaves them out")
     add("--budget_by", nargs="+", choices=["identity", "image"], default=["identity"])
     add("--threads", type=int, help="of each run on a CPU")
-    for stage in ("pretraining", "finetuning"):
-        add(f"--{stage}", nargs="+", default=[], metavar="NAME=VALUE",
-            help="further settings of its recipes, such as optim.lr=1e-3")  # fmt: skip
+    add("--pretraining", nargs="+", default=[], metavar="NAME=VALUE",
+        help="further settings of its recipes, such as optim.lr=1e-3; of one row as ROW:NAME=VALUE")
+    add("--finetuning", nargs="+", default=[], metavar="NAME=VALUE", help="likewise, for all rows")
     add("--out", type=Path, default=Path("outputs/benchmarks/objectives"))
+    # fmt: on
     return complete(parser.parse_args(arguments))
 
 
@@ -209,8 +204,6 @@ def complete(options: argparse.Namespace) -> argparse.Namespace:
         options.probe_data, options.probe_root = options.target, options.target_root
     for several in ("seeds", "budgets", "budget_by"):
         setattr(options, several, list(dict.fromkeys(getattr(options, several))))
-    for stage in ("pretraining", "finetuning"):
-        setattr(options, stage, tuple(f"--{setting}" for setting in getattr(options, stage)))
     return options
 
 

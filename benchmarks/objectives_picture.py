@@ -22,7 +22,8 @@ def draw(results: Results, path: Path) -> None:
         _budgets(results, axes[1])
     note = "generated people" if generated(results) else results.settings["target"]
     seeds = len(results.settings["seeds"])
-    figure.suptitle(f"mAP (%) on {note}, mean and deviation of {seeds} seed(s)", fontsize=11)
+    spread = f", mean and deviation of {seeds} seeds" if seeds > 1 else ""
+    figure.suptitle(f"mAP (%) on {note}{spread}", fontsize=11)
     figure.savefig(path, dpi=110, format="png")
 
 
@@ -36,7 +37,7 @@ def _bars(results: Results, axis: Any) -> None:
         found = [results.values(name, column) for name in names]
         axis.bar(
             places, [mean(values) for values in found], width, color=colour, label=label,
-            yerr=[_deviation(values) for values in found], capsize=3,
+            yerr=_deviations(found), capsize=3,
         )  # fmt: skip
         floors = [results.mean(floor_of(name), column) for name in names]
         axis.hlines(
@@ -47,8 +48,9 @@ def _bars(results: Results, axis: Any) -> None:
         axis.axhline(results.baselines[name], color="grey", ls=style, lw=1, label=BASELINES[name])
     axis.set_xticks(range(len(names)), [results.titles[name] for name in names], fontsize=8)
     axis.tick_params(axis="x", rotation=20)
-    axis.set_ylim(bottom=0)
-    axis.legend(fontsize=8, ncols=2)
+    axis.set_xlim(-0.6, len(names) - 0.4)
+    axis.set_ylim(0, 1.25 * axis.get_ylim()[1])  # room for the legend
+    axis.legend(fontsize=8, ncols=2, loc="upper left")
 
 
 def _budgets(results: Results, axis: Any) -> None:
@@ -59,7 +61,7 @@ def _budgets(results: Results, axis: Any) -> None:
         style = "--" if row.startswith("untrained") else "-"
         axis.errorbar(
             [100 * share for share in found], [mean(v) for v in values],
-            yerr=[_deviation(v) for v in values], capsize=3, marker="o", ms=4, ls=style,
+            yerr=_deviations(values), capsize=3, marker="o", ms=4, ls=style,
             label=f"{results.titles[row]}, by {by}",
         )  # fmt: skip
     axis.set_xlabel("% of the labels", fontsize=9)
@@ -68,5 +70,6 @@ def _budgets(results: Results, axis: Any) -> None:
     axis.legend(fontsize=8)
 
 
-def _deviation(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else 0.0
+def _deviations(found: Sequence[Sequence[float]]) -> list[float] | None:
+    """Error bars; none where there was one seed."""
+    return [stdev(values) for values in found] if len(found[0]) > 1 else None

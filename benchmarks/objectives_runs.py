@@ -1,9 +1,8 @@
 """Runs of recipes, each a process as a user starts it; what is finished is read, not repeated."""
 
-import argparse
 import json
 import os
-import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,43 +10,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import write_json
+from transreid_ssl.files import fingerprint, write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = {"pre-training": "backbone.safetensors", "fine-tuning": "model.safetensors"}
+STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes
 Line = dict[str, float]
-
-
-class Row(NamedTuple):
-    """A row's title, the recipe of its pre-training (None: a floor), and its own options."""
-
-    title: str
-    recipe: str | None = None
-    options: tuple[str, ...] = ()
-
-
-ROWS = {
-    "untrained": Row("untrained"),
-    "untrained_ics": Row("untrained, ICS"),
-    "dino": Row("DINO", "dino"),
-    "dino_ics": Row("DINO + ICS", "dino"),
-    "moco": Row("MoCo v2", "moco"),
-    "mocov3": Row("MoCo v3", "mocov3"),
-    "moby": Row("MoBY", "moby"),
-    "upreid": Row("UP-ReID (MoCo v2)", "upreid", ("--base=moco",)),
-    "upreid_dino": Row("UP-ReID (DINO)", "upreid", ("--base=dino",)),
-}
-TRAINED = [name for name, row in ROWS.items() if row.recipe]
-
-
-class Budget(NamedTuple):
-    """A share of the labels, of people or of each person's images."""
-
-    share: float
-    by: str
 
 
 @dataclass(frozen=True)
@@ -62,12 +33,22 @@ class Run:
     options: tuple[str, ...]
 
     @property
+    def config(self) -> Path:
+        """The file of its settings."""
+        return ROOT / "recipes" / "configs" / f"{self.settings}.yaml"
+
+    @property
     def command(self) -> list[str]:
         """Python's arguments."""
-        config = ROOT / "recipes" / "configs" / f"{self.settings}.yaml"
         recipe = ROOT / "recipes" / f"{self.recipe}.py"
         place = f"--run.output={self.folder}"
-        return [str(recipe), f"--config={config}", place, *self.options]
+        return [str(recipe), f"--config={self.config}", place, *self.options]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What tells it from other runs."""
+        text = self.config.read_text(encoding="utf-8")
+        return {"settings": fingerprint([text]), "options": list(self.options)}
 
     def beside(self, ending: str) -> Path:
         """A file of ours next to the run folder, in which a recipe wants its own files only."""
@@ -137,7 +118,7 @@ def _record(run: Run) -> dict | None:
     if not path.is_file() or not (run.folder / RESULTS[run.kind]).is_file():
         return None
     record = json.loads(path.read_text(encoding="utf-8"))
-    return record if record["command"] == run.command[1:] else None
+    return record if run.origin.items() <= record.items() else None
 
 
 def _execute(run: Run) -> dict:
@@ -145,6 +126,7 @@ def _execute(run: Run) -> dict:
 
     Raises:
         UserError: it failed; what it printed is in the file that the message names.
+        KeyboardInterrupt: it was told to stop.
     """
     log = run.beside("log")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -155,71 +137,23 @@ def _execute(run: Run) -> dict:
         process = subprocess.Popen(
             [sys.executable, *run.command], stdout=file, stderr=subprocess.STDOUT, env=environment
         )
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.wait()  # the same Ctrl-C has asked it to end after its step
-            raise
+        code = _wait(process)
+    if code in STOPPED:
+        raise KeyboardInterrupt
     if code:
         printed = log.read_text(encoding="utf-8").strip().splitlines()
         raise UserError(f"{run.title}, {run.kind}: it failed; see {log}: {(printed or [''])[-1]}")
-    seconds = time.monotonic() - begin
-    record = {"command": run.command[1:], "seconds": round(seconds, 1)}
+    record = run.origin | {"seconds": round(time.monotonic() - begin, 1)}
     write_json(run.beside("json"), record)
     return record
 
 
-# -- the commands
-
-
-def pretraining(name: str, seed: int, options: argparse.Namespace) -> Run:
-    """A row's run without labels."""
-    title, recipe, own = ROWS[name]
-    size = "[{},{}]".format(*options.img_size)
-    given = (
-        *common(name, seed, options), f"--run.epochs={options.epochs}",
-        f"--run.batch_size={options.batch_size}", f"--data.pool={options.pool}",
-        f"--views.global_size={size}", f"--optim.warmup_epochs={options.epochs / 8:g}",
-        "--probe.data=null", *own, *options.pretraining,
-    )  # fmt: skip
-    folder = options.out / f"{name}_seed{seed}" / "pretrain"
-    title = f"{title}, seed {seed}"
-    return Run("pre-training", title, folder, f"{recipe}_pretrain", f"{recipe}_demo", given)
-
-
-def finetuning(
-    name: str,
-    seed: int,
-    options: argparse.Namespace,
-    budget: Budget | None = None,
-    epochs: int | None = None,
-) -> Run:
-    """A row's run with labels, or with a part of them for so many epochs."""
-    folder = options.out / f"{name}_seed{seed}"
-    weights = folder / "pretrain" / "backbone.safetensors" if ROWS[name].recipe else "null"
-    epochs = epochs or options.finetune_epochs
-    given = [
-        *common(name, seed, options), f"--run.epochs={epochs}", f"--model.weights={weights}",
-        f"--data.name={options.target}", f"--data.root={options.target_root or 'null'}",
-        f"--probe.data={options.probe_data}", f"--probe.root={options.probe_root or 'null'}",
-        "--probe.every=0", "--data.statistics=imagenet",
-        f"--optim.warmup_epochs={round(0.15 * epochs)}",
-    ]  # fmt: skip
-    title, place = f"{ROWS[name].title}, seed {seed}", "finetune"
-    if budget is not None:
-        share, by = budget
-        given += [f"--data.label_budget={share}", f"--data.label_budget_by={by}"]
-        title, place = f"{title}, {share:.0%} by {by}", f"finetune_{share}_{by}"
-    given += options.finetuning
-    recipe, settings = "supervised_finetune", "supervised_demo"
-    return Run("fine-tuning", title, folder / place, recipe, settings, tuple(given))
-
-
-def common(name: str, seed: int, options: argparse.Namespace) -> list[str]:
-    """What every run is told."""
-    network = options.backbone
-    if name.endswith("_ics"):
-        network = re.sub("_(reid|conv)$", "_ics", network)
-    threads = [f"--run.num_threads={options.threads}"] if options.threads else []
-    size = "[{},{}]".format(*options.img_size)
-    return [f"--run.seed={seed}", f"--model.name={network}", f"--model.img_size={size}", *threads]
+def _wait(process: subprocess.Popen) -> int:
+    """The exit code; Ctrl-C and SIGTERM let a run end after its step, with a checkpoint."""
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # the run has been sent the same Ctrl-C
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 
 import pytest
 
@@ -50,7 +51,7 @@ def benchmark(monkeypatch):
         (run.folder / "metrics.jsonl").write_text(text)
         (run.folder / "config.yaml").write_text(CONFIG)
         (run.folder / runs.RESULTS[run.kind]).touch()
-        record = {"command": run.command[1:], "seconds": 60.0}
+        record = run.origin | {"seconds": 60.0}
         run.beside("json").write_text(json.dumps(record))
         return record
 
@@ -110,7 +111,7 @@ def test_finished_runs_are_read_and_others_made(benchmark, tmp_path):
 def test_all_objectives_have_one_budget(benchmark, tmp_path):
     objectives, made = benchmark
     rows = ["--rows", "moco", "dino_ics", "dino", "--seeds", "0", "--budgets"]
-    objectives.main([*SETTINGS, *rows, "--pretraining", "optim.lr=0.5", f"--out={tmp_path}"])
+    objectives.main([*SETTINGS, *rows, f"--out={tmp_path}", "--pretraining", "optim.lr=0.5"])
     names = [run.folder.parent.name.partition("_seed")[0] for run in made]
     assert names == ["untrained", "untrained_ics", *["dino"] * 2, *["dino_ics"] * 2, *["moco"] * 2]
     for kind in ("pre-training", "fine-tuning"):
@@ -131,6 +132,16 @@ def test_all_objectives_have_one_budget(benchmark, tmp_path):
     assert set(networks.values()) == {"vit_nano_patch8_ics", "vit_nano_patch8_conv"}
     assert "--optim.lr=0.5" in made[2].options
     assert "--optim.lr=0.5" not in made[3].options
+
+
+def test_a_setting_may_be_one_rows_alone(benchmark):
+    objectives, _ = benchmark
+    settings = ["moco:moco.queue_size=64", "data.pool=demo:images=4"]
+    command = [*SETTINGS, "--pretraining", *settings]
+    options = objectives.parse(command)
+    for name, own in (("moco", ["--moco.queue_size=64"]), ("dino", [])):
+        given = objectives.pretraining(name, 0, options).options
+        assert list(given[-len(own) - 1 :]) == [*own, "--data.pool=demo:images=4"]
 
 
 def test_label_budgets_take_about_as_many_steps_as_all_labels(benchmark, tmp_path):
@@ -195,3 +206,19 @@ def test_the_recipes_give_a_table(tmp_path):
     assert all(0 < value <= 100 for row in last["rows"].values() for value in row.values())
     steps = launch.metrics(tmp_path / "moco_seed0" / "pretrain")[-1]["step"]
     assert f"Pre-training: {steps} steps of 16" in (tmp_path / "table.md").read_text()
+
+
+def test_a_stop_is_passed_on_and_is_no_failure(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(launch.ROOT)
+    runs = importlib.import_module("benchmarks.objectives_runs")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "slow_pretrain.py").write_text(
+        "import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    )
+    run = runs.Run("pre-training", "Slow, seed 0", tmp_path / "a" / "run", "slow_pretrain", "", ())
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        runs.Runs(runs.Counter({"pre-training": 1}))(run)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not (tmp_path / "a" / "run.json").exists()
