@@ -94,6 +94,11 @@ def test_a_broken_image_is_left_out(people):
     images = LabelledImages(Broken(), people.identities, people.cameras)
     found = labeller(images, outliers="singletons")(Colours(), 0, 1)
     assert np.flatnonzero(found.labels < 0).tolist() == [10]
+    assert found.figures["clusters/unreadable"] == 1
+    assert found.figures["clusters/outliers"] + (
+        found.figures["clusters/mean_size"] * found.figures["clusters/found"]
+    ) == pytest.approx(47)
+    assert "; 1 images could not be read" in found.describe()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Training on clusters as a user runs it: results, resume, processes and refusals."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -122,6 +124,24 @@ def test_two_processes_and_accumulation_find_the_clusters_and_losses_of_one(home
     for other in (tmp_path / "two", tmp_path / "parts"):
         assert cluster_lines(other) == cluster_lines(one)
         assert dict(logged(other, "loss")) == pytest.approx(dict(logged(one, "loss")), rel=2e-4)
+
+
+def test_two_processes_resume_between_epochs_with_the_batch_norms_of_one(home, tmp_path):
+    run = tmp_path / "run"
+    arguments = [*TINY, "--probe.every=0", "--run.epochs=2", f"--run.output={run}"]
+    arguments += ["--run.checkpoint_every=4", "--clusters.eps=0.5"]
+    launch.run(RECIPE, *arguments, processes=2, cwd=home)
+    whole, clusters = load_file(run / "model.safetensors"), cluster_lines(run)
+    (run / "checkpoints" / "step_00000008.pt").unlink()
+    lines = [
+        line for line in launch.metrics(run) if "clusters/found" not in line or not line["step"]
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = launch.run(RECIPE, *arguments, processes=2, cwd=home)
+    assert "resuming from step 4 of 8" in text
+    assert cluster_lines(run) == clusters
+    resumed = load_file(run / "model.safetensors")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 def test_no_cluster_is_one_line_and_keeps_the_state(home, tmp_path):

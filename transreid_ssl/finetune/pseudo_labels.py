@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from sklearn.metrics import adjusted_rand_score, v_measure_score
 from torch import Tensor, nn
 
@@ -16,6 +16,9 @@ from transreid_ssl.retrieval import cluster, embed_batches, jaccard_graph
 from transreid_ssl.training.health import feature_spread
 
 COLLAPSED = 0.005
+ELSEWHERE = (  # a run keeps its settings
+    "with another --run.output, which may begin with this run's last checkpoint, which is kept"
+)
 _PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -38,6 +41,8 @@ class PseudoLabels(NamedTuple):
         if "clusters/adjusted_rand_index" in self.figures:
             said += f", adjusted Rand index {self.figures['clusters/adjusted_rand_index']:.3f}"
             said += f", V-measure {self.figures['clusters/v_measure']:.3f}"
+        if "clusters/unreadable" in self.figures:
+            said += f"; {self.figures['clusters/unreadable']:.0f} images could not be read"
         return said
 
 
@@ -75,7 +80,9 @@ class Labeller:
         features, index = self._embed(backbone)
         labels = np.full(len(self.images), -1)
         labels[index] = self._on_main(features, *self.config.density(epoch, epochs))
-        found = figures(labels, self.images.identities)
+        found = figures(labels[index], self.images.identities[index])
+        if len(index) < len(labels):
+            found["clusters/unreadable"] = float(len(labels) - len(index))
         if self.config.outliers == "singletons":
             alone = index[labels[index] < 0]
             labels[alone] = labels.max() + 1 + np.arange(len(alone))
@@ -95,16 +102,17 @@ class Labeller:
 
     def _cluster(self, features: Tensor, eps: float, min_samples: int) -> np.ndarray:
         config = self.config
+        if config.k1 > len(features):
+            raise UserError(
+                f"--clusters.k1 {config.k1} is more than the {len(features)} images that could be "
+                "read"
+            )
         spread = float(feature_spread(features))
         if not spread >= COLLAPSED:  # or not a number
             raise UserError(
                 f"the features of all {len(features):,} images point the same way (spread "
                 f"{spread:.4f}): they have collapsed and cannot be clustered; the last checkpoint "
                 "is kept: lower --optim.lr or give other --model.weights, with another --run.output"
-            )
-        if config.k1 > len(features):
-            raise UserError(
-                f"--clusters.k1 {config.k1} is more than the {len(features)} images there are"
             )
         labels = cluster(
             features, eps, min_samples, config.k1, min(config.k2, config.k1),
@@ -117,16 +125,18 @@ class Labeller:
             raise UserError(
                 f"{count:,} clusters were found, more than --clusters.max_clusters "
                 f"{config.max_clusters:,}: raise --clusters.eps (now {eps:g}) so that a person's "
-                "images come together, or raise the limit; the last checkpoint is kept"
+                f"images come together, or raise the limit, {ELSEWHERE}"
             )
         return labels
 
     def _embed(self, backbone: nn.Module) -> tuple[Tensor, np.ndarray]:
         """Unit features of the readable images, float32 (M, D), and their indices int64 (M,).
 
-        They are computed in the precision of training.
+        They are computed in the precision of training, by the network of the main process, which
+        is the one that checkpoints hold: on CPUs each process has batch norms of its own batches.
         """
         accelerator, size = self.accelerator, self.config.embed_batch_size
+        broadcast(list(backbone.buffers()))  # in place; nothing to do in one process
         whole = np.arange(len(self.images))
         batches = [whole[start : start + size] for start in range(0, len(whole), size)]
         mine = batches[accelerator.process_index :: accelerator.num_processes]
@@ -208,5 +218,5 @@ def _too_few(
         f"{many} found among {len(features):,} images, and training needs two, with eps {eps:g} "
         f"and min_samples {min_samples}: the {min_samples}th nearest image, itself counted, is at "
         f"distance {low:.2f} / {middle:.2f} / {high:.2f} (quantiles 10 / 50 / 90 %); {advice} "
-        f"--clusters.eps or {other} --clusters.min_samples; the last checkpoint is kept"
+        f"--clusters.eps or {other} --clusters.min_samples, {ELSEWHERE}"
     )

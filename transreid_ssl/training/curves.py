@@ -13,6 +13,7 @@ _CLUSTERS = {
     "found": "clusters by epoch",
     "true_identities": "clusters by epoch",
     "outliers": "images without a cluster",
+    "unreadable": "images without a cluster",
     "mean_size": "images of a cluster",
     "largest_size": "images of a cluster",
     "adjusted_rand_index": "clusters against true identities",
