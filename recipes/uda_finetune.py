@@ -38,7 +38,7 @@ from transreid_ssl.finetune import (
     train_on_clusters,
     train_with_labels,
 )
-from transreid_ssl.finetune.stages import RESULT
+from transreid_ssl.finetune.stages import RESULT, open_target
 from transreid_ssl.training import (
     BackboneSettings,
     ProbeSettings,
@@ -140,8 +140,12 @@ def train_on_source(config: SupervisedTraining, accelerator: Accelerator) -> str
     model = run.path / RESULT
     if not model.is_file():
         accelerator.print("first stage: supervised on the source", flush=True)
+        scaler = accelerator.scaler
+        fresh = scaler.state_dict() if scaler else {}
         train_with_labels(config, accelerator, run)
         accelerator.free_memory()
+        if scaler:  # a start after a kill between the stages has a fresh one
+            scaler.load_state_dict(fresh)
     return str(model)
 
 
@@ -150,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     first = source_stage(config)
     target_stage(config, "")  # refused now, not after the first stage
+    open_target(config.target)
     accelerator, run = start(config, origin, "domain-adaptive fine-tuning")
     source_model = config.source_model or train_on_source(first, accelerator)
     accelerator.print("second stage: clusters of the target", flush=True)

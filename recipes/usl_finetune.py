@@ -47,7 +47,8 @@ def pretrain_first() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train on clusters, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    if config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
+    generated = config.data.name.partition(":")[0] == "demo"  # a real set wants a real network
+    if generated and config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
         pretrain_first()
     accelerator, run = start(config, origin, "unsupervised fine-tuning")
     train_on_clusters(config, accelerator, run, "usl")

@@ -66,6 +66,7 @@ def test_what_cannot_work_is_refused_before_the_first_stage(tmp_path):
     for option, said in (
         ("--model.camera_embedding=true", "the target has other cameras"),
         ("--target.images_per_cluster=5", "--run.batch_size 16: give a multiple"),
+        ("--target.name=market1501", "market1501: where is it?"),
     ):
         text = launch.run(RECIPE, *TINY, option, cwd=tmp_path, code=2)
         assert said in text
