@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.finetune import ClusterObjective, ClusterSettings
+from transreid_ssl.finetune import ClusterObjective, ClusterSettings, ClusterTraining
 from transreid_ssl.finetune.memory import cluster_loss
 from transreid_ssl.models import build_backbone, normalise
+from transreid_ssl.training import BackboneSettings
+from transreid_ssl.training.health import feature_spread
 
 
 def objective(**settings):
@@ -42,7 +44,14 @@ def test_the_feature_behind_the_neck_is_contrasted_at_unit_length():
         features, batch()["identities"], F.normalize(centres(), dim=1), temperature=0.1
     )
     torch.testing.assert_close(values["loss"], expected)
-    assert 0.5 < values["feature_spread"] <= 1.01
+    before_the_neck = []
+    handle = model.backbone.bottleneck.register_forward_pre_hook(
+        lambda _, given: before_the_neck.append(feature_spread(given[0]))
+    )
+    again = model(batch())
+    handle.remove()
+    torch.testing.assert_close(again["feature_spread"], before_the_neck[0])
+    assert feature_spread(features) > 0.9 > 0.7 > before_the_neck[0]
 
 
 def test_the_memory_moves_after_the_step_only():
@@ -104,3 +113,7 @@ def test_impossible_settings_are_refused():
         ClusterSettings(eps=1.5)
     with pytest.raises(UserError, match="min_samples"):
         ClusterSettings(min_samples=0)
+    with pytest.raises(UserError, match="k2 9: give at most"):
+        ClusterSettings(k1=5, k2=9)
+    with pytest.raises(UserError, match="mgn_resnet50: clusters need one feature"):
+        ClusterTraining(model=BackboneSettings(name="mgn_resnet50"))

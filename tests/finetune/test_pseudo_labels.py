@@ -13,7 +13,8 @@ from transreid_ssl.data import LabelledImages, open_reid
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune import ClusterSettings, Labeller
 from transreid_ssl.finetune.pseudo_labels import figures
-from transreid_ssl.models import IMAGENET
+from transreid_ssl.models import IMAGENET, build_backbone
+from transreid_ssl.training.health import feature_spread
 
 SETTINGS = ClusterSettings(k1=5, k2=2, eps=0.5, min_samples=2, embed_batch_size=7)
 
@@ -99,6 +100,37 @@ def test_a_broken_image_is_left_out(people):
         found.figures["clusters/mean_size"] * found.figures["clusters/found"]
     ) == pytest.approx(47)
     assert "; 1 images could not be read" in found.describe()
+
+
+def test_too_many_broken_images_stop_the_run(people):
+    class Broken:
+        names, fingerprint = people.names, "broken"
+
+        def __len__(self):
+            return 48
+
+        def read(self, index):
+            return b"not an image" if index % 8 == 0 else people.read(index)
+
+    images = LabelledImages(Broken(), people.identities, people.cameras)
+    strict = Labeller(images, SETTINGS, Accelerator(cpu=True), max_bad_fraction=0.1)
+    with pytest.raises(UserError, match="6 of 48 images could not be read"):
+        strict(Colours(), 0, 1)
+
+
+def test_collapse_shows_behind_a_batch_norm(people):
+    backbone = build_backbone("vit_nano_patch8_reid", img_size=(32, 16), feature_norm=True)
+    nn.init.zeros_(backbone.norm.weight)
+    nn.init.ones_(backbone.norm.bias)
+    with torch.no_grad():  # images differ in the third digit, which the neck blows up
+        backbone.norm.weight.add_(3e-3)
+    images = torch.randn(16, 3, 32, 16)
+    for _ in range(150):
+        backbone(images)
+    backbone.eval()
+    assert feature_spread(backbone(images)) > 0.01
+    with pytest.raises(UserError, match="collapsed"):
+        labeller(people)(backbone, 0, 1)
 
 
 @pytest.mark.parametrize(

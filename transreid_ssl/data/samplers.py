@@ -201,6 +201,10 @@ class ClusterSampler(StepSampler):
 
     def _draw(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """K images of one cluster: random, but those of the first one's camera come last."""
+        if (
+            len(members) > 100 * self.images_per_cluster
+        ):  # a permutation would cost more than it adds
+            members = rng.choice(members, 100 * self.images_per_cluster, replace=False)
         chosen = rng.permutation(members)
         if self.cameras is not None:
             same = self.cameras[chosen] == self.cameras[chosen[0]]

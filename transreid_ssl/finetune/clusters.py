@@ -4,15 +4,17 @@ Cluster Contrast (Dai et al., arXiv 2103.11568) with the settings that TransReID
 2111.12084) adapts its transformers with, without labels (USL) or to another domain (UDA).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from transreid_ssl.data.readers import DEFAULT_PATTERN
-from transreid_ssl.errors import check_ranges
+from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.finetune.memory import ClusterMemory
 from transreid_ssl.models import BackboneSpec, normalise
 from transreid_ssl.training.health import feature_spread
@@ -33,6 +35,7 @@ class TargetSettings:
             are known.
         statistics: What images are normalised with: "half" (mean and std 0.5), "imagenet", or
             "pretrained" for those of the initial weights.
+        max_bad_fraction: Share of unreadable images above which the run stops.
     """
 
     name: str = "demo"
@@ -41,9 +44,10 @@ class TargetSettings:
     images_per_cluster: int = 8
     cross_camera: bool | None = None
     statistics: Literal["half", "imagenet", "pretrained"] = "half"
+    max_bad_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        check_ranges(self, images_per_cluster=(1, None))
+        check_ranges(self, images_per_cluster=(1, None), max_bad_fraction=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class ClusterSettings:
         temperature: Of the softmax over clusters.
         momentum: What a cluster's vector keeps of itself when a batch has been seen.
         hard: Move it to the least similar image of a batch instead of to each of them.
-        frozen_norms: Keep batch norms at their running statistics: for small batches.
+        frozen_norms: Keep batch norms at their running statistics, for small batches; a neck that
+            has none yet then does no more than scale each value.
         embed_batch_size: Images at once when all are embedded.
     """
 
@@ -93,6 +98,8 @@ class ClusterSettings:
             steps_per_epoch=(1, None), temperature=(1e-6, None), momentum=(0, 1),
             embed_batch_size=(1, None),
         )  # fmt: skip
+        if self.k2 > self.k1:
+            raise UserError(f"--clusters.k2 {self.k2}: give at most --clusters.k1, {self.k1}")
 
     def density(self, epoch: int, epochs: int) -> tuple[float, int]:
         """``eps`` and ``min_samples`` of an epoch."""
@@ -102,6 +109,18 @@ class ClusterSettings:
         eps = linear(epoch, start=self.eps, end=eps_end, duration=last)
         least = linear(epoch, start=self.min_samples, end=least_end, duration=last)
         return eps, round(least)
+
+
+def watch_spread(backbone: nn.Module, note: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call ``note`` with the spread of each batch's features as they enter the neck.
+
+    Behind it they are always spread: a batch norm scales up whatever is left of a collapsed
+    network. Without a neck, those at the end are looked at.
+    """
+    neck = getattr(backbone, "bottleneck", None)
+    if neck is None:
+        return backbone.register_forward_hook(lambda _, given, out: note(feature_spread(out)))
+    return neck.register_forward_pre_hook(lambda _, given: note(feature_spread(given[0])))
 
 
 class ClusterObjective(nn.Module):
@@ -124,6 +143,11 @@ class ClusterObjective(nn.Module):
         self.labels = np.empty(0, np.int64)
         # Not a registered module: its size changes, and no process has to send it to another one.
         self._memory: list[ClusterMemory] = []
+        self._spread = torch.zeros(())
+        watch_spread(backbone, self._note_spread)
+
+    def _note_spread(self, spread: Tensor) -> None:
+        self._spread = spread
 
     @property
     def memory(self) -> ClusterMemory:
@@ -162,13 +186,13 @@ class ClusterObjective(nn.Module):
             epoch: Not used.
 
         Returns:
-            0-d tensors: "loss" and "feature_spread".
+            0-d tensors: "loss" and "feature_spread" (before the neck).
         """
         spec = self.backbone.spec
         images = normalise(batch["images"], spec.mean, spec.std)
         features = self.backbone(images, batch.get("cameras") if spec.num_cameras else None)
         loss = self.memory(features, batch["identities"])
-        return {"loss": loss, "feature_spread": feature_spread(features)}
+        return {"loss": loss, "feature_spread": self._spread}
 
     def before_step(self, epoch: int) -> None:
         """Nothing to do between gradients and step."""

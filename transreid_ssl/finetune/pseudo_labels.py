@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from transreid_ssl.data import LabelledImages, image_loader
 from transreid_ssl.errors import UserError
-from transreid_ssl.finetune.clusters import ClusterSettings
+from transreid_ssl.finetune.clusters import ClusterSettings, watch_spread
 from transreid_ssl.retrieval import cluster, embed_batches, jaccard_graph
-from transreid_ssl.training.health import feature_spread
 
 COLLAPSED = 0.005
 ELSEWHERE = (  # a run keeps its settings
@@ -58,6 +57,7 @@ class Labeller:
         accelerator: The processes.
         num_workers: Processes that read images, for each process.
         cameras: int64 (N,), rows of the backbone's camera embedding, where it has one.
+        max_bad_fraction: Share of unreadable images that is put up with.
     """
 
     def __init__(
@@ -67,19 +67,28 @@ class Labeller:
         accelerator: Accelerator,
         num_workers: int = 0,
         cameras: np.ndarray | None = None,
+        max_bad_fraction: float = 1.0,
     ) -> None:
         self.images, self.config, self.accelerator = images, config, accelerator
         self.num_workers, self.cameras = num_workers, cameras
+        self.max_bad_fraction = max_bad_fraction
 
     def __call__(self, backbone: nn.Module, epoch: int, epochs: int) -> PseudoLabels:
         """Embed and cluster with the density of this epoch.
 
         Raises:
-            UserError: on every process: collapsed features, no cluster or one, or too many.
+            UserError: on every process: too many unreadable images, collapsed features, no cluster
+                or one, or too many.
         """
-        features, index = self._embed(backbone)
+        spreads: list[Tensor] = []
+        watch = watch_spread(backbone, spreads.append)
+        try:
+            features, index = self._embed(backbone)
+        finally:
+            watch.remove()
+        self._check_readable(len(index))
         labels = np.full(len(self.images), -1)
-        labels[index] = self._on_main(features, *self.config.density(epoch, epochs))
+        labels[index] = self._on_main(features, spreads, *self.config.density(epoch, epochs))
         found = figures(labels[index], self.images.identities[index])
         if len(index) < len(labels):
             found["clusters/unreadable"] = float(len(labels) - len(index))
@@ -88,11 +97,22 @@ class Labeller:
             labels[alone] = labels.max() + 1 + np.arange(len(alone))
         return PseudoLabels(labels, _centres(features, labels[index]), found)
 
-    def _on_main(self, features: Tensor, eps: float, min_samples: int) -> np.ndarray:
+    def _check_readable(self, readable: int) -> None:
+        bad = len(self.images) - readable
+        if bad > self.max_bad_fraction * len(self.images):
+            raise UserError(
+                f"{bad:,} of {len(self.images):,} images could not be read, more than "
+                f"--data.max_bad_fraction {self.max_bad_fraction:g} allows: look at them with "
+                "`python -m transreid_ssl.data verify PATH`; the last checkpoint is kept"
+            )
+
+    def _on_main(
+        self, features: Tensor, spreads: list[Tensor], eps: float, min_samples: int
+    ) -> np.ndarray:
         answer: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                answer = [self._cluster(features, eps, min_samples)]
+                answer = [self._cluster(features, spreads, eps, min_samples)]
             except UserError as error:
                 answer = [str(error)]
         broadcast_object_list(answer)
@@ -100,14 +120,16 @@ class Labeller:
             raise UserError(answer[0])
         return answer[0]
 
-    def _cluster(self, features: Tensor, eps: float, min_samples: int) -> np.ndarray:
+    def _cluster(
+        self, features: Tensor, spreads: list[Tensor], eps: float, min_samples: int
+    ) -> np.ndarray:
         config = self.config
         if config.k1 > len(features):
             raise UserError(
                 f"--clusters.k1 {config.k1} is more than the {len(features)} images that could be "
                 "read"
             )
-        spread = float(feature_spread(features))
+        spread = float(torch.stack(spreads).mean())
         if not spread >= COLLAPSED:  # or not a number
             raise UserError(
                 f"the features of all {len(features):,} images point the same way (spread "
@@ -115,7 +137,7 @@ class Labeller:
                 "is kept: lower --optim.lr or give other --model.weights, with another --run.output"
             )
         labels = cluster(
-            features, eps, min_samples, config.k1, min(config.k2, config.k1),
+            features, eps, min_samples, config.k1, config.k2,
             search=config.search, device=self.accelerator.device,
         )  # fmt: skip
         count = labels.max() + 1
@@ -202,8 +224,9 @@ def _too_few(
     features: Tensor, labels: np.ndarray, eps: float, min_samples: int, config: ClusterSettings
 ) -> str:
     """Why there is nothing to contrast, with the distances that ``eps`` has to do with."""
-    sample = features[:: -(-len(features) // 20_000)]  # enough for quantiles
-    graph = jaccard_graph(sample, min(config.k1, len(sample)), min(config.k2, config.k1), 1.0)
+    every = -(-len(features) // 20_000)
+    sample = features[::every]  # enough for quantiles
+    graph = jaccard_graph(sample, config.k1, config.k2, 1.0)
     starts = graph.indptr
     nearest = np.ones(len(sample))
     for row in range(len(sample)):
@@ -214,9 +237,10 @@ def _too_few(
     many = "one cluster was" if labels.max() == 0 else "no cluster was"
     advice = "lower" if labels.max() == 0 and (labels == 0).mean() > 0.5 else "raise"
     other = "raise" if advice == "lower" else "lower"
+    among = f" among every {every}th image" if every > 1 else ""
     return (
         f"{many} found among {len(features):,} images, and training needs two, with eps {eps:g} "
         f"and min_samples {min_samples}: the {min_samples}th nearest image, itself counted, is at "
-        f"distance {low:.2f} / {middle:.2f} / {high:.2f} (quantiles 10 / 50 / 90 %); {advice} "
-        f"--clusters.eps or {other} --clusters.min_samples, {ELSEWHERE}"
+        f"distance {low:.2f} / {middle:.2f} / {high:.2f} (quantiles 10 / 50 / 90 %{among}); "
+        f"{advice} --clusters.eps or {other} --clusters.min_samples, {ELSEWHERE}"
     )

@@ -28,7 +28,7 @@ from transreid_ssl.finetune.clusters import ClusterObjective, TargetSettings
 from transreid_ssl.finetune.pseudo_labels import Labeller
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
-from transreid_ssl.models import BackboneSpec, save_backbone
+from transreid_ssl.models import BackboneSpec, read_spec, save_backbone
 from transreid_ssl.training import (
     Plan,
     ProbeSettings,
@@ -91,12 +91,15 @@ def train_on_clusters(
     accelerator.print(images.pool.describe(), flush=True)
 
     backbone = trained_backbone(config.model, accelerator, images.num_cameras, feature_norm=True)
+    if config.model.weights and not read_spec(config.model.weights).feature_norm:
+        # A neck that was there for a classifier: its network is meant to be used without.
+        backbone.bottleneck.reset_parameters()
     set_statistics(backbone, config.data.statistics, config.model.weights)
     dataset = training_images(config, images, backbone.spec)
     objective = config.objective(backbone)
     labeller = Labeller(
         images, config.clusters, accelerator, config.run.num_workers,
-        dataset.cameras if backbone.spec.num_cameras else None,
+        dataset.cameras if backbone.spec.num_cameras else None, config.data.max_bad_fraction,
     )  # fmt: skip
 
     plan = config.plan()

@@ -118,6 +118,11 @@ class ClusterTraining:
 
     def __post_init__(self) -> None:
         _check_groups(self, "images_per_cluster")
+        if self.model.name.startswith("mgn_"):
+            raise UserError(
+                f"--model.name {self.model.name}: clusters need one feature behind a batch norm; "
+                "choose a vit_… or resnet…"
+            )
 
     def objective(self, backbone: nn.Module) -> ClusterObjective:
         """The memory of clusters."""
