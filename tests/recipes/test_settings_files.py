@@ -6,6 +6,7 @@ import pytest
 
 import launch
 from transreid_ssl.training import parse_config
+from transreid_ssl.training.config import as_plain
 
 RECIPES = {path.stem: path for path in (launch.ROOT / "recipes").glob("*.py")}
 FILES = sorted((launch.ROOT / "recipes" / "configs").iterdir())
@@ -33,3 +34,20 @@ def test_settings_files_are_understood(path):
 def test_every_recipe_has_a_demo():
     demos = {path.stem.split("_")[0] for path in FILES if path.stem.endswith("_demo")}
     assert demos == {name.split("_")[0] for name in RECIPES}
+
+
+def test_demos_of_pre_training_differ_by_the_method_alone():
+    def settings(name):
+        demo = launch.ROOT / "recipes" / "configs" / f"{name}_demo.yaml"
+        recipe = recipe_of(demo)
+        plain = as_plain(parse_config(recipe.Config, recipe.DEMO, "", ["--config", str(demo)])[0])
+        del plain["run"]["output"]
+        if not plain["views"]["erasing"]["probability"]:
+            del plain["views"]["erasing"]  # the rest of it has no effect
+        return plain
+
+    shared = settings("dino")
+    del shared["dino"]
+    for name in ("moco", "mocov3", "moby", "upreid"):
+        found = settings(name)
+        assert {part: found[part] for part in shared} == shared
