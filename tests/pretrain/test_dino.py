@@ -59,3 +59,12 @@ def test_the_loss_compares_views_so_one_view_is_refused():
     networks = [build_backbone("vit_nano_patch8_reid", img_size=(32, 16)) for _ in range(2)]
     with pytest.raises(UserError, match="two or more"):
         DINO(*networks, DINOConfig(**SMALL), num_crops=1, num_teacher_crops=1)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"out_dim": 0}, {"head_layers": 0}, {"student_temp": 0.0}, {"momentum_teacher": 1.5}],
+)
+def test_impossible_settings_are_refused_by_name(setting):
+    with pytest.raises(UserError, match=next(iter(setting))):
+        DINOConfig(**setting)

@@ -174,6 +174,12 @@ def test_moco_v3_on_a_network_without_patches_says_what_to_set():
     assert step(build(MoCoV3, "resnet_nano_reid", freeze_patches=False), [batch()])
 
 
+def test_one_image_is_refused_where_batch_norms_need_two():
+    with pytest.raises(UserError, match="batch_size"):
+        build(MoCoV3)(batch(1), epoch=0)
+    build(MoCo)(batch(1), epoch=0)  # no batch norm in its head
+
+
 @pytest.mark.parametrize(("num_global", "num_local"), [(1, 0), (2, 4), (3, 0)])
 def test_other_views_than_two_large_ones_are_refused(num_global, num_local):
     with pytest.raises(UserError, match=f"num_local {num_local}"):

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.models import DINOHead, normalise
 from transreid_ssl.pretrain.networks import ViewNetwork
 from transreid_ssl.training.health import feature_spread
@@ -54,6 +54,14 @@ class DINOConfig:
     warmup_teacher_temp_epochs: int = 0
     center_momentum: float = 0.9
     momentum_teacher: float = 0.996
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, out_dim=(1, None), hidden_dim=(1, None), bottleneck_dim=(1, None),
+            head_layers=(1, None), freeze_last_layer=(0, None), student_temp=(1e-4, None),
+            warmup_teacher_temp=(1e-4, None), teacher_temp=(1e-4, None),
+            warmup_teacher_temp_epochs=(0, None), center_momentum=(0, 1), momentum_teacher=(0, 1),
+        )  # fmt: skip
 
 
 def cross_view_loss(student: Tensor, teacher: Tensor) -> Tensor:

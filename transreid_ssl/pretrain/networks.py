@@ -126,9 +126,22 @@ class MomentumPair(nn.Module, ABC):
         """Take note of a training batch's keys, by the number of their view."""
 
     def two_views(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The large views of a batch's ``views``, normalised, each float32 (B, 3, H, W)."""
+        """The large views of a batch's ``views``, normalised, each float32 (B, 3, H, W).
+
+        Raises:
+            UserError: in training, one image for batch norms that need two.
+        """
         first, second = batch["views"][0].chunk(2)
+        if len(first) == 1 and self.training and self._has_vector_norms():
+            raise UserError(
+                "one image is left to each process and micro-batch, and batch norm in the heads "
+                "needs two: raise --run.batch_size or lower --run.accumulation"
+            )
         return tuple(normalise(view, self.spec.mean, self.spec.std) for view in (first, second))
+
+    def _has_vector_norms(self) -> bool:
+        """Whether batch norms of this process alone see one vector an image."""
+        return any(isinstance(module, nn.BatchNorm1d) for module in self.modules())
 
     def query(self, images: Tensor, with_map: bool = False) -> tuple[Tensor, ...]:
         """Features (B, D) and queries of length 1, float32 (B, K), of normalised images;
