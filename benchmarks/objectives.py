@@ -16,8 +16,8 @@ options here say. All objectives see the same images, two views of each, in as m
 same size, and train the same network; only "DINO + ICS" has the stem of that name. Nobody has
 tuned any of them for this table, and their steps do not cost the same. Each result is probed as it
 is, on people that it was never trained on, and again after a fine-tuning with labels whose settings
-are the same for all: classification alone, without the triplet loss. Its learning rate gave DINO's
-weights more than 5e-3 did and random ones as much as 6e-2. The floor is an untrained network,
+are the same for all: classification alone, without the triplet loss. Its learning rate, the
+highest that was tried, gave DINO's weights most and random ones as much as 2e-2. The floor is an untrained network,
 probed and fine-tuned likewise.
 
 Label budgets (shares of the people, or with ``--budget_by image`` of each person's images) are for
