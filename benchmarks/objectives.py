@@ -17,8 +17,8 @@ same size, and train the same network; only "DINO + ICS" has the stem of that na
 tuned any of them for this table, and their steps do not cost the same. Each result is probed as it
 is, on people that it was never trained on, and again after a fine-tuning with labels whose settings
 are the same for all: classification alone, without the triplet loss. Its learning rate, the
-highest that was tried, gave DINO's weights most and random ones as much as 2e-2. The floor is an untrained network,
-probed and fine-tuned likewise.
+highest that was tried, gave DINO's weights most and random ones as much as 2e-2. The floor is
+an untrained network, probed and fine-tuned likewise.
 
 Label budgets (shares of the people, or with ``--budget_by image`` of each person's images) are for
 the row that is best after fine-tuning and for random weights; all take about as many steps.
