@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.multiprocessing import spawn
 
 from reference import normal
+from shared_memory import batch, shared_update
 from transreid_ssl.finetune import ClusterMemory
 from transreid_ssl.finetune.memory import cluster_loss
 
@@ -32,12 +33,6 @@ def test_equals_the_published_program(kind):
     ):
         expected = torch.from_numpy(REFERENCE[f"{kind}/{name}"])
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def batch(seed, size=23, clusters=6, dim=5):
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(size, dim, generator=generator)
-    return features, torch.randint(clusters, (size,), generator=generator)
 
 
 def loop_update(memory, features, labels, momentum, hard):
@@ -105,20 +100,6 @@ def test_evaluation_leaves_no_trace():
     memory(features, labels)
     memory.train().update()
     torch.testing.assert_close(memory.features, before, rtol=0, atol=0)
-
-
-def shared_update(rank, path):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{path}/rendezvous", rank=rank, world_size=2
-    )
-    features, labels = batch(7, size=24)
-    memory = ClusterMemory(torch.ones(6, 5).cumsum(0).cumsum(1).sin(), momentum=0.5)
-    for x, y in zip(features.chunk(2), labels.chunk(2)):  # micro-batches of both processes
-        memory(x.chunk(2)[rank], y.chunk(2)[rank])
-    memory.update()
-    torch.save(memory.features, f"{path}/{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_update_as_one(tmp_path, monkeypatch):
