@@ -37,7 +37,6 @@ def build_objective(config: Config, accelerator: Accelerator) -> DINO:
     return DINO(
         *backbone_pair(config, accelerator), config.dino,
         num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
-        accumulation=config.run.accumulation,
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class Config(PretrainingConfig):
     optim: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
             lr=1e-3, lr_batch=512, min_lr=5e-6, warmup_epochs=5, weight_decay=0.05,
-            weight_decay_end=0.05, clip=5.0, clip_each=False,
+            weight_decay_end=0.05, clip=5.0, clip_per_parameter=False,
         )
     )  # fmt: skip
     moby: MoBYConfig = field(default_factory=MoBYConfig)

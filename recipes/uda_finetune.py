@@ -31,20 +31,23 @@ from transreid_ssl.finetune import (
     ClusterSettings,
     ClusterTraining,
     LabelledSettings,
-    SGDSettings,
     SupervisedConfig,
     SupervisedTraining,
     TargetSettings,
     train_on_clusters,
     train_with_labels,
 )
+from transreid_ssl.finetune.clusters import CLUSTER_OPTIM
 from transreid_ssl.finetune.stages import RESULT, open_target
+from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
 from transreid_ssl.training import (
     BackboneSettings,
+    OptimizerSettings,
     ProbeSettings,
     RunFolder,
     RunSettings,
     finish,
+    on_main,
     parse_config,
     start,
 )
@@ -68,7 +71,7 @@ class SourceTraining:
     batch_size: int = 64
     drop_path: float = 0.1
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
-    optim: SGDSettings = field(default_factory=SGDSettings)
+    optim: OptimizerSettings = SUPERVISED_OPTIM
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Config:
     model: BackboneSettings = field(default_factory=lambda: BackboneSettings(drop_path=0.3))
     augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    optim: SGDSettings = field(default_factory=lambda: ClusterTraining().optim)
+    optim: OptimizerSettings = CLUSTER_OPTIM
     probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(every=1000))
 
     def __post_init__(self) -> None:
@@ -135,8 +138,7 @@ def target_stage(config: Config, source_model: str) -> ClusterTraining:
 def train_on_source(config: SupervisedTraining, accelerator: Accelerator) -> str:
     """The network fine-tuned on the source; what an earlier start has left is used."""
     run = RunFolder(config.run.output, accelerator.is_main_process)
-    run.claim(config)
-    accelerator.wait_for_everyone()
+    on_main(accelerator, lambda: run.claim(config))
     model = run.path / RESULT
     if not model.is_file():
         accelerator.print("first stage: supervised on the source", flush=True)

@@ -64,7 +64,6 @@ def build_objective(config: Config, accelerator: Accelerator) -> nn.Module:
     return UPReIDDINO(
         *backbone_pair(config, accelerator), config.dino, terms,
         num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
-        accumulation=config.run.accumulation,
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
-from pathlib import Path
+from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,19 +7,14 @@ import torch.nn.functional as F
 from transreid_ssl import UserError
 from transreid_ssl.finetune import (
     LabelledSettings,
-    SGDSettings,
     SupervisedConfig,
     SupervisedObjective,
     batch_hard_triplet,
-    build_sgd,
-    finetune_learning_rate,
     set_statistics,
-    sgd_plan,
 )
+from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
 from transreid_ssl.models import HALF, IMAGENET, build_backbone, normalise, save_backbone
-from transreid_ssl.training import RunSettings
-
-REFERENCE = Path(__file__).parent / "reference.npz"
+from transreid_ssl.training import build_optimizer
 
 
 def make_backbone(**options):
@@ -36,19 +30,6 @@ def batch():
         "identities": torch.arange(4).repeat_interleave(2),
         "cameras": torch.tensor([0, 1] * 4),
     }
-
-
-def test_schedule_reproduces_published_program():
-    expected = np.load(REFERENCE)["finetune_schedule/lr_per_epoch"]
-    found = [finetune_learning_rate(epoch, 120, SGDSettings()) for epoch in range(121)]
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
-
-
-def test_plan_changes_the_rate_from_epoch_to_epoch():
-    plan = sgd_plan(SGDSettings(), RunSettings(epochs=120), steps_per_epoch=7)
-    assert plan.total_steps == 840
-    for step in (0, 6, 7, 139, 140, 839):
-        assert plan.lr(step) == finetune_learning_rate(step // 7, 120, SGDSettings())
 
 
 def test_losses_are_those_of_the_parts(batch):
@@ -79,7 +60,7 @@ def test_cameras_are_given_to_a_backbone_that_embeds_them(batch):
 
 def test_every_trained_parameter_is_in_one_group():
     objective = SupervisedObjective(make_backbone(), 4)
-    optimizer = build_sgd(objective, SGDSettings())
+    optimizer = build_optimizer(objective, SUPERVISED_OPTIM)
     names = {id(p): name for name, p in objective.named_parameters()}
     weights, biases = [[names[id(p)] for p in g["params"]] for g in optimizer.param_groups]
     trained = {name for name, p in objective.named_parameters() if p.requires_grad}
@@ -93,7 +74,7 @@ def test_every_trained_parameter_is_in_one_group():
 
 def test_training_tells_the_identities_apart(batch):
     objective = SupervisedObjective(make_backbone(), 4)
-    optimizer = build_sgd(objective, SGDSettings(lr=0.01))
+    optimizer = build_optimizer(objective, replace(SUPERVISED_OPTIM, lr=0.01))
     values = []
     for _ in range(15):
         values.append(objective(batch, 0))
@@ -129,14 +110,6 @@ def test_statistics(tmp_path):
         (SupervisedConfig, "id_weight", -1.0),
         (SupervisedConfig, "triplet_weight", -1.0),
         (LabelledSettings, "images_per_identity", 1),
-        (SGDSettings, "lr", 0.0),
-        (SGDSettings, "lr", float("nan")),
-        (SGDSettings, "momentum", 1.0),
-        (SGDSettings, "weight_decay", -1e-4),
-        (SGDSettings, "bias_lr_scale", -1.0),
-        (SGDSettings, "warmup_epochs", -1),
-        (SGDSettings, "warmup_start", 1.5),
-        (SGDSettings, "end", -0.1),
     ],
 )
 def test_wrong_values_are_one_line(kind, name, value):

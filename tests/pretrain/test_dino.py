@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from transreid_ssl import UserError
-from transreid_ssl.models import build_backbone
+from transreid_ssl.models import build_backbone, load_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 
 SMALL = {"out_dim": 16, "hidden_dim": 8, "bottleneck_dim": 8, "momentum_teacher": 0.5}
@@ -42,7 +42,29 @@ def test_the_student_learns_and_the_teacher_follows_it_half_way():
         torch.testing.assert_close(slow, (old + fast) / 2)
     assert any(not torch.equal(a, b) for a, b in zip(before, dino.student.parameters()))
     assert {"loss", "teacher_entropy", "center_norm", "feature_spread"} == set(values)
+    after = [p.clone() for p in dino.teacher.parameters()]
     dino.after_step(progress=1.0)  # by then the momentum is one
+    assert all(torch.equal(a, b) for a, b in zip(after, dino.teacher.parameters()))
+
+
+def test_the_centre_moves_after_the_step():
+    dino = objective()
+    dino(batch(), epoch=1)
+    assert not dino.loss.center.any()
+    dino.after_step(progress=0.0)
+    assert dino.loss.center.any()
+
+
+def test_a_checkpoint_serves_as_weights_of_either_network(tmp_path):
+    dino = objective()
+    with torch.no_grad():
+        for parameter in dino.student.parameters():
+            parameter.add_(1.0)
+    state = {"objective": dino.state_dict(), "spec": dino.spec.to_json()}
+    torch.save(state | {"backbones": dino.prefixes()}, tmp_path / "step_1.pt")
+    for which, network in (("teacher", dino.teacher), ("student", dino.student)):
+        loaded = load_backbone(tmp_path / "step_1.pt", which=which).state_dict()
+        assert all(torch.equal(loaded[k], v) for k, v in network.backbone.state_dict().items())
 
 
 def test_the_last_layer_stays_as_it_is_in_the_first_epochs():

@@ -74,7 +74,7 @@ def test_the_query_encoder_learns_and_the_key_encoder_follows_it_half_way(method
     assert learning
     assert all(p.grad is not None for p in learning)
     assert any(not torch.equal(a, b) for a, b in zip(before, fast))
-    assert objective.kept is objective.encoder_q.backbone
+    assert objective.backbone is objective.encoder_q.backbone
 
 
 @METHODS
@@ -220,7 +220,8 @@ def test_a_checkpoint_gives_the_query_encoder(tmp_path):
     moby = build(MoBY)
     step(moby, [batch()])
     state = {"objective": moby.state_dict(), "spec": moby.spec.to_json()}
+    state["backbones"] = moby.prefixes()
     torch.save(state, tmp_path / "step_00000001.pt")
     loaded = load_backbone(tmp_path / "step_00000001.pt").state_dict()
-    kept = moby.kept.state_dict()
+    kept = moby.backbone.state_dict()
     assert all(torch.equal(kept[name], value) for name, value in loaded.items())

@@ -32,10 +32,10 @@ def test_without_a_file_the_demo_is_read_and_options_override_it(demo):
 
 def test_a_given_file_replaces_the_demo(demo, tmp_path):
     mine = tmp_path / "mine.yaml"
-    mine.write_text("optim:\n  clip_each: false\n  betas: [0.5, 0.6]\n")
+    mine.write_text("optim:\n  clip_per_parameter: false\n  betas: [0.5, 0.6]\n")
     config, origin = parse_config(Config, demo, "", ["--config", str(mine), "--run.epochs=7"])
     assert config.run == RunSettings(epochs=7)
-    assert config.optim == OptimizerSettings(clip_each=False, betas=(0.5, 0.6))
+    assert config.optim == OptimizerSettings(clip_per_parameter=False, betas=(0.5, 0.6))
     assert "demo" not in origin
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from transreid_ssl import UserError
 from transreid_ssl.models import BackboneSpec
 from transreid_ssl.training import (
+    Objective,
     Plan,
     ProbeSettings,
     RetrievalProbe,
@@ -22,12 +23,16 @@ from transreid_ssl.training import (
 from transreid_ssl.training.checkpoint import load_newest
 
 
-class Toy(nn.Module):
+class Toy(Objective):
     """Fits a line with noise from torch's global generator; counts what it is told."""
+
+    name = "toy"
 
     def __init__(self, bad_step: int | None = None, on_step=None) -> None:
         super().__init__()
         self.line = nn.Linear(3, 1)
+        self.backbone = nn.Identity()
+        self.backbone.spec = BackboneSpec("vit_nano_patch8_reid")
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.bad_step, self.on_step = bad_step, on_step
         self.epochs: list[int] = []

@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from transreid_ssl import UserError
+from transreid_ssl.models import build_backbone
 from transreid_ssl.training import (
     OptimizerSettings,
     build_optimizer,
     clip_gradients,
-    decay_groups,
-    move_towards,
+    ema_update,
+    parameter_groups,
 )
 
 
@@ -49,19 +51,54 @@ def test_small_gradients_and_missing_ones_are_left_alone():
 def test_biases_and_norms_have_no_weight_decay():
     network = _network()
     network[0].weight.requires_grad_(False)
-    decayed, plain = decay_groups(network)
+    plain, decayed = parameter_groups(network, OptimizerSettings(weight_decay=0.3))
     assert [tuple(p.shape) for p in decayed["params"]] == [(3, 8)]
     assert sorted(tuple(p.shape) for p in plain["params"]) == [(3,), (8,), (8,), (8,)]
-    assert plain["weight_decay"] == 0.0
+    assert (plain["weight_decay"], decayed["weight_decay"]) == (0.0, 0.3)
+    assert (plain["decay"], decayed["decay"]) == (False, True)
+
+
+def test_everything_decays_and_biases_learn_faster_where_asked_for():
+    network = _network()
+    settings = OptimizerSettings(weight_decay=0.3, decay_all=True, bias_lr_scale=2.0)
+    groups = {group["lr_scale"]: group for group in parameter_groups(network, settings)}
+    assert sorted(groups) == [1.0, 2.0]
+    assert [tuple(p.shape) for p in groups[2.0]["params"]] == [(8,), (8,), (3,)]
+    assert all(group["weight_decay"] == 0.3 for group in groups.values())
+
+
+def test_layers_learn_the_slower_the_earlier_they_are():
+    backbone = build_backbone("vit_nano_patch8_ics", img_size=(32, 16), feature_norm=True)
+    network = nn.Sequential()
+    network.add_module("backbone", backbone)
+    network.add_module("head", nn.Linear(128, 2))
+    groups = parameter_groups(network, OptimizerSettings(layer_decay=0.5, bias_lr_scale=2.0))
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    found = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert found["head.weight"] == found["backbone.bottleneck.weight"] == 1.0
+    assert found["head.bias"] == 2.0
+    assert found["backbone.norm.weight"] == found["backbone.blocks.3.mlp.fc2.weight"] == 0.5
+    assert found["backbone.blocks.0.attn.qkv.weight"] == 0.5**4
+    assert found["backbone.blocks.0.attn.qkv.bias"] == 2 * 0.5**4
+    stem = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.conv.0.weight")
+    assert {found[f"backbone.{name}"] for name in stem} == {0.5**5}
+    assert sum(len(group["params"]) for group in groups) == sum(
+        parameter.requires_grad for parameter in network.parameters()
+    )
+
+
+def test_layers_of_an_unknown_network_are_refused():
+    with pytest.raises(UserError, match=r"--optim\.layer_decay 0\.5: .*not known"):
+        parameter_groups(_network(), OptimizerSettings(layer_decay=0.5))
 
 
 def test_a_moving_average_is_what_it_says():
     slow, fast = [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 6.0])]
-    move_towards(slow, fast, 0.75)
+    ema_update(slow, fast, 0.75)
     torch.testing.assert_close(slow[0], torch.tensor([1.5, 3.0]))
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adam", "lars"])
 def test_every_optimiser_lowers_a_loss_under_the_schedules_rate(name):
     torch.manual_seed(0)
     network, inputs = nn.Linear(4, 1, bias=False), torch.randn(32, 4)
@@ -69,7 +106,7 @@ def test_every_optimiser_lowers_a_loss_under_the_schedules_rate(name):
     losses = []
     for _ in range(30):
         for group in optimizer.param_groups:
-            group["lr"] = {"adamw": 0.05, "sgd": 0.05, "lars": 50.0}[name]
+            group["lr"] = {"adamw": 0.05, "sgd": 0.05, "adam": 0.05, "lars": 50.0}[name]
             group["weight_decay"] = 1e-4
         loss = (network(inputs) - inputs.sum(1, keepdim=True)).square().mean()
         optimizer.zero_grad()

@@ -1,29 +1,33 @@
-"""Schedules against the published program's numbers and their end points."""
+"""Schedules against the published programs' numbers and their end points."""
 
+import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from transreid_ssl.finetune.clusters import CLUSTER_OPTIM
+from transreid_ssl.finetune.mgn import MGN_OPTIM
+from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
 from transreid_ssl.training import (
     OptimizerSettings,
     RunSettings,
     cosine,
-    pretraining_plan,
+    make_plan,
     warmup_cosine,
 )
+from transreid_ssl.training.plan import learning_rate
 
 REFERENCE = np.load(Path(__file__).parents[1] / "pretrain" / "reference.npz")
 STEPS = range(0, 5000, 25)  # 100 epochs of 50 steps, every 25th
 
 
 def test_dino_schedules_are_the_published_ones():
-    plan = pretraining_plan(
-        OptimizerSettings(lr=5e-4),
-        RunSettings(epochs=100, batch_size=1024),
-        num_images=50 * 1024 + 7,
-    )
-    assert (plan.steps_per_epoch, plan.total_steps) == (50, 5000)
+    run = RunSettings(epochs=100, batch_size=1024)
+    plan = make_plan(OptimizerSettings(lr=5e-4), run, steps_per_epoch=50)
+    assert plan.total_steps == 5000
     lr = [plan.lr(step) for step in STEPS]
     decay = [plan.weight_decay(step) for step in STEPS]
     momentum = [cosine(step / 5000, 0.996, 1.0) for step in STEPS]
@@ -37,3 +41,47 @@ def test_warm_up_starts_at_its_start_and_reaches_the_peak_on_its_last_step():
     np.testing.assert_allclose([schedule(step) for step in range(5)], [0.2, 0.4, 0.6, 0.8, 1.0])
     assert schedule(5) == 1.0
     assert schedule(20) == 0.1
+
+
+def test_supervised_fine_tuning_has_the_published_rate_of_each_epoch():
+    published = np.load(Path(__file__).parents[1] / "finetune" / "reference.npz")
+    plan = make_plan(SUPERVISED_OPTIM, RunSettings(epochs=121), steps_per_epoch=1)
+    found = [learning_rate(epoch, 120, SUPERVISED_OPTIM, 4e-4) for epoch in range(121)]
+    np.testing.assert_allclose(found, published["finetune_schedule/lr_per_epoch"], rtol=1e-9)
+    assert plan.weight_decay is None
+
+
+def test_a_rate_by_epoch_changes_between_epochs_only():
+    plan = make_plan(SUPERVISED_OPTIM, RunSettings(epochs=120), steps_per_epoch=7)
+    assert plan.total_steps == 840
+    for step in (0, 6, 7, 139, 140, 839):
+        assert plan.lr(step) == learning_rate(step // 7, 120, SUPERVISED_OPTIM, 4e-4)
+
+
+def test_steps_divide_the_rate_every_twenty_epochs():
+    plan = make_plan(CLUSTER_OPTIM, RunSettings(epochs=50), steps_per_epoch=2)
+    rates = [plan.lr(step) for step in (0, 39, 40, 79, 80, 99)]
+    assert rates == pytest.approx([3.5e-4, 3.5e-4, 3.5e-5, 3.5e-5, 3.5e-6, 3.5e-6])
+
+
+def test_a_plateau_climbs_stays_and_falls():
+    settings = replace(MGN_OPTIM, lr=1.0, end=0.01)
+    rates = {epoch: learning_rate(epoch, 60, settings, 1.0) for epoch in (0, 5, 10, 29, 30, 45, 60)}
+    assert rates == pytest.approx({0: 0.1, 5: 0.55, 10: 1, 29: 1, 30: 1, 45: 0.505, 60: 0.01})
+    quarter = 0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2
+    assert learning_rate(37.5, 60, settings, 1.0) == pytest.approx(quarter)
+    assert learning_rate(19, 20, settings, 1.0) == 1  # a run that ends on the plateau
+
+
+def test_a_plateaus_rate_moves_with_every_step():
+    plan = make_plan(MGN_OPTIM, RunSettings(epochs=60), steps_per_epoch=4)
+    assert plan.total_steps == 240
+    assert plan.lr(0) == pytest.approx(3.5e-5)
+    assert plan.lr(1) - plan.lr(0) == pytest.approx(0.9 * 3.5e-4 / 40)
+    assert plan.lr(100) == 3.5e-4
+
+
+def test_the_larger_of_both_ends_counts():
+    settings = OptimizerSettings(min_lr=1e-5, end=0.1)
+    assert settings.lowest(1e-3) == pytest.approx(1e-4)
+    assert settings.lowest(1e-5) == pytest.approx(1e-5)

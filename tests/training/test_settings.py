@@ -36,6 +36,12 @@ WRONG = [
     (OptimizerSettings, "warmup_epochs", (-1.0,)),
     (OptimizerSettings, "weight_decay", (-0.1,)),
     (OptimizerSettings, "weight_decay_end", (-0.1,)),
+    (OptimizerSettings, "warmup_start", (1.5,)),
+    (OptimizerSettings, "end", (-0.1,)),
+    (OptimizerSettings, "bias_lr_scale", (-1.0,)),
+    (OptimizerSettings, "layer_decay", (0.0, 1.1)),
+    (OptimizerSettings, "step_epochs", (0,)),
+    (OptimizerSettings, "plateau_epochs", (-1.0,)),
     (OptimizerSettings, "clip", (-1.0,)),
     (OptimizerSettings, "betas", ((0.9, 1.0), (-0.1, 0.9))),
     (OptimizerSettings, "momentum", (1.0, -0.1)),
@@ -60,4 +66,10 @@ def test_open_choices_pass():
     RunSettings(num_threads=None, num_workers=0, collapse_patience=0)
     BackboneSettings(drop_path=0, stride=None)
     OptimizerSettings(lr_batch=None, min_lr=0, warmup_epochs=0, clip=0, weight_decay=0)
+    OptimizerSettings(weight_decay_end=None, plateau_epochs=0)  # which only a plateau looks at
+
+
+def test_a_plateau_begins_after_the_warm_up():
+    with pytest.raises(UserError, match="plateau_epochs is 9: give 10 or more"):
+        OptimizerSettings(schedule="plateau", warmup_epochs=10, plateau_epochs=9)
     ProbeSettings(every=0, max_query=None)

@@ -24,6 +24,7 @@ from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
 from transreid_ssl.models import BackboneSpec, find_weights, load_backbone, normalise
+from transreid_ssl.training import on_main, together
 
 
 def score(
@@ -76,21 +77,22 @@ def score(
     key = fingerprint([f"{k}={record[k]}" for k in _IDENTIFYING] + [str(shard_size)])
     parts = Parts(Path(out), key, len(pool), shard_size)
     if not _prepare(parts, overwrite, accelerator):
-        _score_shards(parts, pool, scorer, batch_size, num_workers, max_bad_fraction, progress)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            parts.merge(record, max_bad_fraction)
-    accelerator.wait_for_everyone()
+        # Before any process begins: a part written early would shift another's share.
+        pending = together(accelerator, parts.pending)
+        mine = pending[accelerator.process_index :: accelerator.num_processes]
+        options = batch_size, num_workers, max_bad_fraction, progress
+        together(accelerator, lambda: _score_shards(parts, mine, pool, scorer, *options))
+        on_main(accelerator, lambda: parts.merge(record, max_bad_fraction))
     return Path(out)
 
 
 def make_accelerator(precision: str = "no") -> Accelerator:
-    """An Accelerator whose processes may wait for the slowest for hours, not for ten minutes.
+    """An Accelerator whose processes wait for the slowest for an hour: it may have one more shard.
 
     Raises:
         UserError: the precision is not to be had here.
     """
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=1))
     try:
         return Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
     except ValueError as error:
@@ -99,12 +101,9 @@ def make_accelerator(precision: str = "no") -> Accelerator:
 
 def _prepare(parts: Parts, overwrite: bool, accelerator: Accelerator) -> bool:
     """Whether everything is done already; all processes see the same state before any writes."""
-    if overwrite and accelerator.is_main_process:
-        parts.discard()
-    accelerator.wait_for_everyone()
-    done = parts.is_done()
-    accelerator.wait_for_everyone()
-    return done
+    if overwrite:
+        on_main(accelerator, parts.discard)
+    return together(accelerator, parts.is_done)
 
 
 class _Scorer:
@@ -152,6 +151,7 @@ class _Crops(Dataset):
 
 def _score_shards(
     parts: Parts,
+    mine: list[int],
     pool: Pool,
     scorer: _Scorer,
     batch_size: int,
@@ -159,10 +159,8 @@ def _score_shards(
     max_bad_fraction: float,
     progress: bool,
 ) -> None:
-    """Score this process's share of the pending shards and write each when it is finished."""
+    """Score the shards of this process and write each when it is finished."""
     process, world = scorer.accelerator.process_index, scorer.accelerator.num_processes
-    mine = parts.pending()[process::world]
-    scorer.accelerator.wait_for_everyone()  # a part written early would shift another's share
     loader = _open_loader(parts, mine, pool, scorer, batch_size, num_workers)
     bar = tqdm(
         total=sum(len(parts.images(part)) for part in mine),

@@ -1,6 +1,6 @@
 """Images: pools, labelled protocols, views, loading and validation."""
 
-from transreid_ssl.data.doctor import check_protocol, screen
+from transreid_ssl.data.doctor import check_protocol, find_broken, leave_out, screen
 from transreid_ssl.data.images import CorruptImage, decode, resize
 from transreid_ssl.data.loader import (
     LabelledDataset,
@@ -39,7 +39,9 @@ __all__ = [
     "check_protocol",
     "decode",
     "decoded",
+    "find_broken",
     "image_loader",
+    "leave_out",
     "open_loader",
     "open_pool",
     "open_reid",

@@ -107,21 +107,40 @@ def screen(
     limit: int = 20_000,
     report_path: str | Path | None = None,
 ) -> Pool:
-    """The pool without its broken images, as far as they were looked for.
+    """The pool without its broken images, as far as they were looked for: see ``find_broken``.
+
+    ``describe()`` of the result says how many were looked at and left out.
+    """
+    return leave_out(pool, *find_broken(pool, max_bad_fraction, limit, report_path))
+
+
+def leave_out(pool: Pool, broken: Sequence[int], note: str) -> Pool:
+    """The pool without the images at these indices; ``note`` says why, in its description."""
+    if not len(broken):
+        return pool
+    return SubsetPool(pool, np.setdiff1d(np.arange(len(pool)), broken), note)
+
+
+def find_broken(
+    pool: Pool,
+    max_bad_fraction: float,
+    limit: int = 20_000,
+    report_path: str | Path | None = None,
+) -> tuple[list[int], str]:
+    """The indices of broken images, as far as they were looked for, and how many there are.
 
     Up to ``limit`` images are all decoded; of a larger pool a fixed random sample of that many,
-    and what that misses is replaced while training. ``describe()`` of the result says how many
-    were looked at and left out; ``report_path`` lists them with the reasons. Generated images
-    are not looked at.
+    and what that misses is replaced while training. ``report_path`` lists them with the reasons.
+    Generated images are not looked at.
 
     Raises:
         UserError: the share of broken images is above ``max_bad_fraction``.
     """
     if pool.generated:
-        return pool
+        return [], ""
     findings = examine(pool, choose(len(pool), limit))
     if not findings.bad:
-        return pool
+        return [], ""
     if report_path is not None:
         write_bad(report_path, pool, findings)
     first, reason = next(iter(findings.bad.items()))
@@ -132,8 +151,7 @@ def screen(
             f"{pool.source}: {count} (such as {pool.names[first]}: {reason}{where}), which is more "
             f"than the {max_bad_fraction:.2%} allowed; mend the pool or raise max_bad_fraction"
         )
-    kept = np.setdiff1d(np.arange(len(pool)), list(findings.bad))
-    return SubsetPool(pool, kept, f"{count} and left out{where}")
+    return sorted(findings.bad), f"{count} and left out{where}"
 
 
 def write_bad(path: str | Path, images: Pool | LabelledImages, findings: Findings) -> None:

@@ -7,13 +7,9 @@ from transreid_ssl.finetune.pseudo_labels import Labeller, PseudoLabels
 from transreid_ssl.finetune.stages import train_on_clusters, train_with_labels
 from transreid_ssl.finetune.supervised import (
     LabelledSettings,
-    SGDSettings,
     SupervisedConfig,
     SupervisedObjective,
-    build_sgd,
-    finetune_learning_rate,
     set_statistics,
-    sgd_plan,
 )
 from transreid_ssl.finetune.trainings import ClusterTraining, MGNTraining, SupervisedTraining
 
@@ -26,16 +22,12 @@ __all__ = [
     "Labeller",
     "MGNTraining",
     "PseudoLabels",
-    "SGDSettings",
     "SupervisedConfig",
     "SupervisedObjective",
     "SupervisedTraining",
     "TargetSettings",
     "batch_hard_triplet",
-    "build_sgd",
-    "finetune_learning_rate",
     "set_statistics",
-    "sgd_plan",
     "train_on_clusters",
     "train_with_labels",
 ]

@@ -16,9 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.finetune.memory import ClusterMemory
-from transreid_ssl.models import BackboneSpec, normalise
-from transreid_ssl.training.health import feature_spread
-from transreid_ssl.training.schedules import linear
+from transreid_ssl.models import normalise
+from transreid_ssl.training import Objective, OptimizerSettings, feature_spread, linear
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class ClusterSettings:
         momentum: What a cluster's vector keeps of itself when a batch has been seen.
         hard: Move it to the least similar image of a batch instead of to each of them.
         frozen_norms: Keep batch norms at their running statistics, for small batches; a neck that
-            has none yet then does no more than scale each value.
+            has just been added then multiplies and shifts its values by constants.
         embed_batch_size: Images at once when all are embedded.
     """
 
@@ -111,6 +110,14 @@ class ClusterSettings:
         return eps, round(least)
 
 
+CLUSTER_OPTIM = OptimizerSettings(
+    name="sgd", lr=3.5e-4, lr_batch=None, schedule="step", by_epoch=True, warmup_epochs=0,
+    step_epochs=20, min_lr=0.0, weight_decay=5e-4, weight_decay_end=None, decay_all=True,
+    clip=0.0, clip_per_parameter=False,
+)  # fmt: skip
+"""TransReID-SSL's, for USL and the second stage of UDA."""
+
+
 def watch_spread(backbone: nn.Module, note: Callable[[Tensor], None]) -> RemovableHandle:
     """Call ``note`` with the spread of each batch's features as they enter the neck.
 
@@ -123,7 +130,7 @@ def watch_spread(backbone: nn.Module, note: Callable[[Tensor], None]) -> Removab
     return neck.register_forward_pre_hook(lambda _, given: note(feature_spread(given[0])))
 
 
-class ClusterObjective(nn.Module):
+class ClusterObjective(Objective):
     """A backbone and the memory of the clusters of the epoch.
 
     The feature that is clustered, contrasted and evaluated is the backbone's own output, which
@@ -134,6 +141,8 @@ class ClusterObjective(nn.Module):
         backbone: With ``.spec``; maps float (B, 3, H, W) to (B, D).
         config: Settings of the memory.
     """
+
+    name = "usl"
 
     def __init__(self, backbone: nn.Module, config: ClusterSettings | None = None) -> None:
         super().__init__()
@@ -153,11 +162,6 @@ class ClusterObjective(nn.Module):
     def memory(self) -> ClusterMemory:
         """The memory of this epoch's clusters."""
         return self._memory[0]
-
-    @property
-    def spec(self) -> BackboneSpec:
-        """The backbone's, which lets a checkpoint serve as a weights file."""
-        return self.backbone.spec
 
     @property
     def device(self) -> torch.device:
@@ -193,9 +197,6 @@ class ClusterObjective(nn.Module):
         features = self.backbone(images, batch.get("cameras") if spec.num_cameras else None)
         loss = self.memory(features, batch["identities"])
         return {"loss": loss, "feature_spread": self._spread}
-
-    def before_step(self, epoch: int) -> None:
-        """Nothing to do between gradients and step."""
 
     def after_step(self, progress: float) -> None:
         """Move the memory to the images of the step."""

@@ -13,10 +13,8 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import MGN, BackboneSpec, MGNParts, normalise
-from transreid_ssl.training.plan import Plan
-from transreid_ssl.training.schedules import cosine, linear
-from transreid_ssl.training.settings import RunSettings
+from transreid_ssl.models import MGN, MGNParts, normalise
+from transreid_ssl.training import Objective, OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -44,34 +42,15 @@ class MGNConfig:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class AdamSettings:
-    """Adam with LUPerson's schedule: linear warm-up, a plateau, then a cosine.
-
-    Args:
-        lr: Learning rate of the plateau.
-        weight_decay: For all weights alike, as part of the gradient.
-        warmup_epochs: Epochs of linear warm-up.
-        warmup_start: Share of ``lr`` that the warm-up begins with.
-        plateau_epochs: The epoch at which the cosine begins.
-        end: Share of ``lr`` that the cosine ends with.
-    """
-
-    lr: float = 3.5e-4
-    weight_decay: float = 5e-4
-    warmup_epochs: int = 10
-    warmup_start: float = 0.1
-    plateau_epochs: int = 30
-    end: float = 0.002
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, lr=(1e-12, None), weight_decay=(0, None), warmup_epochs=(0, None),
-            warmup_start=(0, 1), plateau_epochs=(self.warmup_epochs, None), end=(0, 1),
-        )  # fmt: skip
+MGN_OPTIM = OptimizerSettings(
+    name="adam", lr=3.5e-4, lr_batch=None, schedule="plateau", warmup_epochs=10, warmup_start=0.1,
+    plateau_epochs=30, min_lr=0.0, end=0.002, weight_decay=5e-4, weight_decay_end=None,
+    decay_all=True, clip=0.0, clip_per_parameter=False,
+)  # fmt: skip
+"""LUPerson's; Adam's weight decay is part of the gradient."""
 
 
-class MGNObjective(nn.Module):
+class MGNObjective(Objective):
     """An MGN and its classifiers with their loss.
 
     A classifier of its own sees each part after its reduction, and each whole-person vector before
@@ -87,6 +66,8 @@ class MGNObjective(nn.Module):
         UserError: another backbone.
     """
 
+    name = "mgn"
+
     def __init__(
         self, backbone: nn.Module, num_identities: int, config: MGNConfig | None = None
     ) -> None:
@@ -97,10 +78,6 @@ class MGNObjective(nn.Module):
         sizes = backbone.spec.architecture
         self.whole_classifiers = _classifiers(3, sizes.trunk.embed_dim, num_identities)
         self.part_classifiers = _classifiers(5, sizes.dim, num_identities)
-
-    @property
-    def spec(self) -> BackboneSpec:
-        return self.backbone.spec
 
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -145,38 +122,9 @@ class MGNObjective(nn.Module):
             for parameter in self.backbone.pretrained_parameters():
                 parameter.grad = None
 
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
-
 
 def _classifiers(count: int, dim: int, num_identities: int) -> nn.ModuleList:
     layers = nn.ModuleList(nn.Linear(dim, num_identities, bias=False) for _ in range(count))
     for layer in layers:
         nn.init.normal_(layer.weight, std=0.001)
     return layers
-
-
-def build_adam(model: nn.Module, settings: AdamSettings) -> torch.optim.Adam:
-    """Adam over all weights that are trained."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trained, lr=settings.lr, weight_decay=settings.weight_decay)
-
-
-def adam_learning_rate(epoch: float, epochs: int, settings: AdamSettings) -> float:
-    """Learning rate at a moment of ``epochs``; a shorter run than the plateau has no cosine."""
-    if epoch < settings.warmup_epochs:
-        start = settings.warmup_start * settings.lr
-        return linear(epoch, start=start, end=settings.lr, duration=settings.warmup_epochs)
-    if epoch < settings.plateau_epochs:
-        return settings.lr
-    progress = (epoch - settings.plateau_epochs) / max(1, epochs - settings.plateau_epochs)
-    return cosine(progress, settings.lr, settings.end * settings.lr)
-
-
-def adam_plan(settings: AdamSettings, run: RunSettings, steps_per_epoch: int) -> Plan:
-    """The schedule over a run; warm-up and cosine move with every step."""
-
-    def learning_rate(step: int) -> float:
-        return adam_learning_rate(step / steps_per_epoch, run.epochs, settings)
-
-    return Plan(steps_per_epoch, run.epochs, learning_rate)

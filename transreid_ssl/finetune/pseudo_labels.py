@@ -1,11 +1,11 @@
 """Pseudo labels of an epoch: embed all images, cluster them, say how good the clusters are."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast
 from sklearn.metrics import adjusted_rand_score, v_measure_score
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from transreid_ssl.data import LabelledImages, image_loader
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.clusters import ClusterSettings, watch_spread
 from transreid_ssl.retrieval import cluster, embed_batches, jaccard_graph
+from transreid_ssl.training import on_main
 
 COLLAPSED = 0.005
 ELSEWHERE = (  # a run keeps its settings
@@ -88,7 +89,10 @@ class Labeller:
             watch.remove()
         self._check_readable(len(index))
         labels = np.full(len(self.images), -1)
-        labels[index] = self._on_main(features, spreads, *self.config.density(epoch, epochs))
+        density = self.config.density(epoch, epochs)
+        labels[index] = on_main(
+            self.accelerator, lambda: self._cluster(features, spreads, *density)
+        )
         found = figures(labels[index], self.images.identities[index])
         if len(index) < len(labels):
             found["clusters/unreadable"] = float(len(labels) - len(index))
@@ -105,20 +109,6 @@ class Labeller:
                 f"--data.max_bad_fraction {self.max_bad_fraction:g} allows: look at them with "
                 "`python -m transreid_ssl.data verify PATH`; the last checkpoint is kept"
             )
-
-    def _on_main(
-        self, features: Tensor, spreads: list[Tensor], eps: float, min_samples: int
-    ) -> np.ndarray:
-        answer: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            try:
-                answer = [self._cluster(features, spreads, eps, min_samples)]
-            except UserError as error:
-                answer = [str(error)]
-        broadcast_object_list(answer)
-        if isinstance(answer[0], str):
-            raise UserError(answer[0])
-        return answer[0]
 
     def _cluster(
         self, features: Tensor, spreads: list[Tensor], eps: float, min_samples: int

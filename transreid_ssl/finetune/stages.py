@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from torch import nn
 
 from transreid_ssl.data import (
     ClusterSampler,
@@ -28,19 +27,18 @@ from transreid_ssl.finetune.clusters import ClusterObjective, TargetSettings
 from transreid_ssl.finetune.pseudo_labels import Labeller
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
-from transreid_ssl.models import BackboneSpec, read_spec, save_backbone
+from transreid_ssl.models import BackboneSpec, read_spec
 from transreid_ssl.training import (
-    Plan,
     ProbeSettings,
     RunFolder,
     Trainer,
-    provenance,
-    retrieval_probe,
-    trained_backbone,
+    build_backbone_to_train,
+    on_all,
+    train,
 )
 
 RESULT = "model.safetensors"
-BEST = "best.safetensors"
+RESULTS = {"result": RESULT, "best": "best.safetensors"}
 
 
 Training = LabelledTraining | ClusterTraining
@@ -48,7 +46,8 @@ Training = LabelledTraining | ClusterTraining
 
 def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: RunFolder) -> Path:
     """Fine-tune with labels; returns the backbone's file in the run folder."""
-    protocol = open_reid(config.data.name, config.data.root, config.data.pattern)
+    where = config.data.name, config.data.root, config.data.pattern
+    protocol = on_all(accelerator, lambda: open_reid(*where))
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
     data = config.data
     budget = data.label_budget, data.label_budget_by, config.run.seed, data.label_list
@@ -56,12 +55,12 @@ def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: R
     if images is not protocol.train:
         accelerator.print(describe_budget(protocol.train, images, *budget[:2], budget[3]))
 
-    backbone = trained_backbone(config.model, accelerator, images.num_cameras)
+    backbone = build_backbone_to_train(config.model, accelerator, images.num_cameras)
     set_statistics(backbone, config.data.statistics, config.model.weights)
     dataset = training_images(config, images, backbone.spec)
     objective = config.objective(backbone, dataset.num_identities)
 
-    def batches(**steps: int) -> IdentitySampler:
+    def sampler(**steps: int) -> IdentitySampler:
         """P x K batches. Step s sees the same global batch, on any number of processes."""
         return IdentitySampler(
             dataset.labels, config.run.seed,
@@ -70,13 +69,16 @@ def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: R
             **shares(config, accelerator), **steps,
         )  # fmt: skip
 
-    plan = config.plan(batches(num_steps=0).steps_per_epoch)
-    data_key = fingerprint([images.pool.fingerprint, dataset.labels.tobytes()])
-    trainer = build_trainer(config, accelerator, run, objective, plan, data_key, config.name)
+    def batches(trainer: Trainer) -> Iterator[dict[str, Any]]:
+        rest = sampler(first_step=trainer.step, num_steps=trainer.plan.total_steps)
+        return iter(training_loader(dataset, rest, config.run.num_workers))
 
-    sampler = batches(first_step=trainer.step, num_steps=plan.total_steps)
-    trainer.fit(iter(training_loader(dataset, sampler, config.run.num_workers)))
-    return keep_model(config, trainer, objective.backbone, config.name)
+    return train(
+        config, accelerator, run, objective, batches,
+        steps_per_epoch=sampler(num_steps=0).steps_per_epoch,
+        data_key=fingerprint([images.pool.fingerprint, dataset.labels.tobytes()]),
+        **ends(config),
+    )  # fmt: skip
 
 
 def train_on_clusters(
@@ -87,28 +89,27 @@ def train_on_clusters(
     Args:
         name: what the weights' header calls it: "usl", or "uda" after training on a source.
     """
-    images = open_target(config.data)
+    images = on_all(accelerator, lambda: open_target(config.data))
     accelerator.print(images.pool.describe(), flush=True)
 
-    backbone = trained_backbone(config.model, accelerator, images.num_cameras, feature_norm=True)
+    backbone = build_backbone_to_train(
+        config.model, accelerator, images.num_cameras, feature_norm=True
+    )
     if config.model.weights and not read_spec(config.model.weights).feature_norm:
         # A neck that was there for a classifier: its network is meant to be used without.
         backbone.bottleneck.reset_parameters()
     set_statistics(backbone, config.data.statistics, config.model.weights)
     dataset = training_images(config, images, backbone.spec)
     objective = config.objective(backbone)
+    objective.name = name
     labeller = Labeller(
         images, config.clusters, accelerator, config.run.num_workers,
         dataset.cameras if backbone.spec.num_cameras else None, config.data.max_bad_fraction,
     )  # fmt: skip
 
-    plan = config.plan()
-    trainer = build_trainer(
-        config, accelerator, run, objective, plan, images.pool.fingerprint, name
-    )
-
-    def batches() -> Iterator[dict[str, Any]]:
+    def batches(trainer: Trainer) -> Iterator[dict[str, Any]]:
         """Epoch after epoch: cluster all images, then train on batches of the clusters."""
+        plan = trainer.plan
         for epoch in range(trainer.step // plan.steps_per_epoch, plan.epochs):
             if objective.epoch != epoch:  # else it was resumed in its midst
                 relabel(objective, labeller, trainer, epoch)
@@ -125,8 +126,11 @@ def train_on_clusters(
             epoch_images = training_images(config, pseudo, backbone.spec)
             yield from training_loader(epoch_images, sampler, config.run.num_workers)
 
-    trainer.fit(batches())
-    return keep_model(config, trainer, objective.backbone, name)
+    return train(
+        config, accelerator, run, objective, batches,
+        steps_per_epoch=config.clusters.steps_per_epoch, data_key=images.pool.fingerprint,
+        **ends(config),
+    )  # fmt: skip
 
 
 def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, epoch: int) -> None:
@@ -186,27 +190,10 @@ def shares(config: Training, accelerator: Accelerator) -> dict:
     }
 
 
-def build_trainer(
-    config: Training,
-    accelerator: Accelerator,
-    run: RunFolder,
-    objective: nn.Module,
-    plan: Plan,
-    data_key: str,
-    name: str,
-) -> Trainer:
-    """The loop over an objective, with a probe on the target, and the best model kept."""
-    if config.run.compile:
-        objective.backbone.compile()
-    probe = probe_settings(config)
-    trainer = Trainer(
-        accelerator, objective, config.optimizer(objective), plan, run, config.run,
-        data_key=data_key,
-        probe=retrieval_probe(probe, lambda: objective.backbone, accelerator),
-        probe_every=probe.every,
-        keep_best=lambda: save_model(config, trainer, objective.backbone, name, BEST),
-    )  # fmt: skip
-    return trainer
+def ends(config: Training) -> dict[str, Any]:
+    """What is evaluated meanwhile, what is kept, and what the weights say of their data."""
+    data = config.data.name if config.data.name != "pool" else config.data.root or "demo"
+    return {"probe": probe_settings(config), "origin": {"data": data}} | RESULTS
 
 
 def probe_settings(config: Training) -> ProbeSettings:
@@ -215,33 +202,3 @@ def probe_settings(config: Training) -> ProbeSettings:
     if config.probe.data is not None or data.name == "pool":
         return config.probe
     return dataclasses.replace(config.probe, data=data.name, root=data.root, pattern=data.pattern)
-
-
-def save_model(
-    config: Training,
-    trainer: Trainer,
-    backbone: nn.Module,
-    objective: str,
-    file: str,
-) -> Path:
-    """Write the backbone with its origin in its header."""
-    data = config.data.name if config.data.name != "pool" else config.data.root or "demo"
-    origin = provenance(config, data=data, step=trainer.step)
-    path = trainer.run.path / file
-    spec = dataclasses.replace(backbone.spec, objective=objective, provenance=origin)
-    save_backbone(path, backbone, spec)
-    return path
-
-
-def keep_model(
-    config: Training,
-    trainer: Trainer,
-    backbone: nn.Module,
-    objective: str,
-) -> Path:
-    """Write the result of a finished run and say what it is worth."""
-    if trainer.accelerator.is_main_process:
-        save_model(config, trainer, backbone, objective, RESULT)
-    trainer.accelerator.wait_for_everyone()
-    trainer.report(RESULT)
-    return trainer.run.path / RESULT

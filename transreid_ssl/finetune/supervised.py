@@ -7,17 +7,14 @@ The "strong baseline" for ReID (arXiv 1903.07071) with the settings that TransRe
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import HALF, IMAGENET, BackboneSpec, BNNeck, normalise, read_spec
-from transreid_ssl.training.plan import Plan
-from transreid_ssl.training.schedules import cosine, linear
-from transreid_ssl.training.settings import RunSettings
+from transreid_ssl.models import HALF, IMAGENET, BNNeck, normalise, read_spec
+from transreid_ssl.training import Objective, OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -74,43 +71,15 @@ class LabelledSettings:
         check_ranges(self, images_per_identity=(2, None), label_budget=(1e-9, 1))
 
 
-@dataclass(frozen=True)
-class SGDSettings:
-    """SGD with the authors' schedules: a linear warm-up, then the rest of one cosine, or steps.
-
-    Args:
-        lr: Peak learning rate; small, because the pre-trained features are to be kept.
-        momentum: Of SGD.
-        weight_decay: For weights and biases alike.
-        bias_lr_scale: Biases learn so many times faster.
-        warmup_epochs: Epochs of linear warm-up.
-        warmup_start: Share of ``lr`` that the warm-up begins with.
-        schedule: After the warm-up "cosine", or "step" as for training on clusters.
-        end: Share of ``lr`` that the cosine ends with.
-        step_epochs: Epochs between two steps.
-        step_factor: What a step multiplies the learning rate by.
-    """
-
-    lr: float = 4e-4
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    bias_lr_scale: float = 2.0
-    warmup_epochs: int = 20
-    warmup_start: float = 0.01
-    schedule: Literal["cosine", "step"] = "cosine"
-    end: float = 0.002
-    step_epochs: int = 20
-    step_factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, lr=(1e-12, None), momentum=(0, 0.999999), weight_decay=(0, None),
-            bias_lr_scale=(0, None), warmup_epochs=(0, None), warmup_start=(0, 1), end=(0, 1),
-            step_epochs=(1, None), step_factor=(0, 1),
-        )  # fmt: skip
+SUPERVISED_OPTIM = OptimizerSettings(
+    name="sgd", lr=4e-4, lr_batch=None, by_epoch=True, warmup_epochs=20, warmup_start=0.01,
+    min_lr=0.0, end=0.002, weight_decay=1e-4, weight_decay_end=None, decay_all=True,
+    bias_lr_scale=2.0, clip=0.0, clip_per_parameter=False,
+)  # fmt: skip
+"""TransReID-SSL's: a small rate, because the pre-trained features are to be kept."""
 
 
-class SupervisedObjective(nn.Module):
+class SupervisedObjective(Objective):
     """Backbone, BN neck and classifier with their loss.
 
     The triplet loss sees features before the neck, where distances matter; the classifier sees them
@@ -122,6 +91,8 @@ class SupervisedObjective(nn.Module):
         config: Weights and variants of the losses.
     """
 
+    name = "supervised"
+
     def __init__(
         self, backbone: nn.Module, num_identities: int, config: SupervisedConfig | None = None
     ) -> None:
@@ -129,11 +100,6 @@ class SupervisedObjective(nn.Module):
         self.backbone = backbone
         self.neck = BNNeck(backbone.spec.embed_dim, num_identities)
         self.config = config or SupervisedConfig()
-
-    @property
-    def spec(self) -> BackboneSpec:
-        """The backbone's, which lets a checkpoint serve as a weights file."""
-        return self.backbone.spec
 
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -159,49 +125,6 @@ class SupervisedObjective(nn.Module):
             "triplet_loss": triplet_loss,
             "accuracy": (logits.detach().argmax(dim=1) == identities).float().mean(),
         }
-
-    def before_step(self, epoch: int) -> None:
-        """Nothing to do between gradients and step."""
-
-    def after_step(self, progress: float) -> None:
-        """Nothing follows a step."""
-
-
-def build_sgd(model: nn.Module, settings: SGDSettings) -> torch.optim.SGD:
-    """SGD over weights and, at ``bias_lr_scale`` times the learning rate, biases."""
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    biases = [p for name, p in trainable if name.rpartition(".")[2] == "bias"]
-    weights = [p for name, p in trainable if name.rpartition(".")[2] != "bias"]
-    groups = [
-        {"params": weights, "lr_scale": 1.0},
-        {"params": biases, "lr_scale": settings.bias_lr_scale},
-    ]
-    return torch.optim.SGD(
-        groups, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
-
-
-def finetune_learning_rate(epoch: float, epochs: int, settings: SGDSettings) -> float:
-    """Learning rate of an epoch of ``epochs``.
-
-    The cosine spans all epochs, warm-up included, so that the rate falls by a step where the
-    warm-up ends, as in the authors' runs.
-    """
-    if epoch < settings.warmup_epochs:
-        start = settings.warmup_start * settings.lr
-        return linear(epoch, start=start, end=settings.lr, duration=settings.warmup_epochs)
-    if settings.schedule == "step":
-        return settings.lr * settings.step_factor ** (epoch // settings.step_epochs)
-    return cosine(epoch / epochs, settings.lr, settings.end * settings.lr)
-
-
-def sgd_plan(settings: SGDSettings, run: RunSettings, steps_per_epoch: int) -> Plan:
-    """The authors' schedule over a run; the rate changes from epoch to epoch only."""
-
-    def learning_rate(step: int) -> float:
-        return finetune_learning_rate(step // steps_per_epoch, run.epochs, settings)
-
-    return Plan(steps_per_epoch, run.epochs, learning_rate)
 
 
 def set_statistics(backbone: nn.Module, which: str, weights: str | None) -> None:

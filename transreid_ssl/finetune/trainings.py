@@ -1,24 +1,26 @@
-"""The settings of each way to fine-tune, and what its objective, optimiser and plan are."""
+"""The settings of each way to fine-tune, and what its objective is."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
 from torch import nn
 
 from transreid_ssl.data.views import ReIDAugmentConfig
 from transreid_ssl.errors import UserError
-from transreid_ssl.finetune.clusters import ClusterObjective, ClusterSettings, TargetSettings
-from transreid_ssl.finetune.mgn import AdamSettings, MGNConfig, MGNObjective, adam_plan, build_adam
+from transreid_ssl.finetune.clusters import (
+    CLUSTER_OPTIM,
+    ClusterObjective,
+    ClusterSettings,
+    TargetSettings,
+)
+from transreid_ssl.finetune.mgn import MGN_OPTIM, MGNConfig, MGNObjective
 from transreid_ssl.finetune.supervised import (
+    SUPERVISED_OPTIM,
     LabelledSettings,
-    SGDSettings,
     SupervisedConfig,
     SupervisedObjective,
-    build_sgd,
-    sgd_plan,
 )
-from transreid_ssl.training import BackboneSettings, Plan, ProbeSettings, RunSettings
+from transreid_ssl.training import BackboneSettings, OptimizerSettings, ProbeSettings, RunSettings
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,6 @@ class LabelledTraining:
     model: BackboneSettings = field(default_factory=BackboneSettings)
     augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
-    name: ClassVar[str]
 
     def __post_init__(self) -> None:
         _check_groups(self, "images_per_identity")
@@ -46,20 +47,11 @@ class SupervisedTraining(LabelledTraining):
         )
     )
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
-    optim: SGDSettings = field(default_factory=SGDSettings)
-    name: ClassVar[str] = "supervised"
+    optim: OptimizerSettings = SUPERVISED_OPTIM
 
     def objective(self, backbone: nn.Module, num_identities: int) -> SupervisedObjective:
         """Identity classification behind a BN neck, and triplets."""
         return SupervisedObjective(backbone, num_identities, self.supervised)
-
-    def optimizer(self, objective: nn.Module) -> torch.optim.Optimizer:
-        """SGD."""
-        return build_sgd(objective, self.optim)
-
-    def plan(self, steps_per_epoch: int) -> Plan:
-        """The authors' schedule."""
-        return sgd_plan(self.optim, self.run, steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -80,20 +72,11 @@ class MGNTraining(LabelledTraining):
         )
     )
     mgn: MGNConfig = field(default_factory=MGNConfig)
-    optim: AdamSettings = field(default_factory=AdamSettings)
-    name: ClassVar[str] = "mgn"
+    optim: OptimizerSettings = MGN_OPTIM
 
     def objective(self, backbone: nn.Module, num_identities: int) -> MGNObjective:
         """Eight classifiers and three triplet losses."""
         return MGNObjective(backbone, num_identities, self.mgn)
-
-    def optimizer(self, objective: nn.Module) -> torch.optim.Optimizer:
-        """Adam."""
-        return build_adam(objective, self.optim)
-
-    def plan(self, steps_per_epoch: int) -> Plan:
-        """Warm-up, plateau, cosine."""
-        return adam_plan(self.optim, self.run, steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -109,11 +92,7 @@ class ClusterTraining:
     model: BackboneSettings = field(default_factory=lambda: BackboneSettings(drop_path=0.3))
     augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
     clusters: ClusterSettings = field(default_factory=ClusterSettings)
-    optim: SGDSettings = field(
-        default_factory=lambda: SGDSettings(
-            lr=3.5e-4, weight_decay=5e-4, bias_lr_scale=1.0, warmup_epochs=0, schedule="step"
-        )
-    )
+    optim: OptimizerSettings = CLUSTER_OPTIM
     probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(every=1000))
 
     def __post_init__(self) -> None:
@@ -127,14 +106,6 @@ class ClusterTraining:
     def objective(self, backbone: nn.Module) -> ClusterObjective:
         """The memory of clusters."""
         return ClusterObjective(backbone, self.clusters)
-
-    def optimizer(self, objective: nn.Module) -> torch.optim.Optimizer:
-        """SGD."""
-        return build_sgd(objective, self.optim)
-
-    def plan(self) -> Plan:
-        """The authors' schedule."""
-        return sgd_plan(self.optim, self.run, self.clusters.steps_per_epoch)
 
 
 def _check_groups(config: Any, name: str) -> None:

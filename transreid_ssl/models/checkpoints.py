@@ -194,14 +194,13 @@ def _statistics(tensors: Mapping[str, Tensor]) -> Statistics | None:
 
 
 def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
-    """A checkpoint of this package's training loop: the backbone of its slow or fast network."""
-    state = raw["objective"]
-    known = (f"{which}.backbone.", "encoder_q.backbone.", "backbone.")
-    prefixes = [p for p in known if any(k.startswith(p) for k in state)]
-    if not prefixes or not raw.get("spec"):
+    """A checkpoint of this package's training loop, which says where its backbones are."""
+    state, prefixes = raw["objective"], raw.get("backbones") or {}
+    prefix = prefixes.get(which, prefixes.get("kept", ""))
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not prefix or not own or not raw.get("spec"):
         raise UserError(f"{path}: a checkpoint without a backbone in it; give another file")
-    own = {k.removeprefix(prefixes[0]): v for k, v in state.items() if k.startswith(prefixes[0])}
-    aside = [k for k in state if not k.startswith(prefixes[0])]
+    aside = [k for k in state if not k.startswith(prefix)]
     aside += [str(other) for other in raw if other != "objective"]
     return Checkpoint(path, OWN_CHECKPOINT, own, aside, BackboneSpec.from_json(raw["spec"]))
 

@@ -16,7 +16,8 @@ from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.models import DINOHead, normalise
 from transreid_ssl.pretrain.networks import ViewNetwork
 from transreid_ssl.training.health import feature_spread
-from transreid_ssl.training.optim import move_towards
+from transreid_ssl.training.objective import Objective
+from transreid_ssl.training.optim import ema_update
 from transreid_ssl.training.schedules import cosine, linear
 
 
@@ -92,7 +93,6 @@ class DINOLoss(nn.Module):
         num_teacher_crops: T, the first of them, which the teacher sees too.
         warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs, student_temp,
             center_momentum: see ``DINOConfig``.
-        accumulation: Calls (micro-batches) that one update of the centre averages over.
     """
 
     def __init__(
@@ -106,13 +106,11 @@ class DINOLoss(nn.Module):
         warmup_teacher_temp_epochs: int = 0,
         student_temp: float = 0.1,
         center_momentum: float = 0.9,
-        accumulation: int = 1,
     ) -> None:
         super().__init__()
         self.num_crops, self.num_teacher_crops = num_crops, num_teacher_crops
         self.warmup = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
         self.student_temp, self.center_momentum = student_temp, center_momentum
-        self.accumulation = accumulation
         self.register_buffer("center", torch.zeros(1, out_dim))
         self._seen: list[Tensor] = []
 
@@ -124,7 +122,7 @@ class DINOLoss(nn.Module):
         return linear(epoch, start=start, end=end, duration=epochs - 1) if epochs > 1 else start
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, epoch: int) -> Tensor:
-        """The loss of one batch; in training mode the centre moves afterwards.
+        """The loss of one batch; in training mode its teacher logits wait for ``update_center``.
 
         Args:
             student_logits: (S·B, K), crop-major: view v of image b at v·B + b.
@@ -148,7 +146,7 @@ class DINOLoss(nn.Module):
                 teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
             loss = cross_view_loss(student, teacher)
         if self.training:
-            self._observe(teacher_logits)
+            self._seen.append(teacher_logits.detach().mean(dim=0, keepdim=True))
         return loss, entropy
 
     def sharpen(self, teacher_logits: Tensor, epoch: int) -> Tensor:
@@ -156,10 +154,12 @@ class DINOLoss(nn.Module):
         return (teacher_logits.float() - self.center) / self.teacher_temp(epoch)
 
     @torch.no_grad()
-    def _observe(self, teacher_logits: Tensor) -> None:
-        """Move the centre towards the mean logits of the whole global batch (eq. 4)."""
-        self._seen.append(teacher_logits.mean(dim=0, keepdim=True))
-        if len(self._seen) < self.accumulation:
+    def update_center(self) -> None:
+        """Move the centre towards the mean logits of the whole global batch (eq. 4).
+
+        All calls since the last update, the micro-batches of a step, count alike.
+        """
+        if not self._seen:
             return
         mean = torch.stack(self._seen).mean(dim=0)
         self._seen.clear()
@@ -169,7 +169,7 @@ class DINOLoss(nn.Module):
         self.center.lerp_(mean, 1.0 - self.center_momentum)
 
 
-class DINO(nn.Module):
+class DINO(Objective):
     """Student, momentum teacher and loss.
 
     Args:
@@ -178,7 +178,6 @@ class DINO(nn.Module):
         config: Settings.
         num_crops: Views of an image: the large ones first, then the small ones.
         num_teacher_crops: How many of them are large.
-        accumulation: Micro-batches an optimiser step.
     """
 
     name = "dino"
@@ -190,7 +189,6 @@ class DINO(nn.Module):
         config: DINOConfig,
         num_crops: int,
         num_teacher_crops: int = 2,
-        accumulation: int = 1,
     ) -> None:
         super().__init__()
         if num_crops < 2 or not 1 <= num_teacher_crops <= num_crops:
@@ -198,9 +196,9 @@ class DINO(nn.Module):
                 f"{num_teacher_crops} large of {num_crops} views: DINO compares views of an image "
                 "and needs two or more, a large one among them"
             )
-        self.config, self.spec = config, backbone.spec
+        self.config, spec = config, backbone.spec
         head = DINOHead(
-            self.spec.embed_dim, config.out_dim, hidden_dim=config.hidden_dim,
+            spec.embed_dim, config.out_dim, hidden_dim=config.hidden_dim,
             bottleneck_dim=config.bottleneck_dim, num_layers=config.head_layers,
             norm_last_layer=config.norm_last_layer, use_bn=config.use_bn_in_head,
         )  # fmt: skip
@@ -213,17 +211,19 @@ class DINO(nn.Module):
             warmup_teacher_temp=config.warmup_teacher_temp, teacher_temp=config.teacher_temp,
             warmup_teacher_temp_epochs=config.warmup_teacher_temp_epochs,
             student_temp=config.student_temp, center_momentum=config.center_momentum,
-            accumulation=accumulation,
         )  # fmt: skip
 
     @property
-    def kept(self) -> nn.Module:
-        """The backbone that is probed and saved: the teacher's, the better one all along."""
+    def backbone(self) -> nn.Module:
+        """The teacher's, which is ahead of the student's until the end."""
         return self.teacher.backbone
 
     @property
+    def backbones(self) -> dict[str, nn.Module]:
+        return {"kept": self.backbone, "student": self.student.backbone}
+
+    @property
     def networks(self) -> list[nn.Module]:
-        """What torch.compile is worth using on."""
         return [self.student, self.teacher]
 
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
@@ -256,6 +256,7 @@ class DINO(nn.Module):
                 parameter.grad = None
 
     def after_step(self, progress: float) -> None:
-        """Move the teacher towards the student; its momentum rises to 1 along a cosine."""
+        """Move the centre, and the teacher with a momentum that rises to 1 along a cosine."""
+        self.loss.update_center()
         momentum = cosine(progress, self.config.momentum_teacher, 1.0)
-        move_towards(list(self.teacher.parameters()), list(self.student.parameters()), momentum)
+        ema_update(list(self.teacher.parameters()), list(self.student.parameters()), momentum)

@@ -76,7 +76,8 @@ class MoCoV3(MomentumPair):
             backbone.patch_embed.requires_grad_(False)
 
     def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
-        """Against the keys of the whole batch; times 2T, which lets a gradient's size be."""
+        """Against the keys of the whole batch; times 2T, so that the gradient's scale does not
+        depend on the temperature T (2104.02057, algorithm 1)."""
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         temperature = self.config.temperature
         loss, accuracy = info_nce(

@@ -1,8 +1,8 @@
 """What all objectives are built of: a backbone with a head, and a slow copy that follows it."""
 
 import copy
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from transreid_ssl.data import MultiCropConfig
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import normalise
 from transreid_ssl.training.health import feature_spread
-from transreid_ssl.training.optim import move_towards
+from transreid_ssl.training.objective import Objective
+from transreid_ssl.training.optim import ema_update
 from transreid_ssl.training.schedules import cosine
 
 
@@ -41,7 +42,7 @@ def check_two_views(views: MultiCropConfig) -> None:
         )
 
 
-class MomentumPair(nn.Module, ABC):
+class MomentumPair(Objective):
     """A query encoder that learns and a key encoder that follows it.
 
     The base of MoCo, MoCo v3 and MoBY: an encoder is a backbone with a projection head; queries may
@@ -63,8 +64,6 @@ class MomentumPair(nn.Module, ABC):
         symmetric: Each view is a query once and a key once; otherwise the first view is the query.
     """
 
-    name: ClassVar[str]
-
     def __init__(
         self,
         backbone: nn.Module,
@@ -77,37 +76,34 @@ class MomentumPair(nn.Module, ABC):
         symmetric: bool = True,
     ) -> None:
         super().__init__()
-        self.spec = backbone.spec
         self.encoder_q = ViewNetwork(backbone, head)
         self.encoder_k = ViewNetwork(key_backbone, copy.deepcopy(head))
         self.encoder_k.load_state_dict(self.encoder_q.state_dict())
         self.encoder_k.requires_grad_(False)
         self.predictor = nn.Identity() if predictor is None else predictor
         self.momentum = (momentum, final_momentum)
-        self.asking = (0, 1) if symmetric else (0,)  # views that are queries
+        self.query_views = (0, 1) if symmetric else (0,)  # views that are queries
 
     @property
-    def kept(self) -> nn.Module:
-        """The backbone that is probed and saved: the one that learns, as published."""
+    def backbone(self) -> nn.Module:
+        """The query encoder's, the one that learns, as published."""
         return self.encoder_q.backbone
 
     @property
     def networks(self) -> list[nn.Module]:
-        """What torch.compile is worth using on."""
         return [self.encoder_q, self.encoder_k]
 
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: one group of two large crops an image, crop-major."""
         views = self.two_views(batch)
         keys = self.keys(views)
-        return self.compare({view: self.query(views[view]) for view in self.asking}, keys)
+        return self.compare({view: self.query(views[view]) for view in self.query_views}, keys)
 
     def compare(
         self, encoded: dict[int, tuple[Tensor, ...]], keys: dict[int, Tensor]
     ) -> dict[str, Tensor]:
         """The values of a batch from what ``query`` gave, by view, and from ``keys``."""
-        asking = self.asking
-        results = [self.contrast(encoded[v][1], keys[1 - v], view=1 - v) for v in asking]
+        results = [self.contrast(encoded[v][1], keys[1 - v], view=1 - v) for v in self.query_views]
         if self.training:
             self.remember(keys)
         losses, accuracies = (torch.stack(values) for values in zip(*results))
@@ -151,20 +147,17 @@ class MomentumPair(nn.Module, ABC):
 
     def keys(self, views: tuple[Tensor, Tensor]) -> dict[int, Tensor]:
         """The keys that the queries of a batch are compared with, by the number of their view."""
-        return {1 - view: self.key(views[1 - view]) for view in self.asking}
+        return {1 - view: self.key(views[1 - view]) for view in self.query_views}
 
     @torch.no_grad()
     def key(self, images: Tensor) -> Tensor:
         """Keys of length 1, float32 (B, K), of normalised images."""
         return unit(self.encoder_k([images])[1])
 
-    def before_step(self, epoch: int) -> None:
-        """Nothing to do before the optimiser's step."""
-
     def after_step(self, progress: float) -> None:
         """Move the key encoder towards the query encoder."""
         slow, fast = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
-        move_towards(slow, fast, cosine(progress, *self.momentum))
+        ema_update(slow, fast, cosine(progress, *self.momentum))
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """A pre-training run from its settings to backbone.safetensors: all recipes but for the method."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from torch import nn
@@ -16,22 +16,19 @@ from transreid_ssl.data import (
     training_loader,
 )
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import HALF, IMAGENET, LUPERSON, save_backbone
+from transreid_ssl.models import HALF, IMAGENET, LUPERSON
 from transreid_ssl.training import (
     BackboneSettings,
+    Objective,
     OptimizerSettings,
-    Plan,
     PoolSettings,
     ProbeSettings,
     RunSettings,
     Trainer,
-    build_optimizer,
+    build_backbone_to_train,
     finish,
-    pretraining_plan,
-    provenance,
-    retrieval_probe,
     start,
-    trained_backbone,
+    train,
     training_pool,
 )
 
@@ -68,7 +65,7 @@ def backbone_pair(
 ) -> tuple[nn.Module, nn.Module]:
     """The network that learns and drops paths, and the one that follows it and does not."""
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
-    pair = tuple(trained_backbone(model, accelerator) for model in (config.model, still))
+    pair = tuple(build_backbone_to_train(model, accelerator) for model in (config.model, still))
     for backbone in pair:
         chosen = _STATISTICS[config.data.statistics]
         backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
@@ -79,7 +76,7 @@ def pretrain(
     config: Config,
     origin: str,
     title: str,
-    build_objective: Callable[[Config, Accelerator], nn.Module],
+    build_objective: Callable[[Config, Accelerator], Objective],
     views: MultiCropConfig | None = None,
 ) -> None:
     """Pre-train, and leave the kept backbone in the run folder.
@@ -88,8 +85,7 @@ def pretrain(
         config: The recipe's settings.
         origin: Where they came from, to say so.
         title: What the recipe does, to say so.
-        build_objective: Makes the method's module, which besides what the loop asks of an objective
-            has ``name``, ``kept`` (the backbone to probe and save) and ``networks`` (to compile).
+        build_objective: Makes the method's module.
         views: The views to make; ``config.views`` when None.
 
     Raises:
@@ -97,40 +93,44 @@ def pretrain(
     """
     check_sizes(config)
     accelerator, run = start(config, origin, title)
-    pool = training_pool(config.data, run, accelerator)
-
+    pool, data_key = training_pool(config.data, run, accelerator)
     objective = build_objective(config, accelerator)
-    kept = objective.kept
-    if config.run.compile:
-        for network in objective.networks:
-            network.compile()
 
-    plan: Plan = pretraining_plan(config.optim, config.run, len(pool))
-    trainer = Trainer(
-        accelerator, objective, build_optimizer(objective, config.optim), plan, run, config.run,
-        data_key=pool.fingerprint,
-        max_bad_images=int(config.data.max_bad_fraction * len(pool)),
-        probe=retrieval_probe(config.probe, lambda: kept, accelerator),
-        probe_every=config.probe.every,
-    )  # fmt: skip
-
-    # Step s sees the same global batch, in the same views, on any number of processes.
-    sampler = EpochSampler(
-        len(pool), config.run.batch_size, config.run.seed,
-        first_step=trainer.step, num_steps=plan.total_steps,
-        rank=accelerator.process_index, world_size=accelerator.num_processes,
-        accumulation=config.run.accumulation,
-    )  # fmt: skip
     views = views or config.views
     # Erased pixels are to be near 0 after the network's normalisation.
-    erasing = dataclasses.replace(views.erasing, mean=kept.spec.mean, std=kept.spec.std)
+    spec = objective.spec
+    erasing = dataclasses.replace(views.erasing, mean=spec.mean, std=spec.std)
     crops = MultiCrop(dataclasses.replace(views, erasing=erasing))
     dataset = ViewsDataset(pool, crops, config.run.seed)
-    trainer.fit(iter(training_loader(dataset, sampler, config.run.num_workers)))
 
-    if accelerator.is_main_process:
-        made_of = provenance(config, pool=pool.source)
-        spec = dataclasses.replace(kept.spec, objective=objective.name, provenance=made_of)
-        save_backbone(run.path / RESULT, kept, spec)
-    trainer.report(RESULT)
+    def batches(trainer: Trainer) -> Iterator[dict[str, Any]]:
+        """Step s sees the same global batch, in the same views, on any number of processes."""
+        sampler = EpochSampler(
+            len(pool), config.run.batch_size, config.run.seed,
+            first_step=trainer.step, num_steps=trainer.plan.total_steps,
+            rank=accelerator.process_index, world_size=accelerator.num_processes,
+            accumulation=config.run.accumulation,
+        )  # fmt: skip
+        return iter(training_loader(dataset, sampler, config.run.num_workers))
+
+    train(
+        config, accelerator, run, objective, batches,
+        steps_per_epoch=steps_an_epoch(len(pool), config.run.batch_size), data_key=data_key,
+        origin={"pool": pool.source}, probe=config.probe, result=RESULT,
+        max_bad_images=int(config.data.max_bad_fraction * len(pool)),
+    )  # fmt: skip
     finish(accelerator)
+
+
+def steps_an_epoch(num_images: int, batch_size: int) -> int:
+    """Whole batches of an epoch.
+
+    Raises:
+        UserError: there are fewer images than one batch takes.
+    """
+    if num_images < batch_size:
+        raise UserError(
+            f"{num_images} images are fewer than one batch of {batch_size}: "
+            "lower --run.batch_size or give a larger pool"
+        )
+    return num_images // batch_size

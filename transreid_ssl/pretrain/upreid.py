@@ -127,8 +127,7 @@ class UPReIDDINO(DINO):
     and centred as in DINO's loss. Small views show too little of a body for either term.
 
     Args:
-        backbone, teacher_backbone, config, num_crops, num_teacher_crops, accumulation: See
-            ``DINO``.
+        backbone, teacher_backbone, config, num_crops, num_teacher_crops: See ``DINO``.
         regularisers: Settings of the terms.
 
     Raises:
@@ -145,16 +144,13 @@ class UPReIDDINO(DINO):
         regularisers: RegularisersConfig,
         num_crops: int,
         num_teacher_crops: int = 2,
-        accumulation: int = 1,
     ) -> None:
         if regularisers.intrinsic_weight and num_teacher_crops < 2:
             raise UserError(
                 "--views.num_global is 1: patches are compared between two large views; give 2 or "
                 "more, or --regularisers.intrinsic_weight 0"
             )
-        super().__init__(
-            backbone, teacher_backbone, config, num_crops, num_teacher_crops, accumulation
-        )
+        super().__init__(backbone, teacher_backbone, config, num_crops, num_teacher_crops)
         self.regularisers = regularisers
         self.within = IntraIdentity(backbone, regularisers)
 

@@ -2,16 +2,18 @@
 
 from transreid_ssl.training.config import parse_config, provenance, to_yaml
 from transreid_ssl.training.health import CollapseWatch, feature_spread
-from transreid_ssl.training.loop import Objective, Trainer
+from transreid_ssl.training.loop import Trainer
+from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import (
     build_optimizer,
     clip_gradients,
-    decay_groups,
-    move_towards,
-    pretraining_plan,
+    ema_update,
+    parameter_groups,
 )
-from transreid_ssl.training.plan import Plan
+from transreid_ssl.training.plan import Plan, make_plan
 from transreid_ssl.training.probe import RetrievalProbe, retrieval_probe
+from transreid_ssl.training.processes import on_all, on_main, together
+from transreid_ssl.training.run import train
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.schedules import cosine, linear, warmup_cosine
 from transreid_ssl.training.settings import (
@@ -21,7 +23,7 @@ from transreid_ssl.training.settings import (
     ProbeSettings,
     RunSettings,
 )
-from transreid_ssl.training.start import finish, start, trained_backbone, training_pool
+from transreid_ssl.training.start import build_backbone_to_train, finish, start, training_pool
 from transreid_ssl.training.threads import share_cores
 
 __all__ = [
@@ -36,22 +38,26 @@ __all__ = [
     "RunFolder",
     "RunSettings",
     "Trainer",
+    "build_backbone_to_train",
     "build_optimizer",
     "clip_gradients",
     "cosine",
-    "decay_groups",
+    "ema_update",
     "feature_spread",
     "finish",
     "linear",
-    "move_towards",
+    "make_plan",
+    "on_all",
+    "on_main",
+    "parameter_groups",
     "parse_config",
-    "pretraining_plan",
     "provenance",
     "retrieval_probe",
     "share_cores",
     "start",
     "to_yaml",
-    "trained_backbone",
+    "together",
+    "train",
     "training_pool",
     "warmup_cosine",
 ]

@@ -7,14 +7,14 @@ Randomness is drawn from (seed, step, rank), so a resumed run continues as if ne
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
-from torch import Tensor, nn
+from accelerate.utils import gather_object, set_seed
+from torch import Tensor
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
@@ -22,27 +22,12 @@ from transreid_ssl.models import sync_batch_norm
 from transreid_ssl.training.health import CollapseWatch
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
+from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import clip_gradients
 from transreid_ssl.training.plan import Plan
+from transreid_ssl.training.processes import on_all, on_main
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import RunSettings
-
-
-class Objective(Protocol):
-    """What a method must offer: a module whose ``forward`` gives its loss.
-
-    ``forward(batch, epoch)`` returns a dict of 0-d tensors on the device: "loss" and whatever else
-    should be logged. The fast and the slow network live in this one module, so that autocast,
-    distributed training and checkpoints treat them alike.
-    """
-
-    def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]: ...
-
-    def before_step(self, epoch: int) -> None:
-        """Called with gradients in place, after clipping."""
-
-    def after_step(self, progress: float) -> None:
-        """Called after the optimiser's step; ``progress`` in [0, 1): the share of the run done."""
 
 
 class Trainer:
@@ -50,14 +35,14 @@ class Trainer:
 
     Args:
         accelerator: Devices, precision and processes.
-        objective: See ``Objective``.
-        optimizer: Over the objective's trainable parameters.
+        objective: The method.
+        optimizer: Over its trainable parameters.
         plan: Length and schedules.
         run: Where results go.
         settings: Logging and checkpoint intervals, accumulation, seed.
         data_key: What a checkpoint must have been made with (the pool's fingerprint, say).
-        max_bad_images: How many different unreadable images a process may meet; None: any number.
-        probe: Called with the step; returns values to log.
+        max_bad_images: How many different unreadable images may be met; None: any number.
+        probe: Called with the step on every process; returns values to log on the main one.
         probe_every: Steps between probes (there is one at the start and one at the end).
         keep_best: Called on the main process after a probe with a higher mAP than all before it.
     """
@@ -65,7 +50,7 @@ class Trainer:
     def __init__(
         self,
         accelerator: Accelerator,
-        objective: nn.Module,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         plan: Plan,
         run: RunFolder,
@@ -101,15 +86,15 @@ class Trainer:
         scaler = self.accelerator.scaler
         return {
             "data_key": self.data_key,
-            "spec": self.objective.spec.to_json() if hasattr(self.objective, "spec") else "",
+            "spec": self.objective.spec.to_json(),
+            "backbones": self.objective.prefixes(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else {},
         }
 
     def _restore(self) -> int:
-        state = self.run.resume()
-        self.accelerator.wait_for_everyone()
+        state = on_all(self.accelerator, self.run.resume)
         if state is None:
             return 0
         if state["data_key"] != self.data_key:
@@ -175,7 +160,7 @@ class Trainer:
             for name, value in values.items():
                 total[name] = total.get(name, 0) + value.detach().float() / count
         accelerator.unscale_gradients(self.optimizer)
-        total["gradient_norm"] = clip_gradients(self.parameters, plan.clip, plan.clip_each)
+        total["gradient_norm"] = clip_gradients(self.parameters, plan.clip, plan.clip_per_parameter)
         self.objective.before_step(epoch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -183,7 +168,7 @@ class Trainer:
         return total
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        self._note_bad_images(batch.pop("corrupt", ()))
+        self.bad_images.update(batch.pop("corrupt", ()))
         device = self.accelerator.device
         return {
             name: [v.to(device, non_blocking=True) for v in value]
@@ -191,16 +176,6 @@ class Trainer:
             else value.to(device, non_blocking=True)
             for name, value in batch.items()
         }
-
-    def _note_bad_images(self, names: Iterable[str]) -> None:
-        """Unreadable images met on the way were replaced; too many of them stop the run."""
-        self.bad_images.update(names)
-        if self.max_bad_images is not None and len(self.bad_images) > self.max_bad_images:
-            raise UserError(
-                f"{len(self.bad_images)} images could not be read, more than "
-                f"--data.max_bad_fraction allows, such as {min(self.bad_images)}; look at the pool "
-                "with: python -m transreid_ssl.data verify PATH"
-            )
 
     def _set_schedules(self) -> None:
         for group in self.optimizer.param_groups:
@@ -233,6 +208,7 @@ class Trainer:
                 f"{self.meter.count} steps before step {self.step}; the last good checkpoint is "
                 'kept: lower --optim.lr, or use --run.precision "no", with another --run.output'
             )
+        self._check_bad_images()
         seconds = values["step_seconds"]
         values |= {
             "epoch": self.step / self.plan.steps_per_epoch,
@@ -243,40 +219,56 @@ class Trainer:
             values["weight_decay"] = self.plan.weight_decay(self.step - 1)
         self.meter.reset()
         self.stop.pace(seconds, self.settings.log_every)
-        self.run.log(self.step, values)
-        self.accelerator.log(values, step=self.step)
+        self.log(values)
         self.say(
             f"step {self.step}/{self.plan.total_steps}  loss {values['loss']:.4f}  "
             f"lr {values['lr']:.2e}  {values['images_per_second']:.0f} images/s  "
             f"{_duration(seconds * (self.plan.total_steps - self.step))} left"
         )
 
+    def _check_bad_images(self) -> None:
+        """Unreadable images met on the way were replaced; too many of them stop the run."""
+        if self.max_bad_images is None:
+            return
+        count = torch.tensor(float(len(self.bad_images)), device=self.accelerator.device)
+        if self.accelerator.reduce(count, "sum").item() <= self.max_bad_images:
+            return
+        # Several processes may have met the same image, each in another epoch.
+        names = set(gather_object(sorted(self.bad_images)))
+        if len(names) > self.max_bad_images:
+            raise UserError(
+                f"{len(names)} images could not be read, more than --data.max_bad_fraction allows, "
+                f"such as {min(names)}; look at the pool with: python -m transreid_ssl.data verify "
+                "PATH"
+            )
+
     def _checkpoint(self) -> None:
-        """Write the state, unless it looks spoilt: the last checkpoint is always a good one."""
+        """Write the state, unless the network has diverged or collapsed."""
         if self.meter.count and not self.meter.read(self.accelerator)["finite"]:
             self._log()
-        if self.accelerator.is_main_process and not self.collapse.low:
-            settings = self.settings
-            self.run.save(self.step, self.state(), settings.keep_checkpoints, settings.keep_every)
-        self.accelerator.wait_for_everyone()
+        if self.collapse.low:
+            return
+        keep = self.settings.keep_checkpoints, self.settings.keep_every
+        on_main(self.accelerator, lambda: self.run.save(self.step, self.state(), *keep))
 
     def _probe(self) -> None:
         """Measure, log and say."""
         with self.untimed():
             values = self.probe(self.step)
             self.model.train()
-            if values and self.keep_best and values["probe/mAP"] > self._best_so_far():
-                self.keep_best()
+            on_main(self.accelerator, lambda: self._keep_if_best(values))
             self.log(values)
             self.run.draw_curves()
 
-    def _best_so_far(self) -> float:
-        return max((line["probe/mAP"] for line in self.run.lines_with("probe/mAP")), default=-1.0)
+    def _keep_if_best(self, values: dict[str, float]) -> None:
+        best = max((line["probe/mAP"] for line in self.run.lines_with("probe/mAP")), default=-1.0)
+        if self.keep_best and values and values["probe/mAP"] > best:
+            self.keep_best()
 
     def log(self, values: dict[str, float]) -> None:
-        """Log values of the main process at this step; nothing where there are none."""
+        """Log the main process's values at this step; nothing where it has none."""
+        on_main(self.accelerator, lambda: values and self.run.log(self.step, values))
         if values:
-            self.run.log(self.step, values)
             self.accelerator.log(values, step=self.step)
 
     @contextlib.contextmanager

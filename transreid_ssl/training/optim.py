@@ -1,45 +1,100 @@
-"""Parameter groups, gradient clipping and moving averages, each as one fused pass over lists."""
+"""Parameter groups, optimisers, gradient clipping and moving averages, over lists of tensors."""
 
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from functools import partial
 
 import torch
+from timm.models import group_parameters
 from timm.optim import Lars
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.training.plan import Plan
-from transreid_ssl.training.schedules import warmup_cosine
-from transreid_ssl.training.settings import OptimizerSettings, RunSettings
+from transreid_ssl.training.settings import OptimizerSettings
 
 
-def decay_groups(model: nn.Module) -> list[dict]:
-    """Trainable parameters in two groups: with weight decay; biases and norms without."""
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    plain = [p for name, p in trainable if p.ndim <= 1 or name.endswith(".bias")]
-    kept = {id(p) for p in plain}
-    decayed = [p for _, p in trainable if id(p) not in kept]
+def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict]:
+    """Trainable parameters, grouped by whether they decay and by the scale of their learning rate.
+
+    Biases and norms decay only with ``settings.decay_all``. "lr_scale" multiplies the learning rate
+    of the step, "decay" says whether the schedule of the weight decay applies.
+
+    Raises:
+        UserError: a layer-wise decay of a network whose layers are not known.
+    """
+    scales = layer_scales(model, settings.layer_decay)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            bias = name.rpartition(".")[2] == "bias"
+            decay = settings.decay_all or not (bias or parameter.ndim <= 1)
+            scale = scales.get(name, 1.0) * (settings.bias_lr_scale if bias else 1.0)
+            groups[decay, scale].append(parameter)
     return [
-        {"params": decayed, "decay": True},
-        {"params": plain, "decay": False, "weight_decay": 0.0},
+        {
+            "params": parameters,
+            "decay": decay,
+            "weight_decay": settings.weight_decay if decay else 0.0,
+            "lr_scale": scale,
+        }
+        for (decay, scale), parameters in groups.items()
+    ]
+
+
+def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """What the learning rate of each parameter of a backbone in ``model`` is multiplied by.
+
+    The last block learns at ``layer_decay``, each block before it as much slower again, and the
+    patch embedding slowest (BEiT, arXiv 2106.08254, appendix); what is not named, such as heads
+    and necks, at 1. The layers are those that timm's ``group_matcher`` tells.
+    """
+    if layer_decay == 1:
+        return {}
+    scales = {}
+    for prefix, network in model.named_modules():
+        if not hasattr(network, "group_matcher"):
+            continue
+        known = [re.compile(p) for p in _patterns(network.group_matcher(coarse=False))]
+        layers = {
+            name: layer
+            for name, layer in group_parameters(
+                network, network.group_matcher(coarse=False), reverse=True
+            ).items()
+            if any(pattern.match(name) for pattern in known)
+        }
+        last = max(layers.values())
+        scales |= {
+            f"{prefix}.{name}".lstrip("."): layer_decay ** (last + 1 - layer)
+            for name, layer in layers.items()
+        }
+    if not scales:
+        raise UserError(
+            f"--optim.layer_decay {layer_decay:g}: the layers of this network are not known; give 1"
+        )
+    return scales
+
+
+def _patterns(matcher: dict) -> list[str]:
+    """The patterns of a ``group_matcher``, each alone or in a list of (pattern, suffix)."""
+    return [
+        pattern
+        for found in matcher.values()
+        for pattern in ([found] if isinstance(found, str) else [pair[0] for pair in found])
     ]
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimiser over ``decay_groups``; learning rate and decay are set before each step."""
-    groups = decay_groups(model)
+    """The optimiser over ``parameter_groups``; the loop sets rates and decay before each step."""
+    groups, lr = parameter_groups(model, settings), settings.lr
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, weight_decay=0.0, fused=True)
+        return torch.optim.AdamW(groups, lr, betas=settings.betas, fused=True)
+    if settings.name == "adam":
+        return torch.optim.Adam(groups, lr, betas=settings.betas)
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
+        return torch.optim.SGD(groups, lr, momentum=settings.momentum)
     # A layer whose weights do not decay is not scaled by its norm either (LARS, 1708.03888).
-    return Lars(groups, lr=0.0, momentum=settings.momentum, always_adapt=False)
-
-
-def peak_lr(settings: OptimizerSettings, batch_size: int) -> float:
-    """The learning rate after warm-up, by the linear scaling rule."""
-    return settings.lr * (batch_size / settings.lr_batch if settings.lr_batch else 1.0)
+    return Lars(groups, lr, momentum=settings.momentum, always_adapt=False)
 
 
 @torch.no_grad()
@@ -60,35 +115,6 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, each: bool)
 
 
 @torch.no_grad()
-def move_towards(slow: Sequence[Tensor], fast: Sequence[Tensor], momentum: float) -> None:
+def ema_update(slow: Sequence[Tensor], fast: Sequence[Tensor], momentum: float) -> None:
     """In place: slow = momentum · slow + (1 − momentum) · fast."""
     get_ema_multi_avg_fn(momentum)(slow, fast, None)
-
-
-def pretraining_plan(settings: OptimizerSettings, run: RunSettings, num_images: int) -> Plan:
-    """DINO's schedules over a run: learning rate with warm-up, rising weight decay.
-
-    Raises:
-        UserError: there are fewer images than one batch takes.
-    """
-    steps = num_images // run.batch_size
-    if steps == 0:
-        raise UserError(
-            f"{num_images} images are fewer than one batch of {run.batch_size}: "
-            "lower --run.batch_size or give a larger pool"
-        )
-    total, peak = steps * run.epochs, peak_lr(settings, run.batch_size)
-    lr = partial(
-        warmup_cosine,
-        peak=peak,
-        end=settings.min_lr,
-        total_steps=total,
-        warmup_steps=round(settings.warmup_epochs * steps),
-    )
-    decay = partial(
-        warmup_cosine,
-        peak=settings.weight_decay,
-        end=settings.weight_decay_end,
-        total_steps=total,
-    )
-    return Plan(steps, run.epochs, lr, decay, settings.clip, settings.clip_each)

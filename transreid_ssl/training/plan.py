@@ -2,6 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+
+from transreid_ssl.training.schedules import cosine, linear, warmup_cosine
+from transreid_ssl.training.settings import OptimizerSettings, RunSettings
 
 
 @dataclass(frozen=True)
@@ -13,7 +17,7 @@ class Plan:
         epochs: Passes over the data.
         lr: Learning rate by step.
         weight_decay: Weight decay by step, for groups marked ``decay``; None: the optimiser's.
-        clip: Largest gradient norm (0: none), and whether each parameter by itself.
+        clip: Largest gradient norm (0: none), and whether of each parameter by itself.
     """
 
     steps_per_epoch: int
@@ -21,8 +25,49 @@ class Plan:
     lr: Callable[[int], float]
     weight_decay: Callable[[int], float] | None = None
     clip: float = 0.0
-    clip_each: bool = False
+    clip_per_parameter: bool = False
 
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.epochs
+
+
+def make_plan(settings: OptimizerSettings, run: RunSettings, steps_per_epoch: int) -> Plan:
+    """The schedules that the settings ask for, over the length of a run."""
+    total = steps_per_epoch * run.epochs
+    peak = settings.lr * (run.batch_size / settings.lr_batch if settings.lr_batch else 1.0)
+
+    def lr(step: int) -> float:
+        epoch = step // steps_per_epoch if settings.by_epoch else step / steps_per_epoch
+        return learning_rate(epoch, run.epochs, settings, peak)
+
+    if settings.schedule == "cosine" and not settings.by_epoch:
+        lr = partial(
+            warmup_cosine, peak=peak, start=settings.warmup_start * peak,
+            end=settings.lowest(peak), total_steps=total,
+            warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
+        )  # fmt: skip
+    decay = None
+    if settings.weight_decay_end is not None:
+        start, end = settings.weight_decay, settings.weight_decay_end
+        decay = partial(warmup_cosine, peak=start, end=end, total_steps=total)
+    clip = settings.clip, settings.clip_per_parameter
+    return Plan(steps_per_epoch, run.epochs, lr, decay, *clip)
+
+
+def learning_rate(epoch: float, epochs: int, settings: OptimizerSettings, peak: float) -> float:
+    """The rate at a moment of ``epochs``: a linear warm-up, then what ``settings.schedule`` says.
+
+    The cosine spans all epochs, those of the warm-up too, so that the rate falls by a step where
+    the warm-up ends, as in TransReID-SSL's fine-tuning; a plateau's spans what is left. A run that
+    is shorter than the plateau has no cosine.
+    """
+    if epoch < settings.warmup_epochs:
+        start = settings.warmup_start * peak
+        return linear(epoch, start=start, end=peak, duration=settings.warmup_epochs)
+    if settings.schedule == "step":
+        return peak * settings.step_factor ** (epoch // settings.step_epochs)
+    begin = settings.plateau_epochs if settings.schedule == "plateau" else 0
+    if epoch < begin:
+        return peak
+    return cosine((epoch - begin) / max(1, epochs - begin), peak, settings.lowest(peak))

@@ -1,4 +1,4 @@
-"""The folder of one run: settings, metrics, checkpoints, results; whose it is, how far it is."""
+"""The folder of one run: its settings, metrics, checkpoints and results."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import yaml
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, write_text
-from transreid_ssl.training.checkpoint import load_newest, save_checkpoint
+from transreid_ssl.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
 from transreid_ssl.training.config import as_plain, differences, to_yaml
 
 # What may change between two starts of a run without changing what it computes (threads may change
@@ -24,6 +24,7 @@ FREE_SETTINGS = {
         "keep_checkpoints",
         "keep_every",
         "overwrite",
+        "timeout_minutes",
         "tracker",
     },
 }
@@ -46,6 +47,10 @@ class RunFolder:
     @property
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def _left_out(self) -> Path:
+        return self.path / "left_out.json"
 
     def claim(self, config: Any, overwrite: bool = False) -> None:
         """Take the folder for these settings, or check that it is theirs already.
@@ -86,6 +91,26 @@ class RunFolder:
                 f"{self.path}: belongs to a run with other settings: {'; '.join(found[:3])}{more}; "
                 "choose another --run.output, or --run.overwrite true to begin anew"
             )
+
+    def has_checkpoints(self) -> bool:
+        """Whether there is a state to go on from."""
+        return bool(list_checkpoints(self.checkpoints))
+
+    def read_left_out(self) -> dict[str, Any]:
+        """What ``write_left_out`` wrote for this run; {} before."""
+        if not self._left_out.is_file():
+            return {}
+        try:
+            return dict(json.loads(self._left_out.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise UserError(
+                f"{self._left_out}: not readable as JSON; choose another --run.output, or "
+                "--run.overwrite true to begin anew"
+            ) from error
+
+    def write_left_out(self, record: dict[str, Any]) -> None:
+        """Keep which images of the pool the run leaves out."""
+        write_text(self._left_out, json.dumps(record))
 
     def resume(self) -> dict[str, Any] | None:
         """The newest complete state, or None; metrics logged after it are dropped."""

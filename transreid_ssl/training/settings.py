@@ -29,6 +29,8 @@ class RunSettings:
             row stop the run.
         collapse_patience: How many lines; 0 never stops a run.
         compile: Compile the networks with torch.compile: minutes at the start, faster steps after.
+        timeout_minutes: How long a process waits for another before the run is given up; raise it
+            where the main process takes longer to list, cluster or evaluate.
         tracker: An Accelerate tracker ("tensorboard", "wandb", …) beside metrics.jsonl.
         overwrite: Throw away what the run folder holds and begin anew.
     """
@@ -48,6 +50,7 @@ class RunSettings:
     collapse_spread: float = 0.005
     collapse_patience: int = 20
     compile: bool = False
+    timeout_minutes: float = 30
     tracker: str | None = None
     overwrite: bool = False
 
@@ -57,6 +60,7 @@ class RunSettings:
             accumulation=(1, None), num_workers=(0, None), num_threads=(1, None),
             log_every=(1, None), checkpoint_every=(1, None), keep_checkpoints=(1, None),
             keep_every=(0, None), collapse_spread=(0, None), collapse_patience=(0, None),
+            timeout_minutes=(0.1, None),
         )  # fmt: skip
 
 
@@ -117,40 +121,69 @@ class BackboneSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimiser of pre-training, with DINO's schedules (2104.14294, kept by TransReID-SSL).
+    """The optimiser and its schedules; the defaults are DINO's (2104.14294), as TransReID-SSL's.
 
     Args:
-        name: "adamw" for transformers; "sgd" or "lars" (large batches) for ResNets.
+        name: "adamw" for transformers; "sgd" or "lars" (large batches) for ResNets; "adam".
         lr: Peak learning rate for ``lr_batch`` images; scaled linearly with the batch size.
         lr_batch: Batch size that ``lr`` is meant for; null takes ``lr`` as it is.
-        min_lr: Learning rate at the end of the cosine.
-        warmup_epochs: Epochs of linear warm-up from zero.
+        schedule: After the warm-up a "cosine", a "plateau" until ``plateau_epochs`` and then a
+            cosine, or "step": times ``step_factor`` every ``step_epochs``.
+        by_epoch: The rate changes from epoch to epoch only, and a cosine counts the epochs of the
+            warm-up too, as TransReID-SSL fine-tunes; else it changes with every step.
+        warmup_epochs: Epochs of linear warm-up.
+        warmup_start: Share of the peak that the warm-up begins with.
+        min_lr: Learning rate at the end of a cosine.
+        end: The same as a share of the peak; the larger of the two counts.
+        plateau_epochs: The epoch at which the cosine of a plateau begins.
+        step_epochs: Epochs between two steps.
+        step_factor: What a step multiplies the learning rate by.
         weight_decay: At the start; biases and norms have none.
-        weight_decay_end: At the end of its cosine.
+        weight_decay_end: At the end of its cosine; null keeps it as it is.
+        decay_all: Biases and norms decay like weights.
+        bias_lr_scale: Biases learn so many times faster.
+        layer_decay: Each block of a network learns so many times as fast as the one after it.
         clip: Largest gradient norm; 0 leaves gradients alone. Too large lets early steps blow up.
-        clip_each: Clip every parameter by itself (as DINO does) instead of the global norm.
-        betas: AdamW's momenta.
+        clip_per_parameter: Clip every parameter by itself (as DINO does) instead of all together.
+        betas: The two momenta of AdamW and Adam.
         momentum: Of SGD and LARS.
     """
 
-    name: Literal["adamw", "sgd", "lars"] = "adamw"
+    name: Literal["adamw", "sgd", "adam", "lars"] = "adamw"
     lr: float = 5e-4
     lr_batch: int | None = 256
-    min_lr: float = 1e-6
+    schedule: Literal["cosine", "step", "plateau"] = "cosine"
+    by_epoch: bool = False
     warmup_epochs: float = 10
+    warmup_start: float = 0.0
+    min_lr: float = 1e-6
+    end: float = 0.0
+    plateau_epochs: float = 30
+    step_epochs: int = 20
+    step_factor: float = 0.1
     weight_decay: float = 0.04
-    weight_decay_end: float = 0.4
+    weight_decay_end: float | None = 0.4
+    decay_all: bool = False
+    bias_lr_scale: float = 1.0
+    layer_decay: float = 1.0
     clip: float = 3.0
-    clip_each: bool = True
+    clip_per_parameter: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
+        before_cosine = self.warmup_epochs if self.schedule == "plateau" else 0
         check_ranges(
-            self, lr=(1e-12, None), lr_batch=(1, None), min_lr=(0, None), warmup_epochs=(0, None),
-            weight_decay=(0, None), weight_decay_end=(0, None), clip=(0, None),
-            betas=(0, 0.999999), momentum=(0, 0.999999),
+            self, lr=(1e-12, None), lr_batch=(1, None), warmup_epochs=(0, None),
+            warmup_start=(0, 1), min_lr=(0, None), end=(0, 1),
+            plateau_epochs=(before_cosine, None), step_epochs=(1, None), step_factor=(0, 1),
+            weight_decay=(0, None), weight_decay_end=(0, None), bias_lr_scale=(0, None),
+            layer_decay=(1e-3, 1), clip=(0, None), betas=(0, 0.999999), momentum=(0, 0.999999),
         )  # fmt: skip
+
+    def lowest(self, peak: float) -> float:
+        """The learning rate at the end of a cosine from ``peak``."""
+        return max(self.min_lr, self.end * peak)
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,13 @@ from datetime import timedelta
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-    set_seed,
-)
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from torch import nn
 
-from transreid_ssl.data import Pool, open_pool, screen
+from transreid_ssl.data import Pool, find_broken, leave_out, open_pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights
+from transreid_ssl.training.processes import on_all, on_main
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
 from transreid_ssl.training.threads import share_cores
@@ -37,11 +33,10 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
             mixed_precision=settings.precision,
             log_with=settings.tracker,
             project_dir=settings.output,
-            # Gradients as views of the buckets save a copy; buffers follow the main process.
             kwargs_handlers=[
+                # Gradients as views of the buckets save a copy.
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-                # The others wait while the main process probes a large set.
-                InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=settings.timeout_minutes)),
             ],
         )
     except ValueError as error:
@@ -51,8 +46,7 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
     run = RunFolder(settings.output, accelerator.is_main_process)
-    run.claim(config, settings.overwrite)
-    accelerator.wait_for_everyone()
+    on_main(accelerator, lambda: run.claim(config, settings.overwrite))
     if settings.tracker:
         accelerator.init_trackers(recipe)
     set_seed(settings.seed)
@@ -64,26 +58,37 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
     return accelerator, run
 
 
-def training_pool(settings: PoolSettings, run: RunFolder, accelerator: Accelerator) -> Pool:
-    """Open the pool, leave unreadable images out and say how many there are.
+def training_pool(
+    settings: PoolSettings, run: RunFolder, accelerator: Accelerator
+) -> tuple[Pool, str]:
+    """The pool without unreadable images, and the fingerprint of the whole of it.
+
+    What is left out is found once, when a run begins, and belongs to the run: an image that cannot
+    be read later, or can be read again, does not change which images its steps see.
 
     Raises:
         UserError: no such pool, or more unreadable images than allowed.
     """
-    with accelerator.main_process_first():  # it makes the index that the others read
-        pool = open_pool(settings.pool, settings.subset)
-    screened: list[Pool | None] = [None]
-    if accelerator.is_main_process:
-        report = run.path / "bad_images.txt"
-        screened = [screen(pool, settings.max_bad_fraction, report_path=report)]
-    # One process looks for all: were each to look, a passing fault would give them other pools.
-    broadcast_object_list(screened)
-    pool = screened[0]
+    whole = on_all(accelerator, lambda: open_pool(settings.pool, settings.subset))
+
+    def broken() -> tuple[list[int], str]:
+        """One process looks for all: a passing fault would give each another pool."""
+        key, known = whole.fingerprint, run.read_left_out()
+        if known.get("pool") != key and run.has_checkpoints():
+            return [], ""  # of other images, which the loop refuses
+        if known.get("pool") != key:
+            report = run.path / "bad_images.txt"
+            found, note = find_broken(whole, settings.max_bad_fraction, report_path=report)
+            known = {"pool": key, "indices": found, "note": note}
+            run.write_left_out(known)
+        return known["indices"], known["note"]
+
+    pool = leave_out(whole, *on_main(accelerator, broken))
     accelerator.print(pool.describe(), flush=True)
-    return pool
+    return pool, whole.fingerprint
 
 
-def trained_backbone(
+def build_backbone_to_train(
     settings: BackboneSettings,
     accelerator: Accelerator,
     num_cameras: int = 0,

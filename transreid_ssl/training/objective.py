@@ -1,0 +1,52 @@
+"""What a method is to the training loop."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+from transreid_ssl.models import BackboneSpec
+
+
+class Objective(nn.Module, ABC):
+    """A method's networks and its loss in one module: the base of every objective.
+
+    Autocast, distributed training and checkpoints thus treat the fast and the slow network alike. A
+    subclass gives ``name``, ``backbone`` and ``forward``; what happens around the optimiser's step
+    where something does, and ``networks`` where more than the backbone is worth compiling.
+    """
+
+    name: str
+    """What the header of the weights calls the method."""
+    backbone: nn.Module
+    """The network that is probed, kept and saved, with its ``spec``: a submodule or a property."""
+
+    @abstractmethod
+    def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
+        """The loss of a batch: 0-d tensors on the device, "loss" and whatever is to be logged."""
+
+    @property
+    def backbones(self) -> dict[str, nn.Module]:
+        """The backbones that a checkpoint can be read for: "kept" and others by their names."""
+        return {"kept": self.backbone}
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What torch.compile is worth using on."""
+        return [self.backbone]
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """The backbone's."""
+        return self.backbone.spec
+
+    def prefixes(self) -> dict[str, str]:
+        """Where in this module's state the weights of each of ``backbones`` are."""
+        names = {module: f"{name}." for name, module in self.named_modules()}
+        return {which: names[network] for which, network in self.backbones.items()}
+
+    def before_step(self, epoch: int) -> None:
+        """Called with gradients in place, after clipping."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after the optimiser's step; ``progress`` in [0, 1): the share of the run done."""

@@ -1,0 +1,75 @@
+"""The skeleton of every training: an objective goes in, its backbone and its figures come out."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from transreid_ssl.models import save_backbone
+from transreid_ssl.training.config import provenance
+from transreid_ssl.training.loop import Trainer
+from transreid_ssl.training.objective import Objective
+from transreid_ssl.training.optim import build_optimizer
+from transreid_ssl.training.plan import make_plan
+from transreid_ssl.training.probe import retrieval_probe
+from transreid_ssl.training.processes import on_main
+from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.training.settings import ProbeSettings
+
+
+def train(
+    config: Any,
+    accelerator: Accelerator,
+    run: RunFolder,
+    objective: Objective,
+    batches: Callable[[Trainer], Iterator[dict[str, Any]]],
+    *,
+    steps_per_epoch: int,
+    data_key: str,
+    origin: dict[str, str],
+    probe: ProbeSettings,
+    result: str,
+    best: str | None = None,
+    max_bad_images: int | None = None,
+) -> Path:
+    """Train an objective to the end of its plan; returns the backbone's file in the run folder.
+
+    Args:
+        config: A recipe's settings, with ``run`` and ``optim`` among them.
+        batches: Gives the batches of a run, which begin at the trainer's step.
+        steps_per_epoch: Optimiser steps an epoch.
+        data_key: What a resumed run must be of, such as the pool's fingerprint.
+        origin: What the weights' header says of the data.
+        probe: What is evaluated meanwhile.
+        result: The file of the backbone when the run is finished.
+        best: The file of the backbone of the best probe; None keeps none.
+        max_bad_images: See ``Trainer``.
+
+    Raises:
+        UserError: the run folder is of other images, or training has diverged or collapsed.
+    """
+    if config.run.compile:
+        for network in objective.networks:
+            network.compile()
+
+    def save(name: str) -> None:
+        made_of = provenance(config, **origin, step=trainer.step)
+        spec = dataclasses.replace(
+            objective.backbone.spec, objective=objective.name, provenance=made_of
+        )
+        save_backbone(run.path / name, objective.backbone, spec)
+
+    trainer = Trainer(
+        accelerator, objective, build_optimizer(objective, config.optim),
+        make_plan(config.optim, config.run, steps_per_epoch), run, config.run,
+        data_key=data_key, max_bad_images=max_bad_images,
+        probe=retrieval_probe(probe, lambda: objective.backbone, accelerator),
+        probe_every=probe.every,
+        keep_best=None if best is None else lambda: save(best),
+    )  # fmt: skip
+    trainer.fit(batches(trainer))
+    on_main(accelerator, lambda: save(result))
+    trainer.report(result)
+    return run.path / result
