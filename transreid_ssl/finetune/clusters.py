@@ -112,7 +112,8 @@ class ClusterSettings:
 
 CLUSTER_OPTIM = OptimizerSettings(
     name="sgd", lr=3.5e-4, lr_batch=None, schedule="step", by_epoch=True, warmup_epochs=0,
-    step_epochs=20, min_lr=0.0, weight_decay=5e-4, weight_decay_end=None, decay_all=True,
+    warmup_start=0.01, step_epochs=20, min_lr=0.0, end=0.002, weight_decay=5e-4,
+    weight_decay_end=None, decay_all=True,
     clip=0.0, clip_per_parameter=False,
 )  # fmt: skip
 """TransReID-SSL's, for USL and the second stage of UDA."""
