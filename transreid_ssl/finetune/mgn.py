@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import MGN, BackboneSpec, MGNParts, normalise
+from transreid_ssl.models import MGN, BackboneSpec, MGNParts
 from transreid_ssl.training.plan import Plan
 from transreid_ssl.training.schedules import cosine, linear
 from transreid_ssl.training.settings import RunSettings
@@ -114,8 +114,7 @@ class MGNObjective(nn.Module):
             classifiers' mean).
         """
         config, identities = self.config, batch["identities"]
-        images = normalise(batch["images"], self.spec.mean, self.spec.std)
-        found = self.backbone(images, parts=True)
+        found = self.backbone(batch["images"], parts=True)
         logits = self._logits(found)  # (B, 8, num_identities)
         id_loss = F.cross_entropy(
             logits.flatten(0, 1),
