@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from benchmarks.reporting import finish
-from transreid_ssl.models import build_backbone, normalise
+from transreid_ssl.models import build_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 from transreid_ssl.training import OptimizerSettings, build_optimizer, clip_gradients
 
@@ -68,7 +68,6 @@ class Plain:
 
     def __init__(self, objective: DINO, device: torch.device) -> None:
         self.student, self.teacher = objective.student.to(device), objective.teacher.to(device)
-        self.spec = objective.spec
         self.center = torch.zeros(1, objective.config.out_dim, device=device)
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, foreach=False, fused=False)
@@ -84,10 +83,9 @@ class Plain:
         return sum(terms) / len(terms)
 
     def __call__(self, groups: list[torch.Tensor]) -> torch.Tensor:
-        images = [normalise(group, self.spec.mean, self.spec.std) for group in groups]
         with torch.no_grad():
-            teacher = self.teacher(images[:1])[1]
-        loss = self.loss(self.student(images)[1], teacher)
+            teacher = self.teacher(groups[:1])[1]
+        loss = self.loss(self.student(groups)[1], teacher)
         self.optimizer.zero_grad()
         loss.backward()
         for parameter in self.student.parameters():

@@ -40,6 +40,7 @@ from transreid_ssl.finetune import (
 from transreid_ssl.finetune.clusters import CLUSTER_OPTIM
 from transreid_ssl.finetune.stages import RESULT, open_target
 from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
+from transreid_ssl.processes import on_main
 from transreid_ssl.training import (
     BackboneSettings,
     OptimizerSettings,
@@ -47,7 +48,6 @@ from transreid_ssl.training import (
     RunFolder,
     RunSettings,
     finish,
-    on_main,
     parse_config,
     start,
 )

@@ -15,8 +15,9 @@ from transreid_ssl.cfs.table import write_table
 from transreid_ssl.command import Parser, run
 from transreid_ssl.data import open_pool
 from transreid_ssl.errors import UserError
-from transreid_ssl.features import EmbeddingSettings, embedded, load_model, summary
+from transreid_ssl.features import EmbeddingSettings, load_model, summary
 from transreid_ssl.files import atomic_path
+from transreid_ssl.retrieval import embed_batches
 
 _HEADER_BYTES = 4096  # of the file of features; the header is written last, when all is known
 _SUFFIXES = (".safetensors", ".npy")
@@ -107,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(f"{weights}: {model.spec}\n{pool.describe()}", flush=True)
     record = {"weights": str(weights), "pool": pool.source, "fingerprint": pool.fingerprint}
-    batches = embedded(model, pool, options, skip_broken=options.skip_broken)
+    broken = {"skip_corrupt": options.skip_broken}
+    batches = embed_batches(model, pool, title="images", **broken, **options.embedding)
     rows = write_features(options.out, batches, record)
     names = Path(options.out).with_suffix(".parquet")
     write_table(names, {"image": pool.arrow_names().take(rows).column}, record)

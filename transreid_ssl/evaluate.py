@@ -15,14 +15,8 @@ from transreid_ssl import __version__
 from transreid_ssl.command import Parser, run
 from transreid_ssl.data import ReIDProtocol, decoded, open_reid
 from transreid_ssl.data.readers import DEFAULT_PATTERN
-from transreid_ssl.features import (
-    EmbeddingSettings,
-    device_of,
-    labels,
-    load_model,
-    query_and_gallery,
-    summary,
-)
+from transreid_ssl.data.reid import labels
+from transreid_ssl.features import EmbeddingSettings, device_of, load_model, summary
 from transreid_ssl.files import refuse_folder, write_json
 from transreid_ssl.models import BackboneSpec
 from transreid_ssl.origin import Source, sources
@@ -32,6 +26,7 @@ from transreid_ssl.retrieval import (
     RetrievalMetrics,
     chance,
     colour_histogram,
+    embed_protocol,
     evaluate,
     expand_queries,
     format_table,
@@ -158,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
-    query, gallery = query_and_gallery(model, protocol, options)
+    query, gallery = embed_protocol(model, protocol, **options.embedding)
     results = measure(query, gallery, protocol, options)
     print(format_table(results))
     record = {

@@ -17,19 +17,18 @@ from torch.nn import functional as F
 from transreid_ssl.command import Parser, run
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
-from transreid_ssl.models import ReIDViT, load_backbone, normalise
+from transreid_ssl.models import Backbone, load_backbone
 
 
 class Embedder(nn.Module):
-    """uint8 images (B, 3, H, W) -> unit features (B, D), with the statistics of the weights."""
+    """uint8 images (B, 3, H, W) -> unit features (B, D)."""
 
-    def __init__(self, backbone: ReIDViT) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
-        spec = self.backbone.spec
-        return F.normalize(self.backbone(normalise(images, spec.mean, spec.std)), dim=1)
+        return F.normalize(self.backbone(images), dim=1)
 
 
 def export(weights: str | Path, output: str | Path, *, format: str = "pt2") -> None:

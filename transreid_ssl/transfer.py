@@ -13,20 +13,13 @@ from transreid_ssl import __version__
 from transreid_ssl.command import Parser, run
 from transreid_ssl.data import ReIDProtocol, open_reid
 from transreid_ssl.data.readers import DEFAULT_PATTERN
-from transreid_ssl.data.reid import camera_rows
+from transreid_ssl.data.reid import camera_rows, labels
 from transreid_ssl.errors import UserError
-from transreid_ssl.features import (
-    EmbeddingSettings,
-    device_of,
-    labels,
-    load_model,
-    query_and_gallery,
-    summary,
-)
+from transreid_ssl.features import EmbeddingSettings, device_of, load_model, summary
 from transreid_ssl.files import refuse_folder, write_json, write_text
 from transreid_ssl.models import Backbone, BackboneSpec
 from transreid_ssl.origin import Source, was_trained_on
-from transreid_ssl.retrieval import RetrievalMetrics, chance, evaluate
+from transreid_ssl.retrieval import RetrievalMetrics, chance, embed_protocol, evaluate
 
 DEMO = ("demo:style=1", "demo:style=2")
 SETS_HELP = (
@@ -130,7 +123,7 @@ def _check_cameras(spec: BackboneSpec, text: str, protocol: ReIDProtocol, seen: 
 
 def measure(model: Backbone, target: Target, options: Transfer) -> Row:
     """Embed the queries and the gallery of a set, and evaluate."""
-    query, gallery = query_and_gallery(model, target.protocol, options)
+    query, gallery = embed_protocol(model, target.protocol, **options.embedding)
     query_labels, gallery_labels = labels(target.protocol)
     found = evaluate(query, *query_labels, gallery, *gallery_labels, device=device_of(options))
     return Row(target, found, chance(*query_labels, *gallery_labels))

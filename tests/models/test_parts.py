@@ -161,6 +161,7 @@ def test_normalise_by_hand(statistics):
         mean, std = statistics.mean[channel], statistics.std[channel]
         assert result[0, channel, 1, 1].item() == pytest.approx((value - mean) / std, abs=1e-6)
     assert images[0, 1, 0, 0] == 51
+    assert normalise(result, *statistics) is result
 
 
 def test_the_statistics_of_a_network_are_in_its_spec():

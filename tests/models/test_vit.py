@@ -103,7 +103,7 @@ def test_camera_embeddings_must_be_told_their_cameras():
     features = model(images, torch.tensor([0, 2, 2]))
     torch.testing.assert_close(features[1], features[2])
     assert not torch.allclose(features[0], features[1])
-    with pytest.raises(ValueError, match="pass the cameras"):
+    with pytest.raises(UserError, match="needs the camera of each image"):
         model(images)
 
 

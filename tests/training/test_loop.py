@@ -219,10 +219,15 @@ def test_the_probe_measures_the_backbone_it_is_given():
     class Colour(nn.Module):
         spec = BackboneSpec("vit_nano_patch8_reid", img_size=(32, 16))
 
+        def __init__(self):
+            super().__init__()
+            self.colours = nn.Linear(12, self.spec.embed_dim, bias=False)
+
         def forward(self, images):
-            return images.unflatten(2, (4, -1)).mean(dim=(3, 4)).flatten(1)
+            means = images.float().unflatten(2, (4, -1)).mean(dim=(3, 4)).flatten(1)
+            return self.colours(means - 115)
 
     settings = ProbeSettings("demo:test=6,images=6,height=32,width=16", max_query=20)
-    values = RetrievalProbe(settings, Colour, Colour.spec, Accelerator(cpu=True))(0)
+    values = RetrievalProbe(settings, Colour, Accelerator(cpu=True))(0)
     assert values["probe/mAP"] > 2 * values["probe/mAP_chance"] > 0
     assert 0 < values["probe/feature_spread"] < 1

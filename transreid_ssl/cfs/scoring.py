@@ -23,8 +23,8 @@ from transreid_ssl.cfs.parts import Parts
 from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
-from transreid_ssl.models import BackboneSpec, find_weights, load_backbone, normalise
-from transreid_ssl.training import on_main, together
+from transreid_ssl.models import BackboneSpec, find_weights, load_backbone
+from transreid_ssl.processes import on_main, together
 
 
 def score(
@@ -115,7 +115,7 @@ class _Scorer:
         self.specs = [network.spec for network in self.networks]
         _check_same_architecture(before, after, *self.specs)
         # One decoded and resized copy of each image serves both networks where their inputs agree.
-        self.sizes = list(dict.fromkeys(tuple(spec.img_size) for spec in self.specs))
+        self.sizes = list(dict.fromkeys(spec.img_size for spec in self.specs))
 
     def _load(self, path: str | Path) -> nn.Module:
         # Camera embeddings and a norm behind the feature belong to the fine-tuning alone.
@@ -129,9 +129,8 @@ class _Scorer:
         views = [view.to(device, non_blocking=True).permute(0, 3, 1, 2) for view in views]
         features = []
         for network, spec in zip(self.networks, self.specs):
-            images = normalise(views[self.sizes.index(tuple(spec.img_size))], spec.mean, spec.std)
             with self.accelerator.autocast():
-                features.append(network(images).float())
+                features.append(network(views[self.sizes.index(spec.img_size)]).float())
         return F.cosine_similarity(*features, dim=1)
 
 

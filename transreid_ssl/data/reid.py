@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +114,17 @@ def camera_rows(
             f"{protocol.name}: evaluate it on the set that it was fine-tuned on"
         )
     return np.searchsorted(known, images.cameras)
+
+
+def labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, tuple]:
+    """(identities, cameras) of ``queries`` and of the gallery; cameras where both know them."""
+    query, gallery = protocol.query, protocol.gallery
+    if query.cameras is None or gallery.cameras is None:
+        return (query.identities[queries], None), (gallery.identities, None)
+    return (
+        (query.identities[queries], query.cameras[queries]),
+        (gallery.identities, gallery.cameras),
+    )
 
 
 def matchable(query: LabelledImages, gallery: LabelledImages) -> np.ndarray:

@@ -16,7 +16,6 @@ from torch.utils.hooks import RemovableHandle
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.finetune.memory import ClusterMemory
-from transreid_ssl.models import normalise
 from transreid_ssl.training import Objective, OptimizerSettings, feature_spread, linear
 
 
@@ -139,7 +138,7 @@ class ClusterObjective(Objective):
     part of the state, so that a resumed epoch goes on with them.
 
     Args:
-        backbone: With ``.spec``; maps float (B, 3, H, W) to (B, D).
+        backbone: With ``.spec``; maps uint8 (B, 3, H, W) to (B, D).
         config: Settings of the memory.
     """
 
@@ -193,9 +192,7 @@ class ClusterObjective(Objective):
         Returns:
             0-d tensors: "loss" and "feature_spread" (before the neck).
         """
-        spec = self.backbone.spec
-        images = normalise(batch["images"], spec.mean, spec.std)
-        features = self.backbone(images, batch.get("cameras") if spec.num_cameras else None)
+        features = self.backbone(batch["images"], batch.get("cameras"))
         loss = self.memory(features, batch["identities"])
         return {"loss": loss, "feature_spread": self._spread}
 

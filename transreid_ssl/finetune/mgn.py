@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import MGN, MGNParts, normalise
+from transreid_ssl.models import MGN, MGNParts
 from transreid_ssl.training import Objective, OptimizerSettings
 
 
@@ -91,8 +91,7 @@ class MGNObjective(Objective):
             classifiers' mean).
         """
         config, identities = self.config, batch["identities"]
-        images = normalise(batch["images"], self.spec.mean, self.spec.std)
-        found = self.backbone(images, parts=True)
+        found = self.backbone(batch["images"], parts=True)
         logits = self._logits(found)  # (B, 8, num_identities)
         id_loss = F.cross_entropy(
             logits.flatten(0, 1),

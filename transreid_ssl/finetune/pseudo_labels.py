@@ -5,21 +5,19 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
 from sklearn.metrics import adjusted_rand_score, v_measure_score
 from torch import Tensor, nn
 
-from transreid_ssl.data import LabelledImages, image_loader
+from transreid_ssl.data import LabelledImages
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.clusters import ClusterSettings, watch_spread
-from transreid_ssl.retrieval import cluster, embed_batches, jaccard_graph
-from transreid_ssl.training import on_main
+from transreid_ssl.processes import on_main
+from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph
 
 COLLAPSED = 0.005
 ELSEWHERE = (  # a run keeps its settings
     "with another --run.output, which may begin with this run's last checkpoint, which is kept"
 )
-_PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class PseudoLabels(NamedTuple):
@@ -49,8 +47,7 @@ class PseudoLabels(NamedTuple):
 class Labeller:
     """Finds the pseudo labels of an epoch, the same on every process.
 
-    Each process embeds whole batches in turn, so that features do not depend on how many there
-    are; the main process clusters.
+    All processes embed, in the precision of training; the main process clusters.
 
     Args:
         images: All training images; true identities, where known, are only compared with.
@@ -84,7 +81,12 @@ class Labeller:
         spreads: list[Tensor] = []
         watch = watch_spread(backbone, spreads.append)
         try:
-            features, index = self._embed(backbone)
+            features, index = embed_images(
+                backbone, self.images, cameras=self.cameras,
+                batch_size=self.config.embed_batch_size, num_workers=self.num_workers,
+                precision=self.accelerator.mixed_precision, skip_corrupt=True,
+                accelerator=self.accelerator,
+            )  # fmt: skip
         finally:
             watch.remove()
         self._check_readable(len(index))
@@ -140,39 +142,6 @@ class Labeller:
                 f"images come together, or raise the limit, {ELSEWHERE}"
             )
         return labels
-
-    def _embed(self, backbone: nn.Module) -> tuple[Tensor, np.ndarray]:
-        """Unit features of the readable images, float32 (M, D), and their indices int64 (M,).
-
-        They are computed in the precision of training, by the network of the main process, which
-        is the one that checkpoints hold: on CPUs each process has batch norms of its own batches.
-        """
-        accelerator, size = self.accelerator, self.config.embed_batch_size
-        broadcast(list(backbone.buffers()))  # in place; nothing to do in one process
-        whole = np.arange(len(self.images))
-        batches = [whole[start : start + size] for start in range(0, len(whole), size)]
-        mine = batches[accelerator.process_index :: accelerator.num_processes]
-        spec = backbone.spec
-        features = torch.zeros(len(whole), spec.embed_dim)
-        readable = torch.zeros(len(whole))
-        loader = image_loader(
-            self.images, spec.img_size, size, self.num_workers,
-            indices=np.concatenate([np.empty(0, np.int64), *mine]), skip_corrupt=True,
-            cameras=self.cameras,
-        )  # fmt: skip
-        loaded = (batch for batch in loader if len(batch["index"]))
-        for index, part in embed_batches(
-            backbone, loaded, mean=spec.mean, std=spec.std, device=accelerator.device,
-            precision=_PRECISIONS[accelerator.mixed_precision],
-        ):  # fmt: skip
-            features[index], readable[index] = part, 1.0
-        if accelerator.num_processes > 1:  # each row is zero but on one process
-            features, readable = (
-                accelerator.reduce(values.to(accelerator.device), "sum").cpu()
-                for values in (features, readable)
-            )
-        index = readable.nonzero()[:, 0]
-        return features[index], index.numpy()
 
 
 def _centres(features: Tensor, labels: np.ndarray) -> Tensor:

@@ -28,12 +28,12 @@ from transreid_ssl.finetune.pseudo_labels import Labeller
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.models import BackboneSpec, read_spec
+from transreid_ssl.processes import on_all
 from transreid_ssl.training import (
     ProbeSettings,
     RunFolder,
     Trainer,
     build_backbone_to_train,
-    on_all,
     train,
 )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import HALF, IMAGENET, BNNeck, normalise, read_spec
+from transreid_ssl.models import HALF, IMAGENET, BNNeck, read_spec
 from transreid_ssl.training import Objective, OptimizerSettings
 
 
@@ -86,7 +86,7 @@ class SupervisedObjective(Objective):
     after, where batch normalisation has spread them. Retrieval and CFS use those before the neck.
 
     Args:
-        backbone: With ``.spec``; maps float (B, 3, H, W) to (B, D).
+        backbone: With ``.spec``; maps uint8 (B, 3, H, W) to (B, D).
         num_identities: Classes; ``identities`` in a batch are 0 … num_identities - 1.
         config: Weights and variants of the losses.
     """
@@ -112,10 +112,8 @@ class SupervisedObjective(Objective):
         Returns:
             0-d tensors: "loss" (the weighted sum), "id_loss", "triplet_loss" and "accuracy".
         """
-        config, spec, identities = self.config, self.backbone.spec, batch["identities"]
-        images = normalise(batch["images"], spec.mean, spec.std)
-        cameras = batch.get("cameras") if spec.num_cameras else None
-        features = self.backbone(images, cameras)  # (B, D)
+        config, identities = self.config, batch["identities"]
+        features = self.backbone(batch["images"], batch.get("cameras"))  # (B, D)
         logits = self.neck(features)[1].float()  # (B, num_identities)
         id_loss = F.cross_entropy(logits, identities, label_smoothing=config.label_smoothing)
         triplet_loss = batch_hard_triplet(features, identities, config.margin)

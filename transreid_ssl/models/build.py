@@ -13,7 +13,11 @@ from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.vit import ReIDViT
 
 Backbone = ReIDViT | ReIDResNet | MGN
-"""Maps float images (B, 3, H, W), and cameras where it embeds them, to (B, D); has ``.spec``."""
+"""Maps images (B, 3, H, W), and cameras where it embeds them, to (B, D); has ``.spec``.
+
+uint8 images are normalised in the network, with its spec's mean and std as they are at that moment;
+float ones are taken as they are.
+"""
 
 
 def build_backbone(

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.resnet import Trunk, keep_resolution
 from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.statistics import normalise
 
 STRIPES = (1, 2, 3)
 """Horizontal parts of each branch; the branch of one part keeps the ResNet's last stride."""
@@ -95,8 +96,9 @@ def stripe_maxima(x: Tensor, stripes: int) -> Tensor:
 class MGN(nn.Module):
     """A multiple granularity network over a ResNet.
 
-    Called with float images (B, 3, H, W); gives the feature (B, 8 d). ``spec`` tells how it is
-    built. ``cameras`` are taken, so that all backbones are called alike, and not used.
+    Called with images (B, 3, H, W), uint8 or float if normalised already; gives the feature
+    (B, 8 d). ``spec`` tells how it is built. ``cameras`` are taken, so that all backbones are
+    called alike, and not used.
 
     Args:
         options: of timm's ``ResNet``.
@@ -123,6 +125,7 @@ class MGN(nn.Module):
         self, images: Tensor, cameras: Tensor | None = None, *, parts: bool = False
     ) -> Tensor | MGNParts:
         """The feature (B, 8 d), or with ``parts`` all that the losses see."""
+        images = normalise(images, self.spec.mean, self.spec.std)
         x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
         stages = [self.layer1, self.layer2, self.layer3]
         if self.grad_checkpointing:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transreid_ssl.models.architectures import ResNetArchitecture
 from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.stem import IBN
 
 
@@ -52,8 +53,9 @@ def keep_resolution(stage: nn.Module) -> None:
 class ReIDResNet(Trunk):
     """A ResNet whose feature is the mean of its last map (LUPerson, arXiv 2012.03753).
 
-    Called with float images (B, 3, H, W) of any size; gives (B, D). ``spec`` tells how it is built;
-    ``cameras`` are taken, so that all backbones are called alike, and not used.
+    Called with images (B, 3, H, W) of any size, uint8 or float if normalised already; gives (B, D).
+    ``spec`` tells how it is built; ``cameras`` are taken, so that all backbones are called alike,
+    and not used.
     """
 
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
@@ -72,6 +74,10 @@ class ReIDResNet(Trunk):
         """The feature (B, D) and, of the same pass, the last map (B, D, h, w)."""
         maps = self.forward_features(images)
         return self.forward_head(maps), maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map (B, D, h, w)."""
+        return super().forward_features(normalise(x, self.spec.mean, self.spec.std))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map (B, D, h, w) to the feature (B, D), or to logits where timm was asked for some."""

@@ -1,7 +1,6 @@
 """Channel statistics of images, and how a network's uint8 images are normalised with them."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -23,19 +22,14 @@ LUPERSON = Statistics((0.3525, 0.3106, 0.3140), (0.2660, 0.2522, 0.2505))
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 (B, 3, H, W), on any device, to float32 ``(images / 255 - mean) / std``.
 
+    Float images are normalised already and returned as they are. Networks call this themselves;
     ``normalise(images, *IMAGENET)`` uses one of the constants of this module.
     """
-    # A tensor made while torch traces a graph is of that graph: it must not stay in the cache.
-    make = _scale_and_shift.__wrapped__ if torch.compiler.is_compiling() else _scale_and_shift
-    scale, shift = make(tuple(mean), tuple(std), images.device)
+    if images.is_floating_point():
+        return images
+    # Filled on the device: an upload of six numbers would make a GPU wait at every batch.
+    scale, shift = (
+        torch.stack([torch.full((1, 1), value, device=images.device) for value in values])
+        for values in ([1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std)])
+    )
     return images.float().mul_(scale).add_(shift)
-
-
-@lru_cache(maxsize=32)
-def _scale_and_shift(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    # Cached: a fresh upload of six numbers would make a GPU wait at every batch.
-    means, stds = (torch.tensor(v, dtype=torch.float64).view(1, -1, 1, 1) for v in (mean, std))
-    scale, shift = 1 / (255 * stds), -means / stds
-    return scale.float().to(device), shift.float().to(device)

@@ -13,15 +13,17 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.stem import PatchEmbedding
 
 
 class ReIDViT(VisionTransformer):
     """A ViT whose feature is its class token after the last norm (TransReID-SSL, section 3).
 
-    Called with float images (B, 3, H, W) of any size from a patch up, and with cameras int64 (B,)
-    where it has camera embeddings; gives (B, D). ``spec`` tells how it is built; see there for the
-    options. Those that are not in the spec are of timm's ``VisionTransformer``.
+    Called with images (B, 3, H, W) of any size from a patch up, uint8 or float if normalised
+    already, and with cameras int64 (B,) where it has camera embeddings; gives (B, D). ``spec``
+    tells how it is built; see there for the options. Those that are not in the spec are of timm's
+    ``VisionTransformer``.
     """
 
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
@@ -66,12 +68,11 @@ class ReIDViT(VisionTransformer):
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
         self._choose_attention(fused=images.device.type != "cpu")
+        images = normalise(images, self.spec.mean, self.spec.std)
         tokens = self._pos_embed(self.patch_embed(images))
         if self.spec.num_cameras:
             if cameras is None:
-                raise ValueError(
-                    "this network has camera embeddings: pass the cameras of the images"
-                )
+                raise UserError("this network needs the camera of each image, which is not known")
             tokens = tokens + self.spec.camera_weight * self.sie_embed[cameras]
         if self.grad_checkpointing and not torch.jit.is_scripting():
             tokens = checkpoint_seq(self.blocks, tokens)

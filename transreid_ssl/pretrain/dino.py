@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, check_ranges
-from transreid_ssl.models import DINOHead, normalise
+from transreid_ssl.models import DINOHead
 from transreid_ssl.pretrain.networks import ViewNetwork
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
@@ -228,14 +228,10 @@ class DINO(Objective):
 
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""
-        views = self.views(batch)
+        views = batch["views"]
         with torch.no_grad():
             features, teacher_logits = self.teacher(views[:1])
         return self.compare(self.student(views)[1], features, teacher_logits, epoch)
-
-    def views(self, batch: dict[str, Any]) -> list[Tensor]:
-        """The crop groups of a batch, normalised."""
-        return [normalise(group, self.spec.mean, self.spec.std) for group in batch["views"]]
 
     def compare(
         self, student_logits: Tensor, features: Tensor, teacher_logits: Tensor, epoch: int

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from transreid_ssl.data import MultiCropConfig
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import normalise
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import ema_update
@@ -122,7 +121,7 @@ class MomentumPair(Objective):
         """Take note of a training batch's keys, by the number of their view."""
 
     def two_views(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The large views of a batch's ``views``, normalised, each float32 (B, 3, H, W).
+        """The large views of a batch's ``views``, each uint8 (B, 3, H, W).
 
         Raises:
             UserError: in training, one image for batch norms that need two.
@@ -133,14 +132,14 @@ class MomentumPair(Objective):
                 "one image is left to each process and micro-batch, and batch norm in the heads "
                 "needs two: raise --run.batch_size or lower --run.accumulation"
             )
-        return tuple(normalise(view, self.spec.mean, self.spec.std) for view in (first, second))
+        return first, second
 
     def _has_vector_norms(self) -> bool:
         """Whether batch norms of this process alone see one vector an image."""
         return any(isinstance(module, nn.BatchNorm1d) for module in self.modules())
 
     def query(self, images: Tensor, with_map: bool = False) -> tuple[Tensor, ...]:
-        """Features (B, D) and queries of length 1, float32 (B, K), of normalised images;
+        """Features (B, D) and queries of length 1, float32 (B, K), of images (B, 3, H, W);
         ``with_map`` adds the feature map (B, D, h, w)."""
         features, projected, *maps = self.encoder_q([images], with_map=with_map)
         return features, unit(self.predictor(projected)), *maps
@@ -151,7 +150,7 @@ class MomentumPair(Objective):
 
     @torch.no_grad()
     def key(self, images: Tensor) -> Tensor:
-        """Keys of length 1, float32 (B, K), of normalised images."""
+        """Keys of length 1, float32 (B, K), of images (B, 3, H, W)."""
         return unit(self.encoder_k([images])[1])
 
     def after_step(self, progress: float) -> None:

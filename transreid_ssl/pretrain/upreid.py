@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import normalise
 from transreid_ssl.pretrain.dino import DINO, DINOConfig
 from transreid_ssl.pretrain.moco import MoCo, MoCoConfig
 from transreid_ssl.pretrain.regularisers import (
@@ -107,7 +106,7 @@ class UPReID(MoCo):
         encoded = [self.query(view, with_map=True) for view in views]
         logits = None
         if self.regularisers.consistency_weight:
-            plain = self.key(normalise(batch["original"], self.spec.mean, self.spec.std))
+            plain = self.key(batch["original"])
             queries = torch.stack([queries for _, queries, _ in encoded])
             logits = self.similarities(queries), self.similarities(plain)
         values = self.compare(dict(enumerate(encoded)), keys)
@@ -158,15 +157,14 @@ class UPReIDDINO(DINO):
         """As DINO's, of a batch that has ``boxes``, ``flips`` and ``original`` besides."""
         if not self.regularisers.active:
             return super().forward(batch, epoch)
-        views, num_large = self.views(batch), self.loss.num_teacher_crops
+        views, num_large = batch["views"], self.loss.num_teacher_crops
         with torch.no_grad():
             features, teacher_logits = self.teacher(views[:1])
         _, student_logits, maps = self.student(views, with_map=True)
         logits = None
         if self.regularisers.consistency_weight:
-            plain = normalise(batch["original"], self.spec.mean, self.spec.std)
             with torch.no_grad():
-                original = self.loss.sharpen(self.teacher([plain])[1], epoch)
+                original = self.loss.sharpen(self.teacher([batch["original"]])[1], epoch)
             large = student_logits.unflatten(0, (self.loss.num_crops, -1))[:num_large]
             logits = large.float() / self.loss.student_temp, original
         values = self.compare(student_logits, features, teacher_logits, epoch)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transreid_ssl.data import Pool, decode, resize
 from transreid_ssl.files import atomic_path
-from transreid_ssl.models import ReIDViT, class_attention, normalise
+from transreid_ssl.models import ReIDViT, class_attention
 
 _TILE_HEIGHT = 192
 
@@ -19,13 +19,13 @@ def attention_maps(model: ReIDViT, images: Tensor) -> Tensor:
     """The class token's attention in the last block, averaged over heads.
 
     Args:
-        model: In evaluation mode; its ``spec`` gives the statistics.
+        model: In evaluation mode.
         images: uint8 (B, 3, H, W).
 
     Returns:
         float32 (B, rows, columns) over the patch grid, each map scaled to 0 … 1.
     """
-    maps = class_attention(model, normalise(images, model.spec.mean, model.spec.std)).mean(dim=1)
+    maps = class_attention(model, images).mean(dim=1)
     flat = maps.flatten(1)
     low, high = flat.amin(dim=1), flat.amax(dim=1)
     scaled = (flat - low[:, None]) / (high - low).clamp_min(1e-12)[:, None]

@@ -3,7 +3,7 @@
 from transreid_ssl.retrieval.baseline import colour_histogram
 from transreid_ssl.retrieval.chance import chance
 from transreid_ssl.retrieval.clustering import cluster, jaccard_graph
-from transreid_ssl.retrieval.embed import embed, embed_batches
+from transreid_ssl.retrieval.embed import embed_batches, embed_images, embed_protocol
 from transreid_ssl.retrieval.metrics import RetrievalMetrics, evaluate, format_table
 from transreid_ssl.retrieval.neighbours import nearest_neighbours, ranked_gallery
 from transreid_ssl.retrieval.reranking import Reranking, expand_queries, rerank
@@ -15,8 +15,9 @@ __all__ = [
     "chance",
     "cluster",
     "colour_histogram",
-    "embed",
     "embed_batches",
+    "embed_images",
+    "embed_protocol",
     "evaluate",
     "expand_queries",
     "format_table",

@@ -1,81 +1,131 @@
-"""Features of images: a model over a loader, with nothing waiting for anything it need not."""
+"""Features of images: a network over all of them, in one process or dealt out to many."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from transreid_ssl.data import LabelledImages, Pool, ReIDProtocol, image_loader
+from transreid_ssl.data.reid import camera_rows
+from transreid_ssl.processes import together
+
+PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def embed(
-    model: nn.Module,
-    loader: Iterable[Mapping[str, Tensor]],
+def embed_protocol(
+    backbone: nn.Module, protocol: ReIDProtocol, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """Unit features of queries and gallery, float32 (Q, D) and (G, D): see ``embed_images``."""
+    found = []
+    for title, images in (("query", protocol.query), ("gallery", protocol.gallery)):
+        cameras = camera_rows(images, protocol, backbone.spec.num_cameras)
+        found.append(embed_images(backbone, images, cameras=cameras, title=title, **options)[0])
+    return found[0], found[1]
+
+
+def embed_images(
+    backbone: nn.Module,
+    images: Pool | LabelledImages,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str = "cpu",
-    flip: bool = False,
-    l2: bool = True,
-    precision: str = "float32",
-) -> Tensor:
-    """The features of all images of ``loader``, in its order: float32 (N, D) on the CPU.
+    accelerator: Accelerator | None = None,
+    **options: Any,
+) -> tuple[Tensor, np.ndarray]:
+    """Unit features of all images, on the CPU of every process.
 
-    The arguments are those of :func:`embed_batches`.
+    Whole batches go to the processes in turn, so that features do not depend on how many there are.
+    All have the network of the main process, which is the one that checkpoints hold: on CPUs each
+    process has batch norms of its own batches.
+
+    Args:
+        backbone, options: see ``embed_batches``.
+        accelerator: the processes; None for this one alone.
+
+    Returns:
+        float32 (M, D) and, in ascending order, the places in ``images`` that could be read, int64
+        (M,).
 
     Raises:
-        ValueError: the loader gave nothing, or an unknown ``precision``.
+        UserError: on every process, what ``embed_batches`` raises on one.
     """
-    batches = embed_batches(
-        model, loader, mean=mean, std=std, device=device, flip=flip, l2=l2, precision=precision
-    )
-    parts = [features for _, features in batches]
-    if not parts:
-        raise ValueError("the loader gave no images")
-    return torch.cat(parts)
+    features = torch.zeros(len(images), backbone.spec.embed_dim)
+    readable = torch.zeros(len(images))
+    several = accelerator is not None and accelerator.num_processes > 1
+    if several:
+        broadcast(list(backbone.buffers()))  # in place
+        options["share"] = accelerator.process_index, accelerator.num_processes
+
+    def fill() -> None:
+        for index, part in embed_batches(backbone, images, **options):
+            features[index], readable[index] = part, 1.0
+
+    together(accelerator, fill) if several else fill()
+    if several:  # each row is zero but on one process
+        features, readable = (
+            accelerator.reduce(values.to(accelerator.device), "sum").cpu()
+            for values in (features, readable)
+        )
+    index = readable.nonzero()[:, 0]
+    return features[index], index.numpy()
 
 
 def embed_batches(
-    model: nn.Module,
-    loader: Iterable[Mapping[str, Tensor]],
+    backbone: nn.Module,
+    images: Pool | LabelledImages,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: torch.device | str = "cpu",
+    batch_size: int = 128,
+    num_workers: int = 0,
+    cameras: np.ndarray | None = None,
     flip: bool = False,
-    l2: bool = True,
-    precision: str = "float32",
+    precision: str = "no",
+    skip_corrupt: bool = False,
+    title: str | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ``(index, features)`` for each batch: int64 (B,) and float32 (B, D), on the CPU.
+    """Yield ``(index, features)`` of each batch, in order: int64 (B,) and float32 (B, D).
 
-    The copy of a batch's features is waited for only once the next batch is under way. The model
-    is in evaluation mode meanwhile, and afterwards in the mode it was in.
+    Features are of unit length, and on the CPU; the copy of a batch is waited for only once the
+    next batch is under way. The network is in evaluation mode meanwhile, and afterwards in the mode
+    it was in.
 
     Args:
-        model: already on ``device``; images float32 (B, 3, H, W) to features (B, D).
-        loader: batches ``{"images": uint8 (B, 3, H, W), "index": int64 (B,)}``; where they hold
-            "cameras" too, int64 (B,), the model is given them.
-        mean, std: of the three channels, as the weights' header says.
+        backbone: on its device, with ``.spec``; uint8 images (B, 3, H, W) to features (B, D).
+        images: resized to the network's size; ``index`` is their place among all.
+        batch_size: images at once.
+        num_workers: processes that read images.
+        cameras: int64 (N,), rows of the network's camera embedding, where it has one.
         flip: add the features of the mirrored images, as the papers do at test time.
-        l2: scale features to unit length (after adding the mirrored ones).
-        precision: "float32", or autocast to "bfloat16" or "float16".
+        precision: "no" (float32), or autocast to "bf16" or "fp16".
+        skip_corrupt: leave out images that cannot be read.
+        title: of a progress bar on a terminal; None for no bar.
+        share: (i, n) for every n-th batch, from the i-th on.
+
+    Raises:
+        UserError: an image that cannot be read, or cameras are needed and not given.
+        ValueError: an unknown ``precision``.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
-    device = torch.device(device)
-    shift = torch.tensor(mean, device=device).mul(255).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=device).mul(255).view(1, 3, 1, 1)
+    device = next(backbone.parameters()).device
+    order = np.arange(len(images))
+    mine = order[order // batch_size % share[1] == share[0]]
+    size = backbone.spec.img_size
+    names = ("images",) if cameras is None else ("images", "cameras")
+    loader = image_loader(images, size, batch_size, num_workers, mine, skip_corrupt, cameras)
+    hidden = None if title and not share[0] else True  # None: hidden where there is no terminal
     under_way: tuple[Tensor, _Copy] | None = None
-    with _evaluating(model):
-        for batch in loader:
-            images = batch["images"].to(device, non_blocking=True).float().sub_(shift).div_(scale)
-            cameras = batch.get("cameras")
-            extra = () if cameras is None else (cameras.to(device, non_blocking=True),)
-            features = _features(model, images, extra, flip, PRECISIONS[precision])
-            copy = _Copy(F.normalize(features, dim=1) if l2 else features)
+    with _evaluating(backbone):
+        for batch in tqdm(loader, title, disable=hidden, leave=False):
+            if not len(batch["index"]):
+                continue
+            inputs = [batch[name].to(device, non_blocking=True) for name in names]
+            copy = _Copy(_features(backbone, *inputs, flip=flip, dtype=PRECISIONS[precision]))
             if under_way is not None:
                 yield under_way[0], under_way[1].wait()
             under_way = batch["index"], copy
@@ -85,17 +135,14 @@ def embed_batches(
 
 @torch.inference_mode()
 def _features(
-    model: nn.Module,
-    images: Tensor,
-    extra: tuple[Any, ...],
-    flip: bool,
-    dtype: torch.dtype | None,
+    backbone: nn.Module, images: Tensor, *cameras: Tensor, flip: bool, dtype: torch.dtype | None
 ) -> Tensor:
     """float32 (B, D); the mirrored images go in a pass of their own, to need no more memory."""
-    autocast = torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None)
-    with autocast:
-        features = model(images, *extra).float()
-        return features + model(images.flip(3), *extra).float() if flip else features
+    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+        features = backbone(images, *cameras).float()
+        if flip:
+            features = features + backbone(images.flip(3), *cameras).float()
+    return F.normalize(features, dim=1)
 
 
 class _Copy:

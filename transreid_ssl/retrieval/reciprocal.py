@@ -19,7 +19,7 @@ from transreid_ssl.retrieval.neighbours import exact_rows, search_rows
 
 # Of one sparse product, in multiplications: a bound on the entries that it makes.
 PRODUCTS_AT_ONCE = 1 << 22
-PRECISIONS = {"float32": np.float32, "float16": np.float16}
+PRECISIONS = {"no": np.float32, "fp16": np.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ def encode(
     metric: str = "cosine",
     chunk: int | None = None,
     device: torch.device | str | None = None,
-    precision: str = "float32",
+    precision: str = "no",
     search: str = "exact",
 ) -> Encoding:
     """The k-reciprocal encoding of each image, expanded over its nearest ones.
@@ -68,7 +68,7 @@ def encode(
         relative: divide squared distances by the farthest one of the row before weighing.
         metric: "cosine" scales features to unit length first; "euclidean" takes them as they are.
         chunk: rows in a block of the search.
-        precision: "float16" rounds the weights to half precision, before and after they are
+        precision: "fp16" rounds the weights to half precision, before and after they are
             averaged; they are float32 as numbers even then.
         search: "exact", or "approximate" unless distances are ``relative``: finding the farthest
             image takes all distances anyway.

@@ -30,7 +30,7 @@ class Reranking:
         k1: nearest images in the neighbourhoods.
         k2: nearest images that an encoding is averaged over.
         lambda_value: weight of the distance as it was; the rest is the Jaccard distance's.
-        precision: "float32", or "float16" to repeat the published program's numbers. It stores
+        precision: "no" (float32), or "fp16" to repeat the published program's numbers. It stores
             the weights and adds them up in half precision, which moves distances by up to 0.002
             and saves nothing where only the weights that are not zero are kept.
     """
@@ -38,7 +38,7 @@ class Reranking:
     k1: int = 20
     k2: int = 6
     lambda_value: float = 0.3
-    precision: str = "float32"
+    precision: str = "no"
 
 
 class RerankedBlocks:
@@ -114,7 +114,7 @@ def _shared(
     Args:
         codes: of the queries (B, N).
         columns: codes of the gallery, transposed: (N, G).
-        precision: "float16" rounds each sum, in the order of the columns of ``codes``; otherwise
+        precision: "fp16" rounds each sum, in the order of the columns of ``codes``; otherwise
             sums are float64.
     """
     lengths, width = np.diff(columns.indptr), columns.shape[1]
@@ -126,7 +126,7 @@ def _shared(
         minima = np.minimum(np.repeat(own.data, counts), columns.data[places])
         cells = np.repeat(entries(own)[0].astype(np.int64) * width, counts)
         cells += columns.indices[places]
-        if precision == "float16":
+        if precision == "fp16":
             sums = np.zeros(own.shape[0] * width, np.float16)
             np.add.at(sums, cells, minima.astype(np.float16))
         else:
@@ -141,7 +141,7 @@ def rerank(
     k2: int = 6,
     lambda_value: float = 0.3,
     *,
-    precision: str = "float32",
+    precision: str = "no",
     metric: str = "cosine",
     chunk: int | None = None,
     device: torch.device | str | None = None,

@@ -12,7 +12,6 @@ from transreid_ssl.training.optim import (
 )
 from transreid_ssl.training.plan import Plan, make_plan
 from transreid_ssl.training.probe import RetrievalProbe, retrieval_probe
-from transreid_ssl.training.processes import on_all, on_main, together
 from transreid_ssl.training.run import train
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.schedules import cosine, linear, warmup_cosine
@@ -47,8 +46,6 @@ __all__ = [
     "finish",
     "linear",
     "make_plan",
-    "on_all",
-    "on_main",
     "parameter_groups",
     "parse_config",
     "provenance",
@@ -56,7 +53,6 @@ __all__ = [
     "share_cores",
     "start",
     "to_yaml",
-    "together",
     "train",
     "training_pool",
     "warmup_cosine",

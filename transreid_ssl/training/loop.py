@@ -19,13 +19,13 @@ from torch import Tensor
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
 from transreid_ssl.models import sync_batch_norm
+from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.health import CollapseWatch
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import clip_gradients
 from transreid_ssl.training.plan import Plan
-from transreid_ssl.training.processes import on_all, on_main
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import RunSettings
 

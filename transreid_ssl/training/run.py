@@ -8,13 +8,13 @@ from typing import Any
 from accelerate import Accelerator
 
 from transreid_ssl.models import save_backbone
+from transreid_ssl.processes import on_main
 from transreid_ssl.training.config import provenance
 from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import build_optimizer
 from transreid_ssl.training.plan import make_plan
 from transreid_ssl.training.probe import retrieval_probe
-from transreid_ssl.training.processes import on_main
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import ProbeSettings
 

@@ -10,7 +10,7 @@ from torch import nn
 from transreid_ssl.data import Pool, find_broken, leave_out, open_pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights
-from transreid_ssl.training.processes import on_all, on_main
+from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
 from transreid_ssl.training.threads import share_cores

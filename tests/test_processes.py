@@ -5,13 +5,14 @@ from accelerate import Accelerator
 
 import launch
 from transreid_ssl import UserError
-from transreid_ssl.training import on_all, on_main, together
+from transreid_ssl.processes import on_all, on_main, together
 
 WORK = """
 import sys
 from accelerate import Accelerator
 from transreid_ssl import UserError
-from transreid_ssl.training import finish, on_all, on_main, together
+from transreid_ssl.processes import on_all, on_main, together
+from transreid_ssl.training import finish
 
 accelerator = Accelerator(cpu=True)
 rank, order = accelerator.process_index, []
