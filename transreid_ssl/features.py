@@ -15,15 +15,11 @@ from transreid_ssl.data import LabelledImages, Pool, ReIDProtocol, image_loader
 from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone, load_backbone
+from transreid_ssl.outputs import PRETRAINED, SUPERVISED, UDA, USL
 from transreid_ssl.retrieval import embed_batches
 from transreid_ssl.training import share_cores
 
-LATEST = (
-    "outputs/supervised_finetune/model.safetensors",
-    "outputs/uda_finetune/model.safetensors",
-    "outputs/usl_finetune/model.safetensors",
-    "outputs/dino_pretrain/backbone.safetensors",
-)
+LATEST = SUPERVISED, UDA, USL, PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -139,8 +135,3 @@ def labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, t
         (query.identities[queries], query.cameras[queries]),
         (gallery.identities, gallery.cameras),
     )
-
-
-def summary(settings: type) -> str:
-    """The docstring of a command's settings without its arguments, which --help lists anyway."""
-    return (settings.__doc__ or "").partition("\n\n    Args:")[0]
