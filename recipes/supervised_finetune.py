@@ -18,22 +18,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transreid_ssl import command
-from transreid_ssl.errors import UserError
 from transreid_ssl.finetune import SupervisedTraining as Config
 from transreid_ssl.finetune import train_with_labels
+from transreid_ssl.outputs import PRETRAINED, require
 from transreid_ssl.training import finish, parse_config, start
 
 DEMO = Path(__file__).parent / "configs" / "supervised_demo.yaml"
-PRETRAINED = "outputs/dino_pretrain/backbone.safetensors"
 
 
 def check(config: Config) -> None:
     """Refuse what cannot work before anything is written."""
-    if config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
-        raise UserError(
-            f"{PRETRAINED}: there is no such file yet; make it with `accelerate launch "
-            "recipes/dino_pretrain.py`, or name other weights with --model.weights"
-        )
+    if config.model.weights == PRETRAINED:
+        require(PRETRAINED, "name other weights with --model.weights")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -38,8 +38,9 @@ from transreid_ssl.finetune import (
     train_with_labels,
 )
 from transreid_ssl.finetune.clusters import CLUSTER_OPTIM
-from transreid_ssl.finetune.stages import RESULT, open_target
+from transreid_ssl.finetune.stages import open_target
 from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
+from transreid_ssl.outputs import MODEL
 from transreid_ssl.processes import on_main
 from transreid_ssl.training import (
     BackboneSettings,
@@ -139,7 +140,7 @@ def train_on_source(config: SupervisedTraining, accelerator: Accelerator) -> str
     """The network fine-tuned on the source; what an earlier start has left is used."""
     run = RunFolder(config.run.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config))
-    model = run.path / RESULT
+    model = run.path / MODEL
     if not model.is_file():
         accelerator.print("first stage: supervised on the source", flush=True)
         scaler = accelerator.scaler

@@ -24,20 +24,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transreid_ssl import command
-from transreid_ssl.errors import UserError
 from transreid_ssl.finetune import ClusterTraining as Config
 from transreid_ssl.finetune import train_on_clusters
+from transreid_ssl.outputs import PRETRAINED, require
 from transreid_ssl.training import finish, parse_config, start
 
 DEMO = Path(__file__).parent / "configs" / "usl_demo.yaml"
-PRETRAINED = "outputs/dino_pretrain/backbone.safetensors"
 
 
 def pretrain_first() -> None:
     """Run the demo of pre-training, whose network the demo here starts from."""
     recipe = Path(__file__).with_name("dino_pretrain.py")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError(f"{PRETRAINED}: there is no such file yet; make it with {recipe.name}")
+        require(PRETRAINED)
     print(f"{PRETRAINED}: there is no such file yet; running the demo of {recipe.name} first")
     code = subprocess.run([sys.executable, str(recipe)], check=False).returncode
     if code:

@@ -1,31 +1,102 @@
-"""What every command line shares: one-line errors, and parsing through jsonargparse."""
+"""What every command line shares: parsing through jsonargparse, and one-line errors."""
 
+import argparse
+import dataclasses
+import inspect
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from transreid_ssl.errors import UserError
+
+Settings = TypeVar("Settings")
+
+
+class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Descriptions keep their lines."""
 
 
 class Parser(ArgumentParser):
     """A jsonargparse parser whose complaints are one line and exit code 2."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, exit_on_error=False, **kwargs)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(exit_on_error=False, formatter_class=_Help, **settings)
 
-    def parse(self, arguments: Sequence[str] | None = None) -> Any:
-        """Parse and instantiate dataclasses; anything that is wrong becomes a ``UserError``."""
+    def parse(self, arguments: Sequence[str] | None = None) -> Namespace:
+        """Parse ``arguments`` (by default the program's) and make the dataclasses among them.
+
+        Raises:
+            UserError: an option, value or settings file that is not understood, or what a dataclass
+                refuses. Anything else that one raises is a fault of the program and passes through.
+        """
         try:
-            return self.instantiate(self.parse_args(arguments))
-        except Exception as error:
+            found = self.parse_args(arguments)
+        except (argparse.ArgumentError, UnicodeDecodeError) as error:
             raise UserError(_first_sentence(error)) from error
+        for name, default in self.get_defaults().items(branches=True):
+            # jsonargparse itself lets a settings file say "run:" with nothing under it.
+            if isinstance(default, Namespace) and not isinstance(found.get(name), Namespace):
+                raise UserError(f"{name} is {found.get(name)}: give settings under it, or leave it")
+        return self.instantiate(found)
 
 
 def _first_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3]) or type(error).__name__
+
+
+def options(kind: type[Settings], prog: str, arguments: Sequence[str] | None = None) -> Settings:
+    """The settings ``kind``, a frozen dataclass, from the command line of the program ``prog``.
+
+    A field without a default is a positional argument. A field with a ``default_factory`` and
+    ``nargs`` in its metadata takes several words, and ``add_argument`` is told the metadata. The
+    docstring is the help.
+
+    Raises:
+        UserError: see ``Parser.parse``.
+    """
+    return kind(**vars(_parser(kind, prog=prog).parse(arguments)))
+
+
+def subcommands(
+    prog: str,
+    description: str,
+    actions: Mapping[str, tuple[type, Callable[[Any], int | None]]],
+    arguments: Sequence[str] | None = None,
+) -> int | None:
+    """Parse the command line of a program with sub-commands, and run the one that it names.
+
+    Args:
+        prog: how the program is started.
+        description: shown above the list of sub-commands.
+        actions: by the name of each its settings, as ``options`` takes them, and what it does.
+
+    Returns:
+        What the sub-command returned: the exit code.
+    """
+    parser = Parser(prog=prog, description=description)
+    choices = parser.add_subcommands(required=True)
+    for name, (kind, _) in actions.items():
+        choices.add_subcommand(name, _parser(kind), help=_summary(kind).partition("\n")[0])
+    found = parser.parse(arguments)
+    kind, action = actions[found.subcommand]
+    return action(kind(**vars(found[found.subcommand])))
+
+
+def _parser(kind: type, **settings: Any) -> Parser:
+    parser = Parser(description=_summary(kind), **settings)
+    several = {field.name: field for field in dataclasses.fields(kind) if "nargs" in field.metadata}
+    for name, field in several.items():
+        parser.add_argument(f"--{name}", default=field.default_factory(), **field.metadata)
+    parser.add_class_arguments(kind, skip=set(several), as_positional=True)
+    return parser
+
+
+def _summary(kind: type) -> str:
+    """A docstring without its arguments, which --help lists anyway, and without its markup."""
+    return inspect.cleandoc(kind.__doc__ or "").partition("\n\nArgs:")[0].replace("``", "")
 
 
 def run(main: Callable[..., int | None], *arguments: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import struct
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
-from transreid_ssl.cfs.table import write_table
-from transreid_ssl.command import Parser, run
+from transreid_ssl import command
 from transreid_ssl.data import open_pool
 from transreid_ssl.errors import UserError
-from transreid_ssl.features import EmbeddingSettings, load_model, summary
+from transreid_ssl.features import EmbeddingSettings, load_model
 from transreid_ssl.files import atomic_path
 from transreid_ssl.retrieval import embed_batches
+from transreid_ssl.tables import write_table
 
 _HEADER_BYTES = 4096  # of the file of features; the header is written last, when all is known
 _SUFFIXES = (".safetensors", ".npy")
@@ -99,9 +98,7 @@ def _write_header(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, write."""
-    parser = Parser(prog="python -m transreid_ssl.embed", description=summary(Embed))
-    parser.add_class_arguments(Embed)
-    options = Embed(**vars(parser.parse(sys.argv[1:] if arguments is None else arguments)))
+    options = command.options(Embed, "python -m transreid_ssl.embed", arguments)
     weights, model = load_model(options)
     pool = open_pool(
         options.images or str(model.spec.provenance.get("pool", "demo")), options.subset
@@ -118,4 +115,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

@@ -1,6 +1,5 @@
 """How well a network finds people again: mAP, CMC and mINP, and a picture of ranked galleries."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from transreid_ssl import __version__
-from transreid_ssl.command import Parser, run
+from transreid_ssl import __version__, command
 from transreid_ssl.data import ReIDProtocol, decoded, open_reid
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.data.reid import labels
-from transreid_ssl.features import EmbeddingSettings, device_of, load_model, summary
+from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import refuse_folder, write_json
 from transreid_ssl.models import BackboneSpec
 from transreid_ssl.origin import Source, sources
@@ -144,9 +142,7 @@ def verify(query: Tensor, gallery: Tensor, protocol: ReIDProtocol, device: str) 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, evaluate, and say and write what came out."""
-    parser = Parser(prog="python -m transreid_ssl.evaluate", description=summary(Evaluate))
-    parser.add_class_arguments(Evaluate)
-    options = Evaluate(**vars(parser.parse(sys.argv[1:] if arguments is None else arguments)))
+    options = command.options(Evaluate, "python -m transreid_ssl.evaluate", arguments)
     for path in (options.json, options.picture):
         if isinstance(path, str):
             refuse_folder(path)  # now, not after all the work
@@ -175,4 +171,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

@@ -1,6 +1,6 @@
 """Exporting a backbone to run without this package: a torch.export program, or ONNX.
 
-python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.pt2
+    python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.pt2
 
 The program takes uint8 images (B, 3, height, width), any B, and gives float32 features (B, D),
 of length 1: normalisation is inside, so that there is nothing left to get wrong.
@@ -8,16 +8,35 @@ of length 1: normalisation is inside, so that there is nothing left to get wrong
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transreid_ssl.command import Parser, run
+from transreid_ssl import command
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
 from transreid_ssl.models import Backbone, load_backbone
+
+
+@dataclass(frozen=True)
+class Export:
+    """Export a backbone as a program that runs without this package.
+
+    Example: ``python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors
+    backbone.pt2``
+
+    Args:
+        weights: Weights file, folder or Hugging Face id.
+        output: The file to write.
+        format: pt2 or onnx.
+    """
+
+    weights: str
+    output: str
+    format: str = "pt2"
 
 
 class Embedder(nn.Module):
@@ -66,18 +85,10 @@ def _require_onnx() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse and export."""
-    parser = Parser(
-        prog="python -m transreid_ssl.export",
-        description="Export a backbone as a program that runs without this package. Example: "
-        "python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.pt2",
-    )
-    parser.add_argument("weights", type=str, help="weights file, folder or Hugging Face id")
-    parser.add_argument("output", type=str, help="the file to write")
-    parser.add_argument("--format", default="pt2", help="pt2 or onnx")
-    options = parser.parse(arguments)
+    options = command.options(Export, "python -m transreid_ssl.export", arguments)
     export(options.weights, options.output, format=options.format)
     print(f"written to {options.output}")
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

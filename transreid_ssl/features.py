@@ -9,14 +9,10 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone, load_backbone
+from transreid_ssl.outputs import PRETRAINED, SUPERVISED, UDA, USL
 from transreid_ssl.training import share_cores
 
-LATEST = (
-    "outputs/supervised_finetune/model.safetensors",
-    "outputs/uda_finetune/model.safetensors",
-    "outputs/usl_finetune/model.safetensors",
-    "outputs/dino_pretrain/backbone.safetensors",
-)
+LATEST = SUPERVISED, UDA, USL, PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -83,8 +79,3 @@ def device_of(settings: EmbeddingSettings) -> str:
     """The device asked for, or the one that training takes: a GPU, of any maker, or the CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return settings.device or (found.type if found else "cpu")
-
-
-def summary(settings: type) -> str:
-    """The docstring of a command's settings without its arguments, which --help lists anyway."""
-    return (settings.__doc__ or "").partition("\n\n    Args:")[0]

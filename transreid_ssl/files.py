@@ -16,6 +16,11 @@ from typing import Any
 
 from transreid_ssl.errors import UserError
 
+# The only way to read the process's mask is to set it, and for that moment files that other threads
+# make would be open to everybody: so it is read once, when hardly any thread is running yet.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -42,7 +47,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -115,12 +120,6 @@ def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise UserError(f"asks for the codec {encoding!r}; refused")
     return text.encode("latin1")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync_folder(folder: Path) -> None:

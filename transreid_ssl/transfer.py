@@ -1,21 +1,19 @@
 """Direct transfer: one network on labelled sets that it was not trained on, as one table."""
 
 import os
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from transreid_ssl import __version__
-from transreid_ssl.command import Parser, run
+from transreid_ssl import __version__, command
 from transreid_ssl.data import ReIDProtocol, open_reid
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.data.reid import camera_rows, labels
 from transreid_ssl.errors import UserError
-from transreid_ssl.features import EmbeddingSettings, device_of, load_model, summary
+from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import refuse_folder, write_json, write_text
 from transreid_ssl.models import Backbone, BackboneSpec
 from transreid_ssl.origin import Source, was_trained_on
@@ -45,7 +43,10 @@ class Transfer(EmbeddingSettings):
         out: The folder for metrics.json and table.md.
     """
 
-    sets: Sequence[str] = DEMO
+    sets: Sequence[str] = field(
+        default_factory=lambda: list(DEMO),
+        metadata={"nargs": "+", "metavar": "SET", "help": SETS_HELP},
+    )
     pattern: str = DEFAULT_PATTERN
     out: str = "outputs/transfer"
 
@@ -166,14 +167,6 @@ def record(rows: Sequence[Row]) -> list[dict]:
     ]
 
 
-def parse(arguments: Sequence[str] | None = None) -> Transfer:
-    """The options; ``--sets`` takes any number of words."""
-    parser = Parser(prog="python -m transreid_ssl.transfer", description=summary(Transfer))
-    parser.add_argument("--sets", nargs="+", default=list(DEMO), metavar="SET", help=SETS_HELP)
-    parser.add_class_arguments(Transfer, skip={"sets"})
-    return Transfer(**vars(parser.parse(sys.argv[1:] if arguments is None else arguments)))
-
-
 def outputs(folder: str) -> tuple[Path, Path]:
     """The two files to write, refused now if they cannot be: not after all the work."""
     if os.path.exists(folder) and not os.path.isdir(folder):
@@ -186,7 +179,7 @@ def outputs(folder: str) -> tuple[Path, Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, open every set, embed and evaluate one after another, and say and write the table."""
-    options = parse(arguments)
+    options = command.options(Transfer, "python -m transreid_ssl.transfer", arguments)
     figures, table = outputs(options.out)
     weights, model = load_model(options)
     network = f"{weights}: {model.spec}"
@@ -204,4 +197,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

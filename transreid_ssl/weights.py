@@ -1,69 +1,78 @@
 """Looking into weights files, and converting published ones to this package's safetensors.
 
-python -m transreid_ssl.weights show vit_small_ics_cfs_lup.pth
-python -m transreid_ssl.weights convert checkpoint.pth backbone.safetensors
+  python -m transreid_ssl.weights show vit_small_ics_cfs_lup.pth
+  python -m transreid_ssl.weights convert checkpoint.pth backbone.safetensors
+
+Which of the known formats a file has is told by what is in it.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
-from transreid_ssl.command import Parser, run
-from transreid_ssl.models import ReIDViT, load_backbone, save_backbone
+from transreid_ssl import command
+from transreid_ssl.models import Backbone, load_backbone, save_backbone
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse and run ``show`` or ``convert``."""
-    options = parser().parse(arguments)
-    chosen = options[options.subcommand]
-    model = load_backbone(chosen.weights, which=chosen.which, **_overrides(chosen))
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What may have to be said of a weights file, or changed.
+
+    Args:
+        which: Of DINO's two: teacher or student.
+        img_size: Resize the position embeddings for another image size: '[384, 128]'.
+        gem: The file cannot tell: trained with GeM pooling.
+        objective: What it was for.
+    """
+
+    which: str = "teacher"
+    img_size: tuple[int, int] | None = None
+    gem: bool = False
+    objective: str | None = None
+
+
+@dataclass(frozen=True)
+class Show(Reading):
+    """Say what is in a weights file.
+
+    Example: ``python -m transreid_ssl.weights show checkpoint.pth``
+
+    Args:
+        weights: Weights file, folder or Hugging Face id.
+    """
+
+    weights: str
+
+
+@dataclass(frozen=True)
+class Convert(Show):
+    """Write a weights file as safetensors.
+
+    Example: ``python -m transreid_ssl.weights convert checkpoint.pth backbone.safetensors``
+
+    Args:
+        output: The .safetensors file to write.
+    """
+
+    output: str
+
+
+def run_show(options: Show) -> Backbone:
+    """The command ``show``; returns the network."""
+    given = {name: getattr(options, name) for name in ("img_size", "gem", "objective")}
+    overrides = {name: value for name, value in given.items() if value}  # the file knows the others
+    model = load_backbone(options.weights, which=options.which, **overrides)
     print(model.load_report)
     print(describe(model))
-    if options.subcommand == "convert":
-        save_backbone(chosen.output, model)
-        print(f"written to {chosen.output}")
+    return model
 
 
-def parser() -> Parser:
-    """The command line; both commands take the same settings of the network."""
-    top = Parser(
-        prog="python -m transreid_ssl.weights",
-        description="Look into weights files of any known format, or convert them to safetensors.",
-    )
-    commands = top.add_subcommands(required=True)
-    commands.add_subcommand("show", _command("show"), help="what is in a weights file")
-    commands.add_subcommand("convert", _command("convert"), help="write it as safetensors")
-    return top
+def run_convert(options: Convert) -> None:
+    """The command ``convert``."""
+    save_backbone(options.output, run_show(options))
+    print(f"written to {options.output}")
 
 
-def _command(name: str) -> Parser:
-    output = " backbone.safetensors" if name == "convert" else ""
-    command = Parser(
-        description=f"Example: python -m transreid_ssl.weights {name} checkpoint.pth{output}",
-    )
-    command.add_argument("weights", type=str, help="weights file, folder or Hugging Face id")
-    if name == "convert":
-        command.add_argument("output", type=str, help="the .safetensors file to write")
-    command.add_argument("--which", default="teacher", help="of DINO's two: teacher or student")
-    command.add_argument(
-        "--img_size",
-        type=tuple[int, int] | None,
-        default=None,
-        help="resize the position embeddings for another image size: '[384, 128]'",
-    )
-    command.add_argument(
-        "--gem", type=bool, default=False, help="the file cannot tell: trained with GeM pooling"
-    )
-    command.add_argument("--objective", type=str | None, default=None, help="what it was for")
-    return command
-
-
-def _overrides(chosen: Any) -> dict[str, Any]:
-    """The settings that the user gave; all others are the file's."""
-    names = ("img_size", "gem", "objective")
-    return {name: chosen[name] for name in names if chosen[name]}
-
-
-def describe(model: ReIDViT) -> str:
+def describe(model: Backbone) -> str:
     """What a backbone is and how to feed it, for people."""
     spec = model.spec
     parameters = sum(value.numel() for value in model.parameters())
@@ -78,5 +87,11 @@ def describe(model: ReIDViT) -> str:
     return "\n".join(lines)
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse and run ``show`` or ``convert``."""
+    actions = {"show": (Show, run_show), "convert": (Convert, run_convert)}
+    command.subcommands("python -m transreid_ssl.weights", __doc__, actions, arguments)
+
+
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

@@ -6,7 +6,6 @@ import torch
 import launch
 from transreid_ssl.cfs import scoring, select
 from transreid_ssl.cfs.parts import Parts
-from transreid_ssl.cfs.table import read_record
 from transreid_ssl.data import decode, open_pool, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import (
@@ -16,6 +15,7 @@ from transreid_ssl.models import (
     normalise,
     save_backbone,
 )
+from transreid_ssl.tables import read_record
 
 score = scoring.score
 

@@ -8,9 +8,9 @@ import pytest
 
 from transreid_ssl.cfs import import_list, select
 from transreid_ssl.cfs.subset import resolve_keep
-from transreid_ssl.cfs.table import read_record, write_table
 from transreid_ssl.data import FilesPool
 from transreid_ssl.errors import UserError
+from transreid_ssl.tables import read_record, write_table
 
 
 def make_pool(count=10):

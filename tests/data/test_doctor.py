@@ -5,7 +5,8 @@ import pytest
 
 from transreid_ssl.data import doctor
 from transreid_ssl.data.images import CorruptImage
-from transreid_ssl.data.pool import Pool, open_pool
+from transreid_ssl.data.open import open_pool
+from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol
 from transreid_ssl.errors import UserError

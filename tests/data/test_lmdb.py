@@ -11,7 +11,7 @@ import pytest
 
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.lmdb_pool import read_keys
-from transreid_ssl.data.pool import open_pool
+from transreid_ssl.data.open import open_pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import load_plain_pickle
 

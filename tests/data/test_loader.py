@@ -19,7 +19,7 @@ from transreid_ssl.data.loader import (
     training_loader,
 )
 from transreid_ssl.data.located import LocatedViews
-from transreid_ssl.data.pool import open_pool
+from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
 from transreid_ssl.data.views import ReIDAugment, ReIDAugmentConfig

@@ -5,7 +5,7 @@ import pytest
 
 from transreid_ssl.command import run
 from transreid_ssl.data.__main__ import main
-from transreid_ssl.data.pool import open_pool
+from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.readers import open_reid
 
 SMALL = "demo:identities=2,images=6,test=2,height=64,width=32"

@@ -12,7 +12,8 @@ import pytest
 from transreid_ssl.data import folder as folder_module
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names
-from transreid_ssl.data.pool import ConcatPool, SubsetPool, open_pool
+from transreid_ssl.data.open import open_pool
+from transreid_ssl.data.pool import ConcatPool, SubsetPool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack
-from transreid_ssl.data.pool import open_pool
 from transreid_ssl.errors import UserError
 
 

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transreid_ssl.data.pool import open_pool
+from transreid_ssl.data.open import open_pool
 from transreid_ssl.errors import UserError
 
 

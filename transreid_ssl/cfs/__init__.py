@@ -1,15 +1,11 @@
-"""Choosing pre-training data by the catastrophic forgetting score (CFS)."""
+"""Choosing pre-training data by the catastrophic forgetting score (CFS).
 
-from importlib import import_module
-from typing import Any
+Two Parquet tables pass between the commands. Scores: ``image`` (string), ``cfs`` (float32, null
+where the image cannot be read), in the order of the pool. Subsets: ``image`` (string), best first.
+Both record the pool's source and fingerprint, and how they were made.
+"""
+
+from transreid_ssl.cfs.scoring import score
+from transreid_ssl.cfs.subset import import_list, select
 
 __all__ = ["import_list", "score", "select"]
-
-_HOME = {"import_list": "subset", "score": "scoring", "select": "subset"}
-
-
-def __getattr__(name: str) -> Any:
-    # Lazy, so that --help and the selection commands do not wait for torch.
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

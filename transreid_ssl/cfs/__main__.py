@@ -9,31 +9,27 @@ With no options each takes what the one before has left, beginning with what
 recipes/dino_pretrain.py and recipes/supervised_finetune.py write; add --help for the options.
 """
 
-import sys
-from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import cleandoc
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from jsonargparse import DefaultHelpFormatter
+import numpy as np
+import pyarrow.compute as pc
 
-from transreid_ssl.command import Parser, run
-from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl import command
+from transreid_ssl.cfs.scoring import make_accelerator, score
+from transreid_ssl.cfs.subset import check_pool, import_list, read_scores, select
+from transreid_ssl.data import open_pool
+from transreid_ssl.data.subset import take_subset
+from transreid_ssl.errors import check_ranges
+from transreid_ssl.models import find_weights, read_spec
+from transreid_ssl.outputs import MADE_BY, PRETRAINED, SCORES, SUBSET, SUPERVISED, require
+from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
+from transreid_ssl.tables import read_record
+from transreid_ssl.training import share_cores
 
 _COMMAND = "python -m transreid_ssl.cfs"
-_BEFORE, _AFTER = (
-    "outputs/dino_pretrain/backbone.safetensors",
-    "outputs/supervised_finetune/model.safetensors",
-)
-_SCORES, _SUBSET = "outputs/cfs/scores.parquet", "outputs/cfs/subset.parquet"
-_MADE_BY = {
-    _BEFORE: "accelerate launch recipes/dino_pretrain.py",
-    _AFTER: "accelerate launch recipes/supervised_finetune.py",
-    _SCORES: f"{_COMMAND} score",
-    _SUBSET: f"{_COMMAND} select",
-}
 
 
 @dataclass(frozen=True)
@@ -57,9 +53,9 @@ class Score:
     """
 
     pool: str | None = None
-    before: str = _BEFORE
-    after: str = _AFTER
-    out: str = _SCORES
+    before: str = PRETRAINED
+    after: str = SUPERVISED
+    out: str = SCORES
     batch_size: int = 256
     num_workers: int = 2
     shard_size: int = 16_384
@@ -89,12 +85,12 @@ class Select:
         out: The table (column image, best first).
     """
 
-    scores: str = _SCORES
+    scores: str = SCORES
     keep: float = 0.5
     strategy: Literal["cfs", "random"] = "cfs"
     seed: int = 0
     pool: str | None = None
-    out: str = _SUBSET
+    out: str = SUBSET
 
     def __post_init__(self) -> None:
         check_ranges(self, seed=(0, None))
@@ -114,8 +110,8 @@ class Report:
         out: The picture.
     """
 
-    scores: str = _SCORES
-    subset: str = _SUBSET
+    scores: str = SCORES
+    subset: str = SUBSET
     pool: str | None = None
     count: int = 24
     out: str = "outputs/cfs/sheet.png"
@@ -140,19 +136,14 @@ class Import:
     source: str
     keep: float | None = None
     pool: str | None = None
-    out: str = _SUBSET
+    out: str = SUBSET
 
 
 def run_score(options: Score) -> None:
     """The command ``score``."""
-    from transreid_ssl.cfs.scoring import make_accelerator, score
-    from transreid_ssl.data import open_pool
-    from transreid_ssl.models import find_weights, read_spec
-    from transreid_ssl.training import share_cores
-
     for weights in (options.before, options.after):
-        if weights in _MADE_BY:
-            _require(weights)
+        if weights in MADE_BY:
+            require(weights)
         find_weights(weights)
     source = options.pool or read_spec(options.before).provenance.get("pool") or "demo"
     pool = open_pool(source)
@@ -175,11 +166,7 @@ def run_score(options: Score) -> None:
 
 def run_select(options: Select) -> None:
     """The command ``select``."""
-    from transreid_ssl.cfs.subset import select
-    from transreid_ssl.cfs.table import read_record
-    from transreid_ssl.data import open_pool
-
-    _require(options.scores)
+    require(options.scores)
     out = select(
         options.scores, options.keep, options.out,
         strategy=options.strategy, seed=options.seed,
@@ -192,21 +179,12 @@ def run_select(options: Select) -> None:
 
 def run_report(options: Report) -> None:
     """The command ``report``."""
-    import numpy as np
-
-    from transreid_ssl.cfs.subset import check_pool
-    from transreid_ssl.cfs.table import read_columns, read_record
-    from transreid_ssl.data import open_pool
-    from transreid_ssl.data.subset import take_subset
-    from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
-
     for path in (options.scores, options.subset):
-        _require(path)
+        require(path)
     record = read_record(options.scores)
     pool = open_pool(options.pool or record.get("pool") or "demo")
     check_pool(options.scores, record, pool)
-    table = read_columns(options.scores, "image", "cfs")
-    scores = table["cfs"].to_numpy().astype(np.float32)
+    scores = read_scores(options.scores)["cfs"].to_numpy().astype(np.float32)
     kept = np.zeros(len(pool), bool)
     kept[take_subset(pool, options.subset).indices] = True
     out = draw_cfs_sheet(pool, scores, kept, options.out, options.count)
@@ -215,10 +193,6 @@ def run_report(options: Report) -> None:
 
 def run_import(options: Import) -> None:
     """The command ``import``."""
-    from transreid_ssl.cfs.subset import import_list
-    from transreid_ssl.cfs.table import read_record
-    from transreid_ssl.data import open_pool
-
     pool = open_pool(options.pool) if options.pool else None
     out = import_list(options.source, options.out, keep=options.keep, pool=pool)
     print(
@@ -226,51 +200,26 @@ def run_import(options: Import) -> None:
     )
 
 
-_COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "score": (Score, run_score),
-    "select": (Select, run_select),
-    "report": (Report, run_report),
-    "import": (Import, run_import),
-}
-
-
-def _require(path: str) -> None:
-    if not Path(path).is_file():
-        hint = f"; make it with `{_MADE_BY[path]}`, or name another" if path in _MADE_BY else ""
-        raise UserError(f"{path}: there is no such file{hint}")
-
-
 def _summary(path: Path) -> str:
     """One line on a table of scores."""
-    import pyarrow.compute as pc
 
-    from transreid_ssl.cfs.table import read_columns
-
-    cfs = read_columns(path, "cfs")["cfs"]
+    cfs = read_scores(path)["cfs"]
     span = pc.min_max(cfs)
     text = f"{len(cfs):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
     bad = f" ({cfs.null_count:,} unreadable, see {path.with_suffix('.corrupt.txt')})"
     return text + (bad if cfs.null_count else "")
 
 
-class _Help(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the line breaks of descriptions."""
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, call, print."""
-    parser = Parser(prog=_COMMAND, description=__doc__, formatter_class=_Help)
-    commands = parser.add_subcommands(required=True)
-    for name, (kind, _) in _COMMANDS.items():
-        options = Parser(description=cleandoc(kind.__doc__).partition("\n\nArgs:")[0])
-        if kind is Import:
-            options.add_argument("source", help="The pickle, such as the published CFS_list.pkl.")
-        options.add_class_arguments(kind, skip={"source"})
-        commands.add_subcommand(name, options, help=kind.__doc__.partition("\n")[0])
-    found = parser.parse(sys.argv[1:] if arguments is None else list(arguments))
-    kind, action = _COMMANDS[found.subcommand]
-    action(kind(**vars(found[found.subcommand])))
+    actions = {
+        "score": (Score, run_score),
+        "select": (Select, run_select),
+        "report": (Report, run_report),
+        "import": (Import, run_import),
+    }
+    command.subcommands(_COMMAND, __doc__, actions, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transreid_ssl.cfs.table import encode_record, read_record, write_table
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, write_text
+from transreid_ssl.tables import encode_record, read_record, write_table
 
 _SCHEMA = pa.schema({"image": pa.string(), "cfs": pa.float32()})
 

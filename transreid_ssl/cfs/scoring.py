@@ -24,6 +24,7 @@ from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
 from transreid_ssl.models import BackboneSpec, find_weights, load_backbone
+from transreid_ssl.outputs import SCORES
 from transreid_ssl.processes import on_main, together
 
 
@@ -31,7 +32,7 @@ def score(
     pool: Pool,
     before: str | Path,
     after: str | Path,
-    out: str | Path = "outputs/cfs/scores.parquet",
+    out: str | Path = SCORES,
     *,
     batch_size: int = 256,
     num_workers: int = 0,

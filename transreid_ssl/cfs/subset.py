@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import transreid_ssl
-from transreid_ssl.cfs.table import read_columns, read_record, write_table
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import load_plain_pickle
+from transreid_ssl.outputs import MADE_BY, SCORES, SUBSET
+from transreid_ssl.tables import read_columns, read_record, write_table
 
 Strategy = Literal["cfs", "random"]
 
@@ -27,7 +28,7 @@ Strategy = Literal["cfs", "random"]
 def select(
     scores: str | Path,
     keep: float = 0.5,
-    out: str | Path = "outputs/cfs/subset.parquet",
+    out: str | Path = SUBSET,
     *,
     strategy: Strategy = "cfs",
     seed: int = 0,
@@ -55,12 +56,10 @@ def select(
     record = read_record(scores)
     if pool is not None:
         check_pool(scores, record, pool)
-    table = read_columns(scores, "image", "cfs")
+    table = read_scores(scores)
     table = table.filter(pc.is_finite(table["cfs"]))  # null counts as not finite here: dropped
     if not len(table):
-        raise UserError(
-            f"{scores}: holds no score at all; run `python -m transreid_ssl.cfs score` again"
-        )
+        raise UserError(f"{scores}: holds no score at all; run `{MADE_BY[SCORES]}` again")
     count = resolve_keep(keep, len(table))
     order = _random_order(len(table), seed) if strategy == "random" else _best_first(table)
     made = {
@@ -76,6 +75,15 @@ def select(
     }
     write_table(out, {"image": table["image"].take(order[:count])}, made)
     return Path(out)
+
+
+def read_scores(path: str | Path) -> pa.Table:
+    """The columns ``image`` and ``cfs`` of a table of scores.
+
+    Raises:
+        UserError: another table, or none.
+    """
+    return read_columns(path, "image", "cfs", made_by=MADE_BY[SCORES])
 
 
 def check_pool(scores: str | Path, record: dict[str, Any], pool: Pool) -> None:
@@ -116,7 +124,7 @@ def _random_order(count: int, seed: int) -> pa.Array:
 
 def import_list(
     source: str | Path,
-    out: str | Path = "outputs/cfs/subset.parquet",
+    out: str | Path = SUBSET,
     *,
     keep: float | None = None,
     pool: Pool | None = None,

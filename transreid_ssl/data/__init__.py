@@ -10,8 +10,9 @@ from transreid_ssl.data.loader import (
     open_loader,
     training_loader,
 )
+from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol
-from transreid_ssl.data.pool import ConcatPool, FilesPool, Pool, SubsetPool, open_pool
+from transreid_ssl.data.pool import ConcatPool, FilesPool, Pool, SubsetPool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol
 from transreid_ssl.data.samplers import ClusterSampler, EpochSampler, IdentitySampler

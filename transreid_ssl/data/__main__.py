@@ -10,23 +10,21 @@ PATH is a folder of images, a list of paths, Parquet shards, an LMDB, or demo. A
 command for its options.
 """
 
-import argparse
-import dataclasses
-import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jsonargparse import DefaultHelpFormatter
 from tqdm import tqdm
 
-from transreid_ssl.command import Parser, run
+from transreid_ssl import command
 from transreid_ssl.data import doctor
 from transreid_ssl.data.budget import describe_budget, label_budget, write_budget
-from transreid_ssl.data.pool import Pool, open_pool
+from transreid_ssl.data.open import open_pool
+from transreid_ssl.data.packing import pack, write_demo
+from transreid_ssl.data.people import PeopleConfig
+from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.readers import DEFAULT_PATTERN, open_reid
 from transreid_ssl.data.reid import PARTS
 from transreid_ssl.errors import check_ranges
@@ -206,8 +204,6 @@ def run_verify(options: Verify) -> int:
 
 def run_pack(options: Pack) -> int:
     """The command ``pack``."""
-    from transreid_ssl.data.packing import pack
-
     pool = open_pool(options.path, options.subset)
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
@@ -221,9 +217,6 @@ def run_pack(options: Pack) -> int:
 
 def run_demo(options: Demo) -> int:
     """The command ``demo``."""
-    from transreid_ssl.data.packing import write_demo
-    from transreid_ssl.data.people import PeopleConfig
-
     config = PeopleConfig.from_spec(options.people)
     with _progress(None) as tick:
         write_demo(config, options.out, lambda: tick(1))
@@ -253,36 +246,17 @@ def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-_COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
-    "inspect": (Inspect, run_inspect),
-    "verify": (Verify, run_verify),
-    "pack": (Pack, run_pack),
-    "demo": (Demo, run_demo),
-    "budget": (Budget, run_budget),
-}
-
-
-class _Help(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Descriptions keep their lines."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int | None:
     """Parse, call, print."""
-    parser = Parser(prog=_COMMAND, description=__doc__, formatter_class=_Help)
-    commands = parser.add_subcommands(required=True)
-    for name, (kind, _) in _COMMANDS.items():
-        documentation, _, helps = kind.__doc__.partition("\n\n    Args:")
-        description = inspect.cleandoc(documentation).replace("``", "")
-        options = Parser(description=description, formatter_class=_Help)
-        required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
-        for field in required:
-            options.add_argument(field, help=re.search(rf"{field}: (.*)", helps)[1])
-        options.add_class_arguments(kind, skip=set(required))
-        commands.add_subcommand(name, options, help=documentation.partition("\n")[0])
-    found = parser.parse(sys.argv[1:] if arguments is None else list(arguments))
-    kind, action = _COMMANDS[found.subcommand]
-    return action(kind(**vars(found[found.subcommand])))
+    actions = {
+        "inspect": (Inspect, run_inspect),
+        "verify": (Verify, run_verify),
+        "pack": (Pack, run_pack),
+        "demo": (Demo, run_demo),
+        "budget": (Budget, run_budget),
+    }
+    return command.subcommands(_COMMAND, __doc__, actions, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

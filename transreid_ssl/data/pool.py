@@ -1,8 +1,4 @@
-"""Unlabelled crops: what a pool is, and the pools of plain files.
-
-``open_pool`` tells what a path holds: a folder tree of images, a list of paths, Parquet shards
-(``shards.py``), LUPerson's LMDB (``lmdb_pool.py``) or generated people (``people.py``).
-"""
+"""Unlabelled crops: what a pool is, and pools of plain files and of other pools."""
 
 import os
 from abc import ABC, abstractmethod
@@ -15,7 +11,6 @@ import numpy as np
 
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names
-from transreid_ssl.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -115,44 +110,3 @@ class ConcatPool(Pool):
         """The bytes of the image in its own pool."""
         which = int(np.searchsorted(self._ends, index, side="right"))
         return self.pools[which].read(index - int(self._ends[which]) + len(self.pools[which]))
-
-
-def open_pool(path: str | Path, subset: str | Path | None = None) -> Pool:
-    """Open unlabelled crops by what ``path`` is.
-
-    - a folder tree of images;
-    - a text list of image paths (.txt), or a Parquet table of paths in a column ``image``, both
-      relative to the list's own folder or absolute;
-    - Parquet shards of images as HuggingFace ``datasets`` writes them: a folder or one file;
-    - LUPerson's LMDB: the folder with ``data.mdb`` (needs the extra ``lmdb``);
-    - ``demo`` or ``demo:key=value,…``: generated people, nothing on disk.
-
-    ``subset`` is a table or list, as CFS selection writes it, of names that must be in the pool.
-
-    Raises:
-        UserError: nothing there, nothing usable in it, or a subset of another pool.
-    """
-    pool = _open_whole(str(path))
-    if subset is None:
-        return pool
-    from transreid_ssl.data.subset import take_subset
-
-    return take_subset(pool, subset)
-
-
-def _open_whole(path: str) -> Pool:
-    """Readers are imported where they are needed: ``datasets`` alone takes a second."""
-    if path.partition(":")[0] == "demo" and not os.path.exists(path):
-        from transreid_ssl.data.people import PeoplePool
-
-        return PeoplePool.from_spec(path)
-    if not os.path.exists(path):
-        raise UserError(f"{path}: no such file or folder; give a pool of images, or 'demo'")
-    from transreid_ssl.data import lmdb_pool, shards
-    from transreid_ssl.data.folder import FolderPool, ListPool
-
-    if lmdb_pool.find_database(path):
-        return lmdb_pool.LMDBPool(path)
-    if shards.find_shards(path):
-        return shards.ParquetShardsPool(path)
-    return FolderPool(path) if os.path.isdir(path) else ListPool(path)

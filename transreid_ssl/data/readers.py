@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from transreid_ssl.data.people import people_protocol
 from transreid_ssl.data.reader_layouts import (
     DEFAULT_PATTERN,
     Counts,
@@ -88,8 +89,6 @@ def open_reid(
         UserError: unknown name, no such folder, no labelled image, a query set without any match.
     """
     if name.partition(":")[0] == "demo":
-        from transreid_ssl.data.people import people_protocol
-
         return people_protocol(name)
     names = name.split("+")
     unknown = [part for part in names if part not in READERS]

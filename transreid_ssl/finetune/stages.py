@@ -28,6 +28,7 @@ from transreid_ssl.finetune.pseudo_labels import Labeller
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.models import BackboneSpec, read_spec
+from transreid_ssl.outputs import MODEL
 from transreid_ssl.processes import on_all
 from transreid_ssl.training import (
     ProbeSettings,
@@ -37,10 +38,7 @@ from transreid_ssl.training import (
     train,
 )
 
-RESULT = "model.safetensors"
-RESULTS = {"result": RESULT, "best": "best.safetensors"}
-
-
+RESULTS = {"result": MODEL, "best": "best.safetensors"}
 Training = LabelledTraining | ClusterTraining
 
 

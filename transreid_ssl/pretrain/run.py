@@ -17,6 +17,7 @@ from transreid_ssl.data import (
 )
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import HALF, IMAGENET, LUPERSON
+from transreid_ssl.outputs import BACKBONE
 from transreid_ssl.training import (
     BackboneSettings,
     Objective,
@@ -32,7 +33,6 @@ from transreid_ssl.training import (
     training_pool,
 )
 
-RESULT = "backbone.safetensors"
 _STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
 
 
@@ -116,7 +116,7 @@ def pretrain(
     train(
         config, accelerator, run, objective, batches,
         steps_per_epoch=steps_an_epoch(len(pool), config.run.batch_size), data_key=data_key,
-        origin={"pool": pool.source}, probe=config.probe, result=RESULT,
+        origin={"pool": pool.source}, probe=config.probe, result=BACKBONE,
         max_bad_images=int(config.data.max_bad_fraction * len(pool)),
     )  # fmt: skip
     finish(accelerator)

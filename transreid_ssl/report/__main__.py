@@ -3,23 +3,26 @@
     python -m transreid_ssl.report curves outputs/dino_pretrain
     python -m transreid_ssl.report attention --weights outputs/dino_pretrain/backbone.safetensors
 
-``curves`` draws a run's metrics.jsonl again; ``attention`` shows what a network looks at.
+The first draws a run's metrics.jsonl again; the second shows what a network looks at.
 """
 
-import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from transreid_ssl.command import Parser, run
+from transreid_ssl import command
 from transreid_ssl.data import open_pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import load_backbone
+from transreid_ssl.outputs import PRETRAINED
 from transreid_ssl.report.attention import draw_attention
 from transreid_ssl.training import RunFolder
 
 
-def curves(folder: str) -> None:
+@dataclass(frozen=True)
+class Curves:
     """Draw curves.png of a run folder.
 
     Example: ``python -m transreid_ssl.report curves outputs/dino_pretrain``
@@ -27,20 +30,12 @@ def curves(folder: str) -> None:
     Args:
         folder: The folder of a run.
     """
-    run_folder = RunFolder(folder)
-    if not run_folder.read_metrics():
-        raise UserError(f"{run_folder.metrics_path}: no metrics there; give the folder of a run")
-    run_folder.draw_curves()
-    print(run_folder.path / "curves.png")
+
+    folder: str
 
 
-def attention(
-    weights: str = "outputs/dino_pretrain/backbone.safetensors",
-    images: str | None = None,
-    count: int = 24,
-    seed: int = 0,
-    out: str = "outputs/report/attention.png",
-) -> None:
+@dataclass(frozen=True)
+class Attention:
     """Draw the class token's attention over some crops.
 
     Example: ``python -m transreid_ssl.report attention --images demo``
@@ -52,26 +47,37 @@ def attention(
         seed: Of the choice.
         out: The picture.
     """
-    model = load_backbone(weights)
-    pool = open_pool(images or str(model.spec.provenance.get("pool", "demo")))
-    chosen = np.random.default_rng(seed).permutation(len(pool))[:count]
-    path = draw_attention(Path(out), model, pool, np.sort(chosen))
+
+    weights: str = PRETRAINED
+    images: str | None = None
+    count: int = 24
+    seed: int = 0
+    out: str = "outputs/report/attention.png"
+
+
+def draw_curves(options: Curves) -> None:
+    """The command ``curves``."""
+    run_folder = RunFolder(options.folder)
+    if not run_folder.read_metrics():
+        raise UserError(f"{run_folder.metrics_path}: no metrics there; give the folder of a run")
+    run_folder.draw_curves()
+    print(run_folder.path / "curves.png")
+
+
+def draw_maps(options: Attention) -> None:
+    """The command ``attention``."""
+    model = load_backbone(options.weights)
+    pool = open_pool(options.images or str(model.spec.provenance.get("pool", "demo")))
+    chosen = np.random.default_rng(options.seed).permutation(len(pool))[: options.count]
+    path = draw_attention(Path(options.out), model, pool, np.sort(chosen))
     print(f"{path}: {pool.describe()}")
 
 
-def main() -> None:
-    """Parse the name of the picture, then its options."""
-    pictures = {"curves": curves, "attention": attention}
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in ("-h", "--help"):
-        print(__doc__)
-        return
-    if name not in pictures:
-        raise UserError(f"no picture {name!r}: choose one of {', '.join(pictures)}")
-    parser = Parser(prog=f"python -m transreid_ssl.report {name}")
-    parser.add_function_arguments(pictures[name], as_positional=name == "curves")
-    pictures[name](**vars(parser.parse(sys.argv[2:])))
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the name of the picture and its options, and draw it."""
+    actions = {"curves": (Curves, draw_curves), "attention": (Attention, draw_maps)}
+    command.subcommands("python -m transreid_ssl.report", __doc__, actions, arguments)
 
 
 if __name__ == "__main__":
-    run(main)
+    command.run(main)

@@ -1,9 +1,4 @@
-"""The Parquet tables of data selection, and what they record about themselves.
-
-Scores: ``image`` (string), ``cfs`` (float32, null where the image cannot be read), in the order of
-the pool. Subsets: ``image`` (string), best first. Both carry one JSON object in the metadata of
-their schema: the pool's source and fingerprint, and how the table was made.
-"""
+"""Parquet tables that say how they were made: one JSON object in the metadata of their schema."""
 
 import json
 from pathlib import Path
@@ -46,15 +41,20 @@ def read_record(path: str | Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def read_columns(path: str | Path, *names: str) -> pa.Table:
-    """Read the named columns, or say in one line which are missing."""
+def read_columns(path: str | Path, *names: str, made_by: str) -> pa.Table:
+    """Read the named columns.
+
+    Raises:
+        UserError: not a readable table, or one that lacks a column; it advises to give the table
+            that the command ``made_by`` wrote.
+    """
     read_record(path)
     found = pq.read_schema(path).names
     missing = [name for name in names if name not in found]
     if missing:
         raise UserError(
             f"{path}: has no column {' or '.join(missing)} (it has {', '.join(found) or 'none'}); "
-            "give the table that `python -m transreid_ssl.cfs score` wrote"
+            f"give the table that `{made_by}` wrote"
         )
     return pq.read_table(path, columns=list(names))
 

@@ -1,0 +1,42 @@
+"""Opening unlabelled crops by what a path holds."""
+
+import os
+from pathlib import Path
+
+from transreid_ssl.data import lmdb_pool, shards
+from transreid_ssl.data.folder import FolderPool, ListPool
+from transreid_ssl.data.people import PeoplePool
+from transreid_ssl.data.pool import Pool
+from transreid_ssl.data.subset import take_subset
+from transreid_ssl.errors import UserError
+
+
+def open_pool(path: str | Path, subset: str | Path | None = None) -> Pool:
+    """Open unlabelled crops by what ``path`` is.
+
+    - a folder tree of images;
+    - a text list of image paths (.txt), or a Parquet table of paths in a column ``image``, both
+      relative to the list's own folder or absolute;
+    - Parquet shards of images as HuggingFace ``datasets`` writes them: a folder or one file;
+    - LUPerson's LMDB: the folder with ``data.mdb`` (needs the extra ``lmdb``);
+    - ``demo`` or ``demo:key=value,…``: generated people, nothing on disk.
+
+    ``subset`` is a table or list, as CFS selection writes it, of names that must be in the pool.
+
+    Raises:
+        UserError: nothing there, nothing usable in it, or a subset of another pool.
+    """
+    pool = _open_whole(str(path))
+    return pool if subset is None else take_subset(pool, subset)
+
+
+def _open_whole(path: str) -> Pool:
+    if path.partition(":")[0] == "demo" and not os.path.exists(path):
+        return PeoplePool.from_spec(path)
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file or folder; give a pool of images, or 'demo'")
+    if lmdb_pool.find_database(path):
+        return lmdb_pool.LMDBPool(path)
+    if shards.find_shards(path):
+        return shards.ParquetShardsPool(path)
+    return FolderPool(path) if os.path.isdir(path) else ListPool(path)
