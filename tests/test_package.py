@@ -20,7 +20,7 @@ NAMES = [
     "retrieval.rerank",
     "retrieval.jaccard_graph",
     "retrieval.cluster",
-    "retrieval.embed",
+    "retrieval.embed_images",
     "data.open_pool",
     "data.open_reid",
     "training.Trainer",
