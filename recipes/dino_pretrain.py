@@ -11,7 +11,7 @@ config.yaml. The same command again resumes a run that was broken off.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -27,8 +27,8 @@ DEMO = Path(__file__).parent / "configs" / "dino_demo.yaml"
 class Config(PretrainingConfig):
     """Settings of DINO pre-training; the defaults are the paper's ViT-S/16+ICS."""
 
-    run: RunSettings = field(default_factory=lambda: RunSettings(output="outputs/dino_pretrain"))
-    dino: DINOConfig = field(default_factory=DINOConfig)
+    run: RunSettings = RunSettings(output="outputs/dino_pretrain")
+    dino: DINOConfig = DINOConfig()
 
 
 def build_objective(config: Config, accelerator: Accelerator) -> DINO:

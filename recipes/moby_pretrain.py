@@ -13,7 +13,7 @@ config.yaml. The same command again resumes a run that was broken off.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -37,24 +37,14 @@ DEMO = Path(__file__).parent / "configs" / "moby_demo.yaml"
 class Config(PretrainingConfig):
     """Settings of MoBY pre-training; the defaults are its authors' run of DeiT-S."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/moby_pretrain", epochs=300, batch_size=512
-        )
-    )
-    model: BackboneSettings = field(
-        default_factory=lambda: BackboneSettings(name="vit_small_patch16_reid", drop_path=0.2)
-    )
-    views: MultiCropConfig = field(
-        default_factory=lambda: MultiCropConfig(num_local=0, global_scale=(0.08, 1.0))
-    )
-    optim: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(
-            lr=1e-3, lr_batch=512, min_lr=5e-6, warmup_epochs=5, weight_decay=0.05,
-            weight_decay_end=0.05, clip=5.0, clip_per_parameter=False,
-        )
+    run: RunSettings = RunSettings(output="outputs/moby_pretrain", epochs=300, batch_size=512)
+    model: BackboneSettings = BackboneSettings(name="vit_small_patch16_reid", drop_path=0.2)
+    views: MultiCropConfig = MultiCropConfig(num_local=0, global_scale=(0.08, 1.0))
+    optim: OptimizerSettings = OptimizerSettings(
+        lr=1e-3, lr_batch=512, min_lr=5e-6, warmup_epochs=5, weight_decay=0.05,
+        weight_decay_end=0.05, clip=5.0, clip_per_parameter=False,
     )  # fmt: skip
-    moby: MoBYConfig = field(default_factory=MoBYConfig)
+    moby: MoBYConfig = MoBYConfig()
 
     def __post_init__(self) -> None:
         check_two_views(self.views)

@@ -12,7 +12,7 @@ config.yaml. The same command again resumes a run that was broken off.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -43,29 +43,21 @@ DEMO = Path(__file__).parent / "configs" / "moco_demo.yaml"
 class Config(PretrainingConfig):
     """Settings of MoCo pre-training; the defaults are LUPerson's released run."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/moco_pretrain", epochs=200, batch_size=2560, precision="fp16"
-        )
+    run: RunSettings = RunSettings(
+        output="outputs/moco_pretrain", epochs=200, batch_size=2560, precision="fp16"
     )
-    data: PoolSettings = field(default_factory=lambda: PoolSettings(statistics="luperson"))
-    model: BackboneSettings = field(
-        default_factory=lambda: BackboneSettings(name="resnet50_reid", drop_path=0.0)
-    )
-    views: MultiCropConfig = field(
-        default_factory=lambda: MultiCropConfig(
-            num_local=0, global_scale=(0.2, 1.0), jitter=0.0, saturation=0.4, grayscale=0.2,
-            global_blur=(0.5,), global_solarize=(0.0,),
-            erasing=RandomErasingConfig(probability=0.5, area=(0.02, 0.6), fill="mean"),
-        )
+    data: PoolSettings = PoolSettings(statistics="luperson")
+    model: BackboneSettings = BackboneSettings(name="resnet50_reid", drop_path=0.0)
+    views: MultiCropConfig = MultiCropConfig(
+        num_local=0, global_scale=(0.2, 1.0), jitter=0.0, saturation=0.4, grayscale=0.2,
+        global_blur=(0.5,), global_solarize=(0.0,),
+        erasing=RandomErasingConfig(probability=0.5, area=(0.02, 0.6), fill="mean"),
     )  # fmt: skip
-    optim: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(
-            name="sgd", lr=0.3, lr_batch=2560, min_lr=0.0, warmup_epochs=0,
-            weight_decay=1e-4, weight_decay_end=1e-4, clip=0.0,
-        )
+    optim: OptimizerSettings = OptimizerSettings(
+        name="sgd", lr=0.3, lr_batch=2560, min_lr=0.0, warmup_epochs=0,
+        weight_decay=1e-4, weight_decay_end=1e-4, clip=0.0,
     )  # fmt: skip
-    moco: MoCoConfig = field(default_factory=MoCoConfig)
+    moco: MoCoConfig = MoCoConfig()
 
     def __post_init__(self) -> None:
         check_two_views(self.views)

@@ -12,7 +12,7 @@ config.yaml. The same command again resumes a run that was broken off.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -36,24 +36,14 @@ DEMO = Path(__file__).parent / "configs" / "mocov3_demo.yaml"
 class Config(PretrainingConfig):
     """Settings of MoCo v3 pre-training; the defaults are TransReID-SSL's run of a ViT-S/16."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/mocov3_pretrain", epochs=300, batch_size=1024
-        )
-    )
-    model: BackboneSettings = field(
-        default_factory=lambda: BackboneSettings(name="vit_small_patch16_reid", drop_path=0.0)
-    )
-    views: MultiCropConfig = field(
-        default_factory=lambda: MultiCropConfig(num_local=0, global_scale=(0.08, 1.0))
-    )
-    optim: OptimizerSettings = field(
-        default_factory=lambda: OptimizerSettings(
-            lr=1.5e-4, min_lr=0.0, warmup_epochs=40, weight_decay=0.1, weight_decay_end=0.1,
-            clip=0.0,
-        )
+    run: RunSettings = RunSettings(output="outputs/mocov3_pretrain", epochs=300, batch_size=1024)
+    model: BackboneSettings = BackboneSettings(name="vit_small_patch16_reid", drop_path=0.0)
+    views: MultiCropConfig = MultiCropConfig(num_local=0, global_scale=(0.08, 1.0))
+    optim: OptimizerSettings = OptimizerSettings(
+        lr=1.5e-4, min_lr=0.0, warmup_epochs=40, weight_decay=0.1, weight_decay_end=0.1,
+        clip=0.0,
     )  # fmt: skip
-    mocov3: MoCoV3Config = field(default_factory=MoCoV3Config)
+    mocov3: MoCoV3Config = MoCoV3Config()
 
     def __post_init__(self) -> None:
         check_two_views(self.views)

@@ -19,7 +19,7 @@ in source/ the same of the first stage. The same command again resumes a run tha
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -71,7 +71,7 @@ class SourceTraining:
     epochs: int = 120
     batch_size: int = 64
     drop_path: float = 0.1
-    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    supervised: SupervisedConfig = SupervisedConfig()
     optim: OptimizerSettings = SUPERVISED_OPTIM
 
 
@@ -92,20 +92,18 @@ class Config:
         probe: What is evaluated meanwhile; by default the test set of each stage's own images.
     """
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/uda_finetune", epochs=50, batch_size=256, checkpoint_every=200
-        )
+    run: RunSettings = RunSettings(
+        output="outputs/uda_finetune", epochs=50, batch_size=256, checkpoint_every=200
     )
-    source: LabelledSettings = field(default_factory=LabelledSettings)
-    source_training: SourceTraining = field(default_factory=SourceTraining)
+    source: LabelledSettings = LabelledSettings()
+    source_training: SourceTraining = SourceTraining()
     source_model: str | None = None
-    target: TargetSettings = field(default_factory=TargetSettings)
-    model: BackboneSettings = field(default_factory=lambda: BackboneSettings(drop_path=0.3))
-    augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
-    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    target: TargetSettings = TargetSettings()
+    model: BackboneSettings = BackboneSettings(drop_path=0.3)
+    augment: ReIDAugmentConfig = ReIDAugmentConfig()
+    clusters: ClusterSettings = ClusterSettings()
     optim: OptimizerSettings = CLUSTER_OPTIM
-    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(every=1000))
+    probe: ProbeSettings = ProbeSettings(every=1000)
 
     def __post_init__(self) -> None:
         if self.model.camera_embedding:

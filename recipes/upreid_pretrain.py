@@ -16,7 +16,7 @@ and config.yaml. The same command again resumes a run that was broken off.
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -48,11 +48,11 @@ class Config(PretrainingConfig):
         base: The objective that the two terms are added to, with the settings of its name.
     """
 
-    run: RunSettings = field(default_factory=lambda: RunSettings(output="outputs/upreid_pretrain"))
+    run: RunSettings = RunSettings(output="outputs/upreid_pretrain")
     base: Literal["moco", "dino"] = "moco"
-    moco: MoCoConfig = field(default_factory=MoCoConfig)
-    dino: DINOConfig = field(default_factory=DINOConfig)
-    regularisers: RegularisersConfig = field(default_factory=RegularisersConfig)
+    moco: MoCoConfig = MoCoConfig()
+    dino: DINOConfig = DINOConfig()
+    regularisers: RegularisersConfig = RegularisersConfig()
 
 
 def build_objective(config: Config, accelerator: Accelerator) -> nn.Module:

@@ -6,7 +6,7 @@ are changed where a view has the fewest pixels, that is after shrinking and befo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import permutations, starmap
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ class MultiCropConfig:
     background: float = 0.0
     """Probability that a global view's background comes from another image (not in the paper). It
     keeps a network from comparing places instead of persons, which small runs do first."""
-    erasing: RandomErasingConfig = field(default_factory=lambda: RandomErasingConfig(probability=0))
+    erasing: RandomErasingConfig = RandomErasingConfig(probability=0)
     """Random erasing of every view, after all else (LUPerson's MoCo: 0.5 with area to 0.6)."""
     original: bool = False
     """Also give the image without augmentation, resized to `global_size`, and where each global
@@ -258,7 +258,7 @@ class ReIDAugmentConfig:
     """Probability of a left-right flip."""
     padding: int = 10
     """Black pixels added on every side before a random crop back to `size`; 0 turns it off."""
-    erasing: RandomErasingConfig = field(default_factory=RandomErasingConfig)
+    erasing: RandomErasingConfig = RandomErasingConfig()
     """Random erasing at the end; give its mean and std as the model's. It helps within a data set
     and hurts a model that is applied to another one without training."""
     background: float = 0.0

@@ -1,6 +1,6 @@
 """The settings of each way to fine-tune, and what its objective is."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -27,11 +27,11 @@ from transreid_ssl.training import BackboneSettings, OptimizerSettings, ProbeSet
 class LabelledTraining:
     """What fine-tuning with labels has, whatever its method."""
 
-    run: RunSettings = field(default_factory=RunSettings)
-    data: LabelledSettings = field(default_factory=LabelledSettings)
-    model: BackboneSettings = field(default_factory=BackboneSettings)
-    augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
-    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    run: RunSettings = RunSettings()
+    data: LabelledSettings = LabelledSettings()
+    model: BackboneSettings = BackboneSettings()
+    augment: ReIDAugmentConfig = ReIDAugmentConfig()
+    probe: ProbeSettings = ProbeSettings()
 
     def __post_init__(self) -> None:
         _check_groups(self, "images_per_identity")
@@ -41,12 +41,8 @@ class LabelledTraining:
 class SupervisedTraining(LabelledTraining):
     """Settings of supervised fine-tuning; the defaults are TransReID-SSL's ViT-S/16+ICS."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/supervised_finetune", epochs=120, batch_size=64
-        )
-    )
-    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    run: RunSettings = RunSettings(output="outputs/supervised_finetune", epochs=120, batch_size=64)
+    supervised: SupervisedConfig = SupervisedConfig()
     optim: OptimizerSettings = SUPERVISED_OPTIM
 
     def objective(self, backbone: nn.Module, num_identities: int) -> SupervisedObjective:
@@ -58,20 +54,14 @@ class SupervisedTraining(LabelledTraining):
 class MGNTraining(LabelledTraining):
     """Settings of fine-tuning an MGN; the defaults are LUPerson's."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/mgn_finetune", epochs=60, batch_size=64, precision="fp16"
-        )
+    run: RunSettings = RunSettings(
+        output="outputs/mgn_finetune", epochs=60, batch_size=64, precision="fp16"
     )
-    data: LabelledSettings = field(
-        default_factory=lambda: LabelledSettings(images_per_identity=16, statistics="pretrained")
+    data: LabelledSettings = LabelledSettings(images_per_identity=16, statistics="pretrained")
+    model: BackboneSettings = BackboneSettings(
+        name="mgn_resnet50", img_size=(384, 128), drop_path=0.0
     )
-    model: BackboneSettings = field(
-        default_factory=lambda: BackboneSettings(
-            name="mgn_resnet50", img_size=(384, 128), drop_path=0.0
-        )
-    )
-    mgn: MGNConfig = field(default_factory=MGNConfig)
+    mgn: MGNConfig = MGNConfig()
     optim: OptimizerSettings = MGN_OPTIM
 
     def objective(self, backbone: nn.Module, num_identities: int) -> MGNObjective:
@@ -83,17 +73,15 @@ class MGNTraining(LabelledTraining):
 class ClusterTraining:
     """Settings of training on clusters; the defaults are TransReID-SSL's USL, ViT-S/16+ICS."""
 
-    run: RunSettings = field(
-        default_factory=lambda: RunSettings(
-            output="outputs/usl_finetune", epochs=50, batch_size=256, checkpoint_every=200
-        )
+    run: RunSettings = RunSettings(
+        output="outputs/usl_finetune", epochs=50, batch_size=256, checkpoint_every=200
     )
-    data: TargetSettings = field(default_factory=TargetSettings)
-    model: BackboneSettings = field(default_factory=lambda: BackboneSettings(drop_path=0.3))
-    augment: ReIDAugmentConfig = field(default_factory=ReIDAugmentConfig)
-    clusters: ClusterSettings = field(default_factory=ClusterSettings)
+    data: TargetSettings = TargetSettings()
+    model: BackboneSettings = BackboneSettings(drop_path=0.3)
+    augment: ReIDAugmentConfig = ReIDAugmentConfig()
+    clusters: ClusterSettings = ClusterSettings()
     optim: OptimizerSettings = CLUSTER_OPTIM
-    probe: ProbeSettings = field(default_factory=lambda: ProbeSettings(every=1000))
+    probe: ProbeSettings = ProbeSettings(every=1000)
 
     def __post_init__(self) -> None:
         _check_groups(self, "images_per_cluster")

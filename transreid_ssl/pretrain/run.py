@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
@@ -40,12 +40,12 @@ _STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
 class PretrainingConfig:
     """What every recipe of pre-training has; a recipe adds its method's settings."""
 
-    run: RunSettings = field(default_factory=RunSettings)
-    data: PoolSettings = field(default_factory=PoolSettings)
-    model: BackboneSettings = field(default_factory=BackboneSettings)
-    views: MultiCropConfig = field(default_factory=MultiCropConfig)
-    optim: OptimizerSettings = field(default_factory=OptimizerSettings)
-    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    run: RunSettings = RunSettings()
+    data: PoolSettings = PoolSettings()
+    model: BackboneSettings = BackboneSettings()
+    views: MultiCropConfig = MultiCropConfig()
+    optim: OptimizerSettings = OptimizerSettings()
+    probe: ProbeSettings = ProbeSettings()
 
 
 Config = TypeVar("Config", bound=PretrainingConfig)
