@@ -28,7 +28,7 @@ def as_features(values: Tensor | np.ndarray, name: str, device: torch.device | s
     if not torch.isfinite(features.sum()) and not torch.isfinite(features).all():
         raise UserError(
             f"the {name} features hold NaN or infinite values: the weights or the precision "
-            "are at fault; embed in float32 or take an earlier checkpoint"
+            'are at fault; embed with precision "no" or take an earlier checkpoint'
         )
     return features
 
