@@ -13,12 +13,7 @@ import numpy as np
 import torch
 from sklearn.cluster import DBSCAN
 
-from benchmarks.dense_reciprocal import (
-    dense_codes,
-    dense_jaccard,
-    random_people,
-    squared_distances,
-)
+from benchmarks.dense_reciprocal import dense_codes, dense_jaccard, random_people, squared_distances
 from benchmarks.scaling import Comparison, run
 from transreid_ssl.retrieval import cluster
 

@@ -12,12 +12,7 @@ distances that come of it. mAP and CMC of both must agree. ``ratio`` is plain ti
 import numpy as np
 
 from benchmarks import evaluation
-from benchmarks.dense_reciprocal import (
-    dense_codes,
-    dense_jaccard,
-    random_people,
-    squared_distances,
-)
+from benchmarks.dense_reciprocal import dense_codes, dense_jaccard, random_people, squared_distances
 from benchmarks.scaling import Comparison, run
 from transreid_ssl.retrieval import Reranking, evaluate
 

@@ -46,9 +46,7 @@ def test_links_are_followed_once(tmp_path, write_images):
     (tmp_path / "real/loop").symlink_to(tmp_path)
     (tmp_path / "root").mkdir()
     (tmp_path / "root/linked").symlink_to(tmp_path / "real")
-    assert list(open_pool(tmp_path / "root").names) == [
-        "linked/1.jpg",
-    ]
+    assert list(open_pool(tmp_path / "root").names) == ["linked/1.jpg"]
 
 
 def test_the_index_is_reused_until_a_folder_changes(tmp_path, write_images, monkeypatch):

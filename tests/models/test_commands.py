@@ -5,13 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from transreid_ssl import UserError, export, weights
-from transreid_ssl.models import (
-    HALF,
-    build_backbone,
-    load_backbone,
-    read_spec,
-    save_backbone,
-)
+from transreid_ssl.models import HALF, build_backbone, load_backbone, read_spec, save_backbone
 
 NANO = {"name": "vit_nano_patch8_ics", "img_size": (64, 32)}
 

@@ -70,11 +70,7 @@ def steps(objective, batches):
 
 @pytest.mark.parametrize(
     ("base", "options", "passes_a_step"),
-    [
-        (moco, {}, 1),
-        (moco, {"config": replace(MOCO, symmetric=True)}, 2),
-        (dino, {}, 1),
-    ],
+    [(moco, {}, 1), (moco, {"config": replace(MOCO, symmetric=True)}, 2), (dino, {}, 1)],
 )
 def test_without_weights_it_is_its_base_to_the_last_bit(batches, base, options, passes_a_step):
     plain = [{"views": batch["views"]} for batch in batches[:3]]

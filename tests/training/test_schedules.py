@@ -11,13 +11,7 @@ import pytest
 from transreid_ssl.finetune.clusters import CLUSTER_OPTIM
 from transreid_ssl.finetune.mgn import MGN_OPTIM
 from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
-from transreid_ssl.training import (
-    OptimizerSettings,
-    RunSettings,
-    cosine,
-    make_plan,
-    warmup_cosine,
-)
+from transreid_ssl.training import OptimizerSettings, RunSettings, cosine, make_plan, warmup_cosine
 from transreid_ssl.training.plan import learning_rate
 
 REFERENCE = np.load(Path(__file__).parents[1] / "pretrain" / "reference.npz")

@@ -102,10 +102,7 @@ def _in_order(
 
 
 def screen(
-    pool: Pool,
-    max_bad_fraction: float,
-    limit: int = 20_000,
-    report_path: str | Path | None = None,
+    pool: Pool, max_bad_fraction: float, limit: int = 20_000, report_path: str | Path | None = None
 ) -> Pool:
     """The pool without its broken images, as far as they were looked for: see ``find_broken``.
 
@@ -122,10 +119,7 @@ def leave_out(pool: Pool, broken: Sequence[int], note: str) -> Pool:
 
 
 def find_broken(
-    pool: Pool,
-    max_bad_fraction: float,
-    limit: int = 20_000,
-    report_path: str | Path | None = None,
+    pool: Pool, max_bad_fraction: float, limit: int = 20_000, report_path: str | Path | None = None
 ) -> tuple[list[int], str]:
     """The indices of broken images, as far as they were looked for, and how many there are.
 

@@ -82,10 +82,7 @@ class LabelledDataset(Dataset):
     """
 
     def __init__(
-        self,
-        images: LabelledImages,
-        augment: Callable[..., np.ndarray],
-        seed: int,
+        self, images: LabelledImages, augment: Callable[..., np.ndarray], seed: int
     ) -> None:
         self.images, self.augment, self.seed = images, augment, seed
         known = np.unique(images.identities[images.identities >= 0])

@@ -23,10 +23,7 @@ class LocatedViews(NamedTuple):
 
 
 def locate(
-    views: list[list[np.ndarray]],
-    image: np.ndarray,
-    drawn: Sequence[Any],
-    size: tuple[int, int],
+    views: list[list[np.ndarray]], image: np.ndarray, drawn: Sequence[Any], size: tuple[int, int]
 ) -> LocatedViews:
     """Add the geometry of global views, and the image itself, to views of it.
 

@@ -30,13 +30,7 @@ from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.models import BackboneSpec, read_spec
 from transreid_ssl.outputs import MODEL
 from transreid_ssl.processes import on_all
-from transreid_ssl.training import (
-    ProbeSettings,
-    RunFolder,
-    Trainer,
-    build_backbone_to_train,
-    train,
-)
+from transreid_ssl.training import ProbeSettings, RunFolder, Trainer, build_backbone_to_train, train
 
 RESULTS = {"result": MODEL, "best": "best.safetensors"}
 Training = LabelledTraining | ClusterTraining

@@ -113,10 +113,7 @@ class ReIDViT(VisionTransformer):
         self.patch_embed.set_input_size(img_size=img_size, patch_size=patch_size)
         with torch.no_grad():
             positions = resample_positions(
-                self.pos_embed,
-                old_grid,
-                self.patch_embed.grid_size,
-                self.spec.position_resampling,
+                self.pos_embed, old_grid, self.patch_embed.grid_size, self.spec.position_resampling
             )
         self.pos_embed = nn.Parameter(positions.clone(), self.pos_embed.requires_grad)
         self.spec = replace(self.spec, img_size=self.patch_embed.img_size)

@@ -14,11 +14,7 @@ from torch import Tensor, nn
 from transreid_ssl.errors import UserError
 from transreid_ssl.pretrain.dino import DINO, DINOConfig
 from transreid_ssl.pretrain.moco import MoCo, MoCoConfig
-from transreid_ssl.pretrain.regularisers import (
-    PatchContrast,
-    RegularisersConfig,
-    consistency_loss,
-)
+from transreid_ssl.pretrain.regularisers import PatchContrast, RegularisersConfig, consistency_loss
 
 
 class IntraIdentity(nn.Module):

@@ -85,10 +85,7 @@ def _draw_row(figure: Figure, canvas: np.ndarray, row: GalleryRow, top: int) -> 
 
 def _draw_tile(canvas: np.ndarray, image: np.ndarray, top: int, left: int, colour: str) -> None:
     height, width = _TILE
-    frame = canvas[
-        top - _FRAME : top + height + _FRAME,
-        left - _FRAME : left + width + _FRAME,
-    ]
+    frame = canvas[top - _FRAME : top + height + _FRAME, left - _FRAME : left + width + _FRAME]
     frame[:] = tuple(bytes.fromhex(colour[1:]))
     shrinks = image.shape[0] > height
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC

@@ -52,11 +52,7 @@ def nearest_neighbours(
     if exclude_self and gallery is not None:
         raise ValueError("exclude_self is for a search among the queries: give no gallery")
     blocks = DistanceBlocks(
-        queries,
-        queries if gallery is None else gallery,
-        metric=metric,
-        chunk=chunk,
-        device=device,
+        queries, queries if gallery is None else gallery, metric=metric, chunk=chunk, device=device
     )
     k = min(k, len(blocks.gallery) - exclude_self)
     if k < 1:

@@ -12,14 +12,7 @@ from torch.nn import functional as F
 from transreid_ssl.errors import UserError
 from transreid_ssl.retrieval.blocks import DistanceBlocks, as_features, common_device
 from transreid_ssl.retrieval.neighbours import nearest_neighbours
-from transreid_ssl.retrieval.reciprocal import (
-    PRECISIONS,
-    encode,
-    entries,
-    parts,
-    products,
-    squared,
-)
+from transreid_ssl.retrieval.reciprocal import PRECISIONS, encode, entries, parts, products, squared
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,7 @@ Config = TypeVar("Config")
 
 
 def parse_config(
-    kind: type[Config],
-    default_file: Path,
-    description: str,
-    arguments: Sequence[str] | None = None,
+    kind: type[Config], default_file: Path, description: str, arguments: Sequence[str] | None = None
 ) -> tuple[Config, str]:
     """Parse ``--config FILE`` and overrides such as ``--optim.lr 1e-3`` into ``kind``.
 

@@ -26,7 +26,7 @@ FREE_SETTINGS = {
         "overwrite",
         "timeout_minutes",
         "tracker",
-    },
+    }
 }
 
 
