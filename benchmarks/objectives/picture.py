@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.objectives_table import BASELINES, Results, floor_of, generated
+from benchmarks.objectives.table import BASELINES, Results, floor_of, generated
 
 
 def draw(results: Results, path: Path) -> None:

@@ -37,10 +37,10 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.objectives_commands import ROWS, TRAINED, Budget, finetuning, pretraining
-from benchmarks.objectives_picture import draw
-from benchmarks.objectives_runs import Line, Run, Runs, last_with, probes
-from benchmarks.objectives_table import COLUMNS, Cell, Results, floor_of, generated, record, report
+from benchmarks.objectives.commands import ROWS, TRAINED, Budget, finetuning, pretraining
+from benchmarks.objectives.picture import draw
+from benchmarks.objectives.runs import Line, Run, Runs, last_with, probes
+from benchmarks.objectives.table import COLUMNS, Cell, Results, floor_of, generated, record, report
 from benchmarks.reporting import finish
 from transreid_ssl import command
 from transreid_ssl.data import IdentitySampler, LabelledImages, open_reid

@@ -15,7 +15,7 @@ from typing import Any
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint, write_json
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = {"pre-training": "backbone.safetensors", "fine-tuning": "model.safetensors"}
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes
 Line = dict[str, float]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.objectives_runs import Run
+from benchmarks.objectives.runs import Run
 
 
 class Row(NamedTuple):

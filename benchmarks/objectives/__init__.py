@@ -1,0 +1,1 @@
+"""An experiment: every self-supervised objective under one budget."""
