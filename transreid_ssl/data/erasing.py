@@ -49,7 +49,8 @@ class RandomErasingConfig:
             )
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise UserError(f"erasing ratio is {self.ratio}: give two sides' ratios, 0 < a <= b")
-        check_ranges(self, attempts=(1, None))
+        levels = (0, 255) if self.fill == "byte" else (None, None)
+        check_ranges(self, attempts=(1, None), colour=levels)
         for name, known in (
             ("ratio_law", ("log-uniform", "uniform")),
             ("fill", ("noise", "mean", "byte", "normalised")),
@@ -58,8 +59,6 @@ class RandomErasingConfig:
                 raise UserError(
                     f'erasing {name} is "{getattr(self, name)}": give {" or ".join(known)}'
                 )
-        if self.fill == "byte" and not all(0 <= value <= 255 for value in self.colour):
-            raise UserError(f"erasing colour is {self.colour}: give three bytes from 0 to 255")
 
     def fill_colour(self) -> np.ndarray:
         """The one colour of every fill but "noise": uint8 (3,), RGB."""
