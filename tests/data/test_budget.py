@@ -10,11 +10,13 @@ from transreid_ssl.data.budget import (
     describe_budget,
     label_budget,
     read_budget,
+    repeated,
     write_budget,
 )
 from transreid_ssl.data.pool import FilesPool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.reid import LabelledImages, merge
+from transreid_ssl.data.samplers import IdentitySampler
 from transreid_ssl.errors import UserError
 
 # Identities and images to train on, then how many of each arXiv 2012.03753 keeps at SHARES.
@@ -294,6 +296,33 @@ def test_budgeted(market, tmp_path):
     assert listed.cameras.tolist() == [5]
     with pytest.raises(UserError, match=r"a list of labels and a budget of 0\.1; give one"):
         budgeted(market, 0.1, list_path=tmp_path / "used.txt")
+
+
+def test_repeated_as_the_few_shot_lists_are(market, tmp_path):
+    indices = np.array([2, 5, 7])
+    assert repeated(indices, 1).tolist() == [2, 5, 7]
+    assert repeated(indices, 2).tolist() == [2, 2, 5, 5, 7, 7]
+    assert repeated(indices, 2.7).tolist() == [2, 2, 2, 5, 5, 5, 7, 7]
+    listed = budgeted(market, list_path=write_list(tmp_path, "2"), repeat=2)
+    assert list(listed.names) == [name for name in NAMES[:2] for _ in range(2)]
+    assert listed.identities.tolist() == [2] * 4
+    line = describe_budget(market, listed, list_path="l.txt", repeat=2)
+    assert line == "labels of l.txt: 1 of 3 identities, 4 images, each counted 2 times"
+    assert len(budgeted(market, repeat=3)) == 3 * len(market)
+    share = budgeted(market, 0.7, "identity", seed=3, repeat=1.5)
+    assert len(share) == int(1.5 * len(budgeted(market, 0.7, "identity", seed=3)))
+
+
+def test_repeated_images_fill_more_groups():
+    """People of 3 images: 6 of them make one group of 4 more, 9 two; one image is padded anyway."""
+    for per_person, steps in ((3, (10, 10, 20)), (1, (10, 10, 10)), (4, (10, 20, 30))):
+        person = np.repeat(np.arange(20), per_person)
+        for times, expected in zip((1, 2, 3), steps, strict=True):
+            copies = person[repeated(np.arange(len(person)), times)]
+            sampler = IdentitySampler(
+                copies, 0, identities_per_batch=2, images_per_identity=4, num_steps=1
+            )
+            assert sampler.steps_per_epoch == expected
 
 
 def test_described(market, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,3 +102,63 @@ def test_resize_takes_height_then_width(picture):
     assert np.abs(shrunk - blocks).max() <= 1, "shrinking by 2 is the mean of 2 x 2"
     reference = np.asarray(Image.fromarray(image).resize((128, 256), Image.Resampling.BILINEAR))
     assert np.abs(resize(image, (256, 128)).astype(int) - reference).max() <= 2
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    """A random image that is smooth, as crops from videos are."""
+    noise = np.random.default_rng(height).normal(size=(height, width, 3)).astype(np.float32)
+    blurred = cv2.GaussianBlur(noise, (0, 0), 1.5)
+    return (127 + 50 * blurred / blurred.std()).clip(0, 255).astype(np.uint8)
+
+
+def by_pillow_resized(image: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
+    resampling = {"linear": Image.Resampling.BILINEAR, "cubic": Image.Resampling.BICUBIC}[method]
+    return np.asarray(Image.fromarray(image).resize(size[::-1], resampling)).astype(int)
+
+
+LARGER, SMALLER, MIXED = (128, 64), (600, 250), [(300, 90), (400, 100), (200, 180)]
+
+
+@pytest.mark.parametrize("given", [LARGER, SMALLER, *MIXED])
+def test_cubic_is_pillows_bicubic(given):
+    image = smooth(*given)
+    resized = resize(image, (256, 128), "cubic")
+    assert resized.dtype == np.uint8
+    assert resized.flags.c_contiguous
+    difference = np.abs(resized - by_pillow_resized(image, (256, 128), "cubic"))
+    assert difference.mean() < 0.4
+    assert difference.max() <= 6
+
+
+@pytest.mark.parametrize("given", MIXED)
+def test_one_side_shrinks_and_the_other_grows_as_in_pillow(given):
+    image = smooth(*given)
+    expected = by_pillow_resized(image, (256, 128), "linear")
+    difference = np.abs(resize(image, (256, 128)) - expected)
+    assert difference.mean() < 0.4
+    assert difference.max() <= 2
+    plain = cv2.resize(image, (128, 256), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(plain - expected).mean() > 0.8, "without a low-pass it differs far more"
+
+
+@pytest.mark.parametrize(
+    ("given", "method"), [(LARGER, cv2.INTER_LINEAR), (SMALLER, cv2.INTER_AREA)]
+)
+def test_linear_is_opencvs_where_both_sides_shrink_or_grow(given, method):
+    image = smooth(*given)
+    expected = cv2.resize(image, (128, 256), interpolation=method)
+    np.testing.assert_array_equal(resize(image, (256, 128)), expected)
+    for size in ((given[0], 128), (256, given[1])):  # one side stays as it is
+        expected = cv2.resize(image, size[::-1], interpolation=method)
+        np.testing.assert_array_equal(resize(image, size), expected)
+
+
+@pytest.mark.parametrize("method", ["linear", "cubic"])
+def test_resizing_takes_any_array_and_changes_none(method):
+    image = smooth(300, 90)
+    expected = resize(image, (256, 128), method)
+    mirrored = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
+    read_only = image.copy()
+    read_only.setflags(write=False)
+    for other in (mirrored, read_only):
+        np.testing.assert_array_equal(resize(other, (256, 128), method), expected)

@@ -9,9 +9,12 @@ import sys
 import lmdb
 import pytest
 
+from transreid_ssl.data import lmdb_pool
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.lmdb_pool import read_keys
 from transreid_ssl.data.open import open_pool
+from transreid_ssl.data.packing import pack
+from transreid_ssl.data.pool import SubsetPool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import load_plain_pickle
 
@@ -135,3 +138,87 @@ def test_missing_library_names_the_install(database, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
     with pytest.raises(UserError, match=r"pip install 'transreid_ssl\[lmdb\]'"):
         open_pool(database)
+
+
+# -- writing
+
+
+def test_packed_and_opened_again(tmp_path, write_images, monkeypatch):
+    monkeypatch.setattr(lmdb_pool, "_BATCH", 3)
+    names = [f"country/video/{i}.jpg" for i in (5, 1, 9, 3, 7, 0, 2)]
+    pool = open_pool(write_images(tmp_path / "images", names))
+    ticks = []
+    assert pack(pool, tmp_path / "packed", tick=lambda: ticks.append(1), kind="lmdb") == []
+    assert len(ticks) == 7
+    files = {str(path.relative_to(tmp_path / "packed")) for path in tmp_path.glob("packed/**/*")}
+    assert files == {"lmdb", "lmdb/data.mdb", "keys.pkl"}
+    again = open_pool(tmp_path / "packed")
+    assert again.describe() == f"LMDB {tmp_path / 'packed'}: 7 images"
+    assert list(again.names) == list(pool.names)
+    assert again.fingerprint == pool.fingerprint
+    assert [again.read(i) for i in range(7)] == [pool.read(i) for i in range(7)]
+
+
+def test_packed_as_luperson_reads_it(tmp_path, write_images, encoded):
+    """Its trainer takes data["keys"], and the bytes of a key encoded in ASCII."""
+    pool = open_pool(write_images(tmp_path / "images", ["a.jpg", "b.jpg"]))
+    pack(pool, tmp_path / "packed", kind="lmdb")
+    keys = pickle.loads((tmp_path / "packed/keys.pkl").read_bytes())["keys"]
+    assert keys == ["a.jpg", "b.jpg"]
+    with (
+        lmdb.open(str(tmp_path / "packed/lmdb"), readonly=True, lock=False) as environment,
+        environment.begin() as transaction,
+    ):
+        assert transaction.get(keys[1].encode("ascii")) == encoded(1)
+
+
+def test_the_map_grows_with_the_images(tmp_path, write_images, monkeypatch):
+    monkeypatch.setattr(lmdb_pool, "_BATCH", 8)
+    monkeypatch.setattr(lmdb_pool, "_SPARE", 1 << 16)  # less than the first images take
+    pool = open_pool(write_images(tmp_path / "images", ["a.jpg", "b.jpg"]))
+    many = SubsetPool(pool, [0, 1] * 150)
+    many.names = [f"{i * 7919 % 300:0300d}" for i in range(300)]
+    pack(many, tmp_path / "packed", kind="lmdb")
+    assert (tmp_path / "packed/lmdb/data.mdb").stat().st_size > 10 * lmdb_pool._SPARE
+    again = open_pool(tmp_path / "packed")
+    assert [again.read(i) for i in (0, 299)] == [pool.read(i) for i in (0, 1)]
+
+
+def test_broken_images_are_left_out_of_the_lmdb(tmp_path, write_images, encoded):
+    root = write_images(tmp_path / "images", ["1.jpg", "2.jpg", "3.jpg"])
+    (root / "2.jpg").write_bytes(encoded(1)[:-50])
+    left_out = pack(open_pool(root), tmp_path / "packed", kind="lmdb")
+    assert left_out == ["2.jpg: truncated JPEG (no end marker)"]
+    assert (tmp_path / "packed/left_out.txt").read_text() == left_out[0] + "\n"
+    assert list(open_pool(tmp_path / "packed").names) == ["1.jpg", "3.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("indices", "names", "message"),
+    [([0, 0], None, r"'1\.jpg': two images of this name"), ([0], ["x" * 600], "1 to 511 bytes")],
+)
+def test_names_that_are_no_keys(tmp_path, write_images, indices, names, message):
+    pool = SubsetPool(open_pool(write_images(tmp_path / "images", ["1.jpg"])), indices)
+    pool.names = names or pool.names
+    with pytest.raises(UserError, match=message):
+        pack(pool, tmp_path / "out/packed", kind="lmdb")
+    assert list((tmp_path / "out").iterdir()) == [], "nothing is left behind"
+
+
+def test_a_full_disk_is_one_line(tmp_path, write_images, monkeypatch):
+    def full(*_arguments):
+        raise lmdb.DiskError("no space left on device")
+
+    monkeypatch.setattr(lmdb_pool, "_put", full)
+    pool = open_pool(write_images(tmp_path / "images", ["1.jpg"]))
+    with pytest.raises(UserError, match=r"writing the LMDB failed \(no space left"):
+        pack(pool, tmp_path / "out/packed", kind="lmdb")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_writing_without_the_library_names_the_install(tmp_path, write_images, monkeypatch):
+    pool = open_pool(write_images(tmp_path / "images", ["1.jpg"]))
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(UserError, match=r"writing an LMDB needs: pip install 'transreid_ssl"):
+        pack(pool, tmp_path / "out/packed", kind="lmdb")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from transreid_ssl.data.erasing import RandomErasingConfig
-from transreid_ssl.data.images import decode
+from transreid_ssl.data.images import decode, resize
 from transreid_ssl.data.loader import (
     LabelledDataset,
     ViewsDataset,
@@ -198,11 +198,14 @@ def test_images_in_order(root, workers):
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
-def test_chosen_images_resized(root):
-    indices = np.array([7, 2, 9])
-    (batch,) = image_loader(open_pool(root), (16, 8), 10, indices=indices)
+@pytest.mark.parametrize("interpolation", ["linear", "cubic"])
+def test_chosen_images_resized(root, interpolation):
+    indices, pool = np.array([7, 2, 9]), open_pool(root)
+    (batch,) = image_loader(pool, (16, 8), 10, indices=indices, interpolation=interpolation)
     assert batch["index"].tolist() == [7, 2, 9]
-    assert batch["images"].shape == (3, 3, 16, 8)
+    for image, index in zip(batch["images"], indices, strict=True):
+        expected = resize(decode(pool.read(index), ""), (16, 8), interpolation)
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 
 def test_decoded_images_keep_their_sizes(root, encoded):

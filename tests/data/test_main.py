@@ -66,6 +66,10 @@ def test_pack(images, tmp_path, capsys):
     assert main(["pack", str(images), str(tmp_path / "packed")]) == 0
     assert "3 images; use them with --data.pool" in capsys.readouterr().out
     assert (tmp_path / "packed/train-00000-of-00001.parquet").is_file()
+    assert main(["pack", str(images), str(tmp_path / "lup"), "--format", "lmdb"]) == 0
+    assert "3 images; use them with --data.pool" in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "lup")]) == 0
+    assert f"LMDB {tmp_path / 'lup'}: 3 images" in capsys.readouterr().out
 
 
 def test_budget(tmp_path, capsys):

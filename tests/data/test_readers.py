@@ -77,6 +77,23 @@ def test_msmt17(tmp_path, write_images, masked, encoded):
     assert "NOT the official split (1,041 identities / 32,621" in line
 
 
+def test_msmt17_without_its_validation_list(tmp_path, write_images):
+    write_images(tmp_path / "Market-1501", MARKET)
+    write_msmt17(tmp_path / "MSMT17", write_images)
+    protocol = open_reid("msmt17_train", tmp_path)
+    assert protocol.train.identities.tolist() == [0, 1]
+    assert protocol.train.cameras.tolist() == [0, 14]
+    assert len(protocol.query) == 1
+    assert len(protocol.gallery) == 2
+    assert protocol.query.identities.tolist() == [2], "not the same person as 0 in training"
+    line = protocol.describe()
+    assert ", train list, V1" in line
+    assert "NOT the official split (1,041 identities / 30,248" in line
+    both = open_reid("msmt17_train+market1501", tmp_path)
+    assert len(both.train) == 2 + 3
+    assert both.train.names[0] == "msmt17_train/0000/0000_000_01_0303morning_0008_0.jpg"
+
+
 def test_msmt17_complaints(tmp_path, write_images):
     root = write_msmt17(tmp_path, write_images)
     (root / "list_val.txt").write_text("0002/0002_000_03_0303morning_0008_0.jpg\n")

@@ -192,14 +192,80 @@ def test_cluster_batches_hold_whole_groups_and_no_outlier(seed, clusters, outlie
             assert len(set(taken)) == len(taken)
 
 
-def test_a_cluster_is_seen_across_cameras_first():
-    labels, cameras = np.zeros(8, int), np.array([0, 0, 0, 0, 0, 0, 1, 2])
+def one_cluster(cameras, number, size=8):
+    """``number`` draws of ``size`` images from one cluster seen by ``cameras``; (number, size)."""
+    labels = np.zeros(len(cameras), int)
+    sampler = cluster_sampler(
+        labels, cameras=None if cameras is None else np.asarray(cameras), clusters_per_batch=1,
+        images_per_cluster=size, steps_per_epoch=number, num_steps=number,
+    )  # fmt: skip
+    return np.array([[index for _, index, _ in batch] for batch in sampler])
+
+
+def reference_draw(cameras, rng, size=8):
+    """The published rule in a plain loop: an anchor, then others of other cameras if there are."""
+    anchor = rng.integers(len(cameras))
+    others = [i for i, camera in enumerate(cameras) if camera != cameras[anchor]]
+    others = others or [i for i in range(len(cameras)) if i != anchor]
+    chosen = [anchor]
+    while len(chosen) < size:
+        pick = others[rng.integers(len(others))]
+        if len(others) < size or pick not in chosen:
+            chosen.append(pick)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    "cameras",
+    [
+        [0, 0, 0, 0, 0, 0, 1, 2],  # too few of other cameras, whichever comes first
+        [0] * 9 + [1] * 3,  # enough for three anchors of twelve
+        [0] * 8 + [1] * 8,  # 8 of the other camera: different ones
+        [0] * 7 + [1] * 7,  # 7 of them: with replacement
+        [4, 4, 4],  # one camera, too few
+        [4] * 12,  # one camera, enough
+    ],
+)
+def test_cluster_draws_are_distributed_as_the_reference(cameras):
+    number, cameras = 2500, np.array(cameras)
+    rng = np.random.default_rng(0)
+    ours = one_cluster(cameras, number)
+    theirs = np.array([reference_draw(cameras, rng) for _ in range(number)])
+
+    def figures(draws):
+        """How often each image is the first and among the others, and how many are different."""
+        rest = np.stack([(draws[:, 1:] == image).sum(1) for image in range(len(cameras))], 1)
+        first = draws[:, :1] == np.arange(len(cameras))
+        different = [[len(set(row))] for row in draws.tolist()]
+        return np.concatenate([first, rest, different], axis=1).astype(float)
+
+    a, b = figures(ours), figures(theirs)
+    error = np.hypot(a.std(0), b.std(0)) / number**0.5
+    assert (np.abs(a.mean(0) - b.mean(0)) <= 4.5 * error).all()
+    np.testing.assert_allclose(a.std(0), b.std(0), atol=0.05)
+    if len(set(cameras)) > 1:
+        same = cameras[ours[:, 1:]] == cameras[ours[:, :1]]
+        assert not same.any(), "an image of the anchor's camera beside other cameras"
+
+
+def test_cluster_draws_with_an_image_alone_or_without_cameras():
+    assert (one_cluster([3], 2) == 0).all()
+    labels = np.zeros(8, int)
+    cameras = np.array([0, 0, 0, 0, 0, 0, 1, 2])
     options = {"clusters_per_batch": 1, "steps_per_epoch": 40, "num_steps": 40}
-    for batch in cluster_sampler(labels, cameras=cameras, **options):
-        images = [index for _, index, _ in batch]
-        assert (cameras[images[1:]] != cameras[images[0]]).all()
     plain = [cameras[[index for _, index, _ in b]] for b in cluster_sampler(labels, **options)]
     assert any(len(set(found)) == 1 for found in plain)
+
+
+def test_cluster_draws_depend_on_seed_and_epoch_only():
+    labels, cameras = np.arange(60) % 7 - 1, np.arange(60) % 5
+    whole = list(cluster_sampler(labels, 3, cameras=cameras))
+    assert list(cluster_sampler(labels, 3, cameras=cameras)) == whole
+    for first in (1, 4, 5, 9):
+        assert list(cluster_sampler(labels, 3, cameras=cameras, first_step=first)) == whole[first:]
+    assert list(cluster_sampler(labels, 4, cameras=cameras)) != whole
+    epochs = [[i[1:] for b in whole[start : start + 5] for i in b] for start in (0, 5)]
+    assert epochs[0] != epochs[1]
 
 
 def test_cluster_batches_do_not_depend_on_processes_or_start():

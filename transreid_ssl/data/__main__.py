@@ -2,7 +2,7 @@
 
   python -m transreid_ssl.data inspect PATH    what is there: counts, sizes, problems, what next
   python -m transreid_ssl.data verify PATH     decode every image and list the broken ones
-  python -m transreid_ssl.data pack PATH OUT   write a pool as Parquet shards, for HuggingFace too
+  python -m transreid_ssl.data pack PATH OUT   write a pool as Parquet shards or as an LMDB
   python -m transreid_ssl.data demo OUT        write generated people as image files
   python -m transreid_ssl.data budget          write a list of a share of the training labels
 
@@ -71,7 +71,7 @@ class Verify:
 
 @dataclass(frozen=True)
 class Pack:
-    """Write a pool as Parquet shards, which open faster than millions of files; OUT must be new.
+    """Write a pool as Parquet shards or as an LMDB, which open faster than millions of files.
 
     Example: ``python -m transreid_ssl.data pack demo:identities=20 packed``. Read it again with
     ``--data.pool packed`` or ``datasets.load_dataset("parquet", data_files="packed/*.parquet")``.
@@ -80,12 +80,14 @@ class Pack:
         path: A pool.
         out: The new folder.
         subset: Only these images of the pool.
-        rows_per_shard: Images in one file.
+        format: "parquet", which HuggingFace reads too, or "lmdb", as LUPerson's programs want it.
+        rows_per_shard: Images in one Parquet file.
     """
 
     path: str
     out: str
     subset: str | None = None
+    format: Literal["parquet", "lmdb"] = "parquet"
     rows_per_shard: int = 20_000
 
 
@@ -207,7 +209,7 @@ def run_pack(options: Pack) -> int:
     pool = open_pool(options.path, options.subset)
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
-        left_out = pack(pool, options.out, options.rows_per_shard, lambda: tick(1))
+        left_out = pack(pool, options.out, options.rows_per_shard, lambda: tick(1), options.format)
     count = len(pool) - len(left_out)
     print(f"{options.out}: {count:,} images; use them with --data.pool {options.out}")
     if left_out:

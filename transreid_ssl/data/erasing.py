@@ -8,9 +8,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from transreid_ssl.errors import UserError
-
-_ATTEMPTS = 10
+from transreid_ssl.errors import UserError, check_ranges
 
 
 @dataclass(frozen=True)
@@ -22,10 +20,21 @@ class RandomErasingConfig:
     area: tuple[float, float] = (0.02, 1 / 3)
     """Smallest and largest area of the rectangle as a part of the image (LUPerson's MoCo: 0.6)."""
     ratio: tuple[float, float] = (0.3, 1 / 0.3)
-    """Smallest and largest height / width of the rectangle, drawn log-uniformly."""
-    fill: Literal["noise", "mean"] = "noise"
+    """Smallest and largest height / width of the rectangle."""
+    ratio_law: Literal["log-uniform", "uniform"] = "log-uniform"
+    """How height / width is drawn: "log-uniform" draws wide rectangles as often as tall
+    ones (timm, torchvision), "uniform" mostly tall ones (Cluster Contrast, LUPerson)."""
+    attempts: int = 10
+    """Draws before an image is left whole, if no rectangle fits into it (timm, torchvision: 10;
+    Cluster Contrast, LUPerson: 100). Tall and large ones fit less often."""
+    fill: Literal["noise", "mean", "byte", "normalised"] = "noise"
     """"noise": every value normally distributed with `mean` and `std`, clipped to 0..255, which
-    after normalisation is close to N(0, 1); "mean": the colour `mean`, 0 after normalisation."""
+    after normalisation is close to N(0, 1); "mean": the colour `mean`, 0 after normalisation;
+    "byte" and "normalised": the colour `colour`, before or after normalisation."""
+    colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """What "byte" and "normalised" fill with (RGB). "byte": 0..255, so that (0, 0, 0) is black;
+    "normalised": what the network is to see. Both become the nearest byte within 0..255, which
+    after normalisation differs from the colour by at most 1 / (510 std), if it is not clipped."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of the later normalisation (RGB, 0..1): give the same one as the model's."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -40,17 +49,37 @@ class RandomErasingConfig:
             )
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise UserError(f"erasing ratio is {self.ratio}: give two sides' ratios, 0 < a <= b")
-        if self.fill not in ("noise", "mean"):
-            raise UserError(f'erasing fill is "{self.fill}": give "noise" or "mean"')
+        levels = (0, 255) if self.fill == "byte" else (None, None)
+        check_ranges(self, attempts=(1, None), colour=levels)
+        for name, known in (
+            ("ratio_law", ("log-uniform", "uniform")),
+            ("fill", ("noise", "mean", "byte", "normalised")),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f'erasing {name} is "{getattr(self, name)}": give {" or ".join(known)}'
+                )
+
+    def fill_colour(self) -> np.ndarray:
+        """The one colour of every fill but "noise": uint8 (3,), RGB."""
+        mean, std, colour = np.array(self.mean), np.array(self.std), np.array(self.colour)
+        if self.fill == "byte":
+            levels = colour
+        elif self.fill == "normalised":
+            levels = 255 * (mean + std * colour)
+        else:
+            levels = 255 * mean
+        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
 class RandomErasing:
     """Callable (image uint8 (H, W, 3), rng) -> image; the given image is not changed.
 
-    The rectangle's area is uniform within `area`, its height / width log-uniform within `ratio`,
-    and it is drawn anew, up to ten times, while it does not fit. Noise is drawn on bytes: for the
-    usual statistics (mean and std 0.5) a third of it is clipped, so that its standard deviation
-    after normalisation is 0.72 instead of 1, with nothing outside what an image can hold.
+    The rectangle's area is uniform within `area`, its height / width within `ratio` follows
+    `ratio_law`, and it is drawn anew, up to `attempts` times, while it does not fit. Noise is drawn
+    on bytes: for the usual statistics (mean and std 0.5) a third of it is clipped, so that its
+    standard deviation after normalisation is 0.72 instead of 1, with nothing outside what an image
+    can hold.
     """
 
     def __init__(self, config: RandomErasingConfig):
@@ -59,7 +88,7 @@ class RandomErasing:
         levels = [NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)]
         noise = np.array(config.mean) + np.array(config.std) * np.array(levels)[:, None]  # (256, 3)
         self._noise = np.clip(np.rint(noise * 255), 0, 255).astype(np.uint8)[None]
-        self._colour = np.clip(np.rint(np.array(config.mean) * 255), 0, 255).astype(np.uint8)
+        self._colour = config.fill_colour()
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() >= self.config.probability:
@@ -73,9 +102,13 @@ class RandomErasing:
     ) -> tuple[int, int, int, int] | None:
         """Draw a rectangle (top, left, height, width) smaller than the image, None if none fits."""
         log_low, log_high = (math.log(ratio) for ratio in self.config.ratio)
-        for _ in range(_ATTEMPTS):
+        uniform = self.config.ratio_law == "uniform"
+        for _ in range(self.config.attempts):
             area = rng.uniform(*self.config.area) * height * width
-            ratio = math.exp(rng.uniform(log_low, log_high))
+            if uniform:
+                ratio = rng.uniform(*self.config.ratio)
+            else:
+                ratio = math.exp(rng.uniform(log_low, log_high))
             box_height, box_width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < box_height < height and 0 < box_width < width:
                 top = int(rng.integers(height - box_height + 1))
@@ -90,9 +123,9 @@ class RandomErasing:
         top, left, height, width = box
         image = image.copy()
         hidden = image[top : top + height, left : left + width]
-        if self.config.fill == "mean":
-            hidden[:] = self._colour
-        else:
+        if self.config.fill == "noise":
             noise = np.frombuffer(rng.bytes(hidden.size), np.uint8).reshape(hidden.shape)
             hidden[:] = cv2.LUT(noise, self._noise)
+        else:
+            hidden[:] = self._colour
         return image

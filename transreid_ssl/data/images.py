@@ -1,7 +1,13 @@
 """From encoded bytes to a uint8 RGB array, and the one way to resize it."""
 
+from typing import Literal
+
 import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
+
+Interpolation = Literal["linear", "cubic"]
 
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
@@ -69,15 +75,32 @@ def _jpeg_ends(encoded: bytes) -> bool:
     return False
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(
+    image: np.ndarray, size: tuple[int, int], interpolation: Interpolation = "linear"
+) -> np.ndarray:
     """Resize uint8 (H, W, 3) to ``size`` = (height, width).
 
-    Shrinking averages areas, which keeps thin stripes from aliasing; otherwise linear, the
-    interpolation that ReID test images are resized with.
+    "linear": shrinking averages areas, which keeps thin stripes from aliasing, and growing is
+    linear. "cubic": Pillow's bicubic, which is sharper. "cubic", and an image of which one side
+    shrinks and the other grows, are resampled by Pillow's filters, which widen along a side that
+    shrinks; the result is Pillow's up to rounding.
     """
     height, width = size
-    if image.shape[:2] == (height, width):
+    old_height, old_width = image.shape[:2]
+    if (old_height, old_width) == (height, width):
         return image
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
+    if interpolation == "linear" and old_height >= height and old_width >= width:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    if interpolation == "linear" and old_height <= height and old_width <= width:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return _resample(image, size, {"linear": "bilinear", "cubic": "bicubic"}[interpolation])
+
+
+def _resample(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:
+    """Pillow's resampling in PyTorch's vectorised form, which takes less than half of the time.
+
+    OpenCV's cubic filter is another one (a = -0.75, not -0.5) and never widens.
+    """
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))
+    planes = F.interpolate(pixels.permute(2, 0, 1)[None], size, mode=mode, antialias=True)
+    return cv2.merge(list(planes[0].numpy()))

@@ -1,4 +1,4 @@
-"""LUPerson as its authors distribute it: one LMDB of JPEGs and a pickled list of keys.
+"""LUPerson as its authors lay it out: one LMDB of JPEGs and a pickled list of keys.
 
 Their converter pickles a plain list while their trainer expects a dictionary with ``keys``; both
 are read. A pickle can run any program, so this one is read without knowing any class or function.
@@ -6,7 +6,9 @@ are read. A pickle can run any program, so this one is read without knowing any 
 
 import importlib.util
 import os
+import pickle
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import load_plain_pickle
+
+_BATCH = 1_000  # images of one transaction
+_SPARE = 1 << 24  # bytes of room in a map beyond what is known to be needed
 
 _environments: dict[str, Any] = {}  # one handle a database and process, as LMDB demands
 _opening = threading.Lock()
@@ -33,8 +38,7 @@ class LMDBPool(Pool):
         database = find_database(path)
         if database is None:
             raise UserError(f"{path}: no data.mdb in it")
-        if importlib.util.find_spec("lmdb") is None:
-            raise UserError(f"{path}: reading an LMDB needs: pip install 'transreid_ssl[lmdb]'")
+        _require_library(f"{path}: reading an LMDB")
         self.database = str(database)
         key_file = _find_key_file(database)
         stamped = key_file or database / "data.mdb"
@@ -74,6 +78,11 @@ class LMDBPool(Pool):
         if value is None:
             raise CorruptImage(name, "not in the LMDB")
         return value
+
+
+def _require_library(what: str) -> None:
+    if importlib.util.find_spec("lmdb") is None:
+        raise UserError(f"{what} needs: pip install 'transreid_ssl[lmdb]'")
 
 
 def _environment(database: str) -> Any:
@@ -136,3 +145,56 @@ def read_keys(path: str | Path) -> list[str]:
     if not all(isinstance(key, str | bytes) for key in value):
         raise UserError(f"{path}: expected keys that are text, found {type(value[0]).__name__}")
     return [key.decode() if isinstance(key, bytes) else key for key in value]
+
+
+def write_lmdb(pool: Pool, folder: Path) -> Iterator[str | None]:
+    """Write ``pool`` as ``lmdb/data.mdb`` and ``keys.pkl`` into ``folder``, broken images left out.
+
+    Keys are the images' names and their list is a dictionary with ``keys``, as LUPerson's trainer
+    expects it. Yields once an image: None, or why it was left out.
+
+    Raises:
+        UserError: lmdb is not installed, a name cannot be a key, or LMDB cannot write.
+    """
+    _require_library("writing an LMDB")
+    import lmdb
+
+    (folder / "lmdb").mkdir()
+    keys: list[str] = []
+    try:
+        with lmdb.open(
+            str(folder / "lmdb"), map_size=_SPARE, lock=False, mode=0o644
+        ) as environment:
+            for start in range(0, len(pool), _BATCH):
+                batch: list[tuple[str, bytes]] = []
+                for index in range(start, min(start + _BATCH, len(pool))):
+                    try:
+                        batch.append((pool.names[index], pool.read_sound(index)))
+                    except CorruptImage as error:
+                        yield str(error)
+                        continue
+                    yield None
+                _put(environment, batch)
+                keys += [name for name, _ in batch]
+    except lmdb.Error as error:
+        raise UserError(f"writing the LMDB failed ({error})") from error
+    (folder / "keys.pkl").write_bytes(pickle.dumps({"keys": keys}))
+
+
+def _put(environment: Any, batch: list[tuple[str, bytes]]) -> None:
+    """Write images in one transaction; the map is first made large enough, as LMDB demands."""
+    page, known = environment.stat()["psize"], environment.info()
+    # A value takes whole pages, and its key may change one more.
+    needed = sum(len(encoded) + 2 * page for _, encoded in batch)
+    size = (known["last_pgno"] + 1) * page + needed + _SPARE
+    environment.set_mapsize(max(known["map_size"], size + -size % _SPARE))
+    with environment.begin(write=True) as transaction:
+        for name, encoded in batch:
+            key = name.encode()
+            if not 0 < len(key) <= environment.max_key_size():
+                raise UserError(
+                    f"{name!r}: a key of LMDB has 1 to {environment.max_key_size()} bytes, and this"
+                    " image's name has another length; pack into Parquet instead"
+                )
+            if not transaction.put(key, encoded, overwrite=False):
+                raise UserError(f"{name!r}: two images of this name; pack into Parquet instead")

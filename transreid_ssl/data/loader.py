@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from transreid_ssl.data.collate import collate_labelled, collate_views, stack
-from transreid_ssl.data.images import CorruptImage, decode, resize
+from transreid_ssl.data.images import CorruptImage, Interpolation, decode, resize
 from transreid_ssl.data.located import LocatedViews
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages
@@ -168,9 +168,15 @@ class _PlainImages(Dataset):
     """Resized images in order; None in the place of a broken one if those are to be skipped."""
 
     def __init__(
-        self, images: Any, size: tuple[int, int], skip_corrupt: bool, cameras: np.ndarray | None
+        self,
+        images: Any,
+        size: tuple[int, int],
+        skip_corrupt: bool,
+        cameras: np.ndarray | None,
+        interpolation: Interpolation,
     ) -> None:
         self.images, self.size, self.skip_corrupt = images, size, skip_corrupt
+        self.interpolation = interpolation
         self.cameras = None if cameras is None else torch.from_numpy(cameras)
 
     def __len__(self) -> int:
@@ -184,7 +190,8 @@ class _PlainImages(Dataset):
             if not self.skip_corrupt:
                 raise UserError(f"{error}; remove or replace this image") from error
             return {"image": None, "index": index, "corrupt": [error.name]}
-        return {"image": resize(image, self.size), "index": index, "corrupt": []}
+        image = resize(image, self.size, self.interpolation)
+        return {"image": image, "index": index, "corrupt": []}
 
     def collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """One batch of the readable images; (0, 3, height, width) if there is none."""
@@ -278,6 +285,7 @@ def image_loader(
     indices: Sequence[int] | np.ndarray | None = None,
     skip_corrupt: bool = False,
     cameras: np.ndarray | None = None,
+    interpolation: Interpolation = "linear",
 ) -> DataLoader:
     """Images in order, resized to ``size`` = (height, width), all or those at ``indices``.
 
@@ -285,8 +293,10 @@ def image_loader(
     ``index`` being positions in ``images``. A broken image is a ``UserError``, since features
     must not be missing in silence; with ``skip_corrupt`` it is left out and named in ``corrupt``.
     ``cameras`` int64 (N,), rows of a network's camera embedding, adds "cameras" to the batches.
+    ``interpolation`` is that of ``images.resize``: TransReID-SSL tests on "linear" images what it
+    trained with labels; what it trains on clusters it clusters and tests on "cubic" ones.
     """
-    dataset = _PlainImages(images, size, skip_corrupt, cameras)
+    dataset = _PlainImages(images, size, skip_corrupt, cameras, interpolation)
     order = range(len(images)) if indices is None else indices
     return open_loader(
         dataset, num_workers, batch_size=batch_size, sampler=order, collate_fn=dataset.collate

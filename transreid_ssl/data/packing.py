@@ -1,4 +1,4 @@
-"""Writing pools and protocols: into Parquet shards, and generated people as folders of files."""
+"""Writing pools and protocols: into Parquet shards or an LMDB, and generated people as files."""
 
 import contextlib
 import os
@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
+from transreid_ssl.data.lmdb_pool import write_lmdb
 from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol, sheet
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages
@@ -45,18 +47,25 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 def pack(
-    pool: Pool, out: str | Path, rows_per_shard: int = 20_000, tick: Tick = lambda: None
+    pool: Pool,
+    out: str | Path,
+    rows_per_shard: int = 20_000,
+    tick: Tick = lambda: None,
+    kind: Literal["parquet", "lmdb"] = "parquet",
 ) -> list[str]:
-    """Write ``pool`` as Parquet shards into the new folder ``out``; returns what was left out.
+    """Write ``pool`` into the new folder ``out``; returns what was left out.
 
-    Broken images are left out; ``left_out.txt`` beside the shards lists them.
+    ``kind`` is "parquet", shards of ``rows_per_shard`` images, or "lmdb", LUPerson's layout. Broken
+    images are left out; ``left_out.txt`` in ``out`` lists them.
 
     Raises:
         UserError: ``out`` exists, cannot be written, or no image is sound.
     """
     left_out = []
     with new_folder(out) as folder:
-        for complaint in write_shards(pool, folder, rows_per_shard):
+        lmdb = kind == "lmdb"
+        written = write_lmdb(pool, folder) if lmdb else write_shards(pool, folder, rows_per_shard)
+        for complaint in written:
             if complaint:
                 left_out.append(complaint)
             tick()

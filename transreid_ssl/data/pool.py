@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.images import CorruptImage, decode
 from transreid_ssl.data.index import Names
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -40,6 +40,16 @@ class Pool(ABC):
         Raises:
             CorruptImage: the image cannot be read.
         """
+
+    def read_sound(self, index: int) -> bytes:
+        """The same, of an image that was found to decode.
+
+        Raises:
+            CorruptImage: the image cannot be read or decoded.
+        """
+        encoded = self.read(index)
+        decode(encoded, self.names[index])
+        return encoded
 
     def describe(self) -> str:
         """One line for people."""

@@ -73,12 +73,15 @@ class MarketFolders:
 
 
 _MSMT17 = Counts(1_041, 32_621, 11_659, 82_161)
+_MSMT17_TRAIN = Counts(1_041, 30_248, 11_659, 82_161)
 
 
-def read_msmt17(name: str, root: Path, _pattern: str) -> ReIDProtocol:
+def read_msmt17(name: str, root: Path, _pattern: str, *, validation: bool = True) -> ReIDProtocol:
     """Wei et al., CVPR 2018: ``0000/0000_000_01_0303morning_0008_0.jpg`` is camera 1.
 
-    Test persons are numbered from 0 again, so they are moved behind the training persons.
+    Training is list_train (30,248 images) with list_val (2,373 more of the same 1,041 persons), or
+    list_train alone without ``validation``. Test persons are numbered from 0 again, so they are
+    moved behind the training persons.
     """
     lists = tuple(f"list_{part}.txt" for part in ("train", "val", "query", "gallery"))
     home = find_home(root, ("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17"), lists, "MSMT17")
@@ -86,11 +89,13 @@ def read_msmt17(name: str, root: Path, _pattern: str) -> ReIDProtocol:
     folders = ("mask_train_v2", "mask_test_v2") if masked else ("train", "test")
     find_home(home, (), folders, "MSMT17")
     train_folder, test_folder = (home / folder for folder in folders)
-    train = _read_msmt17_lists(train_folder, [home / lists[0], home / lists[1]], 0)
+    used = lists[:2] if validation else lists[:1]
+    train = _read_msmt17_lists(train_folder, [home / part for part in used], 0)
     first = int(train.identities.max()) + 1
     query = _read_msmt17_lists(test_folder, [home / lists[2]], first)
     gallery = _read_msmt17_lists(test_folder, [home / lists[3]], first)
-    split = _MSMT17.compare(train, query, gallery) + ", train + val lists, "
+    counts, which = (_MSMT17, "train + val lists") if validation else (_MSMT17_TRAIN, "train list")
+    split = f"{counts.compare(train, query, gallery)}, {which}, "
     split += "V2 (masked faces; not comparable with V1)" if masked else "V1"
     return ReIDProtocol(name, train, query, gallery, split)
 

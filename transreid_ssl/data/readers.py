@@ -6,6 +6,7 @@ A further set of a known layout is a line in ``READERS``; one of another layout 
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from transreid_ssl.data.people import people_protocol
@@ -63,6 +64,7 @@ _MARKET_LIKE = {
 READERS: dict[str, Reader] = {
     **{name: layout.read for name, layout in _MARKET_LIKE.items()},
     "msmt17": read_msmt17,
+    "msmt17_train": partial(read_msmt17, validation=False),
     "folder": read_folder,
 }
 
@@ -77,7 +79,10 @@ def open_reid(
     - ``market1501``, ``dukemtmc``, ``occluded_duke``, ``cuhk03_labeled``, ``cuhk03_detected`` (the
       new protocol, 767 people to train on) and ``personx``: Market-1501's folders; junk images
       ("-1") are left out, distractors ("0000") have identity -1;
-    - ``msmt17``: V1 or V2, told apart by what is on disk; training is list_train + list_val;
+    - ``msmt17``: V1 or V2, told apart by what is on disk; training is list_train + list_val
+      (32,621 images);
+    - ``msmt17_train``: the same, trained on list_train alone (30,248 images), as TransReID-SSL's
+      ``mm`` does, the union with Market-1501 that its proxy for CFS was fine-tuned on;
     - names joined by ``+``, such as ``market1501+msmt17``: several sets as one, with identities
       and cameras kept apart; ``root`` is their common parent or their roots joined by a comma;
     - ``folder``: any images whose path matches ``pattern``, a regular expression with a group

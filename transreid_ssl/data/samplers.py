@@ -159,10 +159,15 @@ class ClusterSampler(StepSampler):
 
     Clusters change from epoch to epoch and so does their number, but not the length of an epoch:
     passes over all clusters, each in an order of its own, follow one another until it is full. A
-    pass takes K images of each cluster: one at random, then images of other cameras where cameras
-    are known (Cluster Contrast, arXiv 2103.11568), then others; in a cluster of fewer than K
-    images they repeat. ``copy`` counts how often an image was there before in the epoch, so that it
-    is augmented differently each time. Labels below 0 (outliers) are left out.
+    pass takes K images of each cluster. ``copy`` counts how often an image was there before in the
+    epoch, so that it is augmented differently each time. Labels below 0 (outliers) are left out.
+
+    Where cameras are known the K images are drawn as in Cluster Contrast (arXiv 2103.11568): one
+    at random, then K - 1 of those of other cameras only, or, where there are none, of the others
+    of its camera. They are K - 1 different images if there are K or more to choose from, and are
+    drawn with replacement if there are fewer. Two things differ: an image alone in its cluster is
+    repeated (theirs comes once), and the next pass begins within a batch (they drop the clusters of
+    a pass that do not fill one). Without cameras all images of a cluster come before any repeats.
 
     Raises:
         UserError: no cluster, or a batch that cannot be shared.
@@ -181,36 +186,49 @@ class ClusterSampler(StepSampler):
     ) -> None:
         super().__init__(clusters_per_batch * images_per_cluster, **steps)
         self.seed, self.steps_per_epoch = seed, steps_per_epoch
-        self.images_per_cluster, self.cameras = images_per_cluster, cameras
-        images = np.flatnonzero(np.asarray(labels) >= 0)
+        self.images_per_cluster, self.cross_camera = images_per_cluster, cameras is not None
+        labels = np.asarray(labels)
+        images = np.flatnonzero(labels >= 0)
         if not len(images):
             raise UserError("all images are outliers: there is no cluster to take images from")
-        order = images[np.argsort(np.asarray(labels)[images], kind="stable")]
-        _, counts = np.unique(np.asarray(labels)[images], return_counts=True)
-        self._members = np.split(order, np.cumsum(counts)[:-1])
+        cameras = np.zeros(len(labels), np.int64) if cameras is None else np.asarray(cameras)
+        order = images[np.lexsort((cameras[images], labels[images]))]
+        _, counts = np.unique(labels[images], return_counts=True)
+        ends = np.cumsum(counts)[:-1]
+        self._members = np.split(order, ends)  # of each cluster, by camera
+        self._seen_by = np.split(cameras[order], ends)
 
     def _plan(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
         groups = self.steps_per_epoch * self.batch_size // self.images_per_cluster
         passes = -(-groups // len(self._members))
         order = [rng.permutation(len(self._members)) for _ in range(passes)]
-        drawn = [self._draw(self._members[c], rng) for c in np.concatenate(order)[:groups]]
+        drawn = [self._draw(c, rng) for c in np.concatenate(order)[:groups].tolist()]
         images = np.concatenate(drawn)
         items = np.stack([images, _occurrence(images)], axis=-1)
         return items.reshape(self.steps_per_epoch, self.batch_size, 2)
 
-    def _draw(self, members: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """K images of one cluster: random, but those of the first one's camera come last."""
-        if (
-            len(members) > 100 * self.images_per_cluster
-        ):  # a permutation would cost more than it adds
-            members = rng.choice(members, 100 * self.images_per_cluster, replace=False)
-        chosen = rng.permutation(members)
-        if self.cameras is not None:
-            same = self.cameras[chosen] == self.cameras[chosen[0]]
-            same[0] = False
-            chosen = chosen[np.argsort(same, kind="stable")]
-        return np.resize(chosen, self.images_per_cluster)
+    def _draw(self, cluster: int, rng: np.random.Generator) -> np.ndarray:
+        """K images of one cluster."""
+        members, cameras = self._members[cluster], self._seen_by[cluster]
+        number, size = self.images_per_cluster, len(members)
+        if not self.cross_camera:
+            return np.resize(members[rng.choice(size, min(number, size), replace=False)], number)
+        if size == 1:
+            return np.repeat(members, number)
+        first = int(rng.integers(size))
+        # The images left out stand together: those of the first one's camera, or itself alone.
+        start = int(cameras.searchsorted(cameras[first], "left"))
+        end = int(cameras.searchsorted(cameras[first], "right"))
+        if end - start == size:
+            start, end = first, first + 1
+        others = size - (end - start)
+        if others < number:
+            picks = rng.integers(others, size=number - 1)
+        else:
+            picks = rng.choice(others, number - 1, replace=False)
+        picks[picks >= start] += end - start
+        return members[np.concatenate([[first], picks])]
 
 
 def _most_batches(groups: np.ndarray, per_batch: int) -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transreid_ssl.data.images import CorruptImage, decode
+from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
@@ -153,8 +153,7 @@ def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iter
                 for index in indices[start : start + 1_000].tolist():
                     name = pool.names[index]
                     try:
-                        encoded = pool.read(index)
-                        decode(encoded, name)
+                        encoded = pool.read_sound(index)
                     except CorruptImage as error:
                         yield str(error)
                         continue

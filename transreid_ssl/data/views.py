@@ -17,7 +17,7 @@ from transreid_ssl.data import colour
 from transreid_ssl.data.background import draw_ellipse, mix_background
 from transreid_ssl.data.boxes import sample_boxes
 from transreid_ssl.data.erasing import RandomErasing, RandomErasingConfig
-from transreid_ssl.data.images import resize
+from transreid_ssl.data.images import Interpolation, resize
 from transreid_ssl.data.located import LocatedViews, locate
 from transreid_ssl.errors import UserError, check_ranges
 
@@ -46,6 +46,9 @@ class MultiCropConfig:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width / height of a crop in the image, drawn log-uniformly. Nearly square crops are squashed
     into the upright views, as the reference recipe does; (0.4, 0.6) would keep proportions."""
+    interpolation: Interpolation = "cubic"
+    """How a crop is enlarged, after sides that shrink were averaged: "cubic" (DINO) or "linear"
+    (LUPerson's MoCo)."""
     flip: float = 0.5
     """Probability of a left-right flip."""
     jitter: float = 0.8
@@ -153,6 +156,9 @@ class MultiCrop:
         ranges = (config.brightness, config.contrast, config.saturation, config.hue)
         self._jitter_ranges = config.jitter_strength * np.array(ranges)
         self._orders = list(permutations(np.flatnonzero(self._jitter_ranges).tolist()))
+        self._enlarging = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}[
+            config.interpolation
+        ]
         self._erasing = RandomErasing(config.erasing)
 
     def __call__(
@@ -230,7 +236,7 @@ class MultiCrop:
         if view.grayscale:  # one channel from here on is a third of the work
             pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
         # Always, as a resize to the same size also makes the copy of an untouched crop.
-        pixels = cv2.resize(pixels, view.size[::-1], interpolation=cv2.INTER_CUBIC)
+        pixels = cv2.resize(pixels, view.size[::-1], interpolation=self._enlarging)
         if view.blur_sigma > 0:
             pixels = colour.blur(pixels, view.blur_sigma)
         if view.solarize:
@@ -250,10 +256,13 @@ def _of_each_view(values: tuple[float, ...], number: int) -> list[float]:
 
 @dataclass(frozen=True)
 class ReIDAugmentConfig:
-    """Supervised fine-tuning; the defaults are those of TransReID-SSL."""
+    """Supervised fine-tuning; the defaults are those of TransReID-SSL but for `interpolation`."""
 
     size: tuple[int, int] = (256, 128)
     """(height, width) of the training images, in pixels."""
+    interpolation: Interpolation = "linear"
+    """How images are resized: "cubic" is Pillow's bicubic, sharper, as the authors of TransReID-SSL
+    and LUPerson resize what they train on."""
     flip: float = 0.5
     """Probability of a left-right flip."""
     padding: int = 10
@@ -299,7 +308,7 @@ class ReIDAugment:
             image = mix_background(image, another(), draw_ellipse(rng))
         flipped = rng.random() < self.config.flip
         shift = rng.integers(-self.config.padding, self.config.padding, size=2, endpoint=True)
-        view = resize(image, self.config.size)
+        view = resize(image, self.config.size, self.config.interpolation)
         if flipped:
             view = cv2.flip(view, 1)
         return self._erasing(shift_image(view, *shift.tolist()), rng)

@@ -43,9 +43,10 @@ def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: R
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
     data = config.data
     budget = data.label_budget, data.label_budget_by, config.run.seed, data.label_list
-    images = budgeted(protocol.train, *budget)
+    images = budgeted(protocol.train, *budget, data.label_repeat)
     if images is not protocol.train:
-        accelerator.print(describe_budget(protocol.train, images, *budget[:2], budget[3]))
+        said = describe_budget(protocol.train, images, *budget[:2], budget[3], data.label_repeat)
+        accelerator.print(said)
 
     backbone = build_backbone_to_train(config.model, accelerator, images.num_cameras)
     set_statistics(backbone, config.data.statistics, config.model.weights)

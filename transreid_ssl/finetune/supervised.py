@@ -56,6 +56,8 @@ class LabelledSettings:
         label_budget_by: "identity" keeps people with all of their images, "image" as large a share
             of each person's images, one at least.
         label_list: A list of what to train on: an identity a line, or "name; pid; cam".
+        label_repeat: How often an image is counted, 1 or more, which lengthens the epochs of a
+            small budget (LUPerson's ``repeat_ratio`` of few-shot lists: 2 or 3).
     """
 
     name: str = "demo"
@@ -66,9 +68,12 @@ class LabelledSettings:
     label_budget: float | None = None
     label_budget_by: Literal["identity", "image"] = "identity"
     label_list: str | None = None
+    label_repeat: float = 1.0
 
     def __post_init__(self) -> None:
-        check_ranges(self, images_per_identity=(2, None), label_budget=(1e-9, 1))
+        check_ranges(
+            self, images_per_identity=(2, None), label_budget=(1e-9, 1), label_repeat=(1, None)
+        )
 
 
 SUPERVISED_OPTIM = OptimizerSettings(
