@@ -64,7 +64,7 @@ class SupervisedTraining(LabelledTraining):
 
 @dataclass(frozen=True)
 class MGNTraining(LabelledTraining):
-    """Settings of fine-tuning an MGN; the defaults are LUPerson's."""
+    """Settings of fine-tuning an MGN; the defaults are MGN's network and LUPerson's schedule."""
 
     run: RunSettings = field(
         default_factory=lambda: RunSettings(
@@ -84,7 +84,7 @@ class MGNTraining(LabelledTraining):
     name: ClassVar[str] = "mgn"
 
     def objective(self, backbone: nn.Module, num_identities: int) -> MGNObjective:
-        """Eight classifiers and three triplet losses."""
+        """Eight classifiers, and triplet losses."""
         return MGNObjective(backbone, num_identities, self.mgn)
 
     def optimizer(self, objective: nn.Module) -> torch.optim.Optimizer:
