@@ -17,7 +17,14 @@ from transreid_ssl.finetune import (
     set_statistics,
     sgd_plan,
 )
-from transreid_ssl.models import HALF, IMAGENET, build_backbone, normalise, save_backbone
+from transreid_ssl.models import (
+    HALF,
+    IMAGENET,
+    LUPERSON_MGN,
+    build_backbone,
+    normalise,
+    save_backbone,
+)
 from transreid_ssl.training import RunSettings
 
 REFERENCE = Path(__file__).parent / "reference.npz"
@@ -112,6 +119,7 @@ def test_statistics(tmp_path):
     for which, weights, expected in [
         ("half", path, HALF),
         ("imagenet", path, IMAGENET),
+        ("luperson_mgn", path, LUPERSON_MGN),
         ("pretrained", path, odd),
         ("pretrained", None, IMAGENET),
     ]:
