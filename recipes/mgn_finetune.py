@@ -2,16 +2,17 @@
 
     accelerate launch recipes/mgn_finetune.py           # the demo: no data needed
     accelerate launch recipes/mgn_finetune.py \\
-        --config recipes/configs/mgn_resnet50_market1501.yaml \\
+        --config recipes/configs/mgn_resnet50_market1501_luperson.yaml \\
         --data.root /data/Market-1501 --model.weights lup_moco_r50.pth
 
 MGN (arXiv 1804.01438) looks at a person whole, in halves and in thirds. LUPerson evaluates its
 pre-trained ResNets with it, also on a share of the labels: --data.label_budget 0.1 keeps a tenth of
 the identities, with --data.label_budget_by image a tenth of each one's images.
 
-With no argument: generated people and a tiny network from random weights. The paper's settings are
-the YAML files in recipes/configs/. The run folder then holds what that of supervised_finetune.py
-does. The same command again resumes a run that was broken off.
+With no argument: generated people and a tiny network from random weights. In recipes/configs/ the
+files …_luperson.yaml are LUPerson's network and losses, which differ from those of MGN's paper; the
+others are the paper's, with LUPerson's schedule. The run folder then holds what that of
+supervised_finetune.py does. The same command again resumes a run that was broken off.
 """
 
 from collections.abc import Sequence

@@ -1,3 +1,4 @@
+import math
 import zlib
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from transreid_ssl.finetune import batch_hard_triplet
+from transreid_ssl.finetune.losses import circle_logits, smoothed_cross_entropy
 
 REFERENCE = Path(__file__).parent / "reference.npz"
 
@@ -101,3 +103,42 @@ def test_no_triplet_is_zero(identities):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="identities"):
         batch_hard_triplet(torch.zeros(4, 2), torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("over", ["all", "others"])
+def test_smoothing_spreads_a_share_of_the_target(over):
+    logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    identities = torch.tensor([0, 4, 2, 2, 1, 0])
+    losses = []
+    for row, identity in zip(logits, identities.tolist()):
+        target = {"all": [0.2 / 5] * 5, "others": [0.2 / 4] * 5}[over]
+        target[identity] = {"all": 0.8 + 0.2 / 5, "others": 0.8}[over]
+        denominator = sum(math.exp(value) for value in row)
+        losses.append(-sum(t * math.log(math.exp(v) / denominator) for t, v in zip(target, row)))
+    found = smoothed_cross_entropy(logits, identities, 0.2, over)
+    assert found.item() == pytest.approx(sum(losses) / 6, rel=1e-9)
+    none = smoothed_cross_entropy(logits, identities, 0.0, over)
+    torch.testing.assert_close(none, torch.nn.functional.cross_entropy(logits, identities))
+
+
+def test_circle_logits_equal_the_loop_and_its_gradient():
+    cosines = torch.rand(7, 5, generator=torch.Generator().manual_seed(3)).double() * 2 - 1
+    cosines.requires_grad_()
+    identities, scale, margin = torch.tensor([0, 4, 2, 2, 1, 0, 3]), 20.0, 0.25
+    found = circle_logits(cosines, identities, scale, margin)
+    found.sum().backward()
+    for i, row in enumerate(cosines.tolist()):
+        for j, cosine in enumerate(row):
+            if identities[i] == j:
+                pull, boundary = 1 + margin - cosine, 1 - margin
+            else:
+                pull, boundary = max(cosine + margin, 0), margin
+            expected = scale * pull * (cosine - boundary)
+            assert found[i, j].item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+            assert cosines.grad[i, j].item() == pytest.approx(scale * pull, rel=1e-9, abs=1e-9)
+
+
+def test_circle_logits_by_hand():
+    logits = circle_logits(torch.tensor([[0.5, 0.1, -0.5]]), torch.tensor([0]))
+    # 64 x 0.85 x (0.5 - 0.65), 64 x 0.45 x (0.1 - 0.35), and past its optimum
+    assert logits.tolist() == [pytest.approx([-8.16, -7.2, 0.0])]

@@ -13,7 +13,14 @@ from transreid_ssl.finetune import (
     set_statistics,
 )
 from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
-from transreid_ssl.models import HALF, IMAGENET, build_backbone, normalise, save_backbone
+from transreid_ssl.models import (
+    HALF,
+    IMAGENET,
+    LUPERSON_MGN,
+    build_backbone,
+    normalise,
+    save_backbone,
+)
 from transreid_ssl.training import build_optimizer
 
 
@@ -93,6 +100,7 @@ def test_statistics(tmp_path):
     for which, weights, expected in [
         ("half", path, HALF),
         ("imagenet", path, IMAGENET),
+        ("luperson_mgn", path, LUPERSON_MGN),
         ("pretrained", path, odd),
         ("pretrained", None, IMAGENET),
     ]:

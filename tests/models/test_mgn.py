@@ -7,9 +7,11 @@ import torch
 
 from transreid_ssl import UserError
 from transreid_ssl.models import MGN, build_backbone, load_backbone, load_weights, save_backbone
-from transreid_ssl.models.mgn import stripe_maxima
+from transreid_ssl.models.mgn import whole_and_stripes
 
 NANO = {"name": "mgn_resnet_nano", "img_size": (96, 32)}
+LUPERSON_NANO = {"name": "mgn_resnet_nano_luperson", "img_size": (96, 32)}
+HEADS = pytest.mark.parametrize("options", [NANO, LUPERSON_NANO], ids=["mgn", "luperson"])
 TRUNK = {"name": "resnet_nano_reid", "img_size": (96, 32)}
 
 
@@ -28,18 +30,47 @@ def resnet():
     [(1, 6, []), (2, 6, [(0, 3), (3, 6)]), (3, 6, [(0, 2), (2, 4), (4, 6)]),
      (2, 5, [(0, 3), (2, 5)])],
 )  # fmt: skip
-def test_stripes_are_maxima_over_their_rows(stripes, height, rows):
+def test_stripes_are_rows_of_the_map(stripes, height, rows):
     x = torch.randn(2, 4, height, 3)
-    found = stripe_maxima(x, stripes)
-    assert found.shape == (2, 1 + len(rows), 4)
-    for image in range(2):
-        for channel in range(4):
-            spans = [(0, height), *rows]
-            expected = [
-                max(x[image, channel, r, c].item() for r in range(low, high) for c in range(3))
-                for low, high in spans
-            ]
-            assert found[image, :, channel].tolist() == expected
+    found = whole_and_stripes(x, stripes)
+    assert len(found) == 1 + len(rows)
+    for region, (low, high) in zip(found, [(0, height), *rows]):
+        assert torch.equal(region, x[:, :, list(range(low, high))])
+
+
+@HEADS
+def test_vectors_are_pooled_from_their_rows_and_reduced(images, options):
+    model = build_backbone(**options).eval()
+    for parameter in model.branches.parameters():
+        torch.nn.init.uniform_(parameter, -0.1, 0.2)
+    luperson = options is LUPERSON_NANO
+    if luperson:
+        for i, branch in enumerate(model.branches):
+            for j, pool in enumerate(branch.pools):
+                torch.nn.init.constant_(pool.power, 2.0 + i + 0.3 * j)
+    maps = []
+    for branch in model.branches:
+        branch.norm.register_forward_hook(lambda *args: maps.append(args[2]))
+    found = model(images, parts=True)
+    for branch, stripes in enumerate((1, 2, 3)):
+        x, layers = maps[branch], model.branches[branch]
+        height = x.shape[2]  # 6 rows, but 3 where the paper's first branch keeps the last stride
+        spans = [(0, height)]
+        if stripes > 1:
+            rows = height // stripes
+            spans += [(i * rows, (i + 1) * rows) for i in range(stripes)]
+        for vector, (low, high) in enumerate(spans):
+            cells = x[:, :, low:high].flatten(2)
+            power = 2.0 + branch + 0.3 * vector
+            mean = (cells.clamp(min=1e-6) ** power).mean(2) ** (1 / power)
+            pooled = mean if luperson else cells.amax(2)
+            linear, norm = layers.reductions[vector][:2]
+            reduced = norm.weight * (pooled @ linear.weight.T) / (1 + 1e-5) ** 0.5 + norm.bias
+            place = sum((0, 2)[:branch]) + vector - 1  # among the parts: halves, then thirds
+            if vector == 0:
+                torch.testing.assert_close(found.pooled[:, branch], pooled)
+            given = found.parts[:, place] if vector else found.whole[:, branch]
+            torch.testing.assert_close(given, reduced if luperson else reduced.relu())
 
 
 def test_each_branch_is_a_copy_of_the_resnet_that_starts_it(tmp_path, images, resnet):
@@ -62,8 +93,9 @@ def test_each_branch_is_a_copy_of_the_resnet_that_starts_it(tmp_path, images, re
     torch.testing.assert_close(found.parts[:, 1], lower)
 
 
-def test_the_feature_is_all_reduced_vectors(images):
-    model = build_backbone(**NANO).eval()
+@HEADS
+def test_the_feature_is_all_reduced_vectors(images, options):
+    model = build_backbone(**options).eval()
     found, feature = model(images, parts=True), model(images)
     assert (found.pooled.shape, found.whole.shape, found.parts.shape) == (
         (2, 3, 128), (2, 3, 32), (2, 5, 32),
@@ -72,7 +104,7 @@ def test_the_feature_is_all_reduced_vectors(images):
     expected = torch.cat([*found.whole.unbind(1), *found.parts.unbind(1)], dim=1)
     assert torch.equal(feature, expected)
     assert torch.equal(feature, found.feature)
-    assert (feature >= 0).all()
+    assert (feature >= 0).all() == (options is NANO)
 
 
 def test_a_stripe_sees_nothing_of_a_distant_one():
@@ -87,8 +119,9 @@ def test_a_stripe_sees_nothing_of_a_distant_one():
         assert not torch.allclose(before[:, lowest], after[:, lowest])
 
 
-def test_saved_and_loaded_features_are_equal(tmp_path, images):
-    model = build_backbone(**NANO, objective="supervised").eval()
+@HEADS
+def test_saved_and_loaded_features_are_equal(tmp_path, images, options):
+    model = build_backbone(**options, objective="supervised").eval()
     for branch in model.branches:
         torch.nn.init.normal_(branch.norm.running_mean)
     save_backbone(tmp_path / "model.safetensors", model)
@@ -97,7 +130,7 @@ def test_saved_and_loaded_features_are_equal(tmp_path, images):
     assert loaded.spec == model.spec
     assert torch.equal(loaded(images), model(images))
     torch.save(model.state_dict(), tmp_path / "plain.pth")
-    assert load_backbone(tmp_path / "plain.pth").spec.name == "mgn_resnet_nano"
+    assert load_backbone(tmp_path / "plain.pth").spec.name == options["name"]
 
 
 def test_weights_of_an_mgn_are_not_taken_for_its_resnets(tmp_path, resnet):
@@ -124,23 +157,76 @@ def test_the_large_one_is_the_papers():
     assert model.branches[2].layer4[0].conv2.stride == (1, 1)
 
 
-def test_gradient_checkpointing_changes_nothing(images):
-    model = build_backbone(**NANO)
+def test_luperson_s_network_is_as_published():
+    with torch.device("meta"):
+        model = build_backbone("mgn_resnet101_luperson", img_size=(384, 128))
+        found = model(torch.empty(2, 3, 384, 128), parts=True)
+    assert (found.pooled.shape, found.feature.shape) == ((2, 3, 2048), (2, 2048))
+    assert [len(branch.layer3) for branch in model.branches] == [22, 22, 22]
+    for branch in model.branches:  # every last stage keeps its resolution
+        strides = {branch.layer4[0].conv2.stride, branch.layer4[0].downsample[0].stride}
+        assert strides == {(1, 1)}
+    model = build_backbone(**LUPERSON_NANO)
+    for branch in model.branches:
+        for pool, (linear, norm) in zip(branch.pools, branch.reductions):
+            assert (pool.power.item(), linear.bias, norm.bias.abs().max()) == (3, None, 0)
+            assert not norm.bias.requires_grad
+            assert linear.weight.std().item() == pytest.approx((2 / 32) ** 0.5, rel=0.05)
+
+
+def test_weights_of_one_head_are_not_taken_for_another_s(tmp_path):
+    save_backbone(tmp_path / "m.safetensors", build_backbone(**NANO))
+    with pytest.raises(UserError, match=r"with MGN, .*has LUPerson's MGN, .*build mgn_resnet_nano"):
+        load_weights(build_backbone(**LUPERSON_NANO), tmp_path / "m.safetensors")
+
+
+@HEADS
+def test_gradient_checkpointing_changes_nothing(images, options):
+    model = build_backbone(**options)
     gradients = []
     for enable in (False, True):
         twin = copy.deepcopy(model)
         twin.set_grad_checkpointing(enable)
         twin(images).square().sum().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in twin.parameters()]))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in twin.parameters() if p.requires_grad])
+        )
     torch.testing.assert_close(*gradients)
 
 
-def test_pretrained_parameters_are_those_of_a_resnet(resnet):
-    model = build_backbone(**NANO)
+@pytest.mark.parametrize(
+    ("options", "new"), [(NANO, 3 * 2 + 8 * 3), (LUPERSON_NANO, 3 * 2 + 8 * 4)]
+)
+def test_pretrained_parameters_are_those_of_a_resnet(options, new):
+    model = build_backbone(**options)
     names = {id(p): name for name, p in model.named_parameters()}
-    rest = {name for name in names.values() if ".norm." in name or ".reductions." in name}
+    beside = (".norm.", ".reductions.", ".pools.")
+    rest = {name for name in names.values() if any(part in name for part in beside)}
     assert {names[id(p)] for p in model.pretrained_parameters()} == set(names.values()) - rest
-    assert len(rest) == 3 * 2 + 8 * 3
+    assert len(rest) == new
+
+
+@HEADS
+def test_pretrained_layers_can_keep_their_statistics(images, options):
+    model = build_backbone(**options)
+    pretrained = {id(p) for p in model.pretrained_parameters()}
+
+    def moved():
+        before = copy.deepcopy(model.state_dict())
+        model(images)
+        norms = [(n, m) for n, m in model.named_modules() if hasattr(m, "running_mean")]
+        moved = {
+            m for n, m in norms if not torch.equal(m.running_mean, before[f"{n}.running_mean"])
+        }
+        return moved, {m for _, m in norms}
+
+    model.train_pretrained(False)
+    found, norms = moved()
+    new = {m for m in norms if id(m.weight) not in pretrained}
+    assert found == new
+    assert len(new) == 3 + 8
+    model.train_pretrained(True)
+    assert moved() == (norms, norms)
 
 
 def test_a_classifier_is_refused():

@@ -13,6 +13,7 @@ from transreid_ssl.models import (
     HALF,
     IMAGENET,
     BNNeck,
+    CosineClassifier,
     DINOHead,
     build_backbone,
     normalise,
@@ -150,6 +151,20 @@ def test_bnneck_starts_undecided_and_keeps_its_bias_at_zero():
     assert logits.abs().max() < 0.05
     assert not neck.bottleneck.bias.requires_grad
     assert neck.classifier.bias is None
+
+
+def test_cosine_classifier_is_of_directions_in_float32():
+    classifier = CosineClassifier(100, 50)
+    features = torch.randn(4, 100)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = classifier(7 * features.bfloat16())
+    assert found.dtype == torch.float32
+    for i, feature in enumerate(features.bfloat16().double()):
+        for j, weight in enumerate(classifier.weight.detach().double()):
+            cosine = (feature * weight).sum() / (feature.norm() * weight.norm())
+            assert found[i, j].item() == pytest.approx(cosine.item(), abs=1e-3)
+    assert classifier.weight.abs().max().item() == pytest.approx(0.1, rel=1e-2)
+    assert classifier.weight.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("statistics", [IMAGENET, HALF])

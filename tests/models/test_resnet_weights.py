@@ -120,7 +120,11 @@ def test_files_of_early_pytorch_have_no_counters(tmp_path, backbone, images):
     assert all(name.endswith("num_batches_tracked") for name in report.missing)
 
 
-@pytest.mark.parametrize("name", ["resnet50_reid", "resnet101_ibn_reid", "mgn_resnet50_ibn"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet50_reid", "resnet101_ibn_reid", "mgn_resnet50_ibn", "mgn_resnet50_luperson",
+     "mgn_resnet101_luperson", "mgn_resnet50_ibn_luperson"],
+)  # fmt: skip
 def test_networks_are_recognised_by_their_shapes(tmp_path, name):
     with torch.device("meta"):
         state = build_backbone(name).state_dict()

@@ -1,4 +1,6 @@
-"""The metric loss of supervised fine-tuning."""
+"""The losses of supervised fine-tuning."""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,3 +50,47 @@ def _hardest(features: Tensor, identities: Tensor) -> tuple[Tensor, Tensor, Tens
     farthest = distances.masked_fill(~positives, -1.0).argmax(dim=1)
     nearest = distances.masked_fill(same, torch.inf).argmin(dim=1)
     return farthest, nearest, positives.any(dim=1) & (~same).any(dim=1)
+
+
+def smoothed_cross_entropy(
+    logits: Tensor, identities: Tensor, smoothing: float, over: Literal["all", "others"] = "all"
+) -> Tensor:
+    """Cross-entropy with a share ``smoothing`` of the target spread evenly (arXiv 1512.00567).
+
+    Args:
+        logits: ``(B, C)``.
+        identities: int64 ``(B,)``.
+        over: What the share is spread over: "all" C identities as in the paper, or the C - 1
+            "others", which leaves the true one ``1 - smoothing``, no less than 1 / C.
+
+    Returns:
+        Scalar: the mean over the batch.
+    """
+    if over == "others":
+        # Of what is spread over all, the true identity gets its part back.
+        count = logits.shape[1]
+        smoothing = min(1.0, smoothing * count / max(1, count - 1))
+    return F.cross_entropy(logits, identities, label_smoothing=smoothing)
+
+
+def circle_logits(
+    cosines: Tensor, identities: Tensor, scale: float = 64.0, margin: float = 0.35
+) -> Tensor:
+    """Logits whose cross-entropy is Circle loss with class labels (arXiv 2002.10857, section 3).
+
+    A cosine pulls the harder the farther it is from its optimum, ``1 + margin`` to its own identity
+    and ``-margin`` to another, past which it pulls no more; the boundaries lie at ``1 - margin``
+    and ``margin``.
+
+    Args:
+        cosines: ``(B, C)``, of features and identities' weights.
+        identities: int64 ``(B,)``.
+
+    Returns:
+        ``(B, C)``; gradients do not flow through the pull's strength.
+    """
+    strength = cosines.detach()
+    own = (1 + margin - strength).clamp(min=0) * (cosines - (1 - margin))
+    others = (strength + margin).clamp(min=0) * (cosines - margin)
+    is_own = F.one_hot(identities, cosines.shape[1]).bool()
+    return scale * torch.where(is_own, own, others)

@@ -1,19 +1,20 @@
 """Supervised fine-tuning of a multiple granularity network (MGN, arXiv 1804.01438).
 
-With the settings that LUPerson (arXiv 2012.03753) evaluates its pre-trained ResNets with: Adam, a
-plateau before the cosine, and pre-trained weights that rest while the new layers settle.
+With the schedule that LUPerson (arXiv 2012.03753) evaluates its pre-trained ResNets with: Adam, a
+plateau before the cosine, and pre-trained weights that rest while the new layers settle. The
+network, and with it the losses, are those of MGN's paper or LUPerson's own.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, check_ranges
-from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import MGN, MGNParts
+from transreid_ssl.finetune.losses import batch_hard_triplet, circle_logits, smoothed_cross_entropy
+from transreid_ssl.models import MGN, CosineClassifier, MGNParts
+from transreid_ssl.models.architectures import MGNArchitecture
 from transreid_ssl.training import Objective, OptimizerSettings
 
 
@@ -22,23 +23,35 @@ class MGNConfig:
     """The losses of an MGN, and how long its pre-trained weights rest.
 
     Args:
-        label_smoothing: Share of the target spread over all identities.
+        label_smoothing: Share of the target spread over identities.
+        smoothing_over: What it is spread over: "all" identities, or the "others" (LUPerson's).
         margin: Triplet margin in Euclidean distance; null: the soft margin, without tuning.
         id_weight: Weight of the identity cross-entropy, the mean over eight classifiers.
-        triplet_weight: Weight of the triplet loss, the mean over three whole-person vectors.
+        triplet_weight: Weight of the triplet loss, a mean over vectors.
+        circle_scale: Of an mgn_…_luperson, whose classifiers are trained with Circle loss: what
+            their logits are multiplied by.
+        circle_margin: Of the same: how far from 1 and from 0 the cosines to the own identity and
+            to others may stay.
         freeze_epochs: Epochs in which pre-trained weights rest; give 0 to train from scratch.
+        freeze_statistics: Whether the statistics of their batch norms rest too, and are what
+            images are normalised with (LUPerson's); else they follow the images.
     """
 
     label_smoothing: float = 0.1
+    smoothing_over: Literal["all", "others"] = "all"
     margin: float | None = None
     id_weight: float = 1.0
     triplet_weight: float = 1.0
+    circle_scale: float = 64.0
+    circle_margin: float = 0.35
     freeze_epochs: int = 10
+    freeze_statistics: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(
             self, label_smoothing=(0, 0.99), margin=(0, None), id_weight=(0, None),
-            triplet_weight=(0, None), freeze_epochs=(0, None),
+            triplet_weight=(0, None), circle_scale=(1e-9, None), circle_margin=(0, 1),
+            freeze_epochs=(0, None),
         )  # fmt: skip
 
 
@@ -53,9 +66,9 @@ MGN_OPTIM = OptimizerSettings(
 class MGNObjective(Objective):
     """An MGN and its classifiers with their loss.
 
-    A classifier of its own sees each part after its reduction, and each whole-person vector before
-    it. So the paper keeps the two losses apart: classification, which wants directions, has all of
-    the branch's channels, and the triplet loss, which wants distances, the reduced vectors.
+    Eight vectors have classifiers of their own; which ones, and which are compared in triplets, is
+    told by the network's head (see ``classified`` and ``compared``). Those of LUPerson's head are
+    trained with Circle loss, on cosines.
 
     Args:
         backbone: An ``MGN``.
@@ -75,55 +88,82 @@ class MGNObjective(Objective):
         if not isinstance(backbone, MGN):
             raise UserError(f"{backbone.spec.name}: these losses are for an mgn_…; choose one")
         self.backbone, self.config = backbone, config or MGNConfig()
-        sizes = backbone.spec.architecture
-        self.whole_classifiers = _classifiers(3, sizes.trunk.embed_dim, num_identities)
-        self.part_classifiers = _classifiers(5, sizes.dim, num_identities)
+        self.classifiers = _classifiers(backbone.spec.architecture, num_identities)
 
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.
 
         Args:
             batch: "images" uint8 (B, 3, H, W) and "identities" int64 (B,).
-            epoch: Not used.
+            epoch: Which tells whether pre-trained weights rest.
 
         Returns:
             0-d tensors: "loss" (the weighted sum), "id_loss", "triplet_loss" and "accuracy" (of the
             classifiers' mean).
         """
         config, identities = self.config, batch["identities"]
+        self._set_statistics(epoch)
         found = self.backbone(batch["images"], parts=True)
-        logits = self._logits(found)  # (B, 8, num_identities)
-        id_loss = F.cross_entropy(
-            logits.flatten(0, 1),
-            identities.repeat_interleave(logits.shape[1]),
-            label_smoothing=config.label_smoothing,
-        )
-        triplets = [batch_hard_triplet(v, identities, config.margin) for v in found.whole.unbind(1)]
-        triplet_loss = torch.stack(triplets).mean()
+        head = self.spec.architecture.head
+        vectors = zip(self.classifiers, classified(found, head))
+        scores = torch.stack([classify(v) for classify, v in vectors], dim=1).float()  # (B, 8, C)
+        id_loss = self._id_loss(scores.flatten(0, 1), identities.repeat_interleave(scores.shape[1]))
+        compare = [batch_hard_triplet(v, identities, config.margin) for v in compared(found, head)]
+        triplet_loss = torch.stack(compare).mean()
         return {
             "loss": config.id_weight * id_loss + config.triplet_weight * triplet_loss,
             "id_loss": id_loss,
             "triplet_loss": triplet_loss,
-            "accuracy": (logits.detach().mean(1).argmax(dim=1) == identities).float().mean(),
+            "accuracy": (scores.detach().mean(1).argmax(dim=1) == identities).float().mean(),
         }
 
-    def _logits(self, found: MGNParts) -> Tensor:
-        vectors = [*found.pooled.unbind(1), *found.parts.unbind(1)]
-        classifiers = [*self.whole_classifiers, *self.part_classifiers]
-        return torch.stack([c(v) for c, v in zip(classifiers, vectors)], dim=1).float()
+    def _id_loss(self, scores: Tensor, identities: Tensor) -> Tensor:
+        config = self.config
+        if self.spec.architecture.head == "luperson":
+            scores = circle_logits(scores, identities, config.circle_scale, config.circle_margin)
+        return smoothed_cross_entropy(
+            scores, identities, config.label_smoothing, config.smoothing_over
+        )
+
+    def _set_statistics(self, epoch: int) -> None:
+        # By the epoch alone, before every pass: so a resumed run does what an unbroken one does.
+        if self.training and self.config.freeze_statistics:
+            self.backbone.train_pretrained(epoch >= self.config.freeze_epochs)
 
     def before_step(self, epoch: int) -> None:
-        """Take the gradients of what rests: without one, Adam leaves a weight as it is.
-
-        The statistics of its batch norms follow the images all the same.
-        """
+        """Take the gradients of what rests: without one, Adam leaves a weight as it is."""
         if epoch < self.config.freeze_epochs:
             for parameter in self.backbone.pretrained_parameters():
                 parameter.grad = None
 
 
-def _classifiers(count: int, dim: int, num_identities: int) -> nn.ModuleList:
-    layers = nn.ModuleList(nn.Linear(dim, num_identities, bias=False) for _ in range(count))
+def classified(found: MGNParts, head: str) -> list[Tensor]:
+    """The eight vectors (B, …) that classifiers see: the three of the whole, then the five parts.
+
+    MGN's paper classifies the whole before its reduction. So it keeps the two losses apart:
+    classification, which wants directions, has all of the branch's channels, and the triplet loss,
+    which wants distances, the reduced vectors. LUPerson classifies reduced vectors alone.
+    """
+    whole = found.pooled if head == "mgn" else found.whole
+    return [*whole.unbind(1), *found.parts.unbind(1)]
+
+
+def compared(found: MGNParts, head: str) -> list[Tensor]:
+    """The vectors (B, …) that triplets compare: the three of the whole.
+
+    LUPerson compares two more: the halves side by side, and the thirds.
+    """
+    if head == "mgn":
+        return list(found.whole.unbind(1))
+    halves, thirds = found.parts[:, :2].flatten(1), found.parts[:, 2:].flatten(1)
+    return [*found.whole.unbind(1), halves, thirds]
+
+
+def _classifiers(sizes: MGNArchitecture, num_identities: int) -> nn.ModuleList:
+    if sizes.head == "luperson":
+        return nn.ModuleList(CosineClassifier(sizes.dim, num_identities) for _ in range(8))
+    dims = [sizes.trunk.embed_dim] * 3 + [sizes.dim] * 5
+    layers = nn.ModuleList(nn.Linear(dim, num_identities, bias=False) for dim in dims)
     for layer in layers:
         nn.init.normal_(layer.weight, std=0.001)
     return layers

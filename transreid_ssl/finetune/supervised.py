@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import HALF, IMAGENET, BNNeck, read_spec
+from transreid_ssl.models import HALF, IMAGENET, LUPERSON_MGN, BNNeck, read_spec
 from transreid_ssl.training import Objective, OptimizerSettings
 
 
@@ -50,7 +50,8 @@ class LabelledSettings:
         pattern: Of the set "folder": where a path says the identity and the camera.
         images_per_identity: How many images of each person a batch holds; the triplet loss needs 2.
         statistics: What images are normalised with: "half" (mean and std 0.5, as TransReID-SSL
-            fine-tunes), "imagenet", or "pretrained" for those of the initial weights.
+            fine-tunes), "imagenet", "luperson_mgn" (as LUPerson fine-tunes), or "pretrained" for
+            those of the initial weights.
         label_budget: Share of the labels to train on (LUPerson's small-scale and few-shot sizes);
             null: all. Budgets of one seed contain one another.
         label_budget_by: "identity" keeps people with all of their images, "image" as large a share
@@ -64,7 +65,7 @@ class LabelledSettings:
     root: str | None = None
     pattern: str = DEFAULT_PATTERN
     images_per_identity: int = 4
-    statistics: Literal["half", "imagenet", "pretrained"] = "half"
+    statistics: Literal["half", "imagenet", "luperson_mgn", "pretrained"] = "half"
     label_budget: float | None = None
     label_budget_by: Literal["identity", "image"] = "identity"
     label_list: str | None = None
@@ -138,7 +139,7 @@ def set_statistics(backbone: nn.Module, which: str, weights: str | None) -> None
         which: see ``LabelledSettings.statistics``.
         weights: the initial weights, whose header is read for "pretrained"; ImageNet's without.
     """
-    chosen = {"half": HALF, "imagenet": IMAGENET}.get(which)
+    chosen = {"half": HALF, "imagenet": IMAGENET, "luperson_mgn": LUPERSON_MGN}.get(which)
     if chosen is None:
         chosen = read_spec(weights) if weights else IMAGENET
     backbone.spec = replace(backbone.spec, mean=chosen.mean, std=chosen.std)

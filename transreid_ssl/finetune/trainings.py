@@ -52,7 +52,7 @@ class SupervisedTraining(LabelledTraining):
 
 @dataclass(frozen=True)
 class MGNTraining(LabelledTraining):
-    """Settings of fine-tuning an MGN; the defaults are LUPerson's."""
+    """Settings of fine-tuning an MGN; the defaults are MGN's network and LUPerson's schedule."""
 
     run: RunSettings = RunSettings(
         output="outputs/mgn_finetune", epochs=60, batch_size=64, precision="fp16"
@@ -65,7 +65,7 @@ class MGNTraining(LabelledTraining):
     optim: OptimizerSettings = MGN_OPTIM
 
     def objective(self, backbone: nn.Module, num_identities: int) -> MGNObjective:
-        """Eight classifiers and three triplet losses."""
+        """Eight classifiers, and triplet losses."""
         return MGNObjective(backbone, num_identities, self.mgn)
 
 

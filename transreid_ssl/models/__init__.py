@@ -2,13 +2,20 @@
 
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec, sync_batch_norm
-from transreid_ssl.models.heads import BNNeck, DINOHead
+from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead
 from transreid_ssl.models.hub import find_weights
 from transreid_ssl.models.mgn import MGN, MGNParts
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
-from transreid_ssl.models.statistics import HALF, IMAGENET, LUPERSON, Statistics, normalise
+from transreid_ssl.models.statistics import (
+    HALF,
+    IMAGENET,
+    LUPERSON,
+    LUPERSON_MGN,
+    Statistics,
+    normalise,
+)
 from transreid_ssl.models.vit import ReIDViT, class_attention
 from transreid_ssl.models.weights import (
     LoadReport,
@@ -23,10 +30,12 @@ __all__ = [
     "HALF",
     "IMAGENET",
     "LUPERSON",
+    "LUPERSON_MGN",
     "MGN",
     "BNNeck",
     "Backbone",
     "BackboneSpec",
+    "CosineClassifier",
     "DINOHead",
     "LoadReport",
     "MGNParts",

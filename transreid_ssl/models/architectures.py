@@ -6,7 +6,7 @@ is (``grid``), and whether the settings of a spec can be (``check``).
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.stem import patch_grid
@@ -94,17 +94,25 @@ class ResNetArchitecture:
 
 @dataclass(frozen=True)
 class MGNArchitecture:
-    """A multiple granularity network: three branches of a ResNet, eight vectors of ``dim``."""
+    """A multiple granularity network: three branches of a ResNet, eight vectors of ``dim``.
+
+    ``head`` tells how a branch ends: "mgn" is the MGN paper's, where the first branch keeps the
+    ResNet's last stride, maxima are pooled and a vector ends in a ReLU; "luperson" is the one that
+    LUPerson fine-tunes, where every last stage keeps its resolution, the exponent of each pooling
+    is learned, and a vector ends in its batch norm.
+    """
 
     trunk: ResNetArchitecture
     dim: int = 256
+    head: Literal["mgn", "luperson"] = "mgn"
 
     default_stride = 16
     map_name = "part maps"
     patch_size = None
 
     def __str__(self) -> str:
-        return f"MGN, 8 vectors of {self.dim} values over {self.trunk}"
+        kind = {"mgn": "MGN", "luperson": "LUPerson's MGN"}[self.head]
+        return f"{kind}, 8 vectors of {self.dim} values over {self.trunk}"
 
     @property
     def embed_dim(self) -> int:
@@ -116,13 +124,13 @@ class MGNArchitecture:
     def check(self, spec: Any) -> None:
         if spec.stride != 16:
             raise UserError(
-                f"stride {spec.stride}: the branches of {spec.name} have fixed strides "
-                "(parts 16, global 32); leave it out"
+                f"stride {spec.stride}: the branches of {spec.name} have fixed strides; "
+                "leave it out"
             )
         for name in ("gem", "feature_norm"):
             if getattr(spec, name):
                 raise UserError(
-                    f"{name}: {spec.name} pools maxima and normalises each of its vectors; "
+                    f"{name}: {spec.name} pools and normalises each of its vectors in its own way; "
                     "leave it out"
                 )
         _check_convolutional(spec)
@@ -175,6 +183,14 @@ ARCHITECTURES["resnet_nano_reid"] = _NANO
 ARCHITECTURES["mgn_resnet50"] = MGNArchitecture(ResNetArchitecture(_RESNETS[50]))
 ARCHITECTURES["mgn_resnet50_ibn"] = MGNArchitecture(ResNetArchitecture(_RESNETS[50], ibn=True))
 ARCHITECTURES["mgn_resnet_nano"] = MGNArchitecture(_NANO, dim=32)
+ARCHITECTURES |= {
+    f"mgn_resnet{name}_luperson": MGNArchitecture(trunk, dim, head="luperson")
+    for name, trunk, dim in (
+        *((f"{depth}", ResNetArchitecture(depths), 256) for depth, depths in _RESNETS.items()),
+        ("50_ibn", ResNetArchitecture(_RESNETS[50], ibn=True), 256),
+        ("_nano", _NANO, 32),
+    )
+}
 
 
 def architecture(name: str) -> Architecture:

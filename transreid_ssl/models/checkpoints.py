@@ -3,7 +3,8 @@
 Formats: safetensors (ours, or timm's); our training checkpoints; the pickles that TransReID-SSL
 publishes: a DINO training checkpoint, the backbone converted from it, a fine-tuned network, a
 cluster-contrast checkpoint; ImageNet ViTs of timm and DINO; LUPerson's ResNets: MoCo training
-snapshots, plain files and fast-reid networks; and ImageNet ResNets of torchvision and timm.
+snapshots, plain files, fast-reid networks and its MGN; and ImageNet ResNets of torchvision and
+timm.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models import fast_reid
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import Statistics
 
@@ -38,6 +40,7 @@ CLUSTER_CONTRAST = "cluster-contrast checkpoint"
 IMAGENET_VIT = "ImageNet ViT"
 MOCO_TRAINING = "MoCo training checkpoint"
 FAST_REID = "fast-reid network"
+FAST_REID_MGN = "fast-reid MGN"
 IMAGENET_RESNET = "ImageNet ResNet"
 PLAIN_RESNET = "ResNet without a classifier"
 
@@ -161,27 +164,38 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     aside += [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     names = {name: name.removeprefix("module.") for name in tensors}
-    first = ("cls_token", "conv1.weight")  # of a transformer, of a ResNet
-    found = [p for p in _PREFIXES if any(p + name in names.values() for name in first)]
-    if not found:
-        shown = ", ".join(list(tensors)[:3]) or "no tensors"
-        raise UserError(
-            f"{path}: no vision transformer and no ResNet in it (it holds {shown}); give a "
-            "checkpoint of DINO, TransReID, cluster-contrast, MoCo, fast-reid, torchvision or timm"
-        )
+    mgn = fast_reid.is_mgn(names.values())
+    prefix = "" if mgn else _prefix(path, names)
     renamed: dict[str, Tensor] = {}
     for name, bare in names.items():
-        target = _rename(bare, found[0])
+        target = fast_reid.mgn_name(bare) if mgn else _rename(bare, prefix)
         if target is None or target in renamed:
             aside.append(name)
         else:
             renamed[target] = tensors[name]
     bare_tensors = {bare: tensors[name] for name, bare in names.items()}
-    kind = _format(key, found[0], renamed, bare_tensors)
-    return Checkpoint(path, kind, renamed, aside, statistics=_statistics(bare_tensors))
+    statistics = _statistics(bare_tensors)
+    if mgn:
+        renamed = fast_reid.with_linear_reductions(renamed)
+        return Checkpoint(path, FAST_REID_MGN, renamed, aside, statistics=statistics)
+    kind = _format(key, prefix, renamed, bare_tensors)
+    return Checkpoint(path, kind, renamed, aside, statistics=statistics)
 
 
 _PREFIXES = ("backbone.", "base.", "encoder_q.", "")
+
+
+def _prefix(path: Path, names: Mapping[str, str]) -> str:
+    """What the names of the network begin with; ``names`` maps those of the file to bare ones."""
+    first = ("cls_token", "conv1.weight")  # of a transformer, of a ResNet
+    found = [p for p in _PREFIXES if any(p + name in names.values() for name in first)]
+    if not found:
+        shown = ", ".join(list(names)[:3]) or "no tensors"
+        raise UserError(
+            f"{path}: no vision transformer and no ResNet in it (it holds {shown}); give a "
+            "checkpoint of DINO, TransReID, cluster-contrast, MoCo, fast-reid, torchvision or timm"
+        )
+    return found[0]
 
 
 def _statistics(tensors: Mapping[str, Tensor]) -> Statistics | None:

@@ -18,7 +18,7 @@ from transreid_ssl.models.architectures import (
 )
 from transreid_ssl.models.checkpoints import Checkpoint
 from transreid_ssl.models.spec import BackboneSpec
-from transreid_ssl.models.statistics import HALF, IMAGENET, LUPERSON
+from transreid_ssl.models.statistics import HALF, IMAGENET, LUPERSON, LUPERSON_MGN
 from transreid_ssl.models.stem import patch_grid
 
 # No two of these have the same number of patches at any of the strides tried.
@@ -37,7 +37,10 @@ def detect_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture
     first = {name.removeprefix("branches.0."): value for name, value in state.items()}
     trunk = _detect_resnet(first, path)
     reduction = first.get("reductions.0.0.weight")
-    return trunk if reduction is None else MGNArchitecture(trunk, reduction.shape[0])
+    if reduction is None:
+        return trunk
+    head = "luperson" if "pools.0.power" in first else "mgn"
+    return MGNArchitecture(trunk, reduction.shape[0], head)
 
 
 def _detect_vit(state: Mapping[str, Tensor], path: Path) -> ViTArchitecture:
@@ -143,7 +146,12 @@ def _vit_options(checkpoint: Checkpoint, sizes: ViTArchitecture) -> dict[str, An
 
 
 def _resnet_options(checkpoint: Checkpoint, sizes: Architecture) -> dict[str, Any]:
-    """A ResNet's weights tell neither size nor last stride: 256x128, and 16 once fine-tuned."""
+    """A ResNet's weights tell neither size nor last stride: 256x128, and 16 once fine-tuned.
+
+    LUPerson's MGN is for 384x128.
+    """
+    if checkpoint.format == checkpoints.FAST_REID_MGN:
+        return {"img_size": (384, 128)}
     tuned = checkpoint.format in (checkpoints.FAST_REID, checkpoints.FINETUNED)
     return {"stride": 16} if tuned and isinstance(sizes, ResNetArchitecture) else {}
 
@@ -153,6 +161,7 @@ _STATISTICS = {
     checkpoints.CLUSTER_CONTRAST: HALF,
     checkpoints.MOCO_TRAINING: LUPERSON,
     checkpoints.FAST_REID: LUPERSON,
+    checkpoints.FAST_REID_MGN: LUPERSON_MGN,
     checkpoints.PLAIN_RESNET: LUPERSON,
 }
 _OBJECTIVES = {
@@ -163,5 +172,6 @@ _OBJECTIVES = {
     checkpoints.IMAGENET_VIT: "imagenet",
     checkpoints.MOCO_TRAINING: "moco",
     checkpoints.FAST_REID: "supervised",
+    checkpoints.FAST_REID_MGN: "supervised",
     checkpoints.IMAGENET_RESNET: "imagenet",
 }

@@ -1,5 +1,7 @@
 """What is put on a backbone while it is trained, and thrown away afterwards."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -83,3 +85,17 @@ class BNNeck(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         normalised = self.bottleneck(features)
         return normalised, self.classifier(normalised)
+
+
+class CosineClassifier(nn.Module):
+    """Cosines between features and a weight for each class: (B, D) -> float32 (B, num_classes)."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, dim))
+        nn.init.uniform_(self.weight, -1 / math.sqrt(dim), 1 / math.sqrt(dim))
+
+    def forward(self, features: Tensor) -> Tensor:
+        # In float32 whatever the network runs in: losses multiply cosines by large numbers.
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(F.normalize(features.float()), F.normalize(self.weight))

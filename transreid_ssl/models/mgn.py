@@ -1,7 +1,8 @@
 """Multiple Granularity Network (Wang et al., ACM MM 2018, arXiv 1804.01438).
 
 One ResNet up to the first block of its third stage, then three branches with weights of their own:
-one looks at the whole person, one also at halves, one also at thirds.
+one looks at the whole person, one also at halves, one also at thirds. The branches end as in that
+paper, or as in the network that LUPerson (arXiv 2012.03753) fine-tunes.
 """
 
 import copy
@@ -12,22 +13,23 @@ from typing import Any, NamedTuple
 import torch
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models.architectures import MGNArchitecture
+from transreid_ssl.models.pooling import GeneralisedMean
 from transreid_ssl.models.resnet import Trunk, keep_resolution
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 
 STRIPES = (1, 2, 3)
-"""Horizontal parts of each branch; the branch of one part keeps the ResNet's last stride."""
+"""Horizontal parts of each branch."""
 
 
 class MGNParts(NamedTuple):
     """What the losses of an MGN see.
 
     Attributes:
-        pooled: (B, 3, C), the maxima over each branch's map, before their reduction.
+        pooled: (B, 3, C), each branch's map pooled as a whole, before its reduction.
         whole: (B, 3, d), the same after it.
         parts: (B, 5, d), the two halves, then the three thirds, after theirs.
     """
@@ -45,25 +47,29 @@ class MGNParts(NamedTuple):
 class Branch(nn.Module):
     """The rest of the third stage, the last stage, pooling and reductions of one branch.
 
-    The batch norm over the last map is not in the paper: LUPerson's fine-tuning has it, where
+    The batch norm over the last map is not in MGN's paper: LUPerson's fine-tuning has it, where
     self-supervised weights give maps of another scale than supervised ones.
 
     Args:
         trunk: its weights are copied.
         stripes: horizontal parts that are pooled beside the whole; 1 for none.
-        dim: values of a reduced vector.
+        sizes: the head's kind, and the values of a reduced vector.
     """
 
-    def __init__(self, trunk: Trunk, stripes: int, dim: int) -> None:
+    def __init__(self, trunk: Trunk, stripes: int, sizes: MGNArchitecture) -> None:
         super().__init__()
         self.stripes = stripes
         self.layer3 = copy.deepcopy(trunk.layer3[1:])  # keeps the blocks' numbers
         self.layer4 = copy.deepcopy(trunk.layer4)
-        if stripes > 1:
+        if stripes > 1 or sizes.head == "luperson":
             keep_resolution(self.layer4)
         self.norm = nn.BatchNorm2d(trunk.num_features)
+        pool, reduction = _HEADS[sizes.head]
         count = 1 if stripes == 1 else 1 + stripes
-        self.reductions = nn.ModuleList(_reduction(trunk.num_features, dim) for _ in range(count))
+        self.pools = nn.ModuleList(pool() for _ in range(count))
+        self.reductions = nn.ModuleList(
+            reduction(trunk.num_features, sizes.dim) for _ in range(count)
+        )
 
     def forward(self, x: Tensor, checkpoint: bool = False) -> tuple[Tensor, Tensor]:
         """Shared map -> pooled vectors (B, n, C), the whole first, and reduced ones (B, n, d)."""
@@ -71,26 +77,46 @@ class Branch(nn.Module):
             x = checkpoint_seq([self.layer3, self.layer4], x, flatten=True)
         else:
             x = self.layer4(self.layer3(x))
-        pooled = stripe_maxima(self.norm(x), self.stripes)
-        reduced = [layer(pooled[:, i]) for i, layer in enumerate(self.reductions)]
-        return pooled, torch.stack(reduced, dim=1)
+        regions = whole_and_stripes(self.norm(x), self.stripes)
+        pooled = [pool(region) for pool, region in zip(self.pools, regions)]
+        reduced = [layer(vectors) for layer, vectors in zip(self.reductions, pooled)]
+        return torch.stack(pooled, dim=1), torch.stack(reduced, dim=1)
 
 
-def _reduction(channels: int, dim: int) -> nn.Sequential:
-    # On a pooled vector, a 1x1 convolution is a linear layer.
-    return nn.Sequential(nn.Linear(channels, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU())
-
-
-def stripe_maxima(x: Tensor, stripes: int) -> Tensor:
-    """Map (B, C, h, w) -> (B, n, C): maxima over the whole, then over each horizontal stripe.
+def whole_and_stripes(x: Tensor, stripes: int) -> list[Tensor]:
+    """Map (B, C, h, w) -> the map itself, then its horizontal stripes (B, C, rows, w), top first.
 
     Stripes share a row where they do not divide the height; with one stripe there is the whole
     alone.
     """
-    whole = F.adaptive_max_pool2d(x, 1).flatten(1)[:, None]
     if stripes == 1:
-        return whole
-    return torch.cat((whole, F.adaptive_max_pool2d(x, (stripes, 1)).flatten(2).mT), dim=1)
+        return [x]
+    height = x.shape[2]
+    starts = [i * height // stripes for i in range(stripes)]
+    ends = [-(-i * height // stripes) for i in range(1, stripes + 1)]  # rounded up
+    return [x, *(x[:, :, start:end] for start, end in zip(starts, ends))]
+
+
+def _maximum() -> nn.Sequential:
+    return nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+
+
+def _rectified(channels: int, dim: int) -> nn.Sequential:
+    # On a pooled vector, a 1x1 convolution is a linear layer.
+    return nn.Sequential(nn.Linear(channels, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU())
+
+
+def _centred(channels: int, dim: int) -> nn.Sequential:
+    """A vector that lies around the origin: the bias of its norm stays 0."""
+    linear, norm = nn.Linear(channels, dim, bias=False), nn.BatchNorm1d(dim)
+    nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.normal_(norm.weight, mean=1.0, std=0.02)
+    norm.bias.requires_grad_(False)
+    return nn.Sequential(linear, norm)
+
+
+_HEADS = {"mgn": (_maximum, _rectified), "luperson": (GeneralisedMean, _centred)}
+"""For each kind of head how a vector is pooled, and how it is reduced."""
 
 
 class MGN(nn.Module):
@@ -115,7 +141,7 @@ class MGN(nn.Module):
             trunk.conv1, trunk.bn1, trunk.act1, trunk.maxpool,
         )  # fmt: skip
         self.layer1, self.layer2, self.layer3 = trunk.layer1, trunk.layer2, trunk.layer3[:1]
-        self.branches = nn.ModuleList(Branch(trunk, stripes, sizes.dim) for stripes in STRIPES)
+        self.branches = nn.ModuleList(Branch(trunk, stripes, sizes) for stripes in STRIPES)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Less memory for more time."""
@@ -142,11 +168,21 @@ class MGN(nn.Module):
         return found if parts else found.feature
 
     def pretrained_parameters(self) -> list[nn.Parameter]:
-        """Those that initial weights of a ResNet give; norms over maps and reductions are new."""
+        """Those that initial weights of a ResNet give; what follows the last maps is new."""
         return [value for name, value in self.named_parameters() if not NEW_LAYERS.match(name)]
 
+    def train_pretrained(self, mode: bool) -> None:
+        """Put the layers of ``pretrained_parameters`` in training or in evaluation mode.
 
-NEW_LAYERS = re.compile(r"branches\.\d\.(norm|reductions)\.")
+        In evaluation mode their batch norms normalise with their statistics, and keep them.
+        """
+        stages = (self.layer1, self.layer2, self.layer3)
+        ends = [stage for branch in self.branches for stage in (branch.layer3, branch.layer4)]
+        for module in (self.conv1, self.bn1, *stages, *ends):
+            module.train(mode)
+
+
+NEW_LAYERS = re.compile(r"branches\.\d\.(norm|pools|reductions)\.")
 """What an MGN has beside copies of a ResNet's weights."""
 
 

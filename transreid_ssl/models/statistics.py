@@ -17,6 +17,10 @@ class Statistics(NamedTuple):
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LUPERSON = Statistics((0.3525, 0.3106, 0.3140), (0.2660, 0.2522, 0.2505))
+LUPERSON_MGN = Statistics(
+    (89.896 / 255, 79.200 / 255, 80.073 / 255), (63.872 / 255, 64.305 / 255, 63.839 / 255)
+)
+"""LUPerson fine-tunes with these: the same means, and deviations of its own."""
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -94,7 +94,8 @@ class BackboneSettings:
     Args:
         name: A timm name: vit_{nano,tiny,small,base}_patch16_{reid,ics,conv} (plain
             patches, the IBN stem, the same stem with batch norms), vit_nano_patch8_…,
-            resnet{50,101,152}_{reid,ibn_reid}, resnet_nano_reid, mgn_resnet{50,50_ibn,_nano}.
+            resnet{50,101,152}_{reid,ibn_reid}, resnet_nano_reid, mgn_resnet{50,50_ibn,_nano} (as
+            in MGN's paper), mgn_resnet{50,50_ibn,101,152,_nano}_luperson (LUPerson's MGN).
         img_size: (height, width) of the input in pixels.
         drop_path: Stochastic depth of the trained network; 0 for ResNets.
         weights: Initial weights, in any format that transreid_ssl.models.load_weights knows.
