@@ -16,9 +16,9 @@ class WeightNormLinear(nn.Module):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_norm)
         self.weight_v = nn.Parameter(torch.empty(out_features, in_features))
-        # A linear layer's own start: the authors' head draws its other layers anew before this one is
-        # there. The function does not depend on the rows' lengths (0.577 for 256 values), but the
-        # longer they are, the more slowly an optimiser's steps turn them.
+        # As a linear layer starts, which gives rows of length 0.577, because the authors draw only
+        # the layers below anew. The layer's function does not depend on these lengths, but the
+        # longer rows are, the more slowly an optimiser's steps turn them.
         bound = in_features**-0.5
         nn.init.uniform_(self.weight_v, -bound, bound)
 

@@ -98,6 +98,9 @@ class BackboneSettings:
             a ResNet 32, or 16 as is usual for fine-tuning.
         gem: Feature = class token + generalised mean of the patch tokens; a ResNet's generalised
             mean instead of its mean.
+        position_resampling: How a ViT's position embeddings are resampled for small crops:
+            "antialias" (bicubic after a low-pass filter), "dino" (bicubic without one, by a scale
+            factor 0.1 patches too large: DINO's and TransReID-SSL's) or "bilinear".
         camera_embedding: Learn an embedding for each camera of the labelled set (SIE).
         gradient_checkpointing: Less memory for about a third more time.
     """
@@ -108,6 +111,7 @@ class BackboneSettings:
     weights: str | None = None
     stride: int | None = None
     gem: bool = False
+    position_resampling: Literal["antialias", "dino", "bilinear"] = "antialias"
     camera_embedding: bool = False
     gradient_checkpointing: bool = False
 

@@ -104,7 +104,7 @@ def trained_backbone(
         raise UserError("--model.camera_embedding: no cameras are known here; set it to false")
     backbone = build_backbone(
         settings.name, img_size=settings.img_size, drop_path=settings.drop_path,
-        stride=settings.stride, gem=settings.gem,
+        stride=settings.stride, gem=settings.gem, position_resampling=settings.position_resampling,
         num_cameras=num_cameras if settings.camera_embedding else 0, feature_norm=feature_norm,
     )  # fmt: skip
     if settings.weights:
