@@ -145,6 +145,20 @@ def test_a_finetuned_network_gives_the_feature_before_its_neck(tmp_path, images,
     assert left < set(model.load_report.dropped)
 
 
+def test_a_finetuned_network_may_tell_views_apart(tmp_path, images):
+    backbone = build_backbone(**PLAIN, num_cameras=3, num_views=2, camera_weight=2.0).eval()
+    torch.save(prefixed("base.", backbone.state_dict()), tmp_path / "views.pth")
+    spec = read_spec(tmp_path / "views.pth")
+    assert (spec.num_cameras, spec.num_views, spec.camera_weight) == (6, 1, 3.0)
+    model = load_backbone(tmp_path / "views.pth", num_cameras=3, num_views=2, camera_weight=2.0)
+    at = torch.tensor([2, 1]), torch.tensor([1, 0])
+    assert torch.equal(model(images, *at), backbone(images, *at))
+    assert str(model.spec).startswith("vit_nano_patch8_reid at 64x32")
+    assert "3 camera x 2 views embeddings" in str(model.spec)
+    save_backbone(tmp_path / "views.safetensors", model)
+    assert load_backbone(tmp_path / "views.safetensors").spec == model.spec
+
+
 def test_other_classes_and_cameras_are_left_aside_and_said(tmp_path, backbone, images):
     source = build_backbone(**NANO, num_cameras=6)
     source.load_state_dict(source.state_dict() | backbone.state_dict())
@@ -233,6 +247,8 @@ def test_grids_of_the_usual_sizes_are_told_apart():
     assert detect_size(24 * 8, 16) == ((384, 128), 16)
     assert detect_size(14 * 14, 16) == ((224, 224), 16)
     assert detect_size(31 * 10, 16) == ((384, 128), 12)
+    assert detect_size(16 * 16, 16) == ((256, 256), 16)
+    assert detect_size(18 * 18, 16) == ((224, 224), 12)
     assert detect_size(137, 16) is None
 
 

@@ -17,4 +17,7 @@ def test_settings_of_the_network_reach_it():
     assert built().position_resampling == "antialias"
     for mode in ("dino", "bilinear"):
         assert built(position_resampling=mode).position_resampling == mode
+    assert (built().num_cameras, built().camera_weight) == (0, 3.0)
+    spec = built(num_cameras=5, camera_embedding=True, camera_weight=1.5)
+    assert (spec.num_cameras, spec.camera_weight) == (5, 1.5)
     assert (built(stride=4).grid, built(gem=True).gem) == ((7, 3), True)

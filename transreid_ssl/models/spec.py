@@ -35,8 +35,15 @@ class BackboneSpec:
     position_resampling: str = "antialias"
     """How a ViT's position embeddings are resampled for images of another size."""
     num_cameras: int = 0
-    """Rows of a ViT's camera embedding (SIE); 0 for none."""
-    camera_weight: float = 1.5
+    """Cameras that a ViT has embeddings for (SIE, TransReID, section 3.2); 0 for none."""
+    num_views: int = 1
+    """Viewpoints that each of them has an embedding for.
+
+    The data sets here know no views, so that every image is of view 0 unless a caller says more. A
+    network that embeds views alone has one camera.
+    """
+    camera_weight: float = 3.0
+    """What the embedding is multiplied by before it is added to every token (TransReID: 3)."""
     gem: bool = False
     """Whether the generalised mean is added to a ViT's class token, or replaces a ResNet's mean."""
     feature_norm: bool = False
@@ -59,6 +66,11 @@ class BackboneSpec:
             raise UserError(f"img_size {self.img_size}: must be (height, width)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError("mean and std must each hold three numbers, and no std may be 0")
+        if self.num_views < 1 or (self.num_views > 1 and not self.num_cameras):
+            raise UserError(
+                f"num_views {self.num_views}: must be 1 or more, and without cameras 1; "
+                "give num_cameras 1 where views alone are embedded"
+            )
         network.check(self)
 
     @property
@@ -103,7 +115,8 @@ class BackboneSpec:
 
     def __str__(self) -> str:
         height, width = self.img_size
-        extras = [f"{self.num_cameras} camera embeddings"] if self.num_cameras else []
+        views = f" x {self.num_views} views" if self.num_views > 1 else ""
+        extras = [f"{self.num_cameras} camera{views} embeddings"] if self.num_cameras else []
         extras += [name for name in ("gem", "feature_norm") if getattr(self, name)]
         extras += [self.objective] if self.objective else []
         cells = f"{self.architecture.map_name} {self.grid[0]}x{self.grid[1]}"

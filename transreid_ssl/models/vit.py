@@ -20,8 +20,9 @@ class ReIDViT(VisionTransformer):
     """A ViT whose feature is its class token after the last norm (TransReID-SSL, section 3).
 
     Called with float images (B, 3, H, W) of any size from a patch up, and with cameras int64 (B,)
-    where it has camera embeddings; gives (B, D). ``spec`` tells how it is built; see there for the
-    options. Those that are not in the spec are of timm's ``VisionTransformer``.
+    where it has camera embeddings (and views int64 (B,), 0 when None, where it tells these apart);
+    gives (B, D). ``spec`` tells how it is built; see there for the options. Those that are not in
+    the spec are of timm's ``VisionTransformer``.
     """
 
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
@@ -45,15 +46,18 @@ class ReIDViT(VisionTransformer):
         self.spec = spec
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         if spec.num_cameras:
-            # One row for each camera; the middle axis broadcasts over the tokens.
-            self.sie_embed = nn.Parameter(torch.empty(spec.num_cameras, 1, sizes.embed_dim))
+            # A row for each view of each camera; the middle axis broadcasts over the tokens.
+            rows = spec.num_cameras * spec.num_views
+            self.sie_embed = nn.Parameter(torch.empty(rows, 1, sizes.embed_dim))
             nn.init.trunc_normal_(self.sie_embed, std=0.02)
         if spec.feature_norm:
             self.bottleneck = nn.BatchNorm1d(sizes.embed_dim)
             self.bottleneck.bias.requires_grad_(False)
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
-        return self.forward_head(self.forward_features(images, cameras))
+    def forward(
+        self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
+    ) -> Tensor:
+        return self.forward_head(self.forward_features(images, cameras, views))
 
     def forward_with_map(
         self, images: Tensor, cameras: Tensor | None = None
@@ -63,7 +67,9 @@ class ReIDViT(VisionTransformer):
         grid = self.patch_embed.dynamic_feat_size(images.shape[-2:])
         return self.forward_head(tokens), tokens[:, 1:].mT.unflatten(2, grid)
 
-    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+    def forward_features(
+        self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
+    ) -> Tensor:
         """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
         self._choose_attention(fused=images.device.type != "cpu")
         tokens = self._pos_embed(self.patch_embed(images))
@@ -72,7 +78,8 @@ class ReIDViT(VisionTransformer):
                 raise ValueError(
                     "this network has camera embeddings: pass the cameras of the images"
                 )
-            tokens = tokens + self.spec.camera_weight * self.sie_embed[cameras]
+            rows = cameras * self.spec.num_views + (0 if views is None else views)
+            tokens = tokens + self.spec.camera_weight * self.sie_embed[rows]
         if self.grad_checkpointing and not torch.jit.is_scripting():
             tokens = checkpoint_seq(self.blocks, tokens)
         else:

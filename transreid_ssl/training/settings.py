@@ -102,6 +102,7 @@ class BackboneSettings:
             "antialias" (bicubic after a low-pass filter), "dino" (bicubic without one, by a scale
             factor 0.1 patches too large: DINO's and TransReID-SSL's) or "bilinear".
         camera_embedding: Learn an embedding for each camera of the labelled set (SIE).
+        camera_weight: What it is multiplied by before it is added to every token.
         gradient_checkpointing: Less memory for about a third more time.
     """
 
@@ -113,10 +114,14 @@ class BackboneSettings:
     gem: bool = False
     position_resampling: Literal["antialias", "dino", "bilinear"] = "antialias"
     camera_embedding: bool = False
+    camera_weight: float = 3.0
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        check_ranges(self, img_size=(1, None), drop_path=(0, 0.99), stride=(1, None))
+        check_ranges(
+            self, img_size=(1, None), drop_path=(0, 0.99), stride=(1, None),
+            camera_weight=(0, None),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
