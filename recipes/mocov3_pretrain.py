@@ -42,7 +42,9 @@ class Config(PretrainingConfig):
         )
     )
     model: BackboneSettings = field(
-        default_factory=lambda: BackboneSettings(name="vit_small_patch16_reid", drop_path=0.0)
+        default_factory=lambda: BackboneSettings(
+            name="vit_small_patch16_heads12_reid", drop_path=0.0
+        )
     )
     views: MultiCropConfig = field(
         default_factory=lambda: MultiCropConfig(num_local=0, global_scale=(0.08, 1.0))
@@ -61,7 +63,8 @@ class Config(PretrainingConfig):
 
 def build_objective(config: Config, accelerator: Accelerator) -> MoCoV3:
     """Query encoder with a prediction head, and key encoder."""
-    return MoCoV3(*backbone_pair(config, accelerator), config.mocov3)
+    pair = backbone_pair(config, accelerator)
+    return MoCoV3(*pair, config.mocov3, fresh=not config.model.weights)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ import transreid_ssl
 from published import shapes
 from transreid_ssl import UserError
 from transreid_ssl.models import (
+    ARCHITECTURES,
     HALF,
     IMAGENET,
     BackboneSpec,
@@ -294,7 +295,21 @@ def test_finding_weights(tmp_path, backbone, monkeypatch):
         find_weights("missing/file.pth")
 
 
-def test_names_come_from_sizes_alone():
-    from transreid_ssl.models.spec import ARCHITECTURES
+def test_names_come_from_sizes_alone_but_for_heads():
+    found = {detect_name(sizes, "x.pth") for sizes in ARCHITECTURES.values()}
+    assert set(ARCHITECTURES) - found == {"vit_small_patch16_heads12_reid"}
 
-    assert {detect_name(sizes, "x.pth") for sizes in ARCHITECTURES.values()} == set(ARCHITECTURES)
+
+@pytest.mark.parametrize(("there", "here"), [("heads12_reid", "reid"), ("reid", "heads12_reid")])
+def test_a_header_tells_how_many_heads_its_weights_have(tmp_path, there, here):
+    with torch.device("meta"):
+        model = build_backbone(f"vit_small_patch16_{here}", img_size=(32, 16))
+    path, source = tmp_path / "b.safetensors", f"vit_small_patch16_{there}"
+    save_backbone(path, build_backbone(source, img_size=(32, 16)))
+    assert load_backbone(path).spec.name == source
+    heads = {"reid": 6, "heads12_reid": 12}
+    complaint = f"with {heads[there]} heads, but this network has {heads[here]}.*build {source}"
+    with pytest.raises(UserError, match=complaint):
+        load_weights(model, path)
+    with pytest.raises(UserError, match=complaint):
+        load_backbone(path, name=model.spec.name)

@@ -4,6 +4,7 @@ import transreid_ssl.models.registry  # noqa: F401  (makes the names known to ti
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec, sync_batch_norm
 from transreid_ssl.models.heads import BNNeck, DINOHead
 from transreid_ssl.models.hub import find_weights
+from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
 from transreid_ssl.models.mgn import MGN, MGNParts
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.resnet import ReIDResNet
@@ -35,7 +36,9 @@ __all__ = [
     "Statistics",
     "build_backbone",
     "class_attention",
+    "draw_xavier",
     "find_weights",
+    "fix_sincos_positions",
     "from_spec",
     "load_backbone",
     "load_weights",

@@ -171,6 +171,8 @@ ARCHITECTURES |= {
     for depth, depths in _RESNETS.items()
     for kind in ("reid", "ibn_reid")
 }
+# MoCo v3's ViT-S. Shapes do not tell it from the one with 6 heads: the name, or a header, does.
+ARCHITECTURES["vit_small_patch16_heads12_reid"] = ViTArchitecture(384, 12, 12, 16)
 ARCHITECTURES["resnet_nano_reid"] = _NANO
 ARCHITECTURES["mgn_resnet50"] = MGNArchitecture(ResNetArchitecture(_RESNETS[50]))
 ARCHITECTURES["mgn_resnet50_ibn"] = MGNArchitecture(ResNetArchitecture(_RESNETS[50], ibn=True))

@@ -75,7 +75,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def detect_name(found: Architecture, path: Path) -> str:
-    """The name of the network of these sizes.
+    """The name of the network of these sizes; of a ViT with the usual number of heads.
 
     Raises:
         UserError: none of ours has them.

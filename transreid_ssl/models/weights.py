@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
-from transreid_ssl.models.architectures import MGNArchitecture
+from transreid_ssl.models.architectures import MGNArchitecture, ViTArchitecture
 from transreid_ssl.models.build import Backbone, from_spec
 from transreid_ssl.models.checkpoints import HEADER, Checkpoint, read_checkpoint, read_header
 from transreid_ssl.models.detect import detect_architecture, detect_name, detect_size, detect_spec
@@ -183,7 +183,20 @@ def _check_architecture(model: Backbone, checkpoint: Checkpoint) -> bool:
             f"{path}: of a network with {there}, but this network has {here}; "
             f"build {detect_name(there, path)}, or give other weights"
         )
+    _check_heads(model, checkpoint)
     return False
+
+
+def _check_heads(model: Backbone, checkpoint: Checkpoint) -> None:
+    """A header tells what shapes cannot: into how many heads attention divides its vectors."""
+    if checkpoint.spec is None or not isinstance(model.spec.architecture, ViTArchitecture):
+        return
+    there, here = (spec.architecture.num_heads for spec in (checkpoint.spec, model.spec))
+    if there != here:
+        raise UserError(
+            f"{checkpoint.path}: of a network with {there} heads, but this network has {here} and "
+            f"would make something else of these weights; build {checkpoint.spec.name}"
+        )
 
 
 def _check_complete(
