@@ -20,4 +20,5 @@ def test_settings_of_the_network_reach_it():
     assert (built().num_cameras, built().camera_weight) == (0, 3.0)
     spec = built(num_cameras=5, camera_embedding=True, camera_weight=1.5)
     assert (spec.num_cameras, spec.camera_weight) == (5, 1.5)
+    assert (built().jpm, built(jpm=True).embed_dim) == (False, 640)
     assert (built(stride=4).grid, built(gem=True).gem) == ((7, 3), True)

@@ -5,6 +5,7 @@ from transreid_ssl.models.build import Backbone, build_backbone, from_spec, sync
 from transreid_ssl.models.heads import BNNeck, DINOHead
 from transreid_ssl.models.hub import find_weights
 from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
+from transreid_ssl.models.jpm import JPMViT, split_branches
 from transreid_ssl.models.mgn import MGN, MGNParts
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.resnet import ReIDResNet
@@ -29,6 +30,7 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "DINOHead",
+    "JPMViT",
     "LoadReport",
     "MGNParts",
     "ReIDResNet",
@@ -46,5 +48,6 @@ __all__ = [
     "read_spec",
     "resample_positions",
     "save_backbone",
+    "split_branches",
     "sync_batch_norm",
 ]

@@ -11,6 +11,9 @@ from typing import Any
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.stem import patch_grid
 
+LOCAL_BRANCHES = 4
+"""Parts that TransReID's jigsaw patch module looks at beside the whole image."""
+
 
 @dataclass(frozen=True)
 class ViTArchitecture:
@@ -51,6 +54,12 @@ class ViTArchitecture:
         if min(self.grid(spec.img_size, spec.stride)) < 1:
             raise UserError(
                 f"img_size {spec.img_size}: must be (height, width), each {self.patch_size} or more"
+            )
+        rows, columns = self.grid(spec.img_size, spec.stride)
+        if spec.jpm and rows * columns < LOCAL_BRANCHES:
+            raise UserError(
+                f"jpm: {rows * columns} patches are too few for {LOCAL_BRANCHES} branches; "
+                "set it to false, or give a larger img_size"
             )
 
 
@@ -138,6 +147,10 @@ def _check_convolutional(spec: Any) -> None:
         raise UserError(
             f"camera embeddings: {spec.name} has no tokens to add them to; "
             "leave them out, or choose a vit_…"
+        )
+    if spec.jpm:
+        raise UserError(
+            f"jpm: {spec.name} has no tokens to shuffle; set it to false, or choose a vit_…"
         )
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models.jpm import own_names
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import Statistics
 
@@ -170,7 +171,7 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
             "checkpoint of DINO, TransReID, cluster-contrast, MoCo, fast-reid, torchvision or timm"
         )
     renamed: dict[str, Tensor] = {}
-    for name, bare in names.items():
+    for name, bare in own_names(names, found[0]).items():
         target = _rename(bare, found[0])
         if target is None or target in renamed:
             aside.append(name)
@@ -208,9 +209,9 @@ def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
 
 def _rename(name: str, prefix: str) -> str | None:
     """This package's name for a weight; None for what belongs to no backbone."""
-    neck = re.fullmatch(r"(?:bottleneck|feat_bn)\.(.+)", name)
+    neck = re.fullmatch(r"(?:bottleneck|feat_bn)(_\d)?\.(.+)", name)
     if neck:
-        return f"bottleneck.{neck[1]}"
+        return f"bottleneck{neck[1] or ''}.{neck[2]}"
     if not name.startswith(prefix):
         return None
     name = name.removeprefix(prefix)

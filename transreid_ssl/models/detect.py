@@ -141,6 +141,7 @@ def _vit_options(checkpoint: Checkpoint, sizes: ViTArchitecture) -> dict[str, An
         "stride": found[1],
         "position_resampling": "dino" if dino else "antialias",
         "num_cameras": 0 if cameras is None else cameras.shape[0],
+        "jpm": "b2.0.norm1.weight" in state,
         "feature_norm": checkpoint.format == checkpoints.CLUSTER_CONTRAST,
     }
 

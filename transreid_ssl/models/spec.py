@@ -6,7 +6,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models.architectures import ARCHITECTURES, Architecture, architecture
+from transreid_ssl.models.architectures import (
+    ARCHITECTURES,
+    LOCAL_BRANCHES,
+    Architecture,
+    architecture,
+)
 from transreid_ssl.models.positions import RESAMPLINGS
 from transreid_ssl.models.statistics import IMAGENET
 
@@ -46,6 +51,10 @@ class BackboneSpec:
     """What the embedding is multiplied by before it is added to every token (TransReID: 3)."""
     gem: bool = False
     """Whether the generalised mean is added to a ViT's class token, or replaces a ResNet's mean."""
+    jpm: bool = False
+    """Whether a ViT has TransReID's jigsaw patch module, with a feature five times as long."""
+    jpm_shift: int = 5
+    """Tokens that it moves to the end before it shuffles them; for vehicles it was 8."""
     feature_norm: bool = False
     """Whether the feature goes through a batch norm, as in cluster-contrast training."""
     objective: str = ""
@@ -71,6 +80,8 @@ class BackboneSpec:
                 f"num_views {self.num_views}: must be 1 or more, and without cameras 1; "
                 "give num_cameras 1 where views alone are embedded"
             )
+        if self.jpm_shift < 1:
+            raise UserError(f"jpm_shift {self.jpm_shift}: must be 1 or more")
         network.check(self)
 
     @property
@@ -85,7 +96,12 @@ class BackboneSpec:
     @property
     def embed_dim(self) -> int:
         """The number of values of a feature."""
-        return self.architecture.embed_dim
+        return self.architecture.embed_dim * self.num_branches
+
+    @property
+    def num_branches(self) -> int:
+        """The vectors of equal length that a feature is put together from."""
+        return 1 + LOCAL_BRANCHES if self.jpm else 1
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -117,7 +133,7 @@ class BackboneSpec:
         height, width = self.img_size
         views = f" x {self.num_views} views" if self.num_views > 1 else ""
         extras = [f"{self.num_cameras} camera{views} embeddings"] if self.num_cameras else []
-        extras += [name for name in ("gem", "feature_norm") if getattr(self, name)]
+        extras += [name for name in ("gem", "jpm", "feature_norm") if getattr(self, name)]
         extras += [self.objective] if self.objective else []
         cells = f"{self.architecture.map_name} {self.grid[0]}x{self.grid[1]}"
         return ", ".join([f"{self.name} at {height}x{width} ({cells})", *extras])

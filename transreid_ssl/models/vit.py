@@ -1,5 +1,6 @@
 """The vision transformers: rectangular inputs, convolution stems, camera embeddings."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -44,6 +45,9 @@ class ReIDViT(VisionTransformer):
             **{"num_classes": 0, **options},
         )
         self.spec = spec
+        if self.num_classes and spec.embed_dim != self.num_features:
+            self.head = nn.Linear(spec.embed_dim, self.num_classes)
+        self.num_features = spec.embed_dim
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         if spec.num_cameras:
             # A row for each view of each camera; the middle axis broadcasts over the tokens.
@@ -57,20 +61,31 @@ class ReIDViT(VisionTransformer):
     def forward(
         self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
     ) -> Tensor:
-        return self.forward_head(self.forward_features(images, cameras, views))
+        return self._encode(images, cameras, views)[0]
 
     def forward_with_map(
         self, images: Tensor, cameras: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The feature (B, D) and, of the same pass, the patch tokens as a map (B, D, h, w)."""
-        tokens = self.forward_features(images, cameras)
+        feature, tokens = self._encode(images, cameras, None)
         grid = self.patch_embed.dynamic_feat_size(images.shape[-2:])
-        return self.forward_head(tokens), tokens[:, 1:].mT.unflatten(2, grid)
+        return feature, tokens[:, 1:].mT.unflatten(2, grid)
+
+    def _encode(
+        self, images: Tensor, cameras: Tensor | None, views: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The feature (B, D), and the tokens after the last norm (B, 1 + N, D)."""
+        tokens = self.forward_features(images, cameras, views)
+        return self.forward_head(tokens), tokens
 
     def forward_features(
         self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
     ) -> Tensor:
         """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
+        return self.norm(self._run(self.blocks, self._embed(images, cameras, views)))
+
+    def _embed(self, images: Tensor, cameras: Tensor | None, views: Tensor | None) -> Tensor:
+        """Tokens (B, 1 + N, D) before the first block."""
         self._choose_attention(fused=images.device.type != "cpu")
         tokens = self._pos_embed(self.patch_embed(images))
         if self.spec.num_cameras:
@@ -80,11 +95,15 @@ class ReIDViT(VisionTransformer):
                 )
             rows = cameras * self.spec.num_views + (0 if views is None else views)
             tokens = tokens + self.spec.camera_weight * self.sie_embed[rows]
+        return tokens
+
+    def _run(self, layers: Iterable[nn.Module], tokens: Tensor) -> Tensor:
+        """Tokens after some of the layers."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            tokens = checkpoint_seq(self.blocks, tokens)
-        else:
-            tokens = self.blocks(tokens)
-        return self.norm(tokens)
+            return checkpoint_seq(layers, tokens)
+        for layer in layers:
+            tokens = layer(tokens)
+        return tokens
 
     def _choose_attention(self, fused: bool) -> None:
         """Fused attention, but on a CPU: there its backward pass takes up to twice the time."""
@@ -106,10 +125,13 @@ class ReIDViT(VisionTransformer):
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """Tokens (B, 1 + N, D) to the feature (B, D)."""
-        feature = x[:, 0]
-        if self.spec.gem:
-            feature = feature + generalised_mean(x[:, 1:])
+        feature = self._summary(x)
         return self.bottleneck(feature) if self.spec.feature_norm else feature
+
+    def _summary(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, 1 + N, D) to one vector (B, D), before a batch norm."""
+        feature = tokens[:, 0]
+        return feature + generalised_mean(tokens[:, 1:]) if self.spec.gem else feature
 
     def set_input_size(
         self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None

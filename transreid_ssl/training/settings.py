@@ -104,6 +104,8 @@ class BackboneSettings:
             factor 0.1 patches too large: DINO's and TransReID-SSL's) or "bilinear".
         camera_embedding: Learn an embedding for each camera of the labelled set (SIE).
         camera_weight: What it is multiplied by before it is added to every token.
+        jpm: Look at shuffled quarters of the patches beside the whole (TransReID's jigsaw patch
+            module), which makes the feature five times as long; for supervised fine-tuning.
         gradient_checkpointing: Less memory for about a third more time.
     """
 
@@ -116,6 +118,7 @@ class BackboneSettings:
     position_resampling: Literal["antialias", "dino", "bilinear"] = "antialias"
     camera_embedding: bool = False
     camera_weight: float = 3.0
+    jpm: bool = False
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:

@@ -106,7 +106,7 @@ def trained_backbone(
         settings.name, img_size=settings.img_size, drop_path=settings.drop_path,
         stride=settings.stride, gem=settings.gem, position_resampling=settings.position_resampling,
         num_cameras=num_cameras if settings.camera_embedding else 0,
-        camera_weight=settings.camera_weight, feature_norm=feature_norm,
+        camera_weight=settings.camera_weight, jpm=settings.jpm, feature_norm=feature_norm,
     )  # fmt: skip
     if settings.weights:
         accelerator.print(load_weights(backbone, settings.weights), flush=True)
