@@ -37,7 +37,7 @@ class Config(PretrainingConfig):
     """Settings of MoCo v3 pre-training; the defaults are TransReID-SSL's run of a ViT-S/16."""
 
     run: RunSettings = RunSettings(output="outputs/mocov3_pretrain", epochs=300, batch_size=1024)
-    model: BackboneSettings = BackboneSettings(name="vit_small_patch16_reid", drop_path=0.0)
+    model: BackboneSettings = BackboneSettings(name="vit_small_patch16_heads12_reid", drop_path=0.0)
     views: MultiCropConfig = MultiCropConfig(num_local=0, global_scale=(0.08, 1.0))
     optim: OptimizerSettings = OptimizerSettings(
         lr=1.5e-4, min_lr=0.0, warmup_epochs=40, weight_decay=0.1, weight_decay_end=0.1,
@@ -51,7 +51,8 @@ class Config(PretrainingConfig):
 
 def build_objective(config: Config, accelerator: Accelerator) -> MoCoV3:
     """Query encoder with a prediction head, and key encoder."""
-    return MoCoV3(*backbone_pair(config, accelerator), config.mocov3)
+    pair = backbone_pair(config, accelerator)
+    return MoCoV3(*pair, config.mocov3, fresh=not config.model.weights)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

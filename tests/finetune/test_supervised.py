@@ -57,6 +57,23 @@ def test_losses_are_those_of_the_parts(batch):
     assert not found["accuracy"].requires_grad
 
 
+def test_parts_make_half_of_each_loss(batch):
+    objective = SupervisedObjective(make_backbone(jpm=True), 4)
+    found = objective(batch, 0)
+    features = objective.backbone(normalise(batch["images"], *IMAGENET))
+    id_losses, triplet_losses = [], []
+    for branch, neck in enumerate([objective.neck, *objective.part_necks]):
+        vectors = features[:, 128 * branch : 128 * (branch + 1)] * (4 if branch else 1)
+        spread = (vectors - vectors.mean(0)) / (vectors.var(0, unbiased=False) + 1e-5).sqrt()
+        id_losses.append(F.cross_entropy(spread @ neck.classifier.weight.T, batch["identities"]))
+        triplet_losses.append(batch_hard_triplet(vectors, batch["identities"]))
+    for name, losses in (("id_loss", id_losses), ("triplet_loss", triplet_losses)):
+        torch.testing.assert_close(found[name], losses[0] / 2 + sum(losses[1:]) / 8)
+    torch.testing.assert_close(found["loss"], found["id_loss"] + found["triplet_loss"])
+    found["loss"].backward()
+    assert all(p.grad is not None for p in objective.parameters() if p.requires_grad)
+
+
 def test_cameras_are_given_to_a_backbone_that_embeds_them(batch):
     objective = SupervisedObjective(make_backbone(num_cameras=2), 4)
     with torch.no_grad():

@@ -116,6 +116,13 @@ def test_dino_prototypes_keep_length_one_while_they_turn():
     torch.testing.assert_close(head.last_layer(rows).diagonal(), torch.ones(16))
 
 
+def test_dino_prototypes_start_with_the_published_row_norm():
+    weights = DINOHead(384, 4096).last_layer.weight_v.detach()
+    assert weights.norm(dim=1).mean().item() == pytest.approx(0.577, abs=0.005)
+    assert 0.06 < weights.max() <= 1 / 16
+    assert abs(weights.mean().item()) < 1e-3
+
+
 def test_weight_norm_is_its_formula_with_its_gradient():
     layer = WeightNormLinear(5, 7).double()
     nn.init.uniform_(layer.weight_g, 0.5, 2)

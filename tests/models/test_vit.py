@@ -50,7 +50,7 @@ def test_pretraining_networks_give_the_published_features(network, name):
     ("network", "name", "options"),
     [
         ("reid_vit_small_ics", "vit_small_patch16_ics", {}),
-        ("reid_vit_small_sie6", "vit_small_patch16_reid", {"num_cameras": 6}),
+        ("reid_vit_small_sie6", "vit_small_patch16_reid", {"num_cameras": 6, "camera_weight": 1.5}),
         ("reid_vit_small_stride12", "vit_small_patch16_reid", {"stride": 12}),
         ("reid_vit_small_gem_ics", "vit_small_patch16_ics", {"gem": True}),
     ],
@@ -105,6 +105,25 @@ def test_camera_embeddings_must_be_told_their_cameras():
     assert not torch.allclose(features[0], features[1])
     with pytest.raises(UserError, match="needs the camera of each image"):
         model(images)
+
+
+def test_every_view_of_every_camera_has_its_own_embedding():
+    model = build_backbone(NANO, img_size=(64, 32), num_cameras=3, num_views=2).eval()
+    assert model.sie_embed.shape == (6, 1, 128)
+    assert model.spec.camera_weight == 3
+    cameras, views = torch.tensor([2, 0, 2, 2]), torch.tensor([1, 1, 0, 1])
+    images = torch.randn(1, 3, 64, 32).expand(4, -1, -1, -1)
+    features = model(images, cameras, views)
+    torch.testing.assert_close(features[0], features[3])
+    assert len({round(value.item(), 5) for value in features[:3, 0]}) == 3
+    # By hand: three times the row of (camera 2, view 1) is added to positions and class token.
+    plain = build_backbone(NANO, img_size=(64, 32)).eval()
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k != "sie_embed"})
+    with torch.no_grad():
+        plain.pos_embed += 3 * model.sie_embed[5]
+    torch.testing.assert_close(features[0], plain(images[:1])[0])
+    # Who knows no views has view 0.
+    torch.testing.assert_close(model(images, cameras)[2], features[2])
 
 
 def test_gem_adds_the_generalised_mean_of_the_patches():
@@ -190,6 +209,7 @@ def test_batch_norms_are_synchronised_between_gpus_only():
         ({"stride": 9}, "stride 9.*1 to 8"),
         ({"position_resampling": "nearest"}, "antialias, dino, bilinear"),
         ({"std": (0.5, 0.0, 0.5)}, "std"),
+        ({"num_views": 8}, "num_views 8: .*give num_cameras 1"),
     ],
 )
 def test_impossible_networks_are_refused_in_one_line(options, complaint):

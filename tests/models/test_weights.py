@@ -13,6 +13,7 @@ import transreid_ssl
 from published import shapes
 from transreid_ssl import UserError
 from transreid_ssl.models import (
+    ARCHITECTURES,
     HALF,
     IMAGENET,
     BackboneSpec,
@@ -145,6 +146,20 @@ def test_a_finetuned_network_gives_the_feature_before_its_neck(tmp_path, images,
     assert left < set(model.load_report.dropped)
 
 
+def test_a_finetuned_network_may_tell_views_apart(tmp_path, images):
+    backbone = build_backbone(**PLAIN, num_cameras=3, num_views=2, camera_weight=2.0).eval()
+    torch.save(prefixed("base.", backbone.state_dict()), tmp_path / "views.pth")
+    spec = read_spec(tmp_path / "views.pth")
+    assert (spec.num_cameras, spec.num_views, spec.camera_weight) == (6, 1, 3.0)
+    model = load_backbone(tmp_path / "views.pth", num_cameras=3, num_views=2, camera_weight=2.0)
+    at = torch.tensor([2, 1]), torch.tensor([1, 0])
+    assert torch.equal(model(images, *at), backbone(images, *at))
+    assert str(model.spec).startswith("vit_nano_patch8_reid at 64x32")
+    assert "3 camera x 2 views embeddings" in str(model.spec)
+    save_backbone(tmp_path / "views.safetensors", model)
+    assert load_backbone(tmp_path / "views.safetensors").spec == model.spec
+
+
 def test_other_classes_and_cameras_are_left_aside_and_said(tmp_path, backbone, images):
     source = build_backbone(**NANO, num_cameras=6)
     source.load_state_dict(source.state_dict() | backbone.state_dict())
@@ -233,6 +248,8 @@ def test_grids_of_the_usual_sizes_are_told_apart():
     assert detect_size(24 * 8, 16) == ((384, 128), 16)
     assert detect_size(14 * 14, 16) == ((224, 224), 16)
     assert detect_size(31 * 10, 16) == ((384, 128), 12)
+    assert detect_size(16 * 16, 16) == ((256, 256), 16)
+    assert detect_size(18 * 18, 16) == ((224, 224), 12)
     assert detect_size(137, 16) is None
 
 
@@ -278,7 +295,21 @@ def test_finding_weights(tmp_path, backbone, monkeypatch):
         find_weights("missing/file.pth")
 
 
-def test_names_come_from_sizes_alone():
-    from transreid_ssl.models.spec import ARCHITECTURES
+def test_names_come_from_sizes_alone_but_for_heads():
+    found = {detect_name(sizes, "x.pth") for sizes in ARCHITECTURES.values()}
+    assert set(ARCHITECTURES) - found == {"vit_small_patch16_heads12_reid"}
 
-    assert {detect_name(sizes, "x.pth") for sizes in ARCHITECTURES.values()} == set(ARCHITECTURES)
+
+@pytest.mark.parametrize(("there", "here"), [("heads12_reid", "reid"), ("reid", "heads12_reid")])
+def test_a_header_tells_how_many_heads_its_weights_have(tmp_path, there, here):
+    with torch.device("meta"):
+        model = build_backbone(f"vit_small_patch16_{here}", img_size=(32, 16))
+    path, source = tmp_path / "b.safetensors", f"vit_small_patch16_{there}"
+    save_backbone(path, build_backbone(source, img_size=(32, 16)))
+    assert load_backbone(path).spec.name == source
+    heads = {"reid": 6, "heads12_reid": 12}
+    complaint = f"with {heads[there]} heads, but this network has {heads[here]}.*build {source}"
+    with pytest.raises(UserError, match=complaint):
+        load_weights(model, path)
+    with pytest.raises(UserError, match=complaint):
+        load_backbone(path, name=model.spec.name)

@@ -1,5 +1,6 @@
 """MoCo, MoCo v3 and MoBY around their contrast: who learns, who follows, what is remembered."""
 
+import math
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from slow_contrast import slow_info_nce
 from transreid_ssl import UserError
 from transreid_ssl.data import MultiCropConfig
 from transreid_ssl.models import build_backbone, load_backbone
+from transreid_ssl.models.initialise import sincos_positions
 from transreid_ssl.pretrain import (
     MoBY,
     MoBYConfig,
@@ -164,14 +166,37 @@ def test_moco_v3_leaves_the_patch_embedding_as_it_was(network):
     before = [p.clone() for p in patches.parameters()]
     step(objective, [batch()])
     assert all(torch.equal(a, b) for a, b in zip(before, patches.parameters()))
-    learning = build(MoCoV3, network, freeze_patches=False)
+    learning = build(MoCoV3, network, freeze_patches=False, positions="learned")
     assert all(p.requires_grad for p in learning.encoder_q.backbone.parameters())
 
 
+def test_moco_v3_draws_new_weights_as_published():
+    network = build(MoCoV3).kept
+    drawn = math.sqrt(2 / (3 * 8 * 8 + 128))
+    assert network.patch_embed.proj.weight.std().item() == pytest.approx(drawn, rel=0.03)
+    assert torch.equal(network.pos_embed[:, 1:], sincos_positions((2, 1), 128))
+    frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+    assert frozen == {"patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"}
+    own = build(MoCoV3, initialisation="default", positions="learned").kept
+    torch.manual_seed(0)
+    expected = backbones()[0].state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in own.state_dict().items())
+
+
+def test_moco_v3_keeps_weights_that_are_not_new():
+    pair = backbones()
+    before = {name: value.clone() for name, value in pair[0].state_dict().items()}
+    network = MoCoV3(*pair, SMALL[MoCoV3], fresh=False).kept
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not network.pos_embed.requires_grad
+    assert not network.patch_embed.proj.weight.requires_grad
+
+
 def test_moco_v3_on_a_network_without_patches_says_what_to_set():
-    with pytest.raises(UserError, match="freeze_patches false"):
+    with pytest.raises(UserError, match=r"freeze_patches false.*default.*learned"):
         build(MoCoV3, "resnet_nano_reid")
-    assert step(build(MoCoV3, "resnet_nano_reid", freeze_patches=False), [batch()])
+    free = {"freeze_patches": False, "initialisation": "default", "positions": "learned"}
+    assert step(build(MoCoV3, "resnet_nano_reid", **free), [batch()])
 
 
 def test_one_image_is_refused_where_batch_norms_need_two():

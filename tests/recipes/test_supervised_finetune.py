@@ -102,15 +102,16 @@ def test_a_batch_holds_whole_identities(recipe, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_overlapping_patches_gem_and_camera_embeddings_train_and_evaluate(tmp_path):
+def test_overlapping_patches_gem_jigsaw_and_camera_embeddings_train_and_evaluate(tmp_path):
     folder = tmp_path / "run"
     launch.run(
         RECIPE, *TINY, "--model.name=vit_nano_patch8_reid", "--model.weights=null",
         "--model.stride=4", "--model.gem=true", "--model.camera_embedding=true",
+        "--model.jpm=true",
         "--run.epochs=1", f"--run.output={folder}", cwd=tmp_path,
     )  # fmt: skip
     spec = read_spec(folder / "model.safetensors")
-    assert (spec.grid, spec.gem, spec.num_cameras) == ((7, 3), True, 6)
+    assert (spec.grid, spec.gem, spec.num_cameras, spec.jpm) == ((7, 3), True, 6, True)
     text = launch.run(
         "-m", "transreid_ssl.evaluate", f"--weights={folder / 'model.safetensors'}", cwd=tmp_path
     )

@@ -30,6 +30,7 @@ WRONG = [
     (BackboneSettings, "img_size", ((0, 128),)),
     (BackboneSettings, "drop_path", (-0.1, 1.0)),
     (BackboneSettings, "stride", (0,)),
+    (BackboneSettings, "camera_weight", (-1.0,)),
     (OptimizerSettings, "lr", (0.0, -1e-3, math.nan, math.inf)),
     (OptimizerSettings, "lr_batch", (0,)),
     (OptimizerSettings, "min_lr", (-1e-6,)),

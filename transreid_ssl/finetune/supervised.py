@@ -7,13 +7,14 @@ The "strong baseline" for ReID (arXiv 1903.07071) with the settings that TransRe
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
-from transreid_ssl.models import HALF, IMAGENET, LUPERSON_MGN, BNNeck, read_spec
+from transreid_ssl.models import HALF, IMAGENET, LUPERSON_MGN, BNNeck, read_spec, split_branches
 from transreid_ssl.training import Objective, OptimizerSettings
 
 
@@ -90,6 +91,8 @@ class SupervisedObjective(Objective):
 
     The triplet loss sees features before the neck, where distances matter; the classifier sees them
     after, where batch normalisation has spread them. Retrieval and CFS use those before the neck.
+    Each branch of a jigsaw patch module has a neck and a classifier of its own; the whole image
+    makes half of each loss then, and the mean of its parts the other, as in TransReID's program.
 
     Args:
         backbone: With ``.spec``; maps uint8 (B, 3, H, W) to (B, D).
@@ -104,7 +107,12 @@ class SupervisedObjective(Objective):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.neck = BNNeck(backbone.spec.embed_dim, num_identities)
+        spec = backbone.spec
+        necks = [
+            BNNeck(spec.embed_dim // spec.num_branches, num_identities)
+            for _ in range(spec.num_branches)
+        ]
+        self.neck, self.part_necks = necks[0], nn.ModuleList(necks[1:])
         self.config = config or SupervisedConfig()
 
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
@@ -119,16 +127,28 @@ class SupervisedObjective(Objective):
             0-d tensors: "loss" (the weighted sum), "id_loss", "triplet_loss" and "accuracy".
         """
         config, identities = self.config, batch["identities"]
-        features = self.backbone(batch["images"], batch.get("cameras"))  # (B, D)
-        logits = self.neck(features)[1].float()  # (B, num_identities)
-        id_loss = F.cross_entropy(logits, identities, label_smoothing=config.label_smoothing)
-        triplet_loss = batch_hard_triplet(features, identities, config.margin)
+        features = self.backbone(batch["images"], batch.get("cameras"))
+        branches = split_branches(features, self.spec)  # each (B, D)
+        necks = [self.neck, *self.part_necks]
+        logits = [neck(x)[1].float() for neck, x in zip(necks, branches)]  # (B, num_identities)
+        id_loss = _half_of_parts(
+            [F.cross_entropy(x, identities, label_smoothing=config.label_smoothing) for x in logits]
+        )
+        triplet_loss = _half_of_parts(
+            [batch_hard_triplet(x, identities, config.margin) for x in branches]
+        )
         return {
             "loss": config.id_weight * id_loss + config.triplet_weight * triplet_loss,
             "id_loss": id_loss,
             "triplet_loss": triplet_loss,
-            "accuracy": (logits.detach().argmax(dim=1) == identities).float().mean(),
+            "accuracy": (logits[0].detach().argmax(dim=1) == identities).float().mean(),
         }
+
+
+def _half_of_parts(losses: list[Tensor]) -> Tensor:
+    """The whole image's loss, or half of it and half of the mean of its parts' losses."""
+    whole, *parts = losses
+    return (whole + torch.stack(parts).mean()) / 2 if parts else whole
 
 
 def set_statistics(backbone: nn.Module, which: str, weights: str | None) -> None:

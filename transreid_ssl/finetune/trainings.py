@@ -90,6 +90,10 @@ class ClusterTraining:
                 f"--model.name {self.model.name}: clusters need one feature behind a batch norm; "
                 "choose a vit_… or resnet…"
             )
+        if self.model.jpm:
+            raise UserError(
+                "--model.jpm: clusters need one feature behind a batch norm; set it to false"
+            )
 
     def objective(self, backbone: nn.Module) -> ClusterObjective:
         """The memory of clusters."""

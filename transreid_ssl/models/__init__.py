@@ -4,6 +4,8 @@ import transreid_ssl.models.registry  # noqa: F401  (makes the names known to ti
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec, sync_batch_norm
 from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead
 from transreid_ssl.models.hub import find_weights
+from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
+from transreid_ssl.models.jpm import JPMViT, split_branches
 from transreid_ssl.models.mgn import MGN, MGNParts
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.resnet import ReIDResNet
@@ -37,6 +39,7 @@ __all__ = [
     "BackboneSpec",
     "CosineClassifier",
     "DINOHead",
+    "JPMViT",
     "LoadReport",
     "MGNParts",
     "ReIDResNet",
@@ -44,7 +47,9 @@ __all__ = [
     "Statistics",
     "build_backbone",
     "class_attention",
+    "draw_xavier",
     "find_weights",
+    "fix_sincos_positions",
     "from_spec",
     "load_backbone",
     "load_weights",
@@ -52,5 +57,6 @@ __all__ = [
     "read_spec",
     "resample_positions",
     "save_backbone",
+    "split_branches",
     "sync_batch_norm",
 ]

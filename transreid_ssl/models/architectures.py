@@ -11,6 +11,9 @@ from typing import Any, Literal
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.stem import patch_grid
 
+LOCAL_BRANCHES = 4
+"""Parts that TransReID's jigsaw patch module looks at beside the whole image."""
+
 
 @dataclass(frozen=True)
 class ViTArchitecture:
@@ -51,6 +54,12 @@ class ViTArchitecture:
         if min(self.grid(spec.img_size, spec.stride)) < 1:
             raise UserError(
                 f"img_size {spec.img_size}: must be (height, width), each {self.patch_size} or more"
+            )
+        rows, columns = self.grid(spec.img_size, spec.stride)
+        if spec.jpm and rows * columns < LOCAL_BRANCHES:
+            raise UserError(
+                f"jpm: {rows * columns} patches are too few for {LOCAL_BRANCHES} branches; "
+                "set it to false, or give a larger img_size"
             )
 
 
@@ -147,6 +156,10 @@ def _check_convolutional(spec: Any) -> None:
             f"camera embeddings: {spec.name} has no tokens to add them to; "
             "leave them out, or choose a vit_…"
         )
+    if spec.jpm:
+        raise UserError(
+            f"jpm: {spec.name} has no tokens to shuffle; set it to false, or choose a vit_…"
+        )
 
 
 def _map_size(img_size: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -179,6 +192,8 @@ ARCHITECTURES |= {
     for depth, depths in _RESNETS.items()
     for kind in ("reid", "ibn_reid")
 }
+# MoCo v3's ViT-S. Shapes do not tell it from the one with 6 heads: the name, or a header, does.
+ARCHITECTURES["vit_small_patch16_heads12_reid"] = ViTArchitecture(384, 12, 12, 16)
 ARCHITECTURES["resnet_nano_reid"] = _NANO
 ARCHITECTURES["mgn_resnet50"] = MGNArchitecture(ResNetArchitecture(_RESNETS[50]))
 ARCHITECTURES["mgn_resnet50_ibn"] = MGNArchitecture(ResNetArchitecture(_RESNETS[50], ibn=True))

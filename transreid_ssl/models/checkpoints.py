@@ -25,6 +25,7 @@ from torch import Tensor
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import fast_reid
+from transreid_ssl.models.jpm import own_names
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import Statistics
 
@@ -167,7 +168,7 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
     mgn = fast_reid.is_mgn(names.values())
     prefix = "" if mgn else _prefix(path, names)
     renamed: dict[str, Tensor] = {}
-    for name, bare in names.items():
+    for name, bare in (names if mgn else own_names(names, prefix)).items():
         target = fast_reid.mgn_name(bare) if mgn else _rename(bare, prefix)
         if target is None or target in renamed:
             aside.append(name)
@@ -221,9 +222,9 @@ def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
 
 def _rename(name: str, prefix: str) -> str | None:
     """This package's name for a weight; None for what belongs to no backbone."""
-    neck = re.fullmatch(r"(?:bottleneck|feat_bn)\.(.+)", name)
+    neck = re.fullmatch(r"(?:bottleneck|feat_bn)(_\d)?\.(.+)", name)
     if neck:
-        return f"bottleneck.{neck[1]}"
+        return f"bottleneck{neck[1] or ''}.{neck[2]}"
     if not name.startswith(prefix):
         return None
     name = name.removeprefix(prefix)

@@ -21,9 +21,12 @@ from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import HALF, IMAGENET, LUPERSON, LUPERSON_MGN
 from transreid_ssl.models.stem import patch_grid
 
-# No two of these have the same number of patches at any of the strides tried.
-_IMAGE_SIZES = ((256, 128), (384, 128), (384, 192), (224, 224), (384, 384), (128, 64), (64, 32))
-_OVERLAPS = (14, 12)
+# No two of these have the same number of patches at any of the strides tried, but for 256x256 at 14
+# (nothing published has it), which is taken for 224x224 at 12.
+_IMAGE_SIZES = (
+    (256, 128), (384, 128), (384, 192), (224, 224), (384, 384), (256, 256), (128, 64), (64, 32),
+)  # fmt: skip
+_OVERLAPS = (12, 14)
 
 
 def detect_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture:
@@ -75,7 +78,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def detect_name(found: Architecture, path: Path) -> str:
-    """The name of the network of these sizes.
+    """The name of the network of these sizes; of a ViT with the usual number of heads.
 
     Raises:
         UserError: none of ours has them.
@@ -135,12 +138,13 @@ def _vit_options(checkpoint: Checkpoint, sizes: ViTArchitecture) -> dict[str, An
             "build the network for its size and use load_weights"
         )
     dino = checkpoint.format in (checkpoints.DINO_TRAINING, checkpoints.DINO_BACKBONE)
-    cameras = state.get("sie_embed")
+    cameras = state.get("sie_embed")  # of TransReID with views, one for each view of each camera
     return {
         "img_size": found[0],
         "stride": found[1],
         "position_resampling": "dino" if dino else "antialias",
         "num_cameras": 0 if cameras is None else cameras.shape[0],
+        "jpm": "b2.0.norm1.weight" in state,
         "feature_norm": checkpoint.format == checkpoints.CLUSTER_CONTRAST,
     }
 

@@ -18,7 +18,11 @@ class WeightNormLinear(nn.Module):
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_norm)
         self.weight_v = nn.Parameter(torch.empty(out_features, in_features))
-        nn.init.trunc_normal_(self.weight_v, std=0.02)
+        # As a linear layer starts, which gives rows of length 0.577, because the authors draw only
+        # the layers below anew. The layer's function does not depend on these lengths, but the
+        # longer rows are, the more slowly an optimiser's steps turn them.
+        bound = in_features**-0.5
+        nn.init.uniform_(self.weight_v, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         # The fused function behind torch's own weight_norm: forward and backward of a step with

@@ -16,6 +16,7 @@ from transreid_ssl.models.architectures import (
     ResNetArchitecture,
     ViTArchitecture,
 )
+from transreid_ssl.models.jpm import JPMViT
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
@@ -50,14 +51,13 @@ default_cfgs = generate_default_cfgs(
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
-    network = _NETWORKS[type(ARCHITECTURES[name])]
-
     def create(
         pretrained: bool = False, spec: BackboneSpec | None = None, **kwargs: Any
     ) -> nn.Module:
         """Give either a complete ``spec``, or its fields as keywords, beside timm's own options."""
         own = {f.name: kwargs.pop(f.name) for f in fields(BackboneSpec) if f.name in kwargs}
         spec = spec or BackboneSpec(name=name, **own)
+        network = JPMViT if spec.jpm else _NETWORKS[type(spec.architecture)]
         return build_model_with_cfg(network, name, pretrained, spec=spec, **kwargs)
 
     create.__name__ = create.__qualname__ = name

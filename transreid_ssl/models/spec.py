@@ -6,7 +6,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models.architectures import ARCHITECTURES, Architecture, architecture
+from transreid_ssl.models.architectures import (
+    ARCHITECTURES,
+    LOCAL_BRANCHES,
+    Architecture,
+    architecture,
+)
 from transreid_ssl.models.positions import RESAMPLINGS
 from transreid_ssl.models.statistics import IMAGENET
 
@@ -35,10 +40,21 @@ class BackboneSpec:
     position_resampling: str = "antialias"
     """How a ViT's position embeddings are resampled for images of another size."""
     num_cameras: int = 0
-    """Rows of a ViT's camera embedding (SIE); 0 for none."""
-    camera_weight: float = 1.5
+    """Cameras that a ViT has embeddings for (SIE, TransReID, section 3.2); 0 for none."""
+    num_views: int = 1
+    """Viewpoints that each of them has an embedding for.
+
+    The data sets here know no views, so that every image is of view 0 unless a caller says more. A
+    network that embeds views alone has one camera.
+    """
+    camera_weight: float = 3.0
+    """What the embedding is multiplied by before it is added to every token (TransReID: 3)."""
     gem: bool = False
     """Whether the generalised mean is added to a ViT's class token, or replaces a ResNet's mean."""
+    jpm: bool = False
+    """Whether a ViT has TransReID's jigsaw patch module, with a feature five times as long."""
+    jpm_shift: int = 5
+    """Tokens that it moves to the end before it shuffles them; for vehicles it was 8."""
     feature_norm: bool = False
     """Whether the feature goes through a batch norm, as in cluster-contrast training."""
     objective: str = ""
@@ -59,6 +75,13 @@ class BackboneSpec:
             raise UserError(f"img_size {self.img_size}: must be (height, width)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError("mean and std must each hold three numbers, and no std may be 0")
+        if self.num_views < 1 or (self.num_views > 1 and not self.num_cameras):
+            raise UserError(
+                f"num_views {self.num_views}: must be 1 or more, and without cameras 1; "
+                "give num_cameras 1 where views alone are embedded"
+            )
+        if self.jpm_shift < 1:
+            raise UserError(f"jpm_shift {self.jpm_shift}: must be 1 or more")
         network.check(self)
 
     @property
@@ -73,7 +96,12 @@ class BackboneSpec:
     @property
     def embed_dim(self) -> int:
         """The number of values of a feature."""
-        return self.architecture.embed_dim
+        return self.architecture.embed_dim * self.num_branches
+
+    @property
+    def num_branches(self) -> int:
+        """The vectors of equal length that a feature is put together from."""
+        return 1 + LOCAL_BRANCHES if self.jpm else 1
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -103,8 +131,9 @@ class BackboneSpec:
 
     def __str__(self) -> str:
         height, width = self.img_size
-        extras = [f"{self.num_cameras} camera embeddings"] if self.num_cameras else []
-        extras += [name for name in ("gem", "feature_norm") if getattr(self, name)]
+        views = f" x {self.num_views} views" if self.num_views > 1 else ""
+        extras = [f"{self.num_cameras} camera{views} embeddings"] if self.num_cameras else []
+        extras += [name for name in ("gem", "jpm", "feature_norm") if getattr(self, name)]
         extras += [self.objective] if self.objective else []
         cells = f"{self.architecture.map_name} {self.grid[0]}x{self.grid[1]}"
         return ", ".join([f"{self.name} at {height}x{width} ({cells})", *extras])

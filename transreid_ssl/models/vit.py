@@ -1,5 +1,6 @@
 """The vision transformers: rectangular inputs, convolution stems, camera embeddings."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,9 +22,9 @@ class ReIDViT(VisionTransformer):
     """A ViT whose feature is its class token after the last norm (TransReID-SSL, section 3).
 
     Called with images (B, 3, H, W) of any size from a patch up, uint8 or float if normalised
-    already, and with cameras int64 (B,) where it has camera embeddings; gives (B, D). ``spec``
-    tells how it is built; see there for the options. Those that are not in the spec are of timm's
-    ``VisionTransformer``.
+    already, and with cameras int64 (B,) where it has camera embeddings (and views int64 (B,), 0
+    when None, where it tells these apart); gives (B, D). ``spec`` tells how it is built; see there
+    for the options. Those that are not in the spec are of timm's ``VisionTransformer``.
     """
 
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
@@ -45,40 +46,64 @@ class ReIDViT(VisionTransformer):
             **{"num_classes": 0, **options},
         )
         self.spec = spec
+        if self.num_classes and spec.embed_dim != self.num_features:
+            self.head = nn.Linear(spec.embed_dim, self.num_classes)
+        self.num_features = spec.embed_dim
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         if spec.num_cameras:
-            # One row for each camera; the middle axis broadcasts over the tokens.
-            self.sie_embed = nn.Parameter(torch.empty(spec.num_cameras, 1, sizes.embed_dim))
+            # A row for each view of each camera; the middle axis broadcasts over the tokens.
+            rows = spec.num_cameras * spec.num_views
+            self.sie_embed = nn.Parameter(torch.empty(rows, 1, sizes.embed_dim))
             nn.init.trunc_normal_(self.sie_embed, std=0.02)
         if spec.feature_norm:
             self.bottleneck = nn.BatchNorm1d(sizes.embed_dim)
             self.bottleneck.bias.requires_grad_(False)
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
-        return self.forward_head(self.forward_features(images, cameras))
+    def forward(
+        self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
+    ) -> Tensor:
+        return self._encode(images, cameras, views)[0]
 
     def forward_with_map(
         self, images: Tensor, cameras: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The feature (B, D) and, of the same pass, the patch tokens as a map (B, D, h, w)."""
-        tokens = self.forward_features(images, cameras)
+        feature, tokens = self._encode(images, cameras, None)
         grid = self.patch_embed.dynamic_feat_size(images.shape[-2:])
-        return self.forward_head(tokens), tokens[:, 1:].mT.unflatten(2, grid)
+        return feature, tokens[:, 1:].mT.unflatten(2, grid)
 
-    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+    def _encode(
+        self, images: Tensor, cameras: Tensor | None, views: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The feature (B, D), and the tokens after the last norm (B, 1 + N, D)."""
+        tokens = self.forward_features(images, cameras, views)
+        return self.forward_head(tokens), tokens
+
+    def forward_features(
+        self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
+    ) -> Tensor:
         """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
+        return self.norm(self._run(self.blocks, self._embed(images, cameras, views)))
+
+    def _embed(self, images: Tensor, cameras: Tensor | None, views: Tensor | None) -> Tensor:
+        """Tokens (B, 1 + N, D) before the first block."""
         self._choose_attention(fused=images.device.type != "cpu")
         images = normalise(images, self.spec.mean, self.spec.std)
         tokens = self._pos_embed(self.patch_embed(images))
         if self.spec.num_cameras:
             if cameras is None:
                 raise UserError("this network needs the camera of each image, which is not known")
-            tokens = tokens + self.spec.camera_weight * self.sie_embed[cameras]
+            rows = cameras * self.spec.num_views + (0 if views is None else views)
+            tokens = tokens + self.spec.camera_weight * self.sie_embed[rows]
+        return tokens
+
+    def _run(self, layers: Iterable[nn.Module], tokens: Tensor) -> Tensor:
+        """Tokens after some of the layers."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            tokens = checkpoint_seq(self.blocks, tokens)
-        else:
-            tokens = self.blocks(tokens)
-        return self.norm(tokens)
+            return checkpoint_seq(layers, tokens)
+        for layer in layers:
+            tokens = layer(tokens)
+        return tokens
 
     def _choose_attention(self, fused: bool) -> None:
         """Fused attention, but on a CPU: there its backward pass takes up to twice the time."""
@@ -100,10 +125,13 @@ class ReIDViT(VisionTransformer):
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """Tokens (B, 1 + N, D) to the feature (B, D)."""
-        feature = x[:, 0]
-        if self.spec.gem:
-            feature = feature + generalised_mean(x[:, 1:])
+        feature = self._summary(x)
         return self.bottleneck(feature) if self.spec.feature_norm else feature
+
+    def _summary(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, 1 + N, D) to one vector (B, D), before a batch norm."""
+        feature = tokens[:, 0]
+        return feature + generalised_mean(tokens[:, 1:]) if self.spec.gem else feature
 
     def set_input_size(
         self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None

@@ -1,9 +1,8 @@
 """Loading and saving backbones: strict after an explicit renaming, nothing dropped unsaid."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
-from transreid_ssl.models.architectures import MGNArchitecture
+from transreid_ssl.models.architectures import MGNArchitecture, ViTArchitecture
 from transreid_ssl.models.build import Backbone, from_spec
 from transreid_ssl.models.checkpoints import HEADER, Checkpoint, read_checkpoint, read_header
 from transreid_ssl.models.detect import detect_architecture, detect_name, detect_size, detect_spec
 from transreid_ssl.models.hub import find_weights
+from transreid_ssl.models.jpm import with_local_branch
+from transreid_ssl.models.load_report import LoadReport, grouped
 from transreid_ssl.models.mgn import NEW_LAYERS, branched
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import BackboneSpec
@@ -25,43 +26,11 @@ from transreid_ssl.models.vit import ReIDViT
 
 # Weights that a network may have or lack without being another network; the counters of batch
 # norms are not in files of early PyTorch.
-_OPTIONAL = re.compile(r"(sie_embed$|bottleneck\.|head\.|.+\.num_batches_tracked$)")
+_OPTIONAL = re.compile(r"(sie_embed$|bottleneck(_\d)?\.|head\.|.+\.num_batches_tracked$)")
 # Weights that no network here ignores: unknown ones among them mean a different computation.
 _ESSENTIAL = re.compile(
-    r"(blocks|patch_embed|norm|norm_pre|conv1|bn1|layer\d|branches|NL_\d)\.|\w+_(token|embed)$"
+    r"(blocks|b2|patch_embed|norm|norm_pre|conv1|bn1|layer\d|branches|NL_\d)\.|\w+_(token|embed)$"
 )
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What became of every weight of a file, and of the network.
-
-    Attributes:
-        format: what kind of file it was.
-        matched: names that were loaded, the resized among them.
-        missing: names of the network that the file lacks; they keep their values.
-        unexpected: names of the file that mean nothing here.
-        resized: one line for each weight that was adapted, with its old and its new size.
-        dropped: names of the file that were left aside on purpose: heads, optimizers…
-    """
-
-    path: str
-    format: str
-    matched: tuple[str, ...]
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    resized: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        total = len(self.matched) + len(self.missing)
-        lines = [f"{self.path}: {self.format}, {len(self.matched)} of {total} weights loaded"]
-        lines += [f"  resized {line}" for line in self.resized]
-        for title in ("missing", "unexpected", "dropped"):
-            names = getattr(self, title)
-            if names:
-                lines.append(f"  {title} {len(names)}: {_grouped(names)}")
-        return "\n".join(lines)
 
 
 def load_weights(
@@ -71,7 +40,8 @@ def load_weights(
 
     Position embeddings of another patch grid are resampled; class heads and camera embeddings of
     other sizes are left aside, and reported. Weights of a ResNet start each branch of an MGN over
-    it. On an error the model is untouched.
+    it, those of a plain ViT both copies of the last block of one with a jigsaw patch module. On an
+    error the model is untouched.
 
     Args:
         which: ``teacher`` or ``student``, of a DINO training checkpoint.
@@ -133,7 +103,7 @@ def save_backbone(
         expected = {name: value.shape for name, value in from_spec(spec).state_dict().items()}
     differing = {name: value.shape for name, value in state.items()}.items() ^ expected.items()
     if differing:
-        names = _grouped(sorted({name for name, _ in differing}))
+        names = grouped(sorted({name for name, _ in differing}))
         raise ValueError(f"these weights are not of {spec}: {names} differ")
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     metadata = {"format": "pt", HEADER: spec.to_json()}
@@ -146,6 +116,9 @@ def _load(model: Backbone, checkpoint: Checkpoint, resampling: str) -> LoadRepor
     starts_branches = _check_architecture(model, checkpoint)
     if starts_branches:
         checkpoint = replace(checkpoint, state=branched(checkpoint.state))
+    if model.spec.jpm:
+        copied = with_local_branch(checkpoint.state, model.spec.architecture.depth)
+        checkpoint = replace(checkpoint, state=copied)
     state, dropped, resized = dict(checkpoint.state), list(checkpoint.dropped), []
     for name in [name for name in state if _OPTIONAL.match(name)]:
         if name not in own or own[name].shape != state[name].shape:
@@ -183,7 +156,20 @@ def _check_architecture(model: Backbone, checkpoint: Checkpoint) -> bool:
             f"{path}: of a network with {there}, but this network has {here}; "
             f"build {detect_name(there, path)}, or give other weights"
         )
+    _check_heads(model, checkpoint)
     return False
+
+
+def _check_heads(model: Backbone, checkpoint: Checkpoint) -> None:
+    """A header tells what shapes cannot: into how many heads attention divides its vectors."""
+    if checkpoint.spec is None or not isinstance(model.spec.architecture, ViTArchitecture):
+        return
+    there, here = (spec.architecture.num_heads for spec in (checkpoint.spec, model.spec))
+    if there != here:
+        raise UserError(
+            f"{checkpoint.path}: of a network with {there} heads, but this network has {here} and "
+            f"would make something else of these weights; build {checkpoint.spec.name}"
+        )
 
 
 def _check_complete(
@@ -226,10 +212,3 @@ def _grid(checkpoint: Checkpoint, model: ReIDViT) -> tuple[int, int]:
             f"build the network for its size, then change it with set_input_size"
         )
     return detect_spec(checkpoint).grid
-
-
-def _grouped(names: Iterable[str]) -> str:
-    """``head.* (8), optimizer``: names by their first parts, so that a report stays readable."""
-    prefixes = re.compile(r"^(module\.)?(backbone\.|base\.)?")
-    counts = Counter(prefixes.sub("", name).split(".")[0] for name in names)
-    return ", ".join(f"{part}.* ({n})" if n > 1 else part for part, n in counts.items())

@@ -1,15 +1,18 @@
 """MoCo v3: momentum contrast within a large batch, for vision transformers (2104.02057).
 
 Keys of the other images of the batch are the negatives: there is no queue. The patches' projection
-keeps its random weights, which the paper found to be what makes transformers train steadily.
+keeps its random weights, which the paper found to be what makes transformers train steadily, and
+positions are fixed waves.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.models import ReIDViT, draw_xavier, fix_sincos_positions
 from transreid_ssl.pretrain.contrast import gather, info_nce
 from transreid_ssl.pretrain.heads import mlp_head
 from transreid_ssl.pretrain.networks import MomentumPair
@@ -27,6 +30,10 @@ class MoCoV3Config:
         momentum: Of the key encoder at the start, to 1 along a cosine.
         freeze_patches: Leave the patch embedding at its initial weights; of a convolution stem all
             layers. False lets it learn, as networks without patches need it.
+        initialisation: "xavier" draws the network's weights as the paper does, which gives the
+            frozen patch embedding about twice the scale of "default", the network's own start.
+        positions: "sincos" keeps position embeddings at sines and cosines of row and column;
+            "learned" leaves them as they are and lets them learn.
     """
 
     dim: int = 256
@@ -35,6 +42,8 @@ class MoCoV3Config:
     temperature: float = 0.2
     momentum: float = 0.99
     freeze_patches: bool = True
+    initialisation: Literal["xavier", "default"] = "xavier"
+    positions: Literal["sincos", "learned"] = "sincos"
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -51,14 +60,19 @@ class MoCoV3(MomentumPair):
     Args:
         backbone, key_backbone: See ``MomentumPair``.
         config: Settings.
+        fresh: The network's weights are new. Initial weights are not drawn anew, nor are their
+            positions replaced; what is to be frozen is.
 
     Raises:
-        UserError: patches are to be frozen of a network that has none.
+        UserError: settings for patches of a network that has none.
     """
 
     name = "mocov3"
 
-    def __init__(self, backbone: nn.Module, key_backbone: nn.Module, config: MoCoV3Config) -> None:
+    def __init__(
+        self, backbone: nn.Module, key_backbone: nn.Module, config: MoCoV3Config, fresh: bool = True
+    ) -> None:
+        _prepare(backbone, config, fresh)
         norm = {"norm": config.head_norm, "last_norm": config.head_norm}
         width, hidden, dim = backbone.spec.embed_dim, config.hidden_dim, config.dim
         super().__init__(
@@ -67,13 +81,6 @@ class MoCoV3(MomentumPair):
             momentum=config.momentum, final_momentum=1.0,
         )  # fmt: skip
         self.config = config
-        if config.freeze_patches:
-            if not hasattr(backbone, "patch_embed"):
-                raise UserError(
-                    f"{backbone.spec.name} has no patches to freeze: "
-                    "give --mocov3.freeze_patches false"
-                )
-            backbone.patch_embed.requires_grad_(False)
 
     def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
         """Against the keys of the whole batch; times 2T, so that the gradient's scale does not
@@ -84,3 +91,21 @@ class MoCoV3(MomentumPair):
             queries, gather(keys[None]), temperature, offset=rank * len(queries)
         )
         return 2 * temperature * loss, accuracy
+
+
+def _prepare(backbone: nn.Module, config: MoCoV3Config, fresh: bool) -> None:
+    """Draw the network's weights where they are new, and freeze what does not learn."""
+    drawn, fixed = config.initialisation == "xavier", config.positions == "sincos"
+    if not isinstance(backbone, ReIDViT):
+        if config.freeze_patches or drawn or fixed:
+            raise UserError(
+                f"{backbone.spec.name} has no patches: give --mocov3.freeze_patches false, "
+                "--mocov3.initialisation default and --mocov3.positions learned"
+            )
+        return
+    if drawn and fresh:
+        draw_xavier(backbone)
+    if fixed and fresh:
+        fix_sincos_positions(backbone)
+    backbone.pos_embed.requires_grad_(not fixed)
+    backbone.patch_embed.requires_grad_(not config.freeze_patches)

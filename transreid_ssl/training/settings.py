@@ -94,6 +94,7 @@ class BackboneSettings:
     Args:
         name: A timm name: vit_{nano,tiny,small,base}_patch16_{reid,ics,conv} (plain
             patches, the IBN stem, the same stem with batch norms), vit_nano_patch8_…,
+            vit_small_patch16_heads12_reid (MoCo v3's, of 12 heads),
             resnet{50,101,152}_{reid,ibn_reid}, resnet_nano_reid, mgn_resnet{50,50_ibn,_nano} (as
             in MGN's paper), mgn_resnet{50,50_ibn,101,152,_nano}_luperson (LUPerson's MGN).
         img_size: (height, width) of the input in pixels.
@@ -103,7 +104,13 @@ class BackboneSettings:
             a ResNet 32, or 16 as is usual for fine-tuning.
         gem: Feature = class token + generalised mean of the patch tokens; a ResNet's generalised
             mean instead of its mean.
+        position_resampling: How a ViT's position embeddings are resampled for small crops:
+            "antialias" (bicubic after a low-pass filter), "dino" (bicubic without one, by a scale
+            factor 0.1 patches too large: DINO's and TransReID-SSL's) or "bilinear".
         camera_embedding: Learn an embedding for each camera of the labelled set (SIE).
+        camera_weight: What it is multiplied by before it is added to every token.
+        jpm: Look at shuffled quarters of the patches beside the whole (TransReID's jigsaw patch
+            module), which makes the feature five times as long; for supervised fine-tuning.
         gradient_checkpointing: Less memory for about a third more time.
     """
 
@@ -113,11 +120,17 @@ class BackboneSettings:
     weights: str | None = None
     stride: int | None = None
     gem: bool = False
+    position_resampling: Literal["antialias", "dino", "bilinear"] = "antialias"
     camera_embedding: bool = False
+    camera_weight: float = 3.0
+    jpm: bool = False
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        check_ranges(self, img_size=(1, None), drop_path=(0, 0.99), stride=(1, None))
+        check_ranges(
+            self, img_size=(1, None), drop_path=(0, 0.99), stride=(1, None),
+            camera_weight=(0, None),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,9 @@ def build_backbone_to_train(
         raise UserError("--model.camera_embedding: no cameras are known here; set it to false")
     backbone = build_backbone(
         settings.name, img_size=settings.img_size, drop_path=settings.drop_path,
-        stride=settings.stride, gem=settings.gem,
-        num_cameras=num_cameras if settings.camera_embedding else 0, feature_norm=feature_norm,
+        stride=settings.stride, gem=settings.gem, position_resampling=settings.position_resampling,
+        num_cameras=num_cameras if settings.camera_embedding else 0,
+        camera_weight=settings.camera_weight, jpm=settings.jpm, feature_norm=feature_norm,
     )  # fmt: skip
     if settings.weights:
         accelerator.print(load_weights(backbone, settings.weights), flush=True)
