@@ -1,10 +1,11 @@
 """Networks, their heads, and their weights."""
 
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
-from transreid_ssl.models.build import Backbone, build_backbone, from_spec, sync_batch_norm
+from transreid_ssl.models.build import Backbone, build_backbone, from_spec
 from transreid_ssl.models.heads import BNNeck, DINOHead
 from transreid_ssl.models.hub import find_weights
 from transreid_ssl.models.mgn import MGN, MGNParts
+from transreid_ssl.models.norms import BlockNorm, block_norms, group_norms
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
@@ -27,21 +28,23 @@ __all__ = [
     "BNNeck",
     "Backbone",
     "BackboneSpec",
+    "BlockNorm",
     "DINOHead",
     "LoadReport",
     "MGNParts",
     "ReIDResNet",
     "ReIDViT",
     "Statistics",
+    "block_norms",
     "build_backbone",
     "class_attention",
     "find_weights",
     "from_spec",
+    "group_norms",
     "load_backbone",
     "load_weights",
     "normalise",
     "read_spec",
     "resample_positions",
     "save_backbone",
-    "sync_batch_norm",
 ]
