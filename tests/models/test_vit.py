@@ -11,7 +11,7 @@ import torch
 import transreid_ssl  # noqa: F401  (registers the networks)
 from published import inputs, shapes, state
 from transreid_ssl import UserError
-from transreid_ssl.models import ARCHITECTURES, build_backbone, class_attention, sync_batch_norm
+from transreid_ssl.models import ARCHITECTURES, build_backbone, class_attention
 
 REFERENCE = np.load(Path(__file__).parent / "reference.npz")
 NANO = "vit_nano_patch8_ics"
@@ -187,17 +187,6 @@ def test_set_input_size_resamples_once_and_tells_the_spec():
     assert model.spec.grid == (12, 4)
     assert model.pos_embed.shape == (1, 49, 128)
     torch.testing.assert_close(model(images), before)
-
-
-def test_batch_norms_are_synchronised_between_gpus_only():
-    model = build_backbone(NANO, img_size=(64, 32))
-    assert sync_batch_norm(model, device="cpu", num_processes=2) is model
-    assert sync_batch_norm(model, device="cuda", num_processes=1) is model
-    names = list(model.state_dict())
-    synced = sync_batch_norm(model, device="cuda", num_processes=2)
-    kinds = [type(m).__name__ for m in synced.modules()]
-    assert (kinds.count("SyncBatchNorm"), kinds.count("BatchNorm2d")) == (3, 0)
-    assert list(synced.state_dict()) == names
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,29 @@ def test_two_processes_and_accumulation_find_the_clusters_and_losses_of_one(home
         assert dict(logged(other, "loss")) == pytest.approx(dict(logged(one, "loss")), rel=2e-4)
 
 
+def test_norms_of_so_many_images_give_equal_losses_on_one_process_and_on_four(home, tmp_path):
+    """The norms of stem and neck are trained, and their running statistics find the clusters."""
+    plain = [
+        *TINY, "--run.norm_images=4", "--data.images_per_cluster=4", "--model.weights=null",
+        "--probe.every=0", "--run.epochs=2", "--optim.lr=0.001", "--run.seed=3",
+        "--clusters.eps=0.6",
+    ]  # fmt: skip
+    runs = {"1": [], "2": [], "4": [], "parts": ["--run.accumulation=2"]}
+    for name, options in runs.items():
+        launch.run(
+            RECIPE, *plain, *options, f"--run.output={tmp_path / name}",
+            processes=int(name) if name.isdigit() else 1, cwd=home,
+        )  # fmt: skip
+    expected = dict(logged(tmp_path / "1", "loss"))
+    assert len(expected) == 8
+    for name in runs:
+        assert cluster_lines(tmp_path / name) == cluster_lines(tmp_path / "1")
+        assert dict(logged(tmp_path / name, "loss")) == pytest.approx(expected, rel=2e-4)
+    launch.run(RECIPE, *plain, "--run.norm_images=16", f"--run.output={tmp_path / 'all'}", cwd=home)
+    others = dict(logged(tmp_path / "all", "loss"))
+    assert abs(others[1] - expected[1]) > 0.01 * expected[1]
+
+
 def test_two_processes_resume_between_epochs_with_the_batch_norms_of_one(home, tmp_path):
     run = tmp_path / "run"
     arguments = [*TINY, "--probe.every=0", "--run.epochs=2", f"--run.output={run}"]

@@ -153,7 +153,7 @@ class ClusterObjective(Objective):
         # Not a registered module: its size changes, and no process has to send it to another one.
         self._memory: list[ClusterMemory] = []
         self._spread = torch.zeros(())
-        watch_spread(backbone, self._note_spread)
+        self._watch: RemovableHandle | None = None
 
     def _note_spread(self, spread: Tensor) -> None:
         self._spread = spread
@@ -192,6 +192,8 @@ class ClusterObjective(Objective):
         Returns:
             0-d tensors: "loss" and "feature_spread" (before the neck).
         """
+        if self._watch is None:  # only now: the loop has put other norms in the place of the first
+            self._watch = watch_spread(self.backbone, self._note_spread)
         features = self.backbone(batch["images"], batch.get("cameras"))
         loss = self.memory(features, batch["identities"])
         return {"loss": loss, "feature_spread": self._spread}

@@ -1,12 +1,13 @@
 """Networks, their heads, and their weights."""
 
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
-from transreid_ssl.models.build import Backbone, build_backbone, from_spec, sync_batch_norm
+from transreid_ssl.models.build import Backbone, build_backbone, from_spec
 from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead
 from transreid_ssl.models.hub import find_weights
 from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
 from transreid_ssl.models.jpm import JPMViT, split_branches
 from transreid_ssl.models.mgn import MGN, MGNParts
+from transreid_ssl.models.norms import BlockNorm, block_norms, group_norms
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
@@ -37,6 +38,7 @@ __all__ = [
     "BNNeck",
     "Backbone",
     "BackboneSpec",
+    "BlockNorm",
     "CosineClassifier",
     "DINOHead",
     "JPMViT",
@@ -45,12 +47,14 @@ __all__ = [
     "ReIDResNet",
     "ReIDViT",
     "Statistics",
+    "block_norms",
     "build_backbone",
     "class_attention",
     "draw_xavier",
     "find_weights",
     "fix_sincos_positions",
     "from_spec",
+    "group_norms",
     "load_backbone",
     "load_weights",
     "normalise",
@@ -58,5 +62,4 @@ __all__ = [
     "resample_positions",
     "save_backbone",
     "split_branches",
-    "sync_batch_norm",
 ]

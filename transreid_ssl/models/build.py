@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
-import torch
-from torch import nn
 
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.resnet import ReIDResNet
@@ -48,15 +46,3 @@ def build_backbone(
 def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> Backbone:
     """A freshly initialised backbone for this spec, in training mode, through timm's registry."""
     return timm.create_model(spec.name, spec=spec, drop_path_rate=drop_path)
-
-
-def sync_batch_norm(
-    model: nn.Module, *, device: torch.device | str, num_processes: int
-) -> nn.Module:
-    """Let batch norms share their statistics between GPUs; call it before the model is wrapped.
-
-    Elsewhere there is nothing to share, or no implementation (CPU): the model returns as it is.
-    """
-    if torch.device(device).type != "cuda" or num_processes < 2:
-        return model
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
-from transreid_ssl.models import sync_batch_norm
+from transreid_ssl.models import block_norms, group_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.health import CollapseWatch
 from transreid_ssl.training.interrupts import StopRequest
@@ -66,9 +66,12 @@ class Trainer:
         self.run, self.settings, self.data_key = run, settings, data_key
         self.probe, self.probe_every, self.keep_best = probe, probe_every, keep_best
         self.max_bad_images = max_bad_images
-        objective = sync_batch_norm(
-            objective, device=accelerator.device, num_processes=accelerator.num_processes
-        )
+        objective = group_norms(
+            objective, device=accelerator.device, num_processes=accelerator.num_processes,
+            norm_images=settings.norm_images,
+            images=settings.batch_size // (accelerator.num_processes * settings.accumulation),
+        )  # fmt: skip
+        self.norms = list(block_norms(objective))
         self.model, self.optimizer = accelerator.prepare(objective, optimizer)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         # A loss scaler skips steps whose gradients overflow; without one they must be finite.
@@ -154,6 +157,8 @@ class Trainer:
         for micro in range(count):
             batch = self._to_device(next(batches))
             last = micro == count - 1
+            for norm in self.norms:
+                norm.tracks = micro == 0
             with nullcontext() if last else accelerator.no_sync(self.model):
                 values = self.model(batch, epoch)
                 accelerator.backward(values["loss"] / count)

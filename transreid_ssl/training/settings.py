@@ -17,6 +17,8 @@ class RunSettings:
         epochs: Passes over the images; they shape the schedules, so a begun run keeps them.
         batch_size: Images an optimiser step, over all processes and accumulation steps together.
         accumulation: Micro-batches an optimiser step; raise it when a batch does not fit in memory.
+        norm_images: Images that a batch norm takes its statistics of: what each GPU had in a run
+            whose norms were not synchronised. Null: the micro-batch, of all GPUs together.
         precision: "no" is float32; "bf16" is fast on recent GPUs and CPUs; "fp16" scales the loss.
         num_workers: Processes that prepare images, for each training process.
         num_threads: Threads of each process on a CPU; null: the cores that workers leave.
@@ -40,6 +42,7 @@ class RunSettings:
     epochs: int = 100
     batch_size: int = 512
     accumulation: int = 1
+    norm_images: int | None = None
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     num_workers: int = 8
     num_threads: int | None = None
@@ -57,9 +60,10 @@ class RunSettings:
     def __post_init__(self) -> None:
         check_ranges(
             self, seed=(0, 2**32 - 1), epochs=(1, None), batch_size=(1, None),
-            accumulation=(1, None), num_workers=(0, None), num_threads=(1, None),
-            log_every=(1, None), checkpoint_every=(1, None), keep_checkpoints=(1, None),
-            keep_every=(0, None), collapse_spread=(0, None), collapse_patience=(0, None),
+            accumulation=(1, None), norm_images=(1, None), num_workers=(0, None),
+            num_threads=(1, None), log_every=(1, None), checkpoint_every=(1, None),
+            keep_checkpoints=(1, None), keep_every=(0, None), collapse_spread=(0, None),
+            collapse_patience=(0, None),
             timeout_minutes=(0.1, None),
         )  # fmt: skip
 
