@@ -171,13 +171,13 @@ def test_moco_v3_leaves_the_patch_embedding_as_it_was(network):
 
 
 def test_moco_v3_draws_new_weights_as_published():
-    network = build(MoCoV3).kept
+    network = build(MoCoV3).backbone
     drawn = math.sqrt(2 / (3 * 8 * 8 + 128))
     assert network.patch_embed.proj.weight.std().item() == pytest.approx(drawn, rel=0.03)
     assert torch.equal(network.pos_embed[:, 1:], sincos_positions((2, 1), 128))
     frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
     assert frozen == {"patch_embed.proj.weight", "patch_embed.proj.bias", "pos_embed"}
-    own = build(MoCoV3, initialisation="default", positions="learned").kept
+    own = build(MoCoV3, initialisation="default", positions="learned").backbone
     torch.manual_seed(0)
     expected = backbones()[0].state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in own.state_dict().items())
@@ -186,7 +186,7 @@ def test_moco_v3_draws_new_weights_as_published():
 def test_moco_v3_keeps_weights_that_are_not_new():
     pair = backbones()
     before = {name: value.clone() for name, value in pair[0].state_dict().items()}
-    network = MoCoV3(*pair, SMALL[MoCoV3], fresh=False).kept
+    network = MoCoV3(*pair, SMALL[MoCoV3], fresh=False).backbone
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not network.pos_embed.requires_grad
     assert not network.patch_embed.proj.weight.requires_grad

@@ -3,14 +3,14 @@
 from types import SimpleNamespace
 
 from transreid_ssl.training import BackboneSettings
-from transreid_ssl.training.start import trained_backbone
+from transreid_ssl.training.start import build_backbone_to_train
 
 QUIET = SimpleNamespace(print=lambda *lines, **options: None)
 NANO = {"name": "vit_nano_patch8_reid", "img_size": (32, 16)}
 
 
 def built(num_cameras=0, **settings):
-    return trained_backbone(BackboneSettings(**NANO, **settings), QUIET, num_cameras).spec
+    return build_backbone_to_train(BackboneSettings(**NANO, **settings), QUIET, num_cameras).spec
 
 
 def test_settings_of_the_network_reach_it():
