@@ -51,10 +51,13 @@ class Config(PretrainingConfig):
     views: MultiCropConfig = MultiCropConfig(
         num_local=0, global_scale=(0.2, 1.0), jitter=0.0, saturation=0.4, grayscale=0.2,
         global_blur=(0.5,), global_solarize=(0.0,),
-        erasing=RandomErasingConfig(probability=0.5, area=(0.02, 0.6), fill="mean"),
+        interpolation="linear",
+        erasing=RandomErasingConfig(
+            area=(0.02, 0.6), ratio_law="uniform", attempts=100, fill="mean"
+        ),
     )  # fmt: skip
     optim: OptimizerSettings = OptimizerSettings(
-        name="sgd", lr=0.3, lr_batch=2560, min_lr=0.0, warmup_epochs=0,
+        name="sgd", lr=0.3, lr_batch=2560, by_epoch=True, min_lr=0.0, warmup_epochs=0,
         weight_decay=1e-4, weight_decay_end=1e-4, clip=0.0,
     )  # fmt: skip
     moco: MoCoConfig = MoCoConfig()

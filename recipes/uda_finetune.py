@@ -37,9 +37,9 @@ from transreid_ssl.finetune import (
     train_on_clusters,
     train_with_labels,
 )
-from transreid_ssl.finetune.clusters import CLUSTER_OPTIM
+from transreid_ssl.finetune.clusters import CLUSTER_AUGMENT, CLUSTER_OPTIM
 from transreid_ssl.finetune.stages import open_target
-from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
+from transreid_ssl.finetune.supervised import SUPERVISED_AUGMENT, SUPERVISED_OPTIM
 from transreid_ssl.outputs import MODEL
 from transreid_ssl.processes import on_main
 from transreid_ssl.training import (
@@ -64,6 +64,8 @@ class SourceTraining:
         epochs: Passes over the source.
         batch_size: Images an optimiser step.
         drop_path: Stochastic depth.
+        norm_images: See ``run.norm_images``, which is the second stage's.
+        augment: Its augmentation; its test images are resized linearly, as in the papers.
         supervised: The losses.
         optim: The optimiser.
     """
@@ -71,6 +73,8 @@ class SourceTraining:
     epochs: int = 120
     batch_size: int = 64
     drop_path: float = 0.1
+    norm_images: int | None = None
+    augment: ReIDAugmentConfig = SUPERVISED_AUGMENT
     supervised: SupervisedConfig = SupervisedConfig()
     optim: OptimizerSettings = SUPERVISED_OPTIM
 
@@ -86,21 +90,25 @@ class Config:
         source_model: A network fine-tuned on the source; null trains it.
         target: The target, whose labels are not used.
         model: The network.
-        augment: The augmentation of both stages.
+        augment: The augmentation of the second stage.
         clusters: How the target is clustered.
         optim: The optimiser of the second stage.
         probe: What is evaluated meanwhile; by default the test set of each stage's own images.
     """
 
     run: RunSettings = RunSettings(
-        output="outputs/uda_finetune", epochs=50, batch_size=256, checkpoint_every=200
+        output="outputs/uda_finetune",
+        epochs=50,
+        batch_size=256,
+        precision="no",
+        checkpoint_every=200,
     )
     source: LabelledSettings = LabelledSettings()
     source_training: SourceTraining = SourceTraining()
     source_model: str | None = None
     target: TargetSettings = TargetSettings()
-    model: BackboneSettings = BackboneSettings(drop_path=0.3)
-    augment: ReIDAugmentConfig = ReIDAugmentConfig()
+    model: BackboneSettings = BackboneSettings(drop_path=0.3, interpolation="cubic")
+    augment: ReIDAugmentConfig = CLUSTER_AUGMENT
     clusters: ClusterSettings = ClusterSettings()
     optim: OptimizerSettings = CLUSTER_OPTIM
     probe: ProbeSettings = ProbeSettings(every=1000)
@@ -117,11 +125,14 @@ def source_stage(config: Config) -> SupervisedTraining:
     stage, output = config.source_training, str(Path(config.run.output) / "source")
     return SupervisedTraining(
         run=dataclasses.replace(
-            config.run, output=output, epochs=stage.epochs, batch_size=stage.batch_size
+            config.run, output=output, epochs=stage.epochs, batch_size=stage.batch_size,
+            norm_images=stage.norm_images,
         ),
         data=config.source,
-        model=dataclasses.replace(config.model, drop_path=stage.drop_path),
-        augment=config.augment, supervised=stage.supervised, optim=stage.optim, probe=config.probe,
+        model=dataclasses.replace(
+            config.model, drop_path=stage.drop_path, interpolation="linear"
+        ),
+        augment=stage.augment, supervised=stage.supervised, optim=stage.optim, probe=config.probe,
     )  # fmt: skip
 
 

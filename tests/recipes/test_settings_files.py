@@ -2,9 +2,11 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 
 import launch
+from transreid_ssl.data.erasing import RandomErasing
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.config import as_plain
 
@@ -51,3 +53,51 @@ def test_demos_of_pre_training_differ_by_the_method_alone():
     for name in ("moco", "mocov3", "moby", "upreid"):
         found = settings(name)
         assert {part: found[part] for part in shared} == shared
+
+
+def published(stem):
+    path = launch.ROOT / "recipes" / "configs" / f"{stem}.yaml"
+    recipe = recipe_of(path)
+    return parse_config(recipe.Config, recipe.DEMO, "", ["--config", str(path)])[0]
+
+
+@pytest.mark.parametrize(
+    ("stem", "area", "tall"),
+    [
+        ("usl_vit_small_market1501", 0.204, 0.80),
+        ("moco_resnet50_luperson", 0.294, 0.86),
+        ("upreid_resnet50_luperson", 0.294, 0.86),
+        ("moco_resnet50_luperson_erase80", 0.352, 0.88),
+        ("supervised_vit_small_market1501", 0.165, 0.57),
+    ],
+)
+def test_erased_boxes_are_the_authors(stem, area, tall):
+    """Their mean area, and the share of those taller than wide, measured with their programs."""
+    config = published(stem)
+    erasing = config.augment.erasing if hasattr(config, "augment") else config.views.erasing
+    rng, draw = np.random.default_rng(0), RandomErasing(erasing).sample_box
+    boxes = np.array([box for _ in range(12_000) if (box := draw(rng, 256, 128))])
+    height, width = boxes[:, 2], boxes[:, 3]
+    assert (height * width / (256 * 128)).mean() == pytest.approx(area, abs=0.004)
+    assert (height > width).mean() == pytest.approx(tall, abs=0.015)
+
+
+def test_settings_that_change_published_figures_are_the_authors():
+    for stem, images in (("market1501", 64), ("msmt17", 128)):
+        usl = published(f"usl_vit_small_ics_{stem}")
+        assert (usl.run.norm_images, usl.run.precision, usl.clusters.precision) == (
+            images, "no", "no",
+        )  # fmt: skip
+        assert usl.augment.erasing.fill_colour().tolist() == [189, 186, 179]
+        assert (usl.augment.interpolation, usl.model.interpolation) == ("cubic", "cubic")
+        mgn = published(f"mgn_resnet50_{stem}_luperson")
+        assert (mgn.run.norm_images, mgn.run.precision) == (16, "no")
+        assert mgn.augment.erasing.fill_colour().tolist() == [0, 0, 0]
+    uda = published("uda_vit_small_market1501_to_msmt17")
+    assert (uda.run.norm_images, uda.source_training.norm_images) == (128, None)
+    assert uda.source_training.augment.erasing.fill == "noise"
+    assert published("supervised_vit_small_market1501_msmt17").data.name.endswith("msmt17_train")
+    assert published("dino_vit_small_ics_luperson60").model.position_resampling == "dino"
+    assert published("mocov3_vit_small_luperson").model.name == "vit_small_patch16_heads12_reid"
+    moco = published("moco_resnet50_luperson")
+    assert (moco.views.interpolation, moco.optim.by_epoch) == ("linear", True)

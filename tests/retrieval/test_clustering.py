@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from sklearn.cluster import DBSCAN
+from sklearn.metrics import adjusted_rand_score
 
 from slow_reciprocal import slow_graph, squared_distances
 from transreid_ssl import UserError
@@ -213,3 +214,16 @@ def test_mistakes_are_named():
         cluster(features, min_samples=0)
     with pytest.raises(UserError, match="NaN"):
         cluster(np.full((50, 4), np.nan))
+
+
+def test_communities_are_groups_of_close_images():
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 6, 90)
+    features = rng.standard_normal((6, 16))[truth] + 0.15 * rng.standard_normal((90, 16))
+    labels = cluster(features, eps=0.7, min_samples=4, k1=8, k2=3, method="louvain")
+    assert adjusted_rand_score(truth[labels >= 0], labels[labels >= 0]) > 0.9
+    assert (labels >= 0).mean() > 0.8
+    first = [int(np.flatnonzero(labels == label)[0]) for label in range(labels.max() + 1)]
+    assert first == sorted(first)
+    assert np.bincount(labels[labels >= 0]).min() >= 4
+    assert (cluster(features, eps=0.7, min_samples=50, k1=8, k2=3, method="louvain") == -1).all()

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from transreid_ssl.data.erasing import RandomErasingConfig
 from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.data.views import ReIDAugmentConfig
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.finetune.memory import ClusterMemory
 from transreid_ssl.training import Objective, OptimizerSettings, feature_spread, linear
@@ -60,6 +62,8 @@ class ClusterSettings:
         min_samples_end: Its value in the last epoch; null keeps ``min_samples``.
         k1: Neighbourhood of the Jaccard distance; more than most people have images is too much.
         k2: Nearest images that encodings are averaged over.
+        method: "dbscan", or "louvain" for communities of the graph of neighbours, of which those
+            of fewer than ``min_samples`` images are outliers (pip install '.[communities]').
         outliers: "drop" leaves images without a cluster out of the epoch; "singletons" makes each a
             cluster of its own.
         max_clusters: Stop where more clusters are found: people are being split; null: any number.
@@ -70,6 +74,9 @@ class ClusterSettings:
         hard: Move it to the least similar image of a batch instead of to each of them.
         frozen_norms: Keep batch norms at their running statistics, for small batches; a neck that
             has just been added then multiplies and shifts its values by constants.
+        precision: In which all images are embedded to be clustered, "no" being float32. Of 3,000
+            crops, clusters of bf16 agreed with those of float32 to an adjusted Rand index of 0.94
+            to 0.98, those of fp16 to 0.985 to 0.994.
         embed_batch_size: Images at once when all are embedded.
     """
 
@@ -79,6 +86,7 @@ class ClusterSettings:
     min_samples_end: int | None = None
     k1: int = 30
     k2: int = 6
+    method: Literal["dbscan", "louvain"] = "dbscan"
     outliers: Literal["drop", "singletons"] = "drop"
     max_clusters: int | None = None
     search: Literal["exact", "approximate"] = "exact"
@@ -87,6 +95,7 @@ class ClusterSettings:
     momentum: float = 0.2
     hard: bool = True
     frozen_norms: bool = False
+    precision: Literal["no", "bf16", "fp16"] = "no"
     embed_batch_size: int = 256
 
     def __post_init__(self) -> None:
@@ -109,6 +118,14 @@ class ClusterSettings:
         return eps, round(least)
 
 
+CLUSTER_AUGMENT = ReIDAugmentConfig(
+    interpolation="cubic",
+    erasing=RandomErasingConfig(
+        area=(0.02, 0.4), ratio_law="uniform", attempts=100, fill="normalised",
+        colour=(0.485, 0.456, 0.406),
+    ),
+)  # fmt: skip
+"""Cluster Contrast's: tall rectangles, filled with a constant after normalisation."""
 CLUSTER_OPTIM = OptimizerSettings(
     name="sgd", lr=3.5e-4, lr_batch=None, schedule="step", by_epoch=True, warmup_epochs=0,
     warmup_start=0.01, step_epochs=20, min_lr=0.0, end=0.002, weight_decay=5e-4,

@@ -47,7 +47,7 @@ class PseudoLabels(NamedTuple):
 class Labeller:
     """Finds the pseudo labels of an epoch, the same on every process.
 
-    All processes embed, in the precision of training; the main process clusters.
+    All processes embed; the main process clusters.
 
     Args:
         images: All training images; true identities, where known, are only compared with.
@@ -84,7 +84,7 @@ class Labeller:
             features, index = embed_images(
                 backbone, self.images, cameras=self.cameras,
                 batch_size=self.config.embed_batch_size, num_workers=self.num_workers,
-                precision=self.accelerator.mixed_precision, skip_corrupt=True,
+                precision=self.config.precision, skip_corrupt=True,
                 accelerator=self.accelerator,
             )  # fmt: skip
         finally:
@@ -130,7 +130,7 @@ class Labeller:
             )
         labels = cluster(
             features, eps, min_samples, config.k1, config.k2,
-            search=config.search, device=self.accelerator.device,
+            method=config.method, search=config.search, device=self.accelerator.device,
         )  # fmt: skip
         count = labels.max() + 1
         if count < 2:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.data.views import ReIDAugmentConfig
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
 from transreid_ssl.models import HALF, IMAGENET, LUPERSON_MGN, BNNeck, read_spec, split_branches
@@ -78,6 +79,8 @@ class LabelledSettings:
         )
 
 
+SUPERVISED_AUGMENT = ReIDAugmentConfig(interpolation="cubic")
+"""TransReID-SSL's: bicubic resizing, and noise where an image is erased."""
 SUPERVISED_OPTIM = OptimizerSettings(
     name="sgd", lr=4e-4, lr_batch=None, by_epoch=True, warmup_epochs=20, warmup_start=0.01,
     min_lr=0.0, end=0.002, weight_decay=1e-4, weight_decay_end=None, decay_all=True,

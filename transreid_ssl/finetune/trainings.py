@@ -8,6 +8,7 @@ from torch import nn
 from transreid_ssl.data.views import ReIDAugmentConfig
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.clusters import (
+    CLUSTER_AUGMENT,
     CLUSTER_OPTIM,
     ClusterObjective,
     ClusterSettings,
@@ -15,6 +16,7 @@ from transreid_ssl.finetune.clusters import (
 )
 from transreid_ssl.finetune.mgn import MGN_OPTIM, MGNConfig, MGNObjective
 from transreid_ssl.finetune.supervised import (
+    SUPERVISED_AUGMENT,
     SUPERVISED_OPTIM,
     LabelledSettings,
     SupervisedConfig,
@@ -30,7 +32,7 @@ class LabelledTraining:
     run: RunSettings = RunSettings()
     data: LabelledSettings = LabelledSettings()
     model: BackboneSettings = BackboneSettings()
-    augment: ReIDAugmentConfig = ReIDAugmentConfig()
+    augment: ReIDAugmentConfig = SUPERVISED_AUGMENT
     probe: ProbeSettings = ProbeSettings()
 
     def __post_init__(self) -> None:
@@ -39,7 +41,7 @@ class LabelledTraining:
 
 @dataclass(frozen=True)
 class SupervisedTraining(LabelledTraining):
-    """Settings of supervised fine-tuning; the defaults are TransReID-SSL's ViT-S/16+ICS."""
+    """Settings of supervised fine-tuning; the defaults are TransReID-SSL's, in bf16."""
 
     run: RunSettings = RunSettings(output="outputs/supervised_finetune", epochs=120, batch_size=64)
     supervised: SupervisedConfig = SupervisedConfig()
@@ -71,14 +73,21 @@ class MGNTraining(LabelledTraining):
 
 @dataclass(frozen=True)
 class ClusterTraining:
-    """Settings of training on clusters; the defaults are TransReID-SSL's USL, ViT-S/16+ICS."""
+    """Settings of training on clusters; the defaults are TransReID-SSL's USL, ViT-S/16+ICS.
+
+    But for ``run.norm_images``, which depends on the target: see the settings files.
+    """
 
     run: RunSettings = RunSettings(
-        output="outputs/usl_finetune", epochs=50, batch_size=256, checkpoint_every=200
+        output="outputs/usl_finetune",
+        epochs=50,
+        batch_size=256,
+        precision="no",
+        checkpoint_every=200,
     )
     data: TargetSettings = TargetSettings()
-    model: BackboneSettings = BackboneSettings(drop_path=0.3)
-    augment: ReIDAugmentConfig = ReIDAugmentConfig()
+    model: BackboneSettings = BackboneSettings(drop_path=0.3, interpolation="cubic")
+    augment: ReIDAugmentConfig = CLUSTER_AUGMENT
     clusters: ClusterSettings = ClusterSettings()
     optim: OptimizerSettings = CLUSTER_OPTIM
     probe: ProbeSettings = ProbeSettings(every=1000)

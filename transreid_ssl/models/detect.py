@@ -122,6 +122,7 @@ def detect_spec(checkpoint: Checkpoint) -> BackboneSpec:
         name=name,
         mean=mean,
         std=std,
+        interpolation="cubic" if format in _CUBIC else "linear",
         objective=_OBJECTIVES.get(format, ""),
         provenance={"file": path.name, "format": format},
         **_vit_options(checkpoint, sizes) if vit else _resnet_options(checkpoint, sizes),
@@ -160,6 +161,8 @@ def _resnet_options(checkpoint: Checkpoint, sizes: Architecture) -> dict[str, An
     return {"stride": 16} if tuned and isinstance(sizes, ResNetArchitecture) else {}
 
 
+_CUBIC = (checkpoints.CLUSTER_CONTRAST, checkpoints.FAST_REID, checkpoints.FAST_REID_MGN)
+"""Formats of programs that resize what they embed by Pillow's bicubic filter."""
 _STATISTICS = {
     checkpoints.FINETUNED: HALF,
     checkpoints.CLUSTER_CONTRAST: HALF,

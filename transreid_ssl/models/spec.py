@@ -39,6 +39,8 @@ class BackboneSpec:
     std: tuple[float, float, float] = IMAGENET.std
     position_resampling: str = "antialias"
     """How a ViT's position embeddings are resampled for images of another size."""
+    interpolation: str = "linear"
+    """How images are resized before they are embedded: "linear" or "cubic"."""
     num_cameras: int = 0
     """Cameras that a ViT has embeddings for (SIE, TransReID, section 3.2); 0 for none."""
     num_views: int = 1
@@ -71,6 +73,8 @@ class BackboneSpec:
             object.__setattr__(self, "stride", network.default_stride)
         if self.position_resampling not in RESAMPLINGS:
             raise UserError(f"position_resampling must be one of {', '.join(RESAMPLINGS)}")
+        if self.interpolation not in ("linear", "cubic"):
+            raise UserError(f"interpolation {self.interpolation!r}: must be linear or cubic")
         if len(self.img_size) != 2:
             raise UserError(f"img_size {self.img_size}: must be (height, width)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:

@@ -1,4 +1,7 @@
-"""Clusters of unlabelled images: Jaccard distances of k-reciprocal neighbours, then DBSCAN."""
+"""Clusters of unlabelled images: Jaccard distances of k-reciprocal neighbours, then DBSCAN.
+
+Or, instead of DBSCAN, the communities of the graph of neighbours.
+"""
 
 from collections.abc import Iterator
 
@@ -14,6 +17,7 @@ from transreid_ssl.retrieval.reciprocal import encode, entries, parts, products
 
 PAIRS_AT_ONCE = 1 << 15
 BORDERS = ("first", "nearest")
+METHODS = ("dbscan", "louvain")
 
 
 def jaccard_graph(
@@ -79,6 +83,7 @@ def cluster(
     k1: int = 30,
     k2: int = 6,
     *,
+    method: str = "dbscan",
     borders: str = "first",
     metric: str = "cosine",
     search: str = "exact",
@@ -95,12 +100,17 @@ def cluster(
     Args:
         eps: images this close are neighbours.
         min_samples: neighbours, the image itself among them, that make an image a cluster's core.
-        borders: which cluster an image joins that is not a core but has cores of several as
-            neighbours: "first", the one with the first image, as scikit-learn does; or "nearest",
-            that of the nearest core, and of equally near ones that of more cores.
+        method: "dbscan", or "louvain": communities (Blondel et al., 2008) of the graph of images up
+            to ``eps`` apart, one minus their distance being the weight of a link. One of fewer
+            than ``min_samples`` images is none. Needs scikit-network.
+        borders: of "dbscan", which cluster an image joins that is not a core but has cores of
+            several as neighbours: "first", the one with the first image, as scikit-learn does; or
+            "nearest", that of the nearest core, and of equally near ones that of more cores.
     """
     if borders not in BORDERS:
         raise ValueError(f"borders must be one of {', '.join(BORDERS)}, not {borders!r}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     if not 0 < eps <= 1:
         raise UserError(f"eps must lie within (0, 1], not {eps}")
     if min_samples < 1:
@@ -109,6 +119,8 @@ def cluster(
         features, k1, k2, max_distance=eps,
         metric=metric, search=search, chunk=chunk, device=device,
     )  # fmt: skip
+    if method == "louvain":
+        return _communities(graph, min_samples)
     graph = sort_graph_by_row_values(graph, copy=False, warn_when_not_sorted=False)
     # The largest float32 below or at eps, which the graph was cut at, must not be lost again.
     model = DBSCAN(eps=float(np.float32(eps)), min_samples=min_samples, metric="precomputed")
@@ -116,6 +128,31 @@ def cluster(
     if borders == "nearest":
         _join_nearest(labels, graph, model.core_sample_indices_)
     return labels
+
+
+def _communities(graph: csr_matrix, least: int) -> np.ndarray:
+    """Communities of ``least`` or more images, named in the order of their first images."""
+    try:
+        from sknetwork.clustering import Louvain
+    except ImportError as error:
+        raise UserError(
+            "--clusters.method louvain: needs scikit-network; install it with "
+            "`pip install '.[communities]'`, or choose dbscan"
+        ) from error
+    links = graph.copy()
+    links.data = 1 - links.data
+    links.setdiag(0)
+    links.eliminate_zeros()
+    if not links.nnz:
+        return np.full(graph.shape[0], -1)
+    found = Louvain(random_state=0).fit_predict(links)
+    _, first, found, sizes = np.unique(
+        found, return_index=True, return_inverse=True, return_counts=True
+    )
+    kept = np.flatnonzero(sizes >= least)
+    names = np.full(len(sizes), -1)
+    names[kept[np.argsort(first[kept])]] = np.arange(len(kept))
+    return names[found]
 
 
 def _join_nearest(labels: np.ndarray, graph: csr_matrix, cores: np.ndarray) -> None:

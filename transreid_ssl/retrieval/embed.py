@@ -117,7 +117,10 @@ def embed_batches(
     mine = order[order // batch_size % share[1] == share[0]]
     size = backbone.spec.img_size
     names = ("images",) if cameras is None else ("images", "cameras")
-    loader = image_loader(images, size, batch_size, num_workers, mine, skip_corrupt, cameras)
+    loader = image_loader(
+        images, size, batch_size, num_workers, mine, skip_corrupt, cameras,
+        interpolation=backbone.spec.interpolation,
+    )  # fmt: skip
     hidden = None if title and not share[0] else True  # None: hidden where there is no terminal
     under_way: tuple[Tensor, _Copy] | None = None
     with _evaluating(backbone):

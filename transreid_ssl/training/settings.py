@@ -111,6 +111,8 @@ class BackboneSettings:
         position_resampling: How a ViT's position embeddings are resampled for small crops:
             "antialias" (bicubic after a low-pass filter), "dino" (bicubic without one, by a scale
             factor 0.1 patches too large: DINO's and TransReID-SSL's) or "bilinear".
+        interpolation: How images are resized where features are taken, "linear" or "cubic"
+            (bicubic, as Pillow's); the weights carry it along.
         camera_embedding: Learn an embedding for each camera of the labelled set (SIE).
         camera_weight: What it is multiplied by before it is added to every token.
         jpm: Look at shuffled quarters of the patches beside the whole (TransReID's jigsaw patch
@@ -125,6 +127,7 @@ class BackboneSettings:
     stride: int | None = None
     gem: bool = False
     position_resampling: Literal["antialias", "dino", "bilinear"] = "antialias"
+    interpolation: Literal["linear", "cubic"] = "linear"
     camera_embedding: bool = False
     camera_weight: float = 3.0
     jpm: bool = False

@@ -110,6 +110,7 @@ def build_backbone_to_train(
     backbone = build_backbone(
         settings.name, img_size=settings.img_size, drop_path=settings.drop_path,
         stride=settings.stride, gem=settings.gem, position_resampling=settings.position_resampling,
+        interpolation=settings.interpolation,
         num_cameras=num_cameras if settings.camera_embedding else 0,
         camera_weight=settings.camera_weight, jpm=settings.jpm, feature_norm=feature_norm,
     )  # fmt: skip
