@@ -1,6 +1,6 @@
 """Channel statistics of images, and how a network's uint8 images are normalised with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,6 +18,15 @@ class Statistics(NamedTuple):
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LUPERSON = Statistics((0.3525, 0.3106, 0.3140), (0.2660, 0.2522, 0.2505))
+
+
+def stored_statistics(tensors: Mapping[str, Tensor]) -> Statistics | None:
+    """Those that fast-reid keeps among its weights, of values in 0…255; None without them."""
+    names = ("pixel_mean", "pixel_std")
+    if not all(name in tensors and tensors[name].numel() == 3 for name in names):
+        return None
+    mean, std = (tuple((tensors[name].double().flatten() / 255).tolist()) for name in names)
+    return Statistics(mean, std)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
