@@ -8,6 +8,7 @@ from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
 from transreid_ssl.models.jpm import JPMViT, split_branches
 from transreid_ssl.models.mgn import MGN, MGNParts
 from transreid_ssl.models.norms import BlockNorm, block_norms, group_norms
+from transreid_ssl.models.part_tokens import PartTokenViT
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
@@ -44,6 +45,7 @@ __all__ = [
     "JPMViT",
     "LoadReport",
     "MGNParts",
+    "PartTokenViT",
     "ReIDResNet",
     "ReIDViT",
     "Statistics",

@@ -17,18 +17,21 @@ LOCAL_BRANCHES = 4
 
 @dataclass(frozen=True)
 class ViTArchitecture:
-    """A vision transformer; ``stem_hidden`` is 0 for plain patches, without a stem.
+    """A vision transformer of tokens with ``width`` values.
 
-    ``stem_norm`` is "ibn" (half instance, half batch norm: the paper's ICS) or "bn". Weights do not
-    tell the number of heads, so it does not count when two architectures are compared.
+    ``stem_hidden`` is 0 for plain patches, without a stem. ``stem_norm`` is "ibn" (half instance,
+    half batch norm: the paper's ICS) or "bn". ``part_tokens`` stand beside the class token (PASS).
+    Weights do not tell the number of heads, so it does not count when two architectures are
+    compared.
     """
 
-    embed_dim: int
+    width: int
     depth: int
     num_heads: int = field(compare=False)
     patch_size: int
     stem_hidden: int = 0
     stem_norm: str = "ibn"
+    part_tokens: int = 0
 
     map_name = "patch grid"
 
@@ -36,7 +39,12 @@ class ViTArchitecture:
         stem = "no stem"
         if self.stem_hidden:
             stem = f"an {self.stem_norm.upper()} stem of {self.stem_hidden} channels"
-        return f"width {self.embed_dim}, depth {self.depth}, patch {self.patch_size}, {stem}"
+        parts = f", {self.part_tokens} part tokens" if self.part_tokens else ""
+        return f"width {self.width}, depth {self.depth}, patch {self.patch_size}, {stem}{parts}"
+
+    @property
+    def embed_dim(self) -> int:
+        return 2 * self.width if self.part_tokens else self.width
 
     @property
     def default_stride(self) -> int:
@@ -61,6 +69,12 @@ class ViTArchitecture:
                 f"jpm: {rows * columns} patches are too few for {LOCAL_BRANCHES} branches; "
                 "set it to false, or give a larger img_size"
             )
+        if self.part_tokens:
+            for name in ("gem", "jpm"):
+                if getattr(spec, name):
+                    raise UserError(
+                        f"{name}: {spec.name} has tokens of its own for parts; set it to false"
+                    )
 
 
 @dataclass(frozen=True)
@@ -171,7 +185,7 @@ def _dashed(numbers: tuple[int, ...]) -> str:
     return "-".join(map(str, numbers))
 
 
-_VITS = {  # embed_dim, depth, num_heads, patch_size, channels of the stem
+_VITS = {  # width, depth, num_heads, patch_size, channels of the stem
     "vit_nano_patch8": (128, 4, 4, 8, 32),
     "vit_nano_patch16": (128, 4, 4, 16, 32),
     "vit_tiny_patch16": (192, 12, 3, 16, 64),
@@ -191,6 +205,9 @@ ARCHITECTURES |= {
     f"resnet{depth}_{kind}": ResNetArchitecture(depths, ibn=kind == "ibn_reid")
     for depth, depths in _RESNETS.items()
     for kind in ("reid", "ibn_reid")
+}
+ARCHITECTURES |= {
+    f"{size}_pass": ViTArchitecture(*sizes[:4], part_tokens=3) for size, sizes in _VITS.items()
 }
 # MoCo v3's ViT-S. Shapes do not tell it from the one with 6 heads: the name, or a header, does.
 ARCHITECTURES["vit_small_patch16_heads12_reid"] = ViTArchitecture(384, 12, 12, 16)

@@ -1,10 +1,10 @@
 """Reading weights of any known format into one form, safely.
 
 Formats: safetensors (ours, or timm's); our training checkpoints; the pickles that TransReID-SSL
-publishes: a DINO training checkpoint, the backbone converted from it, a fine-tuned network, a
-cluster-contrast checkpoint; ImageNet ViTs of timm and DINO; LUPerson's ResNets: MoCo training
-snapshots, plain files, fast-reid networks and its MGN; and ImageNet ResNets of torchvision and
-timm.
+and PASS publish: a DINO training checkpoint, the backbone converted from it, a fine-tuned network
+(TransReID's with a jigsaw patch module too), a cluster-contrast checkpoint; ImageNet ViTs of timm
+and DINO; LUPerson's ResNets: MoCo training snapshots, plain files, fast-reid networks and its MGN;
+and ImageNet ResNets of torchvision and timm.
 """
 
 import argparse
@@ -26,8 +26,9 @@ from torch import Tensor
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import fast_reid
 from transreid_ssl.models.jpm import own_names
+from transreid_ssl.models.positions import num_places
 from transreid_ssl.models.spec import BackboneSpec
-from transreid_ssl.models.statistics import Statistics
+from transreid_ssl.models.statistics import Statistics, stored_statistics
 
 HEADER = "transreid_ssl"
 """The key of the spec in the metadata of our safetensors files."""
@@ -175,7 +176,7 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
         else:
             renamed[target] = tensors[name]
     bare_tensors = {bare: tensors[name] for name, bare in names.items()}
-    statistics = _statistics(bare_tensors)
+    statistics = stored_statistics(bare_tensors)
     if mgn:
         renamed = fast_reid.with_linear_reductions(renamed)
         return Checkpoint(path, FAST_REID_MGN, renamed, aside, statistics=statistics)
@@ -197,15 +198,6 @@ def _prefix(path: Path, names: Mapping[str, str]) -> str:
             "checkpoint of DINO, TransReID, cluster-contrast, MoCo, fast-reid, torchvision or timm"
         )
     return found[0]
-
-
-def _statistics(tensors: Mapping[str, Tensor]) -> Statistics | None:
-    """fast-reid keeps them among its weights, of values in 0…255."""
-    names = ("pixel_mean", "pixel_std")
-    if not all(name in tensors and tensors[name].numel() == 3 for name in names):
-        return None
-    mean, std = (tuple((tensors[name].double().flatten() / 255).tolist()) for name in names)
-    return Statistics(mean, std)
 
 
 def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
@@ -251,7 +243,7 @@ def _format(
         return DINO_BACKBONE
     if "bottleneck.weight" in state:
         return CLUSTER_CONTRAST
-    num_patches = state["pos_embed"].shape[1] - 1 if "pos_embed" in state else 0
+    num_patches = num_places(state)
     square = round(num_patches**0.5) ** 2 == num_patches
     return IMAGENET_VIT if wrapper or square or "head.weight" in state else DINO_BACKBONE
 

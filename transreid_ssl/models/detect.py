@@ -17,6 +17,7 @@ from transreid_ssl.models.architectures import (
     ViTArchitecture,
 )
 from transreid_ssl.models.checkpoints import Checkpoint
+from transreid_ssl.models.positions import num_places
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import HALF, IMAGENET, LUPERSON, LUPERSON_MGN
 from transreid_ssl.models.stem import patch_grid
@@ -48,16 +49,17 @@ def detect_architecture(state: Mapping[str, Tensor], path: Path) -> Architecture
 
 def _detect_vit(state: Mapping[str, Tensor], path: Path) -> ViTArchitecture:
     try:
-        embed_dim = state["cls_token"].shape[-1]
+        width = state["cls_token"].shape[-1]
         kernel = state["patch_embed.proj.weight"].shape[-1]
     except (KeyError, IndexError) as error:
         raise UserError(f"{path}: holds no patch embedding; it is damaged or incomplete") from error
     depth = _count(state, r"blocks\.(\d+)\.")
     stem = state.get("patch_embed.conv.0.weight")
+    parts = sum(name.startswith("part_token") for name in state)
     if stem is None:
-        return ViTArchitecture(embed_dim, depth, 0, kernel)
+        return ViTArchitecture(width, depth, 0, kernel, part_tokens=parts)
     norm = "ibn" if "patch_embed.conv.1.IN.weight" in state else "bn"
-    return ViTArchitecture(embed_dim, depth, 0, 2 * kernel, stem.shape[0], norm)
+    return ViTArchitecture(width, depth, 0, 2 * kernel, stem.shape[0], norm, parts)
 
 
 def _detect_resnet(state: Mapping[str, Tensor], path: Path) -> ResNetArchitecture:
@@ -117,13 +119,16 @@ def detect_spec(checkpoint: Checkpoint) -> BackboneSpec:
     sizes = detect_architecture(checkpoint.state, path)
     name = detect_name(sizes, path)
     vit = isinstance(sizes, ViTArchitecture)
+    objective = _OBJECTIVES.get(format, "")
+    if vit and sizes.part_tokens and objective == "dino":
+        objective = "pass"  # which trained these tokens in DINO's way, and has DINO's files
     mean, std = checkpoint.statistics or _STATISTICS.get(format, IMAGENET)
     return BackboneSpec(
         name=name,
         mean=mean,
         std=std,
         interpolation="cubic" if format in _CUBIC else "linear",
-        objective=_OBJECTIVES.get(format, ""),
+        objective=objective,
         provenance={"file": path.name, "format": format},
         **_vit_options(checkpoint, sizes) if vit else _resnet_options(checkpoint, sizes),
     )
@@ -131,7 +136,7 @@ def detect_spec(checkpoint: Checkpoint) -> BackboneSpec:
 
 def _vit_options(checkpoint: Checkpoint, sizes: ViTArchitecture) -> dict[str, Any]:
     state = checkpoint.state
-    num_patches = state["pos_embed"].shape[1] - 1 if "pos_embed" in state else 0
+    num_patches = num_places(state)
     found = detect_size(num_patches, sizes.patch_size)
     if found is None:
         raise UserError(

@@ -18,12 +18,20 @@ from transreid_ssl.models.architectures import (
 )
 from transreid_ssl.models.jpm import JPMViT
 from transreid_ssl.models.mgn import MGN
+from transreid_ssl.models.part_tokens import PartTokenViT
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
 from transreid_ssl.models.statistics import IMAGENET
 from transreid_ssl.models.vit import ReIDViT
 
 _NETWORKS = {ViTArchitecture: ReIDViT, ResNetArchitecture: ReIDResNet, MGNArchitecture: MGN}
+
+
+def _network(spec: BackboneSpec) -> type[nn.Module]:
+    sizes = spec.architecture
+    if isinstance(sizes, ViTArchitecture) and sizes.part_tokens:
+        return PartTokenViT
+    return JPMViT if spec.jpm else _NETWORKS[type(sizes)]
 
 
 def _ends(sizes: Architecture) -> dict[str, str | None]:
@@ -57,8 +65,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         """Give either a complete ``spec``, or its fields as keywords, beside timm's own options."""
         own = {f.name: kwargs.pop(f.name) for f in fields(BackboneSpec) if f.name in kwargs}
         spec = spec or BackboneSpec(name=name, **own)
-        network = JPMViT if spec.jpm else _NETWORKS[type(spec.architecture)]
-        return build_model_with_cfg(network, name, pretrained, spec=spec, **kwargs)
+        return build_model_with_cfg(_network(spec), name, pretrained, spec=spec, **kwargs)
 
     create.__name__ = create.__qualname__ = name
     return create

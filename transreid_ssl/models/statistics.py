@@ -1,6 +1,6 @@
 """Channel statistics of images, and how a network's uint8 images are normalised with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,15 @@ LUPERSON_MGN = Statistics(
     (89.896 / 255, 79.200 / 255, 80.073 / 255), (63.872 / 255, 64.305 / 255, 63.839 / 255)
 )
 """LUPerson fine-tunes with these: the same means, and deviations of its own."""
+
+
+def stored_statistics(tensors: Mapping[str, Tensor]) -> Statistics | None:
+    """Those that fast-reid keeps among its weights, of values in 0…255; None without them."""
+    names = ("pixel_mean", "pixel_std")
+    if not all(name in tensors and tensors[name].numel() == 3 for name in names):
+        return None
+    mean, std = (tuple((tensors[name].double().flatten() / 255).tolist()) for name in names)
+    return Statistics(mean, std)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -38,7 +38,7 @@ class ReIDViT(VisionTransformer):
         super().__init__(
             img_size=spec.img_size,
             patch_size=sizes.patch_size,
-            embed_dim=sizes.embed_dim,
+            embed_dim=sizes.width,
             depth=sizes.depth,
             num_heads=sizes.num_heads,
             dynamic_img_size=True,
@@ -53,7 +53,7 @@ class ReIDViT(VisionTransformer):
         if spec.num_cameras:
             # A row for each view of each camera; the middle axis broadcasts over the tokens.
             rows = spec.num_cameras * spec.num_views
-            self.sie_embed = nn.Parameter(torch.empty(rows, 1, sizes.embed_dim))
+            self.sie_embed = nn.Parameter(torch.empty(rows, 1, sizes.width))
             nn.init.trunc_normal_(self.sie_embed, std=0.02)
         if spec.feature_norm:
             self.bottleneck = nn.BatchNorm1d(sizes.embed_dim)
@@ -70,7 +70,7 @@ class ReIDViT(VisionTransformer):
         """The feature (B, D) and, of the same pass, the patch tokens as a map (B, D, h, w)."""
         feature, tokens = self._encode(images, cameras, None)
         grid = self.patch_embed.dynamic_feat_size(images.shape[-2:])
-        return feature, tokens[:, 1:].mT.unflatten(2, grid)
+        return feature, tokens[:, self.num_prefix_tokens :].mT.unflatten(2, grid)
 
     def _encode(
         self, images: Tensor, cameras: Tensor | None, views: Tensor | None
@@ -114,14 +114,19 @@ class ReIDViT(VisionTransformer):
     def _pos_embed(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, 1 + h * w, D), with class token and positions for this grid."""
         batch, height, width, _ = patches.shape
-        positions = resample_positions(
-            self.pos_embed,
-            self.patch_embed.grid_size,
-            (height, width),
-            self.spec.position_resampling,
+        leading = self._leading_tokens().expand(batch, -1, -1)
+        tokens = torch.cat((leading, patches.flatten(1, 2)), dim=1)
+        return self.pos_drop(tokens + self._positions((height, width)))
+
+    def _leading_tokens(self) -> Tensor:
+        """What comes before the patches, (1, 1, D): the class token."""
+        return self.cls_token
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """Position embeddings (1, 1 + rows * columns, D) of a patch grid."""
+        return resample_positions(
+            self.pos_embed, self.patch_embed.grid_size, grid, self.spec.position_resampling
         )
-        token = self.cls_token.expand(batch, -1, -1)
-        return self.pos_drop(torch.cat((token, patches.flatten(1, 2)), dim=1) + positions)
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """Tokens (B, 1 + N, D) to the feature (B, D)."""
@@ -151,7 +156,8 @@ class ReIDViT(VisionTransformer):
 def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = None) -> Tensor:
     """What the class token attends to in the last block: (B, heads, rows, columns).
 
-    Each map sums to less than 1: the rest is the class token's attention to itself.
+    Each map sums to less than 1: the rest is the class token's attention to itself (and to tokens
+    of parts).
 
     Raises:
         UserError: a network without a class token.
@@ -170,4 +176,5 @@ def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = Non
     )  # (B, T, 3, H, d)
     query, keys = queries_keys[:, 0, 0], queries_keys[:, :, 1]  # (B, H, d), (B, T, H, d)
     weights = torch.einsum("bhd,bthd->bht", query * attention.scale, keys).softmax(dim=-1)
-    return weights[..., 1:].unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))
+    patches = weights[..., model.num_prefix_tokens :]
+    return patches.unflatten(-1, model.patch_embed.dynamic_feat_size(images.shape[-2:]))

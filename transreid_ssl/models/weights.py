@@ -20,7 +20,7 @@ from transreid_ssl.models.hub import find_weights
 from transreid_ssl.models.jpm import with_local_branch
 from transreid_ssl.models.load_report import LoadReport, grouped
 from transreid_ssl.models.mgn import NEW_LAYERS, branched
-from transreid_ssl.models.positions import resample_positions
+from transreid_ssl.models.positions import num_places, resample_positions
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.vit import ReIDViT
 
@@ -29,7 +29,7 @@ from transreid_ssl.models.vit import ReIDViT
 _OPTIONAL = re.compile(r"(sie_embed$|bottleneck(_\d)?\.|head\.|.+\.num_batches_tracked$)")
 # Weights that no network here ignores: unknown ones among them mean a different computation.
 _ESSENTIAL = re.compile(
-    r"(blocks|b2|patch_embed|norm|norm_pre|conv1|bn1|layer\d|branches|NL_\d)\.|\w+_(token|embed)$"
+    r"(blocks|b2|patch_embed|norm|norm_pre|conv1|bn1|layer\d|branches|NL_\d)\.|bottleneck_pt\d\.|\w+_(token\d?|embed|pos)$"
 )
 
 
@@ -203,7 +203,7 @@ def _grid(checkpoint: Checkpoint, model: ReIDViT) -> tuple[int, int]:
     """The patch grid that the checkpoint's position embeddings are of."""
     if checkpoint.spec is not None:
         return checkpoint.spec.grid
-    num_patches = checkpoint.state["pos_embed"].shape[1] - 1
+    num_patches = num_places(checkpoint.state)
     if num_patches == model.patch_embed.num_patches:
         return model.patch_embed.grid_size
     if detect_size(num_patches, model.spec.patch_size) is None:

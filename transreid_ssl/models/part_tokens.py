@@ -1,0 +1,44 @@
+"""The part-aware vision transformer of PASS (Zhu et al., ECCV 2022, arXiv 2203.03931)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.vit import ReIDViT
+
+
+class PartTokenViT(ReIDViT):
+    """A ViT with tokens for parts of a person beside its class token.
+
+    In pre-training each part token saw crops of one area, and a network like this one is what PASS
+    publishes and fine-tunes. The feature (B, 2 D) is the class token and the mean of the part
+    tokens, one after the other. The authors' other choice, the mean of these two, is not made here,
+    and their files do not tell which was. Positions of the size built for are taken as they are, as
+    the authors fine-tune them; their pre-training resamples even these, by a hair.
+    """
+
+    def __init__(self, spec: BackboneSpec, **options: Any) -> None:
+        super().__init__(spec, **options)
+        sizes = spec.architecture
+        self.num_prefix_tokens = 1 + sizes.part_tokens
+        # The class token's position has a name of its own here, as all have in published weights.
+        self.cls_pos = nn.Parameter(torch.zeros(1, 1, sizes.width))
+        self.pos_embed = nn.Parameter(self.pos_embed[:, 1:].detach().clone())
+        for part in range(1, self.num_prefix_tokens):
+            for name in (f"part_token{part}", f"part{part}_pos"):
+                setattr(self, name, nn.Parameter(torch.empty(1, 1, sizes.width)))
+                nn.init.trunc_normal_(getattr(self, name), std=0.02)
+
+    def _leading_tokens(self) -> Tensor:
+        parts = range(1, self.num_prefix_tokens)
+        return torch.cat([self.cls_token, *(getattr(self, f"part_token{i}") for i in parts)], dim=1)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        parts = (getattr(self, f"part{i}_pos") for i in range(1, self.num_prefix_tokens))
+        return torch.cat([self.cls_pos, *parts, super()._positions(grid)], dim=1)
+
+    def _summary(self, tokens: Tensor) -> Tensor:
+        parts = tokens[:, 1 : self.num_prefix_tokens]
+        return torch.cat((tokens[:, 0], parts.mean(dim=1)), dim=1)
