@@ -93,6 +93,21 @@ def test_each_branch_is_a_copy_of_the_resnet_that_starts_it(tmp_path, images, re
     torch.testing.assert_close(found.parts[:, 1], lower)
 
 
+def test_a_resnet_starts_every_branch_of_luperson_s(tmp_path, images, resnet):
+    save_backbone(tmp_path / "r.safetensors", resnet)
+    model = build_backbone(**LUPERSON_NANO).eval()
+    report = load_weights(model, tmp_path / "r.safetensors")
+    new = {"norm", "pools", "reductions"}
+    assert {name.split(".")[2] for name in report.missing} == new
+    assert report.unexpected == ()
+    fine = build_backbone(**TRUNK, stride=16).eval()
+    fine.load_state_dict(resnet.state_dict())
+    cells = fine.forward_features(images).flatten(2) * (1 + 1e-5) ** -0.5
+    expected = (cells.clamp(min=1e-6) ** 3).mean(2) ** (1 / 3)
+    for pooled in model(images, parts=True).pooled.unbind(1):
+        torch.testing.assert_close(pooled, expected)
+
+
 @HEADS
 def test_the_feature_is_all_reduced_vectors(images, options):
     model = build_backbone(**options).eval()
