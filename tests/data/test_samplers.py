@@ -282,3 +282,17 @@ def test_cluster_batches_do_not_depend_on_processes_or_start():
 def test_only_outliers_are_refused():
     with pytest.raises(UserError, match="all images are outliers"):
         cluster_sampler(np.full(9, -1))
+
+
+def test_a_part_of_a_spread_batch_has_images_of_everybody():
+    identities = np.repeat(np.arange(9), 8)
+    options = {"identities_per_batch": 4, "images_per_identity": 8, "num_steps": 2}
+    whole, spread = (IdentitySampler(identities, 3, **options, spread=s) for s in (False, True))
+    for step in range(2):
+        assert sorted(whole.global_batch(step)) == sorted(spread.global_batch(step))
+        people = identities[[item[1] for item in spread.global_batch(step)]].reshape(4, 8)
+        assert all(np.unique(part, return_counts=True)[1].tolist() == [2] * 4 for part in people)
+    IdentitySampler(identities, 3, **options, spread=True, world_size=8)
+    with pytest.raises(UserError, match="images_per_identity 8 cannot be shared by 3"):
+        IdentitySampler(identities, 3, identities_per_batch=3, images_per_identity=8, num_steps=1,
+                        spread=True, world_size=3)  # fmt: skip

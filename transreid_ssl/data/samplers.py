@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
+from einops import rearrange
 
 from transreid_ssl.errors import UserError
 
@@ -104,8 +105,12 @@ class IdentitySampler(StepSampler):
     holds an identity twice and the epoch has as many batches as possible: ``steps_per_epoch``, the
     same for every epoch. Identities below 0 (distractors, outliers) are left out.
 
+    A batch holds the images of one identity after another, so that a part of it, which a process or
+    a micro-batch gets, has whole identities; with ``spread`` every part has some images of all.
+
     Raises:
-        UserError: too few identities, or whole identities cannot be shared by the processes.
+        UserError: too few identities, or these (with ``spread`` their images) cannot be shared by
+            the processes.
     """
 
     def __init__(
@@ -115,13 +120,16 @@ class IdentitySampler(StepSampler):
         *,
         identities_per_batch: int = 16,
         images_per_identity: int = 4,
+        spread: bool = False,
         **steps: int,
     ) -> None:
         super().__init__(identities_per_batch * images_per_identity, **steps)
-        shares = self.world_size * self.accumulation
-        if identities_per_batch % shares:
+        shares, self.spread = self.world_size * self.accumulation, spread
+        name = "images_per_identity" if spread else "identities_per_batch"
+        shared = images_per_identity if spread else identities_per_batch
+        if shared % shares:
             raise UserError(
-                f"identities_per_batch {identities_per_batch} cannot be shared by "
+                f"{name} {shared} cannot be shared by "
                 f"{self.world_size} processes x {self.accumulation} accumulation steps; "
                 f"choose a multiple of {shares}"
             )
@@ -151,7 +159,11 @@ class IdentitySampler(StepSampler):
         place = group * self.images_per_identity + np.arange(self.images_per_identity)
         copy, within = np.divmod(place, self._counts[dealt][:, None])  # (T * P, K)
         items = np.stack([images[starts[dealt][:, None] + within], copy], axis=-1)
-        return items.reshape(self.steps_per_epoch, self.batch_size, 2)
+        order = "(images identities)" if self.spread else "(identities images)"
+        return rearrange(
+            items, f"(steps identities) images fields -> steps {order} fields",
+            steps=self.steps_per_epoch,
+        )  # fmt: skip
 
 
 class ClusterSampler(StepSampler):

@@ -51,6 +51,8 @@ class LabelledSettings:
         root: Their folder; for several sets the common parent, or their folders joined by a comma.
         pattern: Of the set "folder": where a path says the identity and the camera.
         images_per_identity: How many images of each person a batch holds; the triplet loss needs 2.
+        spread_identities: Deal the images of each person out over a batch, so that a part of it,
+            such as ``run.norm_images``, has images of everybody in it instead of whole persons.
         statistics: What images are normalised with: "half" (mean and std 0.5, as TransReID-SSL
             fine-tunes), "imagenet", "luperson_mgn" (as LUPerson fine-tunes), or "pretrained" for
             those of the initial weights.
@@ -67,6 +69,7 @@ class LabelledSettings:
     root: str | None = None
     pattern: str = DEFAULT_PATTERN
     images_per_identity: int = 4
+    spread_identities: bool = False
     statistics: Literal["half", "imagenet", "luperson_mgn", "pretrained"] = "half"
     label_budget: float | None = None
     label_budget_by: Literal["identity", "image"] = "identity"
