@@ -20,11 +20,6 @@ def finish(ratio: float | None, **figures: object) -> None:
     print(json.dumps({"ratio": rounded, **figures, "hardware": hardware()}), flush=True)
 
 
-def report(benchmark: str, **figures: object) -> None:
-    """The last line of a benchmark that may have no ratio, or says more than one thing."""
-    print(json.dumps({"benchmark": benchmark, **figures}), flush=True)
-
-
 def hardware() -> dict:
     """Processor, cores this process may use, GPU (None without one) and torch version."""
     on_linux = hasattr(os, "sched_getaffinity")

@@ -31,8 +31,8 @@ BASELINES = {
 def benchmark(monkeypatch):
     """The module and a list of the runs that it has made, whose files are made up."""
     monkeypatch.syspath_prepend(launch.ROOT)
-    objectives = importlib.import_module("benchmarks.objectives")
-    runs = importlib.import_module("benchmarks.objectives_runs")
+    objectives = importlib.import_module("benchmarks.objectives.__main__")
+    runs = importlib.import_module("benchmarks.objectives.runs")
     made = []
 
     def pretend(run):
@@ -164,7 +164,7 @@ def test_label_budgets_take_about_as_many_steps_as_all_labels(benchmark, tmp_pat
     ("arguments", "message"),
     [
         (["--backbone=resnet_nano_reid", "--rows", "moco", "dino_ics"], "no variant with ICS"),
-        (["--budgets", "0.5", "1.5"], r"--budgets 1\.5: give shares"),
+        (["--budgets", "0.5", "1.5"], r"a label budget of 1\.5: give a share above 0"),
         (["--target=nowhere"], "nowhere: unknown labelled set"),
     ],
 )
@@ -177,12 +177,12 @@ def test_options_that_cannot_work_are_refused_before_any_run(benchmark, argument
 
 def test_a_run_that_fails_is_told_of_with_its_last_line(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(launch.ROOT)
-    runs = importlib.import_module("benchmarks.objectives_runs")
+    runs = importlib.import_module("benchmarks.objectives.runs")
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     (tmp_path / "recipes").mkdir()
     recipe = tmp_path / "recipes" / "some_pretrain.py"
     recipe.write_text("import sys\nprint('begun', flush=True)\nsys.exit('error: no such pool')")
-    run = runs.Run("pre-training", "Some, seed 0", tmp_path / "a" / "pretrain", recipe.stem, "", ())
+    run = runs.Run("pre-training", "Some, seed 0", tmp_path / "a" / "pretrain", recipe.stem, ())
     with pytest.raises(UserError, match=r"Some, seed 0, pre-training: .*error: no such pool"):
         runs.Runs(runs.Counter({"pre-training": 1}))(run)
     assert (tmp_path / "a" / "pretrain.log").read_text().startswith("begun")
@@ -210,13 +210,13 @@ def test_the_recipes_give_a_table(tmp_path):
 
 def test_a_stop_is_passed_on_and_is_no_failure(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(launch.ROOT)
-    runs = importlib.import_module("benchmarks.objectives_runs")
+    runs = importlib.import_module("benchmarks.objectives.runs")
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "slow_pretrain.py").write_text(
         "import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
     )
-    run = runs.Run("pre-training", "Slow, seed 0", tmp_path / "a" / "run", "slow_pretrain", "", ())
+    run = runs.Run("pre-training", "Slow, seed 0", tmp_path / "a" / "run", "slow_pretrain", ())
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         runs.Runs(runs.Counter({"pre-training": 1}))(run)

@@ -1,0 +1,1 @@
+"""An experiment: all self-supervised objectives under one budget."""
