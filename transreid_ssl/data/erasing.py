@@ -24,8 +24,8 @@ class RandomErasingConfig:
     ratio: tuple[float, float] = (0.3, 1 / 0.3)
     """Smallest and largest height / width of the rectangle, drawn log-uniformly."""
     fill: Literal["noise", "mean"] = "noise"
-    """"noise": every value normally distributed with `mean` and `std`, clipped to 0..255, which
-    after normalisation is close to N(0, 1); "mean": the colour `mean`, 0 after normalisation."""
+    """"noise": random values that are close to N(0, 1) after normalisation; "mean": the colour
+    `mean`, which is 0 after it."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of the later normalisation (RGB, 0..1): give the same one as the model's."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
