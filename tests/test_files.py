@@ -1,5 +1,6 @@
 """Files: nothing is written where a folder is, and no pickle runs anything."""
 
+import os
 import pickle
 
 import pytest
@@ -50,3 +51,11 @@ def test_no_file(tmp_path):
         load_plain_pickle(tmp_path / "none.pkl")
     with pytest.raises(UserError, match="cannot be read"):
         load_plain_pickle(tmp_path)
+
+
+def test_a_file_has_the_permissions_that_the_process_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("other threads make files meanwhile"))
+    write_json(tmp_path / "value.json", {})
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("value.json", "plain")]
+    assert modes[0] == modes[1]

@@ -164,7 +164,7 @@ def test_label_budgets_take_about_as_many_steps_as_all_labels(benchmark, tmp_pat
     ("arguments", "message"),
     [
         (["--backbone=resnet_nano_reid", "--rows", "moco", "dino_ics"], "no variant with ICS"),
-        (["--budgets", "0.5", "1.5"], r"--budgets 1\.5: give shares"),
+        (["--budgets", "0.5", "1.5"], r"a label budget of 1\.5: give a share above 0"),
         (["--target=nowhere"], "nowhere: unknown labelled set"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_run_that_fails_is_told_of_with_its_last_line(monkeypatch, tmp_path):
     (tmp_path / "recipes").mkdir()
     recipe = tmp_path / "recipes" / "some_pretrain.py"
     recipe.write_text("import sys\nprint('begun', flush=True)\nsys.exit('error: no such pool')")
-    run = runs.Run("pre-training", "Some, seed 0", tmp_path / "a" / "pretrain", recipe.stem, "", ())
+    run = runs.Run("pre-training", "Some, seed 0", tmp_path / "a" / "pretrain", recipe.stem, ())
     with pytest.raises(UserError, match=r"Some, seed 0, pre-training: .*error: no such pool"):
         runs.Runs(runs.Counter({"pre-training": 1}))(run)
     assert (tmp_path / "a" / "pretrain.log").read_text().startswith("begun")
@@ -216,7 +216,7 @@ def test_a_stop_is_passed_on_and_is_no_failure(monkeypatch, tmp_path):
     (tmp_path / "recipes" / "slow_pretrain.py").write_text(
         "import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
     )
-    run = runs.Run("pre-training", "Slow, seed 0", tmp_path / "a" / "run", "slow_pretrain", "", ())
+    run = runs.Run("pre-training", "Slow, seed 0", tmp_path / "a" / "run", "slow_pretrain", ())
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         runs.Runs(runs.Counter({"pre-training": 1}))(run)

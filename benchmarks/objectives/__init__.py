@@ -1,1 +1,1 @@
-"""An experiment: every self-supervised objective under one budget."""
+"""An experiment: all self-supervised objectives under one budget."""

@@ -37,10 +37,9 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.objectives.commands import ROWS, TRAINED, Budget, finetuning, pretraining
-from benchmarks.objectives.picture import draw
-from benchmarks.objectives.runs import Line, Run, Runs, last_with, probes
-from benchmarks.objectives.table import COLUMNS, Cell, Results, floor_of, generated, record, report
+from benchmarks.objectives.commands import ROWS, TRAINED, finetuning, pretraining
+from benchmarks.objectives.results import COLUMNS, Cell, Results, draw, floor_of, report
+from benchmarks.objectives.runs import Line, Run, Runs, probes
 from benchmarks.reporting import finish
 from transreid_ssl import command
 from transreid_ssl.data import IdentitySampler, LabelledImages, open_reid
@@ -56,63 +55,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing, then write and say the table."""
     options = parse(arguments)
     labelled = open_reid(options.target, options.target_root).train
+    shares = list(product(options.budget_by, options.budgets, options.seeds))
+    kept = [labelled.subset(label_budget(labelled, share, by, seed)) for by, share, seed in shares]
     probe = open_reid(options.probe_data, options.probe_root).describe()
-    results = Results(vars(options), {name: ROWS[name].title for name in options.rows})
+    settings = vars(options) | {"out": str(options.out)}
+    results = Results(settings, {name: ROWS[name].title for name in options.rows}, probe)
     runs = Runs(planned(options))
     for seed, name in product(options.seeds, options.rows):
         results.add(name, seed, *measure(runs, name, seed, options))
     results.best = max(results.trained, key=lambda name: results.mean(name, "finetuned"))
-    pair = (floor_of(results.best), results.best)
-    for by, share, seed in product(options.budget_by, options.budgets, options.seeds):
-        kept = labelled.subset(label_budget(labelled, share, by, seed))
-        results.budgets += [
-            {"row": name, "seed": seed, "share": share, "by": by}
-            | measure_budget(runs, name, seed, kept, Budget(share, by), options)
-            for name in pair
-        ]
-    save(results, options.out, probe)
+    for (by, share, seed), images in zip(shares, kept):
+        for name in (floor_of(results.best), results.best):
+            cell = {"row": name, "seed": seed, "share": share, "by": by}
+            results.budgets.append(cell | measure_budget(runs, cell, images, options))
+    save(results, options.out)
 
 
 def planned(options: argparse.Namespace) -> Counter:
     """How many runs there will be of each kind."""
-    shares = [share for share in options.budgets if share < 1]
-    rows, seeds = options.rows, len(options.seeds)
-    return Counter(
-        {
-            "pre-training": seeds * sum(name in TRAINED for name in rows),
-            "fine-tuning": seeds * (len(rows) + 2 * len(shares) * len(options.budget_by)),
-        }
-    )
+    seeds, trained = len(options.seeds), sum(name in TRAINED for name in options.rows)
+    budgets = sum(share < 1 for share in options.budgets) * len(options.budget_by)
+    tuned = len(options.rows) + 2 * budgets
+    return Counter({"pre-training": seeds * trained, "fine-tuning": seeds * tuned})
 
 
 def measure(runs: Runs, name: str, seed: int, options: argparse.Namespace) -> tuple[Cell, Line]:
-    """Pre-train and fine-tune a row with one seed; the baselines of the probe besides."""
+    """Pre-train and fine-tune a row with one seed; a line of the probe besides."""
     figures = Cell()
     if name in TRAINED:
-        last = last_with(runs(pretraining(name, seed, options)), "step_seconds")
-        figures |= {"steps": last["step"], "step_seconds": last["step_seconds"]}
+        timed = [line for line in runs(pretraining(name, seed, options)) if "step_seconds" in line]
+        figures |= {"steps": timed[-1]["step"], "step_seconds": timed[-1]["step_seconds"]}
     # Untrained networks have no other probe before labels; so all are probed by the same program.
     direct, finetuned = probes(runs(finetuning(name, seed, options)))
     return figures | figures_of("direct", direct) | figures_of("finetuned", finetuned), direct
 
 
 def figures_of(stage: str, probe: Line) -> Cell:
-    """What a line of a probe says, under the names of the table's columns."""
+    """A line of a probe under the names of the table's columns."""
     return {stage: probe["probe/mAP"], f"{stage}_rank1": probe["probe/rank1"]}
 
 
 def measure_budget(
-    runs: Runs, name: str, seed: int, kept: LabelledImages, budget: Budget,
-    options: argparse.Namespace,
-) -> Cell:  # fmt: skip
-    """Fine-tune a row with the labels ``kept``, for about as many steps as with all."""
-    run = finetuning(name, seed, options)
-    lines = runs.read(run)
-    if budget.share < 1:
-        epochs = round(probes(lines)[1]["step"] / steps_per_epoch(run, kept, seed))
-        lines = runs(finetuning(name, seed, options, budget, max(1, epochs)))
-    last = probes(lines)[1]
-    counts = {"people": kept.num_identities, "images": len(kept), "steps": last["step"]}
+    runs: Runs, cell: Cell, images: LabelledImages, options: argparse.Namespace
+) -> Cell:
+    """Fine-tune a row with the labels of ``images``, for about as many steps as with all."""
+    run = finetuning(cell["row"], cell["seed"], options)
+    last = probes(run.lines())[1]
+    if cell["share"] < 1:
+        epochs = round(last["step"] / steps_per_epoch(run, images, cell["seed"]))
+        budget = cell["share"], cell["by"], max(1, epochs)
+        last = probes(runs(finetuning(cell["row"], cell["seed"], options, budget)))[1]
+    counts = {"people": images.num_identities, "images": len(images), "steps": last["step"]}
     return counts | figures_of("finetuned", last)
 
 
@@ -126,25 +119,20 @@ def steps_per_epoch(run: Run, images: LabelledImages, seed: int) -> int:
     ).steps_per_epoch
 
 
-def save(results: Results, folder: Path, probe: str) -> None:
+def save(results: Results, folder: Path) -> None:
     """Write table.md, objectives.png and objectives.json; print the table and the last line."""
-    text = report(results, probe)
-    picture, figures = folder / "objectives.png", folder / "objectives.json"
-    write_text(folder / "table.md", text)
-    with atomic_path(picture) as temporary:
+    text, record = report(results), results.record()
+    paths = [folder / name for name in ("table.md", "objectives.png", "objectives.json")]
+    write_text(paths[0], text)
+    with atomic_path(paths[1]) as temporary:
         draw(results, temporary)
-    write_json(figures, record(results, probe))
-    print(f"\n{text}\n{folder / 'table.md'}, {picture}, {figures}")
-    floor = floor_of(results.best)
-    summary = {
-        name: {column: round(results.mean(name, column), 2) for column in COLUMNS}
-        for name in results.titles
-    }
-    finish(
-        results.mean(results.best, "finetuned") / max(results.mean(floor, "finetuned"), 1e-9),
-        **{"benchmark": "objectives", "generated": generated(results), "best": results.best},
-        **{"seeds": results.settings["seeds"], "rows": summary, "baselines": results.baselines},
-    )
+    write_json(paths[2], record)
+    print(f"\n{text}")
+    print(*paths, sep=", ")
+    best, floor = (results.mean(n, "finetuned") for n in (results.best, floor_of(results.best)))
+    means = {n: {c: round(results.mean(n, c), 2) for c in COLUMNS} for n in results.titles}
+    told = {key: record[key] for key in ("benchmark", "generated", "best", "baselines")}
+    finish(best / max(floor, 1e-9), **told, seeds=results.settings["seeds"], rows=means)
 
 
 # -- the command line
@@ -186,19 +174,15 @@ def complete(options: argparse.Namespace) -> argparse.Namespace:
     """Fill in what follows from other options.
 
     Raises:
-        UserError: a row with a stem that the network cannot have, or no share of labels.
+        UserError: a row with a stem that the network cannot have.
     """
-    for share in options.budgets:
-        if not 0 < share <= 1:
-            raise UserError(f"--budgets {share:g}: give shares of the labels above 0 and up to 1")
     ics = "dino_ics" in options.rows
     if ics and not re.fullmatch("vit_.*_(reid|conv)", options.backbone):
         raise UserError(
             f"--backbone {options.backbone} has no variant with ICS to compare with: give a "
             "vit_…_reid or vit_…_conv, or --rows without dino_ics"
         )
-    plain = set(options.rows) - {"dino_ics"}
-    wanted = {*options.rows, *["untrained"] * bool(plain), *["untrained_ics"] * ics}
+    wanted = {*options.rows, *map(floor_of, options.rows)}
     options.rows = [name for name in ROWS if name in wanted]
     options.pool = options.pool or POOL.format(*options.img_size)
     options.target = options.target or TARGET.format(*options.img_size)

@@ -1,5 +1,6 @@
 """Runs of recipes, each a process as a user starts it; what is finished is read, not repeated."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,13 +11,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint, write_json
+from transreid_ssl.outputs import BACKBONE, MODEL
 
 ROOT = Path(__file__).parents[2]
-RESULTS = {"pre-training": "backbone.safetensors", "fine-tuning": "model.safetensors"}
+RESULTS = {"pre-training": BACKBONE, "fine-tuning": MODEL}
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes
 Line = dict[str, float]
 
@@ -29,20 +32,19 @@ class Run:
     title: str
     folder: Path
     recipe: str
-    settings: str
     options: tuple[str, ...]
 
     @property
     def config(self) -> Path:
-        """The file of its settings."""
-        return ROOT / "recipes" / "configs" / f"{self.settings}.yaml"
+        """The settings of the recipe's demo."""
+        return ROOT / "recipes" / "configs" / f"{self.recipe.partition('_')[0]}_demo.yaml"
 
     @property
     def command(self) -> list[str]:
-        """Python's arguments."""
-        recipe = ROOT / "recipes" / f"{self.recipe}.py"
+        """The program and its arguments."""
+        recipe = str(ROOT / "recipes" / f"{self.recipe}.py")
         place = f"--run.output={self.folder}"
-        return [str(recipe), f"--config={self.config}", place, *self.options]
+        return [sys.executable, recipe, f"--config={self.config}", place, *self.options]
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -54,13 +56,14 @@ class Run:
         """A file of ours next to the run folder, in which a recipe wants its own files only."""
         return self.folder.with_name(f"{self.folder.name}.{ending}")
 
+    def lines(self) -> list[Line]:
+        """Those of metrics.jsonl, once it is finished."""
+        text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
 
 class Runs:
-    """Makes runs one after another, and says how far they are.
-
-    Args:
-        planned: How many runs there will be of each kind.
-    """
+    """Makes runs one after another, ``planned`` many of each kind, and says how far they are."""
 
     def __init__(self, planned: Counter) -> None:
         self.left, self.total = planned.copy(), planned.total()
@@ -68,42 +71,25 @@ class Runs:
 
     def __call__(self, run: Run) -> list[Line]:
         """The lines of metrics.jsonl of a run, which is made or finished if need be."""
-        record = _record(run)
-        again = record is not None
-        if not again:
-            record = _execute(run)
+        found = _record(run)
+        record = found or _execute(run)
         self.left[run.kind] -= 1
         self.seconds[run.kind].append(record["seconds"])
-        lines = self.read(run)
-        self._tell(run, f"{record['seconds']:.0f} s{', made before' * again}", lines)
+        lines = run.lines()
+        probed = [f"mAP {line['probe/mAP']:.1f} %" for line in lines if "probe/mAP" in line]
+        took = f"{record['seconds']:.0f} s{', made before' * bool(found)}"
+        notes = ", ".join(filter(None, [took, " -> ".join(probed)]))
+        number = f"{self.total - self.left.total()}/{self.total}"
+        print(f"{number}  {run.title}: {run.kind} ({notes}); {self._time_left()}", flush=True)
         return lines
-
-    @staticmethod
-    def read(run: Run) -> list[Line]:
-        """The lines of a finished run."""
-        text = (run.folder / "metrics.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
-
-    def _tell(self, run: Run, took: str, lines: Sequence[Line]) -> None:
-        number = self.total - self.left.total()
-        found = [f"mAP {line['probe/mAP']:.1f} %" for line in lines if "probe/mAP" in line]
-        print(
-            f"{number}/{self.total}  {run.title}: {run.kind} "
-            f"({', '.join([took, ' -> '.join(found)] if found else [took])}); {self._time_left()}",
-            flush=True,
-        )
 
     def _time_left(self) -> str:
         """From the mean of each kind's runs; kinds that none has ended of yet are not counted."""
-        known = {kind: sum(times) / len(times) for kind, times in self.seconds.items()}
-        minutes = sum(known.get(kind, 0) * count for kind, count in self.left.items()) / 60
-        unknown = [kind for kind, count in self.left.items() if count and kind not in known]
-        return f"about {minutes:.0f} min left" + "".join(f" and all of {kind}" for kind in unknown)
-
-
-def last_with(lines: Sequence[Line], name: str) -> Line:
-    """The last line that holds ``name``."""
-    return [line for line in lines if name in line][-1]
+        left = {kind: count for kind, count in self.left.items() if count}
+        known = {kind: mean(self.seconds[kind]) for kind in left if self.seconds[kind]}
+        minutes = sum(known[kind] * left[kind] for kind in known) / 60
+        unknown = "".join(f" and all of {kind}" for kind in left if kind not in known)
+        return f"about {minutes:.0f} min left{unknown}"
 
 
 def probes(lines: Sequence[Line]) -> tuple[Line, Line]:
@@ -134,10 +120,8 @@ def _execute(run: Run) -> dict:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     begin = time.monotonic()
     with open(log, "a", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [sys.executable, *run.command], stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
-        code = _wait(process)
+        output = {"stdout": file, "stderr": subprocess.STDOUT}
+        code = _wait(subprocess.Popen(run.command, env=environment, **output))
     if code in STOPPED:
         raise KeyboardInterrupt
     if code:
@@ -152,8 +136,8 @@ def _wait(process: subprocess.Popen) -> int:
     """The exit code; Ctrl-C and SIGTERM let a run end after its step, with a checkpoint."""
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
-        return process.wait()
-    except KeyboardInterrupt:  # the run has been sent the same Ctrl-C
+        with contextlib.suppress(KeyboardInterrupt):  # the run has been sent the same Ctrl-C
+            process.wait()
         return process.wait()
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -18,10 +18,10 @@ Item = tuple[int, ...]
 
 
 class StepSampler(ABC):
-    """The contract: a plan for each epoch, cut into steps, cut into shares.
+    """The contract: the batches of each epoch, one a step, cut into shares of the processes.
 
     ``num_steps`` is the length of the whole run; steps ``first_step`` to ``num_steps - 1`` are
-    yielded. Subclasses set ``steps_per_epoch`` and give ``_plan``.
+    yielded. Subclasses set ``steps_per_epoch`` and give ``_batches``.
     """
 
     steps_per_epoch: int
@@ -48,14 +48,14 @@ class StepSampler(ABC):
         self._epoch, self._rows = -1, np.empty(0)
 
     @abstractmethod
-    def _plan(self, epoch: int) -> np.ndarray:
-        """All items of an epoch: int64 (steps_per_epoch, batch_size, fields of an item)."""
+    def _batches(self, epoch: int) -> np.ndarray:
+        """All batches of an epoch: int64 (steps_per_epoch, batch_size, fields of an item)."""
 
     def global_batch(self, step: int) -> list[Item]:
         """The items of one step over all processes, each (epoch, index, …)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._rows = epoch, self._plan(epoch)
+            self._epoch, self._rows = epoch, self._batches(epoch)
         return [(epoch, *item) for item in self._rows[position].tolist()]
 
     def __len__(self) -> int:
@@ -91,7 +91,7 @@ class EpochSampler(StepSampler):
         self.num_images, self.seed = num_images, seed
         self.steps_per_epoch = num_images // batch_size
 
-    def _plan(self, epoch: int) -> np.ndarray:
+    def _batches(self, epoch: int) -> np.ndarray:
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_images)
         return order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size, 1)
 
@@ -149,7 +149,7 @@ class IdentitySampler(StepSampler):
         self._groups = np.maximum(1, self._counts // images_per_identity)
         self.steps_per_epoch = _most_batches(self._groups, identities_per_batch)
 
-    def _plan(self, epoch: int) -> np.ndarray:
+    def _batches(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
         dealt = _deal(self._groups, self.identities_per_batch, self.steps_per_epoch, rng).ravel()
         # Ordered by identity, shuffled within: those of identity i begin at starts[i].
@@ -210,7 +210,7 @@ class ClusterSampler(StepSampler):
         self._members = np.split(order, ends)  # of each cluster, by camera
         self._seen_by = np.split(cameras[order], ends)
 
-    def _plan(self, epoch: int) -> np.ndarray:
+    def _batches(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
         groups = self.steps_per_epoch * self.batch_size // self.images_per_cluster
         passes = -(-groups // len(self._members))

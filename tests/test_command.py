@@ -1,0 +1,117 @@
+"""Command lines made of dataclasses: what is parsed, what is said, and what passes through."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from transreid_ssl import command
+from transreid_ssl.errors import UserError, check_ranges
+
+
+@dataclass(frozen=True)
+class Part:
+    """Settings within settings."""
+
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, size=(1, None))
+        if self.size == 13:
+            _ = self.nothing  # a slip of the programmer
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Copy a file.
+
+    Example: ``copy a.txt b.txt``
+
+    Args:
+        source: What to copy.
+        names: Words.
+        part: Of it.
+    """
+
+    source: str
+    names: Sequence[str] = field(
+        default_factory=lambda: ["x", "y"], metadata={"nargs": "+", "help": "Several words."}
+    )
+    part: Part = field(default_factory=Part)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Count something."""
+
+    limit: int = 3
+
+
+def copy(*arguments):
+    return command.options(Copy, "copy", arguments)
+
+
+def test_positional_several_words_and_nested_settings():
+    assert copy("a") == Copy("a")
+    assert copy("a", "--part.size=2", "--names", "u", "v") == Copy("a", ["u", "v"], Part(2))
+
+
+def test_a_sub_command_is_given_its_settings_and_gives_the_exit_code():
+    actions = {"copy": (Copy, lambda options: options), "count": (Count, lambda found: found.limit)}
+    assert command.subcommands("tool", "A tool.", actions, ["copy", "a"]) == Copy("a")
+    assert command.subcommands("tool", "A tool.", actions, ["count", "--limit=7"]) == 7
+    with pytest.raises(UserError, match="invalid choice: 'move'"):
+        command.subcommands("tool", "A tool.", actions, ["move"])
+
+
+def test_help_is_the_docstring(capsys):
+    with pytest.raises(SystemExit):
+        copy("--help")
+    said = capsys.readouterr().out
+    assert "Copy a file.\n\nExample: copy a.txt b.txt\n" in said
+    for text in ("What to copy. (required", "--names NAMES [NAMES ...]", "Several words."):
+        assert text in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: source"),
+        (["a", "--part.size=0"], "Part.size is 0: give 1 or more"),
+        (["a", "--part.size=many"], "part.size"),
+        (["a", "--part.colour=red"], "part.colour"),
+        (["a", "--names"], "--names: expected at least one argument"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command.run(copy, *arguments)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said.startswith("error: ")
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_fault_of_a_settings_class_is_not_blamed_on_the_user():
+    with pytest.raises(AttributeError, match="nothing"):
+        command.run(copy, "a", "--part.size=13")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"part: null\n", "part is None: give settings under it"),
+        (b"part: [1]\n", r"part is \[1\]: give settings under it"),
+        (b"part: {size: x}\n", "part.size"),
+        (b"part: {\n", "parsing"),
+        (b"\xff\xfe", "can't decode"),
+    ],
+)
+def test_settings_files_that_make_no_sense(tmp_path, content, message):
+    (tmp_path / "settings.yaml").write_bytes(content)
+    parser = command.Parser()
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Copy, skip={"source", "names"})
+    with pytest.raises(UserError, match=message):
+        parser.parse(["--config", str(tmp_path / "settings.yaml")])
