@@ -132,8 +132,7 @@ def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, e
     with trainer.untimed():
         found = labeller(objective.backbone, epoch, trainer.plan.epochs)
         objective.begin_epoch(epoch, found.labels, found.centres)
-        if not trainer.run.has(trainer.step, "clusters/found"):  # a kill may have come right after
-            trainer.log(found.figures)
+        trainer.log(found.figures, unless="clusters/found")
         trainer.run.draw_curves()
     trainer.say(f"epoch {epoch}: {found.describe()} ({time.monotonic() - begin:.1f} s)")
 

@@ -270,11 +270,21 @@ class Trainer:
         if self.keep_best and values and values["probe/mAP"] > best:
             self.keep_best()
 
-    def log(self, values: dict[str, float]) -> None:
-        """Log the main process's values at this step; nothing where it has none."""
-        on_main(self.accelerator, lambda: values and self.run.log(self.step, values))
-        if values:
+    def log(self, values: dict[str, float], unless: str = "") -> None:
+        """Log the main process's values at this step; nothing where it has none.
+
+        ``unless`` names a value that tells, once it is there, that this was done before a kill.
+        Every process calls this: the main one alone looks, as it may have written meanwhile.
+        """
+        known = on_main(self.accelerator, lambda: self._log_new(values, unless))
+        if values and not known:
             self.accelerator.log(values, step=self.step)
+
+    def _log_new(self, values: dict[str, float], unless: str) -> bool:
+        known = bool(unless) and self.run.has(self.step, unless)
+        if values and not known:
+            self.run.log(self.step, values)
+        return known
 
     @contextlib.contextmanager
     def untimed(self) -> Iterator[None]:
