@@ -26,6 +26,7 @@ class Colours(nn.Module):
     @dataclasses.dataclass
     class Spec:
         img_size = (32, 16)
+        interpolation = "linear"
         embed_dim = 18
 
     spec = Spec()
