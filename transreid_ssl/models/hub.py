@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.outputs import BACKBONE, MODEL
 
-FILE_NAMES = ("backbone.safetensors", "model.safetensors")
+FILE_NAMES = (BACKBONE, MODEL)
 """What a run writes, and what is looked for in folders and hub repositories."""
 
 
