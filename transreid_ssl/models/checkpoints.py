@@ -46,13 +46,15 @@ FAST_REID_MGN = "fast-reid MGN"
 IMAGENET_RESNET = "ImageNet ResNet"
 PLAIN_RESNET = "ResNet without a classifier"
 
+# The function that a pickled NumPy number names; where it lives depends on NumPy's version.
+_SCALAR = np.float64(0).__reduce__()[0]
 # What published checkpoints hold beside tensors, and nothing that can run code. Files written with
-# NumPy 1 name the same functions differently.
+# NumPy 1 name the same functions differently than those of NumPy 2.
 _SAFE_GLOBALS = [
     argparse.Namespace,
     np.dtype,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
     *sorted({type(np.dtype(kind)) for kind in "?bhilBHILefd"}, key=str),
 ]
 
