@@ -1,6 +1,6 @@
 """Every settings file belongs to a recipe, which understands it and sends it where it says."""
 
-import importlib.util
+import itertools
 
 import numpy as np
 import pytest
@@ -10,17 +10,14 @@ from transreid_ssl.data.erasing import RandomErasing
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.config import as_plain
 
-RECIPES = {path.stem: path for path in (launch.ROOT / "recipes").glob("*.py")}
+RECIPES = sorted(path.stem for path in (launch.ROOT / "recipes").glob("*.py"))
 FILES = sorted((launch.ROOT / "recipes" / "configs").iterdir())
 
 
 def recipe_of(path):
     """The recipe whose name begins as the file's does, as a module."""
     (name,) = [n for n in RECIPES if n.split("_")[0] == path.stem.split("_")[0]]
-    spec = importlib.util.spec_from_file_location(name, RECIPES[name])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return launch.recipe(name)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -101,3 +98,13 @@ def test_settings_that_change_published_figures_are_the_authors():
     assert published("mocov3_vit_small_luperson").model.name == "vit_small_patch16_heads12_reid"
     moco = published("moco_resnet50_luperson")
     assert (moco.views.interpolation, moco.optim.by_epoch) == ("linear", True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_shows_examples_as_they_are_typed(name):
+    lines = launch.recipe(name).__doc__.splitlines()
+    assert any(line.startswith("    accelerate launch recipes/") for line in lines)
+    # A single backslash in a docstring joins two lines, and is gone.
+    assert all(len(line) <= 100 for line in lines)
+    for line, after in itertools.pairwise(lines):
+        assert line.endswith("\\") == after.startswith("        --")
