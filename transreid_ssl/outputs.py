@@ -6,6 +6,8 @@ from transreid_ssl.errors import UserError
 
 BACKBONE, MODEL = "backbone.safetensors", "model.safetensors"
 """What pre-training and fine-tuning leave in the folder of a run."""
+BEST = "best.safetensors"
+"""What fine-tuning leaves beside: the network of its best probe."""
 
 PRETRAINED = f"outputs/dino_pretrain/{BACKBONE}"
 SUPERVISED = f"outputs/supervised_finetune/{MODEL}"

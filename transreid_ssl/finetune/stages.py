@@ -28,11 +28,11 @@ from transreid_ssl.finetune.pseudo_labels import Labeller
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.models import BackboneSpec, read_spec
-from transreid_ssl.outputs import MODEL
+from transreid_ssl.outputs import BEST, MODEL
 from transreid_ssl.processes import on_all
 from transreid_ssl.training import ProbeSettings, RunFolder, Trainer, build_backbone_to_train, train
 
-RESULTS = {"result": MODEL, "best": "best.safetensors"}
+RESULTS = {"result": MODEL, "best": BEST}
 Training = LabelledTraining | ClusterTraining
 
 
@@ -70,7 +70,7 @@ def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: R
         config, accelerator, run, objective, batches,
         steps_per_epoch=sampler(num_steps=0).steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.labels.tobytes()]),
-        **ends(config),
+        image_names=images.names, **ends(config),
     )  # fmt: skip
 
 
@@ -121,8 +121,9 @@ def train_on_clusters(
 
     return train(
         config, accelerator, run, objective, batches,
-        steps_per_epoch=config.clusters.steps_per_epoch, data_key=images.pool.fingerprint,
-        **ends(config),
+        steps_per_epoch=config.clusters.steps_per_epoch,
+        data_key=fingerprint([images.pool.fingerprint, dataset.cameras.tobytes()]),
+        image_names=images.names, **ends(config),
     )  # fmt: skip
 
 
