@@ -134,7 +134,7 @@ def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, e
         found = labeller(objective.backbone, epoch, trainer.plan.epochs)
         objective.begin_epoch(epoch, found.labels, found.centres)
         trainer.log(found.figures, unless="clusters/found")
-        trainer.run.draw_curves()
+        trainer.run.draw_curves(at_most_every=60)
     trainer.say(f"epoch {epoch}: {found.describe()} ({time.monotonic() - begin:.1f} s)")
 
 

@@ -319,7 +319,7 @@ class Trainer:
             self.model.train()
             on_main(self.accelerator, lambda: self._keep_if_best(values))
             self.log(values)
-            self.run.draw_curves()
+            self.run.draw_curves(at_most_every=60)
 
     def _keep_if_best(self, values: dict[str, float]) -> None:
         best = max((line["probe/mAP"] for line in self.run.lines_with("probe/mAP")), default=-1.0)

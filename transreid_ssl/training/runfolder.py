@@ -5,6 +5,7 @@ import json
 import math
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class RunFolder:
         self.path = Path(path)
         self.is_main = is_main
         self._lock: int | None = None
+        self._drawn = time.monotonic()
 
     @property
     def checkpoints(self) -> Path:
@@ -246,9 +248,14 @@ class RunFolder:
         if self.is_main:
             save_checkpoint(self.checkpoints, step, {"step": step, **state}, keep, keep_every)
 
-    def draw_curves(self) -> None:
-        """Draw curves.png from metrics.jsonl (main process only)."""
-        if self.is_main:
+    def draw_curves(self, at_most_every: float = 0.0) -> None:
+        """Draw curves.png from metrics.jsonl (main process only).
+
+        Nothing is drawn within ``at_most_every`` seconds of the start or the last drawing: it takes
+        a second, which is most of a short run.
+        """
+        if self.is_main and time.monotonic() - self._drawn >= at_most_every:
+            self._drawn = time.monotonic()
             from transreid_ssl.training.curves import draw_curves
 
             with atomic_path(self.path / "curves.png") as temporary:
