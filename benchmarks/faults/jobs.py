@@ -1,5 +1,6 @@
 """The jobs that are killed: every long one of the package, at a size of seconds."""
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -109,22 +110,28 @@ def all_jobs() -> dict[str, Job]:
     """Every job by its name."""
     trained = ("backbone.safetensors", "model.safetensors", "metrics.jsonl")
     jobs = [
-        Job(name, _recipe(name, settings), tuple(f"**/{pattern}" for pattern in trained))
-        for name, settings in SETTINGS.items()
+        Job(name, _recipe(name), tuple(f"**/{pattern}" for pattern in trained)) for name in SETTINGS
     ]
     jobs += [Job("cfs score", _score, ("scores.parquet",)), Job("embed", _embed, ("f.*",))]
     jobs += [Job("pack", _pack, ("packed/*",))]
     return {job.name: job for job in jobs}
 
 
-def _recipe(name: str, settings: list[str]) -> Callable[[Path], Any]:
+@functools.cache
+def recipe_main(name: str) -> Callable[[list[str]], Any]:
+    """The ``main`` of an objective's recipe."""
     kind = "finetune" if f"{name}_finetune.py" in os.listdir(RECIPES) else "pretrain"
     path = RECIPES / f"{name}_{kind}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     recipe = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = recipe
     spec.loader.exec_module(recipe)
-    return lambda folder: recipe.main([*settings, f"--run.output={folder}"])
+    return recipe.main
+
+
+def _recipe(name: str) -> Callable[[Path], Any]:
+    main = recipe_main(name)
+    return lambda folder: main([*SETTINGS[name], f"--run.output={folder}"])
 
 
 def _score(folder: Path) -> Any:
