@@ -165,7 +165,7 @@ def test_complaints(tmp_path, write_images):
     (tmp_path / "none.txt").write_text("# nothing\n")
     assert "the list is empty" in complaint(tmp_path / "none.txt")
     (tmp_path / "image.bin").write_bytes(b"\xff\xfe\x80")
-    assert "neither" in complaint(tmp_path / "image.bin")
+    assert "line 1 is not UTF-8 text" in complaint(tmp_path / "image.bin")
     pq.write_table(pa.table({"cfs": [0.5]}), tmp_path / "scores.parquet")
     assert "column 'image'" in complaint(tmp_path / "scores.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
