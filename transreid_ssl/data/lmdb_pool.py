@@ -32,6 +32,9 @@ class LMDBPool(Pool):
 
     ``path`` is the folder with ``data.mdb`` (or that file, or the folder above it); ``keys.pkl``
     lies in it or beside it. Without a key file the keys are listed from the database itself.
+
+    A database that is shorter than it says is refused. What cannot be caught is damage within its
+    pages: LMDB keeps no checksums, and its library may end the process when it meets it.
     """
 
     kind = "LMDB"

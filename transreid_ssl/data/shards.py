@@ -106,7 +106,7 @@ def _open_rows(path: str | Path, shards: list[Path], column: str) -> Any:
     files = [str(shard) for shard in shards]
     try:
         rows = datasets.load_dataset("parquet", data_files=files, split="train", columns=[column])
-    except Exception as error:  # what it meets in a damaged file comes through as it is
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
         cause = brief(error.__cause__ or error)
         raise UserError(f"{path}: the shards cannot be opened ({cause})") from error
     if isinstance(rows.features[column], datasets.Image):
