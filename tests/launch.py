@@ -1,5 +1,6 @@
 """Running recipes and commands as a user does: as processes, one or several."""
 
+import importlib.util
 import json
 import os
 import socket
@@ -8,8 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
+
+
+def recipe(name: str) -> ModuleType:
+    """A recipe as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def environment() -> dict[str, str]:

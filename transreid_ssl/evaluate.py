@@ -76,7 +76,7 @@ def open_protocol(options: Evaluate, spec: BackboneSpec) -> ReIDProtocol:
         known = Source(known.generated or "demo")
     name = options.data or known.name
     root = options.root or (known.root if name == known.name else None)
-    return open_reid(name, root, options.pattern)
+    return open_reid(name, root, options.pattern, purpose="test")
 
 
 def measure(

@@ -102,7 +102,7 @@ def open_targets(options: Transfer, spec: BackboneSpec) -> list[Target]:
     names = [source.name for source in found]
     targets = []
     for text, source in zip(options.sets, found):
-        protocol = open_reid(source.name, source.root, options.pattern)
+        protocol = open_reid(source.name, source.root, options.pattern, purpose="test")
         seen = was_trained_on(spec, source, protocol)
         _check_cameras(spec, text, protocol, seen)
         unique = names.count(source.name) == 1 and source.name != "folder"

@@ -227,7 +227,8 @@ def _make_settings() -> None:
     bomb += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 20)]
     for name, text in {
         "list": "- a\n- b\n", "text": "text", "empty": "", "open": "run: [",
-        "bomb": "\n".join(bomb), "deep": "[" * 5000, "tag": "run: !!python/object/apply:os.system [ls]",
+        "bomb": "\n".join(bomb), "deep": "[" * 5000,
+        "tag": "run: !!python/object/apply:os.system [ls]",
         "unknown": "run: {epochz: 3}", "kind": "run: {epochs: many}", "none": "run:\n",
     }.items():  # fmt: skip
         Path(f"{name}.yaml").write_text(text)

@@ -1,7 +1,5 @@
 """Every settings file belongs to a recipe, which understands it and sends it where it says."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -17,10 +15,7 @@ FILES = sorted((launch.ROOT / "recipes" / "configs").iterdir())
 def recipe_of(path):
     """The recipe whose name begins as the file's does, as a module."""
     (name,) = [n for n in RECIPES if n.split("_")[0] == path.stem.split("_")[0]]
-    spec = importlib.util.spec_from_file_location(name, RECIPES[name])
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return launch.recipe(name)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -20,6 +20,7 @@ from transreid_ssl.data import (
     training_loader,
 )
 from transreid_ssl.data.budget import budgeted, describe_budget
+from transreid_ssl.data.reid import untestable
 from transreid_ssl.data.views import ReIDAugment
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
@@ -39,7 +40,7 @@ Training = LabelledTraining | ClusterTraining
 def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: RunFolder) -> Path:
     """Fine-tune with labels; returns the backbone's file in the run folder."""
     where = config.data.name, config.data.root, config.data.pattern
-    protocol = on_all(accelerator, lambda: open_reid(*where))
+    protocol = on_all(accelerator, lambda: open_reid(*where, purpose="train"))
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
     data = config.data
     budget = data.label_budget, data.label_budget_by, config.run.seed, data.label_list
@@ -70,7 +71,7 @@ def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: R
         config, accelerator, run, objective, batches,
         steps_per_epoch=sampler(num_steps=0).steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.labels.tobytes()]),
-        image_names=images.names, **ends(config),
+        image_names=images.names, **ends(config, accelerator),
     )  # fmt: skip
 
 
@@ -123,7 +124,7 @@ def train_on_clusters(
         config, accelerator, run, objective, batches,
         steps_per_epoch=config.clusters.steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.cameras.tobytes()]),
-        image_names=images.names, **ends(config),
+        image_names=images.names, **ends(config, accelerator),
     )  # fmt: skip
 
 
@@ -148,7 +149,8 @@ def open_target(settings: TargetSettings) -> LabelledImages:
         pool = open_pool(settings.root or "demo")
         images = LabelledImages(pool, np.full(len(pool), -1))
     else:
-        images = open_reid(settings.name, settings.root, settings.pattern).train
+        where = settings.name, settings.root, settings.pattern
+        images = open_reid(*where, purpose="train").train
     if settings.cross_camera and images.cameras is None:
         raise UserError(
             f"--data.cross_camera: the cameras of {settings.name} are not known; set it to null or "
@@ -183,15 +185,22 @@ def shares(config: Training, accelerator: Accelerator) -> dict:
     }
 
 
-def ends(config: Training) -> dict[str, Any]:
+def ends(config: Training, accelerator: Accelerator) -> dict[str, Any]:
     """What is evaluated meanwhile, what is kept, and what the weights say of their data."""
     data = config.data.name if config.data.name != "pool" else config.data.root or "demo"
-    return {"probe": probe_settings(config), "origin": {"data": data}} | RESULTS
+    return {"probe": probe_settings(config, accelerator), "origin": {"data": data}} | RESULTS
 
 
-def probe_settings(config: Training) -> ProbeSettings:
-    """Without a set of its own the probe looks at the queries and the gallery of the target."""
+def probe_settings(config: Training, accelerator: Accelerator) -> ProbeSettings:
+    """Without a set of its own the probe looks at the queries and the gallery of the target.
+
+    Training needs no query, so where none has a match it goes on without a probe.
+    """
     data = config.data
     if config.probe.data is not None or data.name == "pool":
+        return config.probe
+    where = data.name, data.root, data.pattern
+    if reason := on_all(accelerator, lambda: untestable(open_reid(*where))):
+        accelerator.print(f"no probe on {data.name}: {reason}", flush=True)
         return config.probe
     return dataclasses.replace(config.probe, data=data.name, root=data.root, pattern=data.pattern)

@@ -13,7 +13,7 @@ import yaml
 
 from transreid_ssl.command import Parser
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import read_yaml
+from transreid_ssl.training.yaml_files import read_yaml
 
 Config = TypeVar("Config")
 

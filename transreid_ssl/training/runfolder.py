@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import atomic_path, read_yaml, write_text
+from transreid_ssl.files import atomic_path, sweep, write_text
 from transreid_ssl.outputs import BACKBONE, BEST, MODEL
 from transreid_ssl.training.checkpoint import (
     list_checkpoints,
@@ -19,6 +19,7 @@ from transreid_ssl.training.checkpoint import (
     step_of,
 )
 from transreid_ssl.training.config import as_plain, differences, to_yaml
+from transreid_ssl.training.yaml_files import read_yaml
 
 # What may change between two starts of a run without changing what it computes (threads may change
 # the last digits of sums). Where images lie is free, as the fingerprint of a pool says which images
@@ -93,6 +94,8 @@ class RunFolder:
             return
         self._refuse_foreign()
         self._take()
+        for folder in (self.path, self.checkpoints):
+            sweep(folder)
         if overwrite:
             _remove_run(self.path)
         config_path = self.path / "config.yaml"
