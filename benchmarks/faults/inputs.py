@@ -73,7 +73,8 @@ def _try(case: BadInput) -> tuple[str, bool]:
         return f"no error (returned {code})", False
     except UserError as error:
         text = " ".join(str(error).split())
-        touched = [name for name, digest in kept.items() if _contents().get(name) != digest]
+        now = _contents()
+        touched = [name for name, digest in kept.items() if now.get(name) != digest]
         if touched:
             return f"{text} -- but {touched[0]} was changed", False
         return text, case.said in text
@@ -272,7 +273,10 @@ def _pools() -> Iterator[BadInput]:
         ("market1501", "nothing", "nothing"), ("msmt17", "crops", "crops"),
         ("cuhk", "crops", "cuhk"), ("folder", "nothing", "nothing"),
     ):  # fmt: skip
-        arguments = (f"--data.name={name}", f"--data.root={root}", "--run.output=out/labelled")
+        arguments = (
+            f"--data.name={name}", f"--data.root={root}", "--run.output=out/labelled",
+            "--model.weights=before.safetensors",
+        )  # fmt: skip
         yield BadInput("supervised", arguments, said)
 
 

@@ -340,3 +340,19 @@ def test_the_probe_measures_the_backbone_it_is_given():
     values = RetrievalProbe(settings, Colour, Accelerator(cpu=True))(0)
     assert values["probe/mAP"] > 2 * values["probe/mAP_chance"] > 0
     assert 0 < values["probe/feature_spread"] < 1
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_run_whose_launcher_was_killed_stops_with_a_checkpoint(tmp_path, monkeypatch, launched):
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    parent = [os.getppid()]
+    monkeypatch.setattr(os, "getppid", lambda: parent[0])
+    objective = Toy(on_step=lambda step: step == 5 and parent.append(parent.pop() + 1))
+    made = trainer(tmp_path, objective)
+    if launched:
+        with pytest.raises(KeyboardInterrupt):
+            made.fit(batches(0))
+    else:  # a shell may end before the programs that it has started
+        made.fit(batches(0))
+    assert newest(tmp_path)["step"] == (5 if launched else 12)
