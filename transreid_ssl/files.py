@@ -129,12 +129,14 @@ def verify_zip(path: str | Path) -> None:
             broken = None if packed or unchecked else archive.testzip()
     except Exception as error:  # zipfile meets damage with nearly any of them
         raise UserError(
-            f"{path}: damaged or cut short ({_brief(error)}); write it again"
+            f"{path}: not a weights file, or damaged ({_brief(error)}); download or write it again"
         ) from error
     if packed:
         raise UserError(f"{path}: its records are compressed, and torch never writes such files")
     if broken is not None:
-        raise UserError(f"{path}: damaged: the checksum of {broken} differs; write it again")
+        raise UserError(
+            f"{path}: damaged: the checksum of {broken} differs; download or write it again"
+        )
 
 
 def _brief(error: BaseException) -> str:

@@ -3,8 +3,8 @@
 Formats: safetensors (ours, or timm's); our training checkpoints; the pickles that TransReID-SSL
 and PASS publish: a DINO training checkpoint, the backbone converted from it, a fine-tuned network
 (TransReID's with a jigsaw patch module too), a cluster-contrast checkpoint; ImageNet ViTs of timm
-and DINO; MoCo v3's; LUPerson's ResNets: MoCo training snapshots, plain files, fast-reid networks and its MGN;
-and ImageNet ResNets of torchvision and timm.
+and DINO; MoCo v3's networks; LUPerson's ResNets: MoCo training snapshots, plain files, fast-reid
+networks and its MGN; and ImageNet ResNets of torchvision and timm.
 """
 
 import re
@@ -222,6 +222,6 @@ def _resnet_format(prefix: str, tensors: Mapping[str, Tensor]) -> str:
         by_prefix = {"encoder_q.": MOCO_TRAINING, "backbone.": FAST_REID, "base.": FINETUNED}
         return by_prefix[prefix]
     classifier = tensors.get("fc.weight")
-    if classifier is None or classifier.ndim != 2:
+    if classifier is None or classifier.ndim != 2 or len(classifier) == 128:  # MoCo's projection
         return PLAIN_RESNET
     return IMAGENET_RESNET if len(classifier) == 1000 else CLASSIFIER_RESNET

@@ -188,7 +188,7 @@ _CUBIC = (checkpoints.CLUSTER_CONTRAST, checkpoints.FAST_REID, checkpoints.FAST_
 """Formats of programs that resize what they embed by Pillow's bicubic filter."""
 _ASSUMED = {
     checkpoints.PLAIN_RESNET: "with LUPerson's mean and std, as this layout is of LUPerson's files",
-    checkpoints.MOCO_TRAINING: "with LUPerson's mean and std, though MoCo's own files look the same",
+    checkpoints.MOCO_TRAINING: "with LUPerson's mean and std, though MoCo's own look alike",
     checkpoints.CLASSIFIER_RESNET: "with ImageNet's mean and std, as is usual in torchvision",
     checkpoints.IMAGENET_VIT: "with ImageNet's mean and std, though some of timm's ViTs took 0.5",
 }

@@ -54,7 +54,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], BackboneSpec | None
     """
     with _parsing(path), safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     expected = metadata.get(CHECKSUM)
     if expected is not None and expected != checksum(tensors, metadata.get(HEADER, "")):
         raise UserError(f"{path}: damaged: its checksum differs; download or write it again")

@@ -197,7 +197,7 @@ def _check_architecture(model: Backbone, checkpoint: Checkpoint) -> bool:
 
 
 def _check_heads(model: Backbone, checkpoint: Checkpoint) -> None:
-    """A header or a format tells what shapes cannot: into how many heads attention divides its vectors."""
+    """Shapes do not tell into how many heads attention divides its vectors; a header does."""
     told = checkpoint.spec is not None or checkpoint.format == MOCO_V3_TRAINING
     if not told or not isinstance(model.spec.architecture, ViTArchitecture):
         return
