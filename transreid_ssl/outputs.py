@@ -12,20 +12,24 @@ from transreid_ssl.files import refuse_folder
 BACKBONE, MODEL = "backbone.safetensors", "model.safetensors"
 """What pre-training and fine-tuning leave in the folder of a run."""
 
+OUTPUTS = "outputs"
+"""The folder of all runs."""
 PRETRAINED = f"outputs/dino_pretrain/{BACKBONE}"
 SUPERVISED = f"outputs/supervised_finetune/{MODEL}"
-UDA = f"outputs/uda_finetune/{MODEL}"
-USL = f"outputs/usl_finetune/{MODEL}"
 SCORES, SUBSET = "outputs/cfs/scores.parquet", "outputs/cfs/subset.parquet"
 
 MADE_BY = {
     PRETRAINED: "accelerate launch recipes/dino_pretrain.py",
     SUPERVISED: "accelerate launch recipes/supervised_finetune.py",
-    UDA: "accelerate launch recipes/uda_finetune.py",
-    USL: "accelerate launch recipes/usl_finetune.py",
     SCORES: "python -m transreid_ssl.cfs score",
     SUBSET: "python -m transreid_ssl.cfs select",
 }
+
+
+def newest_weights() -> list[Path]:
+    """What the runs in ``OUTPUTS`` have left, the newest file first."""
+    found = [path for name in (MODEL, BACKBONE) for path in Path(OUTPUTS).glob(f"*/{name}")]
+    return sorted(found, key=lambda path: -path.stat().st_mtime_ns)
 
 
 def require(path: str | Path, otherwise: str = "name another") -> None:
@@ -79,6 +83,12 @@ def check_outputs(
                 f"{path}: would be replaced, and was not written by this command; move it away "
                 f"or give the result another name"
             )
+
+
+def begins_with(path: Path, text: str) -> bool:
+    """Whether a file begins with this text: how a command knows what it has written itself."""
+    with open(path, "rb") as file:
+        return file.read(len(text.encode())) == text.encode()
 
 
 def _exists(path: str | Path) -> bool:
