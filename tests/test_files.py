@@ -11,6 +11,7 @@ import pytest
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import (
     atomic_path,
+    atomic_paths,
     load_plain_pickle,
     new_folder,
     read_lines,
@@ -55,6 +56,43 @@ def test_other_values(tmp_path, value):
     path.write_bytes(pickle.dumps([value], protocol=2))
     with pytest.raises(UserError, match=r"value\.pkl: asks for .*; refused"):
         load_plain_pickle(path)
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_files_that_belong_together_appear_together(tmp_path, monkeypatch, existed):
+    paths, replace = [tmp_path / "a", tmp_path / "b"], os.replace
+    for path in paths if existed else []:
+        path.write_text("old")
+
+    def failing(source, target):
+        if target == paths[0] and "before" not in str(source):
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    def write():
+        with atomic_paths(*paths) as temporaries:
+            for temporary in temporaries:
+                temporary.write_text("new")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing)
+        with pytest.raises(UserError, match="Input/output error"):
+            write()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old", "old"] * existed
+    write()
+    assert [path.read_text() for path in paths] == ["new", "new"]
+    assert sorted(tmp_path.iterdir()) == paths
+
+
+@pytest.mark.parametrize("numbered", [b"r\x00\x00\x00\x10", b"p268435456\n"])
+def test_a_pickle_does_not_ask_for_gigabytes(tmp_path, numbered):
+    (tmp_path / "bomb.pkl").write_bytes(b"\x80\x02]" + numbered + b".")
+    with pytest.raises(UserError, match=r"bomb\.pkl: .*numbered up to 268435456"):
+        load_plain_pickle(tmp_path / "bomb.pkl")
+    harmless = [f"r{'r' * number} p123456" for number in range(9)]
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "names.pkl").write_bytes(pickle.dumps(harmless, protocol))
+        assert load_plain_pickle(tmp_path / "names.pkl") == harmless
 
 
 def test_no_file(tmp_path):

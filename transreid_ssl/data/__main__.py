@@ -31,6 +31,7 @@ from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.readers import DEFAULT_PATTERN, open_reid
 from transreid_ssl.data.reid import PARTS
 from transreid_ssl.errors import check_ranges
+from transreid_ssl.outputs import check_outputs
 
 _COMMAND = "python -m transreid_ssl.data"
 _SMALL = "a small network for a CPU, other settings are in recipes/configs: "
@@ -224,6 +225,7 @@ def _name_advice(pool: Pool) -> list[str]:
 
 def run_verify(options: Verify) -> int:
     """The command ``verify``."""
+    check_outputs(*filter(None, [options.list]), inputs=[options.path])
     pool = open_pool(options.path)
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
@@ -266,6 +268,7 @@ def run_demo(options: Demo) -> int:
 
 def run_budget(options: Budget) -> int:
     """The command ``budget``."""
+    check_outputs(options.out, inputs=[options.root])
     train = open_reid(options.data, options.root, options.pattern).train
     indices = label_budget(train, options.share, options.by, options.seed)
     write_budget(options.out, train, indices, options.by)

@@ -1,14 +1,13 @@
 """Checkpoints: the complete state of a run in one file, written atomically, verified on reading."""
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import atomic_path
+from transreid_ssl.files import atomic_path, verify_zip
 
 _NAME = re.compile(r"step_(\d+)\.pt$")
 
@@ -80,10 +79,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, is damaged, or is no checkpoint.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load skips the checksums
-            wrong = archive.testzip()
-        if wrong:
-            raise UserError(f"{path}: damaged (the checksum of {wrong} in it differs)")
+        verify_zip(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
