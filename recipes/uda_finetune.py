@@ -125,8 +125,8 @@ def source_stage(config: Config) -> SupervisedTraining:
     stage, output = config.source_training, str(Path(config.run.output) / "source")
     return SupervisedTraining(
         run=dataclasses.replace(
-            config.run, output=output, epochs=stage.epochs, batch_size=stage.batch_size,
-            norm_images=stage.norm_images,
+            config.run, output=output, epochs=stage.epochs, extend_to=None,
+            batch_size=stage.batch_size, norm_images=stage.norm_images,
         ),
         data=config.source,
         model=dataclasses.replace(

@@ -16,7 +16,6 @@ import torch
 import launch
 from transreid_ssl import UserError, __main__, embed, evaluate
 from transreid_ssl.data import open_pool, open_reid
-from transreid_ssl.features import LATEST
 from transreid_ssl.models import BackboneSpec, build_backbone, save_backbone
 from transreid_ssl.retrieval import Reranking, expand_queries
 from transreid_ssl.retrieval import evaluate as retrieval_metrics
@@ -62,9 +61,11 @@ def test_figures_are_those_of_the_model(model, weights, capsys):
     assert record["results"]["network"]["mAP"] == pytest.approx(expected.mAP, abs=1e-6)
     assert set(record["results"]) == {"network", "colour histogram", "chance"}
     assert set(record["verification"]) == {"0.0001", "0.001", "0.01"}
+    threshold = record["verification"]["0.01"]["threshold"]
     assert record["settings"]["weights"] == weights
     printed = capsys.readouterr().out
     assert "generated" in printed
+    assert f"rate 0.01: take cosines above {threshold:.6f}" in printed
     assert f"{100 * record['results']['network']['mAP']:.1f}%" in printed
     assert cv2.imread("outputs/evaluate/galleries.png") is not None
 
@@ -135,12 +136,17 @@ def test_the_set_that_the_weights_remember(name, root, asked, expected):
     assert f",{expected}," in protocol.train.pool.source
 
 
-def test_the_newest_stage_is_taken(model, weights, capsys):
-    for name in reversed(LATEST):
-        small = f"{DEMO},height=32,width=16"
-        save_backbone(name, model, replace(model.spec, provenance={"data": small}))
+def test_the_newest_network_is_taken_and_said(model, weights, capsys):
+    small = replace(model.spec, provenance={"data": f"{DEMO},height=32,width=16"})
+    runs = ["zebra/model", "dino_pretrain/backbone", "moco_pretrain/backbone"]
+    for age, name in enumerate(runs):
+        save_backbone(f"outputs/{name}.safetensors", model, small)
+        os.utime(f"outputs/{name}.safetensors", (10**9 - age, 10**9 - age))
+    for touched in (runs[0], runs[2]):
+        os.utime(f"outputs/{touched}.safetensors")
         evaluate.main([*FAST, "--picture", "false"])
-        assert capsys.readouterr().out.startswith(f"{name}:")
+        said = f"--weights outputs/{touched}.safetensors: the newest of 3 in outputs/\n"
+        assert capsys.readouterr().out.startswith(said)
 
 
 def test_cameras_of_the_training_set(tmp_path, monkeypatch):
@@ -202,7 +208,7 @@ def test_broken_images(weights):
 
 
 def test_mistakes_are_named(weights):
-    with pytest.raises(UserError, match=f"none of {', '.join(LATEST)} .*--weights"):
+    with pytest.raises(UserError, match=r"no run in outputs/ has left any.*--weights"):
         evaluate.main([])
     with pytest.raises(UserError, match="where is it"):
         evaluate.main(["--weights", weights, "--data", "market1501"])

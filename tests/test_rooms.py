@@ -10,7 +10,7 @@ import launch
 
 PACKAGE = "transreid_ssl"
 FLOORS = [
-    {"errors", "files", "tables", "outputs", "command", "processes"},
+    {"errors", "safe_pickle", "files", "tables", "parts", "outputs", "command", "processes"},
     {"models", "data", "retrieval"},
     {"training"},
     {"pretrain", "finetune", "cfs", "report"},

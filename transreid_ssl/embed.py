@@ -1,25 +1,31 @@
 """The features of a pool of images, in a file: for search, clustering or other programs."""
 
-import json
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from torch import Tensor
+import pyarrow as pa
+import torch
 
-from transreid_ssl import command
-from transreid_ssl.data import open_pool
-from transreid_ssl.errors import UserError
-from transreid_ssl.features import EmbeddingSettings, load_model
-from transreid_ssl.files import atomic_path
-from transreid_ssl.retrieval import embed_batches
-from transreid_ssl.tables import write_table
+from transreid_ssl import __version__, command
+from transreid_ssl.data import Pool, open_pool
+from transreid_ssl.feature_files import (
+    Batch,
+    check_suffix,
+    is_table_of_names,
+    names_path,
+    write_features,
+)
+from transreid_ssl.features import EmbeddingSettings, device_of, load_model
+from transreid_ssl.files import fingerprint
+from transreid_ssl.models import Backbone, find_weights, weights_digest
+from transreid_ssl.origin import trained_pool
+from transreid_ssl.outputs import check_outputs
+from transreid_ssl.parts import Parts, rows
+from transreid_ssl.retrieval.embed import embed_batches, refuse_not_finite
 
-_HEADER_BYTES = 4096  # of the file of features; the header is written last, when all is known
-_SUFFIXES = (".safetensors", ".npy")
+_PART = 2048  # images, rounded up to whole batches, between two points to go on from
 
 
 @dataclass(frozen=True)
@@ -28,13 +34,14 @@ class Embed(EmbeddingSettings):
 
     Example: ``python -m transreid_ssl.embed --images demo:identities=20 --out features.npy``. The
     names stand in features.parquet, column image, row by row. Read the features with
-    ``numpy.load`` or ``safetensors.numpy.load_file(path)["features"]``.
+    ``numpy.load`` or ``safetensors.numpy.load_file(path)["features"]``. A stopped run goes on where
+    it was, when the same command is given again, and ends with the same features, bit for bit.
 
     Args:
         images: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; by default the pool
-            that the network was pre-trained on.
+            that the network was pre-trained on, or the generated people that it was trained on.
         subset: Only these of its images: a table or list, as ``transreid_ssl.cfs select`` writes.
-        out: A .safetensors or a .npy file.
+        out: A .safetensors or a .npy file; or a .parquet table, with the columns image and feature.
         skip_broken: Leave out images that cannot be read, instead of stopping at the first.
     """
 
@@ -44,74 +51,77 @@ class Embed(EmbeddingSettings):
     skip_broken: bool = False
 
 
-def write_features(
-    out: str | Path, batches: Iterable[tuple[Tensor, Tensor]], about: dict[str, str]
-) -> np.ndarray:
-    """Write features as they come, so that memory does not grow with their number.
+def open_parts(options: Embed, weights: str, pool: Pool) -> Parts:
+    """The parts that the features are made in; those left by the same command are taken up."""
+    settings = options.embedding | {"feature": options.feature, "skip": options.skip_broken}
+    del settings["num_workers"]
+    place = {"device": torch.device(device_of(options)).type, "torch": torch.__version__}
+    made = settings | place | {"version": __version__, "weights": weights_digest(weights)}
+    key = fingerprint([pool.fingerprint, *(f"{name}={value}" for name, value in made.items())])
+    size = options.batch_size * -(-_PART // options.batch_size)
+    parts = Parts(Path(options.out), key, len(pool), size)
+    for line in parts.check(f"remove the folder {parts.folder}, or give another --out"):
+        print(line, flush=True)
+    return parts
 
-    Args:
-        batches: (index int64 (B,), features float32 (B, D)).
-        about: what a .safetensors file says of itself.
 
-    Returns:
-        int64 (N,): the index of each row that was written.
+def embed_parts(parts: Parts, model: Backbone, pool: Pool, options: Embed) -> None:
+    """Embed what is not done yet, part by part; a batch is the same as in an unbroken run.
 
     Raises:
-        UserError: nothing to write, another kind of file, or a file that cannot be written.
+        UserError: an image that cannot be read, or features that are not finite.
     """
-    suffix = Path(out).suffix
-    if suffix not in _SUFFIXES:
-        raise UserError(f"{out}: write features to a file named {' or '.join(_SUFFIXES)}")
-    rows: list[np.ndarray] = []
-    dim = 0
-    with atomic_path(out) as temporary, open(temporary, "wb") as file:
-        file.seek(_HEADER_BYTES)
-        for index, features in batches:
-            features.numpy().astype("<f4", copy=False).tofile(file)
-            rows.append(index.numpy())
-            dim = features.shape[1]
-        if not rows:
-            raise UserError(f"{out}: no image could be embedded, so nothing was written")
-        written = np.concatenate(rows)
-        _write_header(file, suffix, (len(written), dim), about)
-    return written
+    pending = parts.pending()
+    places = np.concatenate([np.empty(0, np.int64), *map(parts.images, pending)]).astype(np.int64)
+    broken = {"skip_corrupt": options.skip_broken}
+    batches = embed_batches(
+        model, pool, title="images", places=places, **broken, **options.embedding
+    )
+    ahead = next(batches, None)
+    for part in pending:
+        found = [(np.empty(0, np.int64), np.empty((0, model.spec.embed_dim), np.float32))]
+        while ahead is not None and ahead[0][0] < parts.images(part).stop:
+            index, features = (values.numpy() for values in ahead)
+            finite = np.isfinite(features).all(1)
+            if not finite.all():
+                refuse_not_finite(pool.names[int(index[~finite][0])])
+            found.append((index, features))
+            ahead = next(batches, None)
+        index, features = map(np.concatenate, zip(*found))
+        parts.write(part, {"place": pa.array(index), "feature": rows(features)})
 
 
-def _write_header(
-    file: BinaryIO, suffix: str, shape: tuple[int, int], about: dict[str, str]
-) -> None:
-    """Fill the reserved space; both formats let a header be padded with spaces."""
-    if suffix == ".npy":
-        start = b"\x93NUMPY\x01\x00" + struct.pack("<H", _HEADER_BYTES - 10)
-        text = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
-        header = start + text.encode().ljust(_HEADER_BYTES - 11) + b"\n"
-    else:
-        tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
-        text = json.dumps({"__metadata__": about, "features": tensor})
-        start = struct.pack("<Q", _HEADER_BYTES - 8)
-        header = start + text.encode().ljust(_HEADER_BYTES - 8)
-    if len(header) != _HEADER_BYTES:
-        raise UserError(f"the header of {len(header)} bytes is too long: shorten the paths")
-    file.seek(0)
-    file.write(header)
+def embedded(parts: Parts, dim: int) -> Iterator[Batch]:
+    """What the finished parts hold."""
+    for table in parts.tables():
+        features = table["feature"].combine_chunks().flatten().to_numpy()
+        yield table["place"].to_numpy(), features.reshape(-1, dim)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, write."""
     options = command.options(Embed, "python -m transreid_ssl.embed", arguments)
+    out = Path(options.out)
+    check_suffix(out)
     weights, model = load_model(options)
-    pool = open_pool(
-        options.images or str(model.spec.provenance.get("pool", "demo")), options.subset
+    source = options.images or trained_pool(model.spec)
+    names = names_path(out)
+    check_outputs(
+        out,
+        inputs=[source, options.subset, find_weights(weights)],
+        beside={} if names is None else {names: is_table_of_names},
     )
+    pool = open_pool(source, options.subset)
     print(f"{weights}: {model.spec}\n{pool.describe()}", flush=True)
+    parts = open_parts(options, weights, pool)
+    embed_parts(parts, model, pool, options)
+    dim = model.spec.embed_dim
     record = {"weights": str(weights), "pool": pool.source, "fingerprint": pool.fingerprint}
-    broken = {"skip_corrupt": options.skip_broken}
-    batches = embed_batches(model, pool, title="images", **broken, **options.embedding)
-    rows = write_features(options.out, batches, record)
-    names = Path(options.out).with_suffix(".parquet")
-    write_table(names, {"image": pool.arrow_names().take(rows).column}, record)
-    left_out = f", {len(pool) - len(rows):,} broken ones left out" * (len(rows) < len(pool))
-    print(f"{options.out}: features of {len(rows):,} images{left_out}; their names: {names}")
+    count = write_features(out, embedded(parts, dim), pool, dim, record)
+    parts.remove()
+    left_out = f", {len(pool) - count:,} broken ones left out" * (count < len(pool))
+    where = f"; their names: {names}" if names else " with their names"
+    print(f"{out}: features of {count:,} images{left_out}{where}")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from transreid_ssl.data import ReIDProtocol, decoded, open_reid
 from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.data.reid import labels
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
-from transreid_ssl.files import refuse_folder, write_json
-from transreid_ssl.models import BackboneSpec
+from transreid_ssl.files import write_json
+from transreid_ssl.models import BackboneSpec, find_weights
 from transreid_ssl.origin import Source, sources
+from transreid_ssl.outputs import check_outputs
 from transreid_ssl.report.galleries import GalleryRow, ranked_galleries
 from transreid_ssl.retrieval import (
     Reranking,
@@ -28,8 +29,8 @@ from transreid_ssl.retrieval import (
     evaluate,
     expand_queries,
     format_table,
+    operating_points,
     ranked_gallery,
-    roc,
 )
 
 _PICTURE = "outputs/evaluate/galleries.png"
@@ -76,7 +77,7 @@ def open_protocol(options: Evaluate, spec: BackboneSpec) -> ReIDProtocol:
         known = Source(known.generated or "demo")
     name = options.data or known.name
     root = options.root or (known.root if name == known.name else None)
-    return open_reid(name, root, options.pattern)
+    return open_reid(name, root, options.pattern, purpose="test")
 
 
 def measure(
@@ -133,20 +134,31 @@ def is_generated(protocol: ReIDProtocol) -> bool:
     return protocol.split == "generated"
 
 
-def verify(query: Tensor, gallery: Tensor, protocol: ReIDProtocol, device: str) -> dict[str, float]:
-    """The part of the pairs of one person that is accepted, by the rate of false alarms."""
+def verify(
+    query: Tensor, gallery: Tensor, protocol: ReIDProtocol, device: str
+) -> dict[str, dict[str, float]]:
+    """By the rate of false alarms: the part of a person's pairs accepted, from which cosine on."""
     query_labels, gallery_labels = labels(protocol)
-    rates = roc(query, *query_labels, gallery, *gallery_labels, device=device)
-    return {f"{rate:g}": accepted for rate, accepted in rates.items()}
+    points = operating_points(query, *query_labels, gallery, *gallery_labels, device=device)
+    return {f"{rate:g}": point._asdict() for rate, point in points.items()}
+
+
+def describe_verification(found: dict[str, dict[str, float]]) -> str:
+    """What ``verify`` found, as one line an operating point."""
+    lines = [
+        f"  {100 * point['accepted']:5.1f}% of one person's pairs accepted at false positive rate "
+        f"{rate}: take cosines above {point['threshold']:.6f} for the same person"
+        for rate, point in found.items()
+    ]
+    return "\n".join(["verification:", *lines])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, evaluate, and say and write what came out."""
     options = command.options(Evaluate, "python -m transreid_ssl.evaluate", arguments)
-    for path in (options.json, options.picture):
-        if isinstance(path, str):
-            refuse_folder(path)  # now, not after all the work
     weights, model = load_model(options)
+    named = [path for path in (options.json, options.picture) if isinstance(path, str)]
+    check_outputs(*named, inputs=[find_weights(weights), options.root])
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
     query, gallery = embed_protocol(model, protocol, **options.embedding)
@@ -161,8 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     if options.verification:
         record["verification"] = verify(query, gallery, protocol, device_of(options))
-        rates = [f"{100 * tpr:.1f}% at {rate}" for rate, tpr in record["verification"].items()]
-        print(f"verification, true positive rate at false positive rate: {', '.join(rates)}")
+        print(describe_verification(record["verification"]))
     write_json(options.json, record)
     print(f"written to {options.json}")
     if is_generated(protocol) if options.picture is None else options.picture:

@@ -7,9 +7,11 @@ of length 1: normalisation is inside, so that there is nothing left to get wrong
 """
 
 import importlib.util
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,10 @@ from torch.nn import functional as F
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
-from transreid_ssl.models import Backbone, load_backbone
+from transreid_ssl.models import Backbone, find_weights, load_backbone
+from transreid_ssl.outputs import check_outputs
+
+_FORMATS = ("pt2", "onnx")
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,12 @@ class Export:
     Args:
         weights: Weights file, folder or Hugging Face id.
         output: The file to write.
-        format: pt2 or onnx.
+        format: pt2 or onnx; by default what the output is named.
     """
 
     weights: str
     output: str
-    format: str = "pt2"
+    format: Literal["pt2", "onnx"] | None = None
 
 
 class Embedder(nn.Module):
@@ -50,17 +55,19 @@ class Embedder(nn.Module):
         return F.normalize(self.backbone(images), dim=1)
 
 
-def export(weights: str | Path, output: str | Path, *, format: str = "pt2") -> None:
+def export(weights: str | Path, output: str | Path, *, format: str | None = None) -> None:
     """Write the backbone of a weights file as a program of its own, for any batch size.
 
     Args:
-        format: ``pt2`` (``torch.export.load(path).module()``) or ``onnx``.
+        format: ``pt2`` (``torch.export.load(path).module()``) or ``onnx``; that of the output's
+            name when None.
 
     Raises:
-        UserError: weights that cannot be read, a network that needs cameras, no ``onnx`` package.
+        UserError: weights that cannot be read, a network that needs cameras, no ``onnx`` package,
+            an output that is named otherwise, or is the weights file.
     """
-    if format not in ("pt2", "onnx"):
-        raise UserError(f"--format {format}: choose pt2 or onnx")
+    format = _format_of(Path(output), format)
+    check_outputs(output, inputs=[find_weights(weights)])
     if format == "onnx":
         _require_onnx()
     model = load_backbone(weights)
@@ -71,10 +78,23 @@ def export(weights: str | Path, output: str | Path, *, format: str = "pt2") -> N
     program = torch.export.export(Embedder(model).eval(), (images,), dynamic_shapes=batch)
     with atomic_path(output) as temporary:
         if format == "pt2":
-            with open(temporary, "wb") as file:
-                torch.export.save(program, file)
+            # Through memory: on a full disk torch's own writer ends the process.
+            content = io.BytesIO()
+            torch.export.save(program, content)
+            temporary.write_bytes(content.getbuffer())
         else:
             torch.onnx.export(program, f=str(temporary), external_data=False)
+
+
+def _format_of(output: Path, asked: str | None) -> str:
+    """The format that a file is named by, which must be the one asked for."""
+    if asked not in (None, *_FORMATS):
+        raise UserError(f"--format {asked}: choose {' or '.join(_FORMATS)}")
+    named = output.suffix.removeprefix(".").lower()
+    if named not in _FORMATS or asked not in (None, named):
+        wanted = f".{asked}" if asked else " or ".join(f".{name}" for name in _FORMATS)
+        raise UserError(f"{output}: name the file {output.stem}{wanted}, after its format")
+    return named
 
 
 def _require_onnx() -> None:

@@ -1,7 +1,6 @@
 """From a weights file to the features of images: what the commands that embed images share."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,10 +8,8 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone, load_backbone
-from transreid_ssl.outputs import PRETRAINED, SUPERVISED, UDA, USL
+from transreid_ssl.outputs import OUTPUTS, newest_weights
 from transreid_ssl.training import share_cores
-
-LATEST = SUPERVISED, UDA, USL, PRETRAINED
 
 
 @dataclass(frozen=True)
@@ -20,9 +17,8 @@ class EmbeddingSettings:
     """How to embed images; every choice that the weights file makes itself is left to it.
 
     Args:
-        weights: Any weights file, folder or Hugging Face id; by default the last stage that is
-            there: model.safetensors of outputs/supervised_finetune, outputs/uda_finetune or
-            outputs/usl_finetune, or else outputs/dino_pretrain/backbone.safetensors.
+        weights: Any weights file, folder or Hugging Face id; by default the newest
+            model.safetensors or backbone.safetensors of a run in outputs/.
         feature: Take features "before" or "after" the batch norm that some fine-tuned networks end
             with; by default as they were meant.
         flip: Add the features of the mirrored image, as papers do; doubles the time.
@@ -50,18 +46,17 @@ class EmbeddingSettings:
 def load_model(settings: EmbeddingSettings) -> tuple[str, Backbone]:
     """The weights file that was taken, and its network on its device.
 
+    Says which one was taken where none was named, and what may surprise about how it was read.
+
     Raises:
         UserError: no weights, unreadable ones, ``feature`` "after" without a norm there, or a
             device that is not there.
     """
-    weights = settings.weights or next((path for path in LATEST if Path(path).is_file()), None)
-    if weights is None:
-        raise UserError(
-            f"no weights: none of {', '.join(LATEST)} is there; make them with `accelerate launch "
-            "recipes/dino_pretrain.py`, or name some with --weights"
-        )
+    weights = settings.weights or _newest()
     norm = {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
     model = load_backbone(weights, **norm)
+    for line in model.load_report.surprises():
+        print(f"note: {weights}: {line}", flush=True)
     if any(name.startswith("bottleneck.") for name in model.load_report.missing):
         raise UserError(
             f"{weights}: holds no batch norm to take features after; leave --feature out"
@@ -73,6 +68,18 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, Backbone]:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:80]
         raise UserError(f"--device {settings.device}: cannot be used ({reason})") from error
+
+
+def _newest() -> str:
+    found = newest_weights()
+    if not found:
+        raise UserError(
+            f"no weights: no run in {OUTPUTS}/ has left any; make some with `accelerate launch "
+            "recipes/dino_pretrain.py`, or name a file with --weights"
+        )
+    count = f"of {len(found)} " if len(found) > 1 else ""
+    print(f"--weights {found[0]}: the newest {count}in {OUTPUTS}/", flush=True)
+    return str(found[0])
 
 
 def device_of(settings: EmbeddingSettings) -> str:

@@ -27,16 +27,33 @@ class Source(NamedTuple):
 
 def sources(spec: BackboneSpec) -> list[Source]:
     """What the last training of a network saw; empty where its file does not say."""
-    origin = spec.provenance
-    data = origin.get("settings", {}).get("data", {})
     found = []
-    if data.get("name"):
-        found.append(Source(data["name"], data.get("root")))
-    elif origin.get("data"):
-        found.append(Source(origin["data"]))
-    if origin.get("pool"):
-        found.append(Source("pool", str(origin["pool"])))
+    name, data = spec.remembered("settings", "data", "name"), spec.remembered("data")
+    if name:
+        found.append(Source(name, spec.remembered("settings", "data", "root")))
+    elif data:
+        found.append(Source(data))
+    if pool := spec.remembered("pool"):
+        found.append(Source("pool", pool))
     return found
+
+
+def trained_pool(spec: BackboneSpec) -> str:
+    """The images to take where none are named: the pool, or generated people, of the training.
+
+    Raises:
+        UserError: the network was trained on something else: nobody wants its features of
+            generated people.
+    """
+    known = sources(spec)
+    for source in known:
+        if source.name == "pool" and source.root:
+            return source.root
+    generated = next((source.generated for source in known if source.generated), None)
+    if generated is None:
+        trained = ", ".join(source.name for source in known) or "images that its file does not name"
+        raise UserError(f"which images? The network was trained on {trained}: name a pool of them")
+    return generated
 
 
 def lineage(spec: BackboneSpec) -> Iterator[BackboneSpec]:
@@ -44,7 +61,7 @@ def lineage(spec: BackboneSpec) -> Iterator[BackboneSpec]:
     seen = set()
     while True:
         yield spec
-        weights = spec.provenance.get("settings", {}).get("model", {}).get("weights")
+        weights = spec.remembered("settings", "model", "weights")
         if not weights or weights in seen or not Path(weights).exists():
             return
         seen.add(weights)

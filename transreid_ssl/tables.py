@@ -17,12 +17,18 @@ def write_table(path: str | Path, columns: dict[str, pa.Array], record: dict[str
     """Write ``columns`` atomically with ``record`` in the metadata."""
     table = pa.table(columns).replace_schema_metadata(encode_record(record))
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary)
+        pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def encode_record(record: dict[str, Any]) -> dict[bytes, bytes]:
     """Schema metadata that ``read_record`` gives back."""
     return {METADATA_KEY: json.dumps(record, sort_keys=True).encode()}
+
+
+def decode_record(metadata: dict[bytes, bytes] | None) -> dict[str, Any]:
+    """What ``encode_record`` was given; {} for the metadata of a table made by something else."""
+    record = json.loads((metadata or {}).get(METADATA_KEY, b"{}"))
+    return record if isinstance(record, dict) else {}
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
@@ -32,13 +38,11 @@ def read_record(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing or not Parquet.
     """
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        record = json.loads(metadata.get(METADATA_KEY, b"{}"))
+        return decode_record(pq.read_schema(path).metadata)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable Parquet table ({_brief(error)})") from error
-    return record if isinstance(record, dict) else {}
 
 
 def read_columns(path: str | Path, *names: str, made_by: str) -> pa.Table:
@@ -56,7 +60,12 @@ def read_columns(path: str | Path, *names: str, made_by: str) -> pa.Table:
             f"{path}: has no column {' or '.join(missing)} (it has {', '.join(found) or 'none'}); "
             f"give the table that `{made_by}` wrote"
         )
-    return pq.read_table(path, columns=list(names))
+    try:
+        return pq.read_table(path, columns=list(names), page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path}: damaged ({_brief(error)}); make it again with `{made_by}`"
+        ) from error
 
 
 def _brief(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """Direct transfer: one network on labelled sets that it was not trained on, as one table."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,9 +15,10 @@ from transreid_ssl.data.readers import DEFAULT_PATTERN
 from transreid_ssl.data.reid import camera_rows, labels
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
-from transreid_ssl.files import refuse_folder, write_json, write_text
-from transreid_ssl.models import Backbone, BackboneSpec
+from transreid_ssl.files import atomic_paths
+from transreid_ssl.models import Backbone, BackboneSpec, find_weights
 from transreid_ssl.origin import Source, was_trained_on
+from transreid_ssl.outputs import begins_with, check_outputs
 from transreid_ssl.retrieval import RetrievalMetrics, chance, embed_protocol, evaluate
 
 DEMO = ("demo:style=1", "demo:style=2")
@@ -25,6 +27,7 @@ SETS_HELP = (
     "dukemtmc, occluded_duke, cuhk03_labeled, cuhk03_detected, personx, folder, or several joined "
     "by +), the name alone for generated people (demo:key=value,…)."
 )
+TITLE = "Direct transfer, in percent:"
 TITLES = ("set", "queries", "gallery", "mAP", "rank-1", "rank-5", "rank-10", "mINP", "chance mAP")
 
 
@@ -102,7 +105,7 @@ def open_targets(options: Transfer, spec: BackboneSpec) -> list[Target]:
     names = [source.name for source in found]
     targets = []
     for text, source in zip(options.sets, found):
-        protocol = open_reid(source.name, source.root, options.pattern)
+        protocol = open_reid(source.name, source.root, options.pattern, purpose="test")
         seen = was_trained_on(spec, source, protocol)
         _check_cameras(spec, text, protocol, seen)
         unique = names.count(source.name) == 1 and source.name != "folder"
@@ -146,7 +149,7 @@ def format_rows(rows: Sequence[Row]) -> str:
 def report(rows: Sequence[Row], network: str) -> str:
     """The table with what has to be known to read it, as Markdown."""
     notes = [f"- {row.target.protocol.describe()}; {row.network.note}" for row in rows]
-    lines = [f"Direct transfer, in percent: {network}", "", format_rows(rows), "", *notes]
+    lines = [f"{TITLE} {network}", "", format_rows(rows), "", *notes]
     if any(row.target.seen for row in rows):
         lines.append('- "(trained on)": training saw this place, so this row is no transfer')
     return "\n".join(lines) + "\n"
@@ -167,32 +170,42 @@ def record(rows: Sequence[Row]) -> list[dict]:
     ]
 
 
-def outputs(folder: str) -> tuple[Path, Path]:
-    """The two files to write, refused now if they cannot be: not after all the work."""
+def outputs(folder: str, roots: Sequence[str | Path | None] = ()) -> tuple[Path, Path]:
+    """The two files to write, refused now if they cannot be: not after all the work.
+
+    Args:
+        roots: what is read.
+    """
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"--out {folder}: is a file; give a folder")
     figures, table = Path(folder) / "metrics.json", Path(folder) / "table.md"
-    refuse_folder(figures)
-    refuse_folder(table)
+    check_outputs(
+        inputs=roots,
+        beside={figures: lambda path: begins_with(path, '{\n  "network"'),
+                table: lambda path: begins_with(path, TITLE)},
+    )  # fmt: skip
     return figures, table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, open every set, embed and evaluate one after another, and say and write the table."""
     options = command.options(Transfer, "python -m transreid_ssl.transfer", arguments)
-    figures, table = outputs(options.out)
     weights, model = load_model(options)
+    sources = [parse_set(text) for text in options.sets]
+    read = [find_weights(weights), *(source.root for source in sources)]
+    figures, table = outputs(options.out, read)
     network = f"{weights}: {model.spec}"
     print(network, flush=True)
     targets = open_targets(options, model.spec)
     print(*(target.protocol.describe() for target in targets), sep="\n", flush=True)
     rows = [measure(model, target, options) for target in targets]
     print(format_rows(rows))
-    write_text(table, report(rows, network))
     settings = asdict(options) | {"weights": str(weights)}
     software = {"transreid_ssl": __version__, "torch": torch.__version__}
     everything = {"network": str(model.spec), "settings": settings, "sets": record(rows)}
-    write_json(figures, everything | {"software": software})
+    with atomic_paths(figures, table) as (first, second):
+        first.write_text(json.dumps(everything | {"software": software}, indent=2) + "\n", "utf-8")
+        second.write_text(report(rows, network), "utf-8")
     print(f"written to {figures} and {table}")
 
 

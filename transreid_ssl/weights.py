@@ -8,9 +8,21 @@ Which of the known formats a file has is told by what is in it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from transreid_ssl import command
-from transreid_ssl.models import Backbone, load_backbone, save_backbone
+from transreid_ssl.models import (
+    HALF,
+    IMAGENET,
+    LUPERSON,
+    Backbone,
+    find_weights,
+    load_backbone,
+    save_backbone,
+)
+from transreid_ssl.outputs import check_outputs
+
+_STATISTICS = {"imagenet": IMAGENET, "half": HALF, "luperson": LUPERSON}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +34,15 @@ class Reading:
         img_size: Resize the position embeddings for another image size: '[384, 128]'.
         gem: The file cannot tell: trained with GeM pooling.
         objective: What it was for.
+        statistics: What its images were normalised with, where the file does not say: ImageNet's
+            mean and std, 0.5 for both, or LUPerson's.
     """
 
     which: str = "teacher"
     img_size: tuple[int, int] | None = None
     gem: bool = False
     objective: str | None = None
+    statistics: Literal["imagenet", "half", "luperson"] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,8 @@ def run_show(options: Show) -> Backbone:
     """The command ``show``; returns the network."""
     given = {name: getattr(options, name) for name in ("img_size", "gem", "objective")}
     overrides = {name: value for name, value in given.items() if value}  # the file knows the others
+    if options.statistics:
+        overrides |= _STATISTICS[options.statistics]._asdict()
     model = load_backbone(options.weights, which=options.which, **overrides)
     print(model.load_report)
     print(describe(model))
@@ -68,6 +85,7 @@ def run_show(options: Show) -> Backbone:
 
 def run_convert(options: Convert) -> None:
     """The command ``convert``."""
+    check_outputs(options.output, inputs=[find_weights(options.weights)])
     save_backbone(options.output, run_show(options))
     print(f"written to {options.output}")
 

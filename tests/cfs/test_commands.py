@@ -70,6 +70,26 @@ def test_import(cfs, tmp_path):
     assert (code, "2 images" in out) == (0, True)
 
 
+def test_scores_are_not_replaced_by_what_is_made_of_them(cfs, pool, weights, tmp_path):
+    cfs("score", "--before", weights[0], "--after", weights[1], "--num_workers", 0, "--out", "s.pq")
+    scores = (tmp_path / "s.pq").read_bytes()
+    code, _, err = cfs("select", "--scores", "s.pq", "--out", "s.pq")
+    assert (code, "s.pq: is read by this command" in err) == (2, True)
+    code, _, err = cfs("report", "--scores", "s.pq", "--subset", "s.pq", "--out", "crops/00.png")
+    assert (code, "crops/00.png: is there already, in the folder" in err) == (2, True)
+    assert (tmp_path / "s.pq").read_bytes() == scores
+    (tmp_path / "t.corrupt.txt").write_text("my notes")
+    command = "score", "--before", weights[0], "--after", weights[1], "--out", "t.pq"
+    code, _, err = cfs(*command)
+    assert (code, "t.corrupt.txt: would be replaced" in err) == (2, True)
+    code, _, err = cfs(*command[:-1], "crops.pq", "--overwrite", "true")
+    assert code == 0
+    (tmp_path / "thesis").write_text("years of work")
+    code, _, err = cfs(*command[:-1], "thesis", "--overwrite", "true")
+    assert (code, "thesis: not a readable Parquet table" in err) == (2, True)
+    assert (tmp_path / "thesis").read_text() == "years of work"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

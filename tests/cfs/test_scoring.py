@@ -5,10 +5,10 @@ import torch
 
 import launch
 from transreid_ssl.cfs import scoring, select
-from transreid_ssl.cfs.parts import Parts
 from transreid_ssl.data import decode, open_pool, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import IMAGENET, build_backbone, load_backbone, normalise, save_backbone
+from transreid_ssl.parts import Parts
 from transreid_ssl.tables import read_record
 
 score = scoring.score

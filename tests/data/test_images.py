@@ -2,13 +2,15 @@
 
 import io
 import pickle
+import struct
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from transreid_ssl.data.images import CorruptImage, decode, resize
+from transreid_ssl.data.images import CorruptImage, claimed_size, decode, resize
 
 
 def by_pillow(encoded: bytes) -> np.ndarray:
@@ -162,3 +164,80 @@ def test_resizing_takes_any_array_and_changes_none(method):
     read_only.setflags(write=False)
     for other in (mirrored, read_only):
         np.testing.assert_array_equal(resize(other, (256, 128), method), expected)
+
+
+def png(width: int, height: int, rows: bytes = b"") -> bytes:
+    """A black and white PNG that claims a size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def claiming(kind: str, picture: np.ndarray) -> bytes:
+    """A small file of this kind whose header says 60,000 x 60,000 (16,383 for WebP)."""
+    encoded = bytearray(saved(Image.fromarray(picture), kind, lossless=True))
+    if kind == "JPEG":
+        at = encoded.index(b"\xff\xc0") + 5
+        encoded[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    elif kind == "BMP":
+        encoded[18:26] = struct.pack("<ii", 60_000, 60_000)
+    elif kind == "GIF":
+        encoded[6:10] = struct.pack("<HH", 60_000, 60_000)
+    elif kind == "WEBP":
+        encoded[21:25] = struct.pack("<I", 16_382 | 16_382 << 14)
+    else:
+        for tag in (256, 257):
+            at = encoded.index(struct.pack("<HHI", tag, 4, 1))
+            encoded[at + 8 : at + 12] = struct.pack("<I", 60_000)
+    return bytes(encoded)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF", "WEBP", "TIFF"])
+def test_a_header_that_claims_gigapixels_is_refused_undecoded(picture, kind, monkeypatch):
+    bomb = claiming(kind, picture(0))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were made"))
+    with pytest.raises(CorruptImage, match="claims more than 80 megapixels"):
+        decode(bomb, "bomb")
+
+
+def test_a_png_bomb_is_refused_and_a_large_png_is_not(monkeypatch):
+    assert decode(png(4_000, 2_000, bytes(2_000 * 501)), "large").shape == (2_000, 4_000, 3)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("pixels were made"))
+    for width, height in ((30_000, 30_000), (8_001, 10_000)):
+        with pytest.raises(CorruptImage, match="megapixels"):
+            decode(png(width, height), "bomb")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM"])
+def test_the_size_is_told_from_the_header(picture, kind):
+    image = Image.fromarray(picture(1, (70, 30)))
+    assert claimed_size(saved(image, kind)) == (70, 30)
+    assert decode(saved(image, kind), "x").shape == (70, 30, 3)
+
+
+def test_a_rotated_and_an_animated_image(picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    image = Image.fromarray(picture(1))
+    assert decode(saved(image, "JPEG", exif=exif), "x").shape == (32, 64, 3)
+    red, blue = (Image.new("RGB", (32, 64), colour) for colour in ("red", "blue"))
+    for kind in ("GIF", "WEBP", "PNG"):
+        first = decode(saved(red, kind, save_all=True, append_images=[blue]), "x")
+        assert np.abs(first.mean((0, 1)) - (255, 0, 0)).max() < 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
+def test_the_smallest_and_the_longest(picture, size):
+    image = decode(cv2.imencode(".png", picture(0, size))[1].tobytes(), "x")
+    assert image.shape == (*size, 3)
+    for method in ("linear", "cubic"):
+        assert resize(image, (256, 128), method).shape == (256, 128, 3)
+
+
+def test_a_name_stays_on_its_line():
+    assert str(CorruptImage("a\nb\x1b[31m ä.jpg", "empty")) == r"a\nb\x1b[31m ä.jpg: empty"

@@ -1,5 +1,6 @@
 """LUPerson's LMDB: both forms of its key file, nothing executed, usable in worker processes."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -7,8 +8,12 @@ import shutil
 import sys
 
 import lmdb
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from damage import damaged, outcome
 from transreid_ssl.data import lmdb_pool
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.lmdb_pool import read_keys
@@ -222,3 +227,84 @@ def test_writing_without_the_library_names_the_install(tmp_path, write_images, m
     with pytest.raises(UserError, match=r"writing an LMDB needs: pip install 'transreid_ssl"):
         pack(pool, tmp_path / "out/packed", kind="lmdb")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+# -- damaged databases and key files
+
+
+def test_an_unfinished_copy_is_told_from_its_size(database, encoded):
+    whole = (database / "data.mdb").read_bytes()
+    for share in (0.3, 0.5, 0.9):
+        (database / "data.mdb").write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(UserError, match=r"unfinished copy|not a readable LMDB"):
+            open_pool(database)
+
+
+def test_keys_that_are_no_names(database, encoded):
+    with (
+        lmdb.open(str(database), map_size=1 << 22) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        transaction.put(b"\xff\xfe", encoded(0))
+    pool = open_pool(database)
+    assert list(pool.names) == sorted(KEYS)
+    assert "left out: 1 whose keys are not UTF-8" in pool.describe()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["", *KEYS], "cannot be read from the LMDB"),
+        ([b"\xff", *KEYS], "not UTF-8 text"),
+        (["\ud800", *KEYS], "not UTF-8 text"),
+        (["x" * 600, *KEYS], "the keys.pkl that was made with this database"),
+    ],
+)
+def test_impossible_keys(database, keys, message):
+    (database / "keys.pkl").write_bytes(pickle.dumps(keys))
+    with pytest.raises(UserError, match=message):
+        open_pool(database)
+
+
+def test_a_repeated_key_counts_once(database):
+    (database / "keys.pkl").write_bytes(pickle.dumps([*KEYS, KEYS[1]]))
+    pool = open_pool(database)
+    assert list(pool.names) == KEYS
+    assert "1 repeated names counted once" in pool.describe()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5)
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_no_damaged_key_file_ends_otherwise_than_in_keys_or_one_line(
+    tmp_path_factory, protocol, places
+):
+    path = tmp_path_factory.mktemp("keys") / "keys.pkl"
+    path.write_bytes(damaged(pickle.dumps({"keys": KEYS, "pids": [1, 2, 3]}, protocol), places))
+    outcome(lambda: read_keys(path))
+
+
+def _read_damaged(folder, number):
+    """Open and read a database with some bytes changed: in a process that may crash."""
+    rng = np.random.default_rng(number)
+    path = folder / "data.mdb"
+    content = path.read_bytes()
+    places = zip(rng.integers(0, len(content), 8), rng.integers(0, 256, 8))
+    path.write_bytes(damaged(content, places))
+    pool = outcome(lambda: open_pool(folder))
+    for index in range(0 if isinstance(pool, UserError) else len(pool)):
+        with contextlib.suppress(CorruptImage):
+            pool.read(index)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_damaged_databases_in_a_process_of_their_own(database, tmp_path):
+    process = multiprocessing.get_context("fork")
+    for number in range(20):
+        folder = shutil.copytree(database, tmp_path / str(number))
+        child = process.Process(target=_read_damaged, args=(folder, number))
+        child.start()
+        child.join()
+        assert child.exitcode == 0, number

@@ -1,12 +1,17 @@
 """The command line: what a person sees, and exit codes."""
 
+import shlex
+from pathlib import Path
+
 import cv2
 import pytest
 
+import launch
 from transreid_ssl.command import run
 from transreid_ssl.data.__main__ import main
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.readers import open_reid
+from transreid_ssl.training.config import parse_config
 
 SMALL = "demo:identities=2,images=6,test=2,height=64,width=32"
 
@@ -24,7 +29,8 @@ def test_inspect_a_pool(images, capsys):
     assert "3 of 3 images decoded, 1 broken" in text
     assert "note: 0002_c1_0.jpg: empty (0 bytes)" in text
     assert "see also --protocol folder" in text
-    assert f"recipes/dino_pretrain.py --data.pool {images}" in text
+    assert "recipes/dino_pretrain.py --config recipes/configs/dino_cpu.yaml" in text
+    assert f"--run.output outputs/dino_images --data.pool {images}\n" in text
 
 
 def test_inspect_a_protocol(capsys):
@@ -34,6 +40,51 @@ def test_inspect_a_protocol(capsys):
     assert text.count("2 of ") == 3
     assert "nothing odd was found" in text
     assert f"recipes/supervised_finetune.py --data.name {SMALL}\n" in text
+
+
+def hint(text):
+    """The command that inspect says to run next: its recipe and its options."""
+    (line,) = [line for line in text.splitlines() if line.startswith("next: ")]
+    words = shlex.split(line)
+    place = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    return Path(words[place]).stem, words[place + 1 :]
+
+
+def understood(recipe, arguments, monkeypatch):
+    """The settings that a recipe makes of a hint's options."""
+    monkeypatch.chdir(launch.ROOT)
+    module = launch.recipe(recipe)
+    return parse_config(module.Config, module.DEMO, "", arguments)[0]
+
+
+def test_the_next_command_runs_as_it_is_written(tmp_path, write_images, capsys, monkeypatch):
+    root = write_images(tmp_path / "my crops", ["track1_a.jpg", "track1_b.jpg", "track2_a.jpg"])
+    assert main(["inspect", str(root)]) == 0
+    config = understood(*hint(capsys.readouterr().out), monkeypatch)
+    assert (config.data.pool, config.run.output) == (str(root), "outputs/dino_my_crops")
+    pattern = r"track(?P<identity>\d+)"
+    assert main(["inspect", str(root), "--protocol", "folder", "--pattern", pattern]) == 0
+    text = capsys.readouterr().out
+    assert "another camera" not in text
+    config = understood(*hint(text), monkeypatch)
+    assert (config.data.root, config.data.pattern) == (str(root), pattern)
+    assert config.run.output == "outputs/supervised_my_crops"
+    assert config.model.weights is None
+    out = str(tmp_path / "labels.txt")
+    given = ["--data", "folder", "--root", str(root), "--pattern", pattern, "--share", "0.5"]
+    assert main(["budget", *given, "--out", out]) == 0
+    config = understood(*hint(capsys.readouterr().out), monkeypatch)
+    assert (config.data.pattern, config.data.label_list) == (pattern, out)
+
+
+def test_a_set_without_training_images_is_for_evaluation(tmp_path, write_images, capsys):
+    names = ["query/0001_c1_0.jpg", "bounding_box_test/0001_c2_0.jpg"]
+    root = write_images(tmp_path, names)
+    (root / names[1]).write_bytes(b"")
+    assert main(["inspect", str(root), "--protocol", "market1501"]) == 0
+    text = capsys.readouterr().out
+    assert "gallery: 100.00% of the images are broken: evaluation stops at the first" in text
+    assert f"next: python -m transreid_ssl.evaluate --data market1501 --root {root}\n" in text
 
 
 def test_verify(images, tmp_path, capsys):

@@ -2,16 +2,21 @@
 
 import os
 import pickle
+import socket
 import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from damage import damaged, outcome
 from transreid_ssl.data import folder as folder_module
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names
+from transreid_ssl.data.lists import read_names
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.pool import ConcatPool, SubsetPool
 from transreid_ssl.errors import UserError
@@ -165,7 +170,7 @@ def test_complaints(tmp_path, write_images):
     (tmp_path / "none.txt").write_text("# nothing\n")
     assert "the list is empty" in complaint(tmp_path / "none.txt")
     (tmp_path / "image.bin").write_bytes(b"\xff\xfe\x80")
-    assert "neither" in complaint(tmp_path / "image.bin")
+    assert "line 1 is not UTF-8 text" in complaint(tmp_path / "image.bin")
     pq.write_table(pa.table({"cfs": [0.5]}), tmp_path / "scores.parquet")
     assert "column 'image'" in complaint(tmp_path / "scores.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
@@ -186,3 +191,146 @@ def test_names_behave_like_a_list():
         names[10]
     with pytest.raises(UserError, match="UTF-8"):
         Names.of([b"\xff.jpg".decode("utf-8", "surrogateescape")])
+
+
+# -- what lies in a folder and is no image
+
+
+@pytest.fixture
+def odd(tmp_path, write_images):
+    """A folder with two images and everything that looks like one."""
+    root = write_images(tmp_path / "odd", ["1.jpg", "ä\nb.jpg", "folder.jpg/notes.txt"])
+    os.mkfifo(root / "pipe.jpg")
+    (root / "nowhere.jpg").symlink_to(root / "nothing")
+    (root / "circle.jpg").symlink_to(root / "circle.jpg")
+    (root / "device.jpg").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(root / "socket.jpg"))  # absolute, it may be too long
+    for number in range(2):
+        (root / f"{number}.HEIC").write_bytes(b"")
+    with open(os.path.join(os.fsencode(root), b"\xff.jpg"), "wb") as file:
+        file.write(b"")
+    return root
+
+
+@pytest.mark.timeout(20)
+def test_only_regular_files_of_readable_names_count(odd):
+    pool = open_pool(odd)
+    assert list(pool.names) == ["1.jpg", "ä\nb.jpg"]
+    line = pool.describe()
+    assert line.startswith(f"folder {odd}: 2 images (left out: ")
+    assert "5 that are no regular files" in line
+    assert "1 whose names are not UTF-8" in line
+    assert "2 .heic files" in line
+    age(odd)
+    assert open_pool(odd).describe() == open_pool(odd).describe() == line, "also from the cache"
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(tmp_path, write_images):
+    root = write_images(tmp_path, ["1.jpg", "2.jpg"])
+    pool = open_pool(root)
+    (root / "1.jpg").unlink()
+    os.mkfifo(root / "1.jpg")
+    with pytest.raises(CorruptImage, match="not a regular file"):
+        pool.read(0)
+    os.mkfifo(root / "pool")
+    assert "neither a file nor a folder" in complaint(root / "pool")
+
+
+def test_one_image_is_a_pool_of_one(tmp_path, write_images, encoded):
+    write_images(tmp_path, ["crop.jpg", "other.jpg"])
+    pool = open_pool(tmp_path / "crop.jpg")
+    assert (list(pool.names), pool.read(0)) == (["crop.jpg"], encoded(0))
+    assert pool.describe().endswith("crop.jpg: 1 image")
+
+
+# -- lists
+
+
+def test_lists_of_any_editor_and_of_too_much(tmp_path, write_images):
+    write_images(tmp_path / "images", ["ä.jpg", "b.jpg"])
+    path = tmp_path / "list.txt"
+    path.write_bytes("\ufeffimages/ä.jpg\r\nimages/b.jpg\r\nimages/ä.jpg\r\n".encode())
+    pool = open_pool(path)
+    assert list(pool.names) == ["images/ä.jpg", "images/b.jpg"]
+    assert "1 repeated names counted once" in pool.describe()
+    path.write_bytes("images/ä.jpg\n".encode("latin-1"))
+    assert "line 1 is not UTF-8 text" in complaint(path)
+    for name in ("../list.txt", "images/../../etc/passwd", "images/b.jpg/../../../x"):
+        path.write_text(f"images/b.jpg\n{name}\n")
+        assert f"{name!r} is outside of the folder" in complaint(path)
+    path.write_text("images/../images/b.jpg\n")
+    assert len(open_pool(path)) == 1
+    (tmp_path / "CFS_list.pkl").write_bytes(pickle.dumps(["b"]))
+    with pytest.raises(
+        UserError, match=r"CFS_list\.pkl: is a pickle; .* transreid_ssl\.cfs import"
+    ):
+        open_pool(tmp_path / "images", tmp_path / "CFS_list.pkl")
+
+
+def test_damaged_and_foreign_tables(tmp_path, write_images):
+    write_images(tmp_path, ["a.jpg"])
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"image": ["a.jpg"] * 100}), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    assert "not a readable Parquet file" in complaint(path)
+    missing = pa.table({"image": pa.array(["a.jpg", None])})
+    numbers = pa.table({"image": [1, 2]})
+    empty = pa.table({"image": pa.array([], pa.string())})
+    for table, message in (
+        (missing, "1 of its 2 names are missing"),
+        (numbers, "text column"),
+        (empty, "empty"),
+    ):
+        pq.write_table(table, path)
+        assert message in complaint(path)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(content=st.binary(max_size=200) | st.text(max_size=60).map(str.encode))
+def test_no_text_list_ends_otherwise_than_in_names_or_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("lists") / "list.txt"
+    path.write_bytes(content)
+    outcome(lambda: read_names(path))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5)
+)
+def test_no_damaged_table_ends_otherwise_than_in_names_or_one_line(tmp_path_factory, places):
+    path = tmp_path_factory.mktemp("tables") / "list.parquet"
+    pq.write_table(pa.table({"image": [f"images/{i}.jpg" for i in range(50)]}), path)
+    path.write_bytes(damaged(path.read_bytes(), places))
+    outcome(lambda: read_names(path))
+
+
+# -- the index in the cache
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=3),
+    length=st.floats(0, 1),
+)
+def test_random_damage_to_the_index_never_gives_other_names(
+    tmp_path_factory, caches, places, length
+):
+    root = tmp_path_factory.mktemp("images")
+    names = [f"{number}.jpg" for number in range(20)]
+    for name in names:
+        (root / name).touch()
+    age(root)
+    before = set((caches / "index").glob("*.arrow"))
+    assert list(open_pool(root).names) == sorted(names)
+    (index,) = set((caches / "index").glob("*.arrow")) - before
+    content = index.read_bytes()
+    changed = damaged(content, places)[: int(len(content) * length) or None]
+    index.unlink()  # a file that is mapped must not be made shorter
+    index.write_bytes(changed)
+    pool = open_pool(root)
+    assert list(pool.names) == sorted(names)
+    assert ("its index in the cache was damaged" in pool.describe()) == (changed != content)
+    assert open_pool(root).notes == (), "said once"

@@ -151,9 +151,12 @@ def test_complaints_name_the_setting():
         EpochSampler(100, 10, 0, num_steps=1, world_size=2, accumulation=2)
     with pytest.raises(UserError, match="batch_size 10 is more than the 9 images"):
         EpochSampler(9, 10, 0, num_steps=1)
-    with pytest.raises(UserError, match="takes 16 identities, but the training set has 3"):
+    with pytest.raises(
+        UserError,
+        match=r"takes 16 identities x 4 images, .* lower --run.batch_size .* to 12 or less",
+    ):
         IdentitySampler(np.array([0, 1, 2, -1]), 0, num_steps=1)
-    with pytest.raises(UserError, match="identities_per_batch 3 cannot be shared"):
+    with pytest.raises(UserError, match=r"--run\.batch_size 6: its 3 identities cannot be shared"):
         IdentitySampler(
             np.arange(9),
             0,
@@ -293,6 +296,6 @@ def test_a_part_of_a_spread_batch_has_images_of_everybody():
         people = identities[[item[1] for item in spread.global_batch(step)]].reshape(4, 8)
         assert all(np.unique(part, return_counts=True)[1].tolist() == [2] * 4 for part in people)
     IdentitySampler(identities, 3, **options, spread=True, world_size=8)
-    with pytest.raises(UserError, match="images_per_identity 8 cannot be shared by 3"):
+    with pytest.raises(UserError, match=r"its 8 images .* cannot be shared by 3"):
         IdentitySampler(identities, 3, identities_per_batch=3, images_per_identity=8, num_steps=1,
                         spread=True, world_size=3)  # fmt: skip

@@ -6,7 +6,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from damage import damaged, outcome
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack
@@ -97,3 +100,43 @@ def test_names_come_from_the_paths_within_images(tmp_path, encoded):
     assert list(pool.names) == ["a.jpg", "gone.jpg"]
     with pytest.raises(CorruptImage, match="no bytes"):
         pool.read(1)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5),
+    length=st.floats(0.1, 1),
+)
+def test_no_damaged_shard_ends_otherwise_than_in_images_or_one_line(
+    tmp_path_factory, places, length
+):
+    path = tmp_path_factory.mktemp("shards") / "0.parquet"
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = [{"bytes": bytes([i]) * 50, "path": f"{i}.jpg"} for i in range(5)]
+    names = pa.array([f"name {i}" for i in range(5)])
+    pq.write_table(pa.table({"image": pa.array(rows, kind), "name": names}), path)
+    content = damaged(path.read_bytes(), places)
+    path.write_bytes(content[: int(length * len(content))])
+    pool = outcome(lambda: open_pool(path))
+    if not isinstance(pool, UserError):
+        for index in range(len(pool)):
+            outcome(lambda index=index: read_or_none(pool, index))
+
+
+def read_or_none(pool, index):
+    """The bytes of an image, or None where it is broken."""
+    try:
+        return pool.read(index)
+    except CorruptImage:
+        return None
+
+
+def test_shards_that_differ_and_an_empty_one(tmp_path, encoded):
+    images = [{"bytes": encoded(0), "path": None}]
+    save(tmp_path / "two/0.parquet", image=images)
+    pq.write_table(pa.table({"other": [1]}), tmp_path / "two/1.parquet")
+    with pytest.raises(UserError, match=r"1\.parquet: not a readable .* image does not exist"):
+        open_pool(tmp_path / "two")
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
+    with pytest.raises(UserError, match="no row in it"):
+        open_pool(tmp_path / "none.parquet")

@@ -112,3 +112,11 @@ def test_two_processes_update_as_one(tmp_path, monkeypatch):
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         torch.testing.assert_close(found, memory.features, rtol=0, atol=0)
+
+
+def test_images_of_a_step_that_is_not_made_leave_no_trace():
+    memory = ClusterMemory(torch.eye(3))
+    memory(torch.ones(2, 3), torch.tensor([0, 1]))
+    memory.forget()
+    memory.update()
+    assert torch.equal(memory.features, torch.eye(3))

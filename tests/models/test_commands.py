@@ -72,7 +72,24 @@ def test_export_refuses_what_it_cannot_do(tmp_path, monkeypatch):
         export.export(path, tmp_path / "b.pt2")
     with pytest.raises(UserError, match="choose pt2 or onnx"):
         export.export(path, tmp_path / "b.pt2", format="caffe")
+    for name, format in (("b.onnx", "pt2"), ("b.pt2", "onnx"), ("b.bin", None)):
+        with pytest.raises(UserError, match=rf"{name}: name the file b\.\w+.*, after its format"):
+            export.export(path, tmp_path / name, format=format)
+    with pytest.raises(UserError, match="is read by this command"):
+        weights.main(["convert", str(path), str(path)])
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="install the package onnx"):
-        export.export(path, tmp_path / "b.onnx", format="onnx")
+        export.export(path, tmp_path / "b.onnx")
     assert load_backbone(path).spec.num_cameras == 3
+
+
+def test_a_full_disk_does_not_end_the_process(tmp_path, monkeypatch):
+    save_backbone(tmp_path / "b.safetensors", build_backbone(**NANO))
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", full)
+    with pytest.raises(UserError, match=r"b\.pt2: writing failed .No space left on device"):
+        export.export(tmp_path / "b.safetensors", tmp_path / "b.pt2")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]

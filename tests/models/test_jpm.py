@@ -174,7 +174,7 @@ def test_a_plain_vit_does_not_take_half_of_a_jpm(tmp_path, model):
     [
         ({"name": "resnet_nano_reid"}, "jpm: resnet_nano_reid has no tokens"),
         ({"img_size": (8, 24)}, "jpm: 3 patches are too few for 4 branches"),
-        ({"jpm_shift": 0}, "jpm_shift 0"),
+        ({"jpm_shift": 0}, "jpm_shift is 0"),
     ],
 )
 def test_impossible_modules_are_refused_in_one_line(options, complaint):

@@ -2,11 +2,14 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import safetensors.torch
+import timm.data
 import torch
+from PIL import Image
 from torch import nn
 
 import transreid_ssl
@@ -313,3 +316,20 @@ def test_a_header_tells_how_many_heads_its_weights_have(tmp_path, there, here):
         load_weights(model, path)
     with pytest.raises(UserError, match=complaint):
         load_backbone(path, name=model.spec.name)
+
+
+@pytest.mark.parametrize("name", ["vit_nano_patch8_ics", "resnet_nano_reid", "mgn_resnet_nano"])
+def test_timm_is_told_what_the_spec_says(tmp_path, name):
+    model = build_backbone(name, img_size=(64, 32), interpolation="cubic")
+    save_backbone(tmp_path / "b.safetensors", model)
+    loaded = load_backbone(tmp_path / "b.safetensors")
+    loaded.spec = replace(loaded.spec, mean=HALF.mean, std=HALF.std)  # as fine-tuning does
+    found = timm.data.resolve_model_data_config(loaded)
+    assert found["input_size"] == (3, 64, 32)
+    assert (found["mean"], found["std"]) == HALF
+    assert (found["crop_pct"], found["interpolation"]) == (1.0, "bicubic")
+    image = Image.new("RGB", (90, 100), (255, 0, 127))
+    image.putpixel((89, 99), (0, 0, 0))  # at the edge, where a crop would lose it
+    made = timm.data.create_transform(**found)(image)
+    assert made.shape == (3, 64, 32)
+    assert made[0, -1, -1] < made[0, 0, 0]

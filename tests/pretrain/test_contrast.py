@@ -111,3 +111,12 @@ def test_the_queue_is_state_and_begins_with_random_unit_keys():
     assert torch.equal(other.keys, queue.keys)
     assert other.pointer == 4
     assert not any(p.requires_grad for p in queue.parameters())
+
+
+def test_keys_of_a_step_that_is_not_made_do_not_enter():
+    queue = KeyQueue(4, 8)
+    before = queue.keys.clone()
+    queue.remember(torch.ones(2, 4))
+    queue.forget()
+    queue.enqueue()
+    assert torch.equal(queue.keys, before)

@@ -89,3 +89,11 @@ def test_the_loss_is_float32_under_autocast():
         value.backward()
         values.append((value.detach(), student.grad))
     torch.testing.assert_close(values[1], values[0], rtol=0, atol=0)
+
+
+def test_a_step_that_is_not_made_does_not_move_the_centre():
+    loss = DINOLoss(4, 2)
+    loss(torch.ones(4, 4), torch.ones(4, 4), 0)
+    loss.forget()
+    loss.update_center()
+    assert torch.equal(loss.center, torch.zeros(1, 4))

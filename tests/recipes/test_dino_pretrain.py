@@ -73,6 +73,20 @@ def test_a_killed_run_ends_as_the_unbroken_one_bit_for_bit(unbroken, tmp_path):
     assert launch.losses(folder) == launch.losses(unbroken[0])
 
 
+def test_a_finished_run_goes_on_as_a_longer_one(unbroken, tmp_path):
+    shorter = [*TINY, *NO_PROBE, f"--run.output={tmp_path / 'run'}", "--run.epochs=2"]
+    launch.run(RECIPE, *shorter)
+    text = launch.run(RECIPE, *shorter, "--run.extend_to=3")
+    assert "resuming from step 12 of 18" in text
+    mine, longer = (
+        [line["lr"] for line in launch.metrics(folder) if "lr" in line]
+        for folder in (tmp_path / "run", unbroken[0])
+    )
+    assert mine[12:] == longer[12:]
+    assert mine[11] < mine[12]
+    assert read_spec(tmp_path / "run" / "backbone.safetensors").provenance["step"] == 18
+
+
 def test_two_processes_and_accumulation_give_the_losses_of_one(tmp_path):
     plain = [*TINY, *NO_PROBE, "--model.name=vit_nano_patch8_reid", "--model.drop_path=0"]
     launch.run(RECIPE, *plain, f"--run.output={tmp_path / 'one'}")

@@ -6,7 +6,7 @@ import pytest
 
 from transreid_ssl import UserError
 from transreid_ssl.report import GalleryRow, ranked_galleries
-from transreid_ssl.report.galleries import RIGHT, WRONG
+from transreid_ssl.report.galleries import RIGHT, WRONG, shown
 
 COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10)]
 
@@ -49,6 +49,13 @@ def test_rows_of_different_lengths(tmp_path):
     three = read(ranked_galleries(tmp_path / "3.png", rows, "t", "n"))
     assert three.shape[1] == one.shape[1]
     assert three.shape[0] > 2 * one.shape[0] - 150
+
+
+def test_distances_can_be_told_apart():
+    values = [0.00043210, 0.00043215, 0.0123456, 1.0, 0.98765, 3e-8, -1e-7]
+    assert [shown(value) for value in values] == [
+        "0.0004321", "0.0004322", "0.01235", "1", "0.9877", "0", "0",
+    ]  # fmt: skip
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transreid_ssl import UserError
-from transreid_ssl.retrieval import chance, evaluate, format_table, roc
+from transreid_ssl.retrieval import chance, evaluate, format_table, operating_points, roc
 from transreid_ssl.retrieval.ranks import FEW_POSITIVES, _ranks_by_searching, ranks
 
 REFERENCE = Path(__file__).parent / "reference.npz"
@@ -188,6 +188,11 @@ def test_roc_counts_pairs():
         threshold = negative[int(rate * len(negative))]  # accept what is above it
         assert found[rate] == pytest.approx(np.mean(positive > threshold), abs=1.5 / len(positive))
     assert found[1.0] == 1
+    points = operating_points(*sides, false_positive_rates=rates, chunk=7)
+    for rate, (accepted, threshold) in points.items():
+        assert accepted == found[rate]
+        assert np.mean(positive > threshold) == pytest.approx(accepted, abs=1.5 / len(positive))
+        assert np.mean(negative > threshold + 2e-6) <= rate
 
 
 def test_mistakes_are_named():

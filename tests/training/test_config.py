@@ -7,6 +7,7 @@ import yaml
 
 from transreid_ssl import UserError
 from transreid_ssl.training import OptimizerSettings, RunSettings, parse_config, to_yaml
+from transreid_ssl.training.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,36 @@ def test_unknown_keys_and_wrong_values_are_errors_for_users(demo, content, argum
 def test_a_missing_file_is_named(demo):
     with pytest.raises(UserError, match="nowhere"):
         parse_config(Config, demo, "", ["--config", "nowhere.yaml"])
+
+
+def aliases(depth):
+    """A list of lists of … lists, nine times as long at each depth."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, depth)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (aliases(20), "aliases stand for too many"),
+        ("run: &run [*run]", "aliases stand for too many"),
+        ("[" * 5000, "not readable as YAML"),
+        ("run: [", "not readable as YAML"),
+        ("run: !!python/object/apply:os.system [ls]", "not readable as YAML"),
+        ("- a", "holds no settings"),
+        ("text", "holds no settings"),
+    ],
+    ids=["bomb", "circle", "deep", "open", "tag", "list", "text"],
+)
+def test_a_file_that_is_no_settings_is_one_line(demo, tmp_path, text, expected):
+    file = tmp_path / "given.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=rf"given\.yaml: .*{expected}"):
+        parse_config(Config, demo, "", ["--config", str(file)])
+
+
+def test_aliases_and_a_byte_order_mark_are_read(tmp_path):
+    file = tmp_path / "given.yaml"
+    file.write_bytes("\ufeffa: &a [1, 2.5, null]\nb: {c: *a}\n".encode())
+    assert read_yaml(file) == {"a": [1, 2.5, None], "b": {"c": [1, 2.5, None]}}

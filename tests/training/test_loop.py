@@ -20,7 +20,7 @@ from transreid_ssl.training import (
     Trainer,
     feature_spread,
 )
-from transreid_ssl.training.checkpoint import load_newest
+from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
 
 
 class Toy(Objective):
@@ -51,7 +51,7 @@ class Toy(Objective):
             self.on_step(int(self.steps))
 
 
-def trainer(path, objective, **settings):
+def trainer(path, objective, image_names=None, **settings):
     settings = RunSettings(
         **{"batch_size": 4, "log_every": 2, "checkpoint_every": 3, "precision": "no"} | settings
     )
@@ -61,7 +61,13 @@ def trainer(path, objective, **settings):
     plan = Plan(steps_per_epoch=4, epochs=3, lr=lambda step: 0.1 / (1 + step))
     run = RunFolder(path)
     run.claim(settings)
-    return Trainer(Accelerator(cpu=True), objective, optimizer, plan, run, settings)
+    return Trainer(
+        Accelerator(cpu=True), objective, optimizer, plan, run, settings, image_names=image_names
+    )
+
+
+def newest(path):
+    return load_checkpoint(list_checkpoints(path / "checkpoints")[-1])
 
 
 def batches(first, accumulation=1):
@@ -91,17 +97,97 @@ def test_a_logged_loss_is_the_mean_since_the_last_line(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_state_kept(tmp_path):
-    with pytest.raises(UserError, match="stopped being finite"):
+    with pytest.raises(
+        UserError, match=r"not finite in step 5.*checkpoint of step 3, from before, is kept"
+    ):
         trainer(tmp_path, Toy(bad_step=4)).fit(batches(0))
-    state = load_newest(tmp_path / "checkpoints")
+    state = newest(tmp_path)
     assert state["step"] == 3
     assert all(value.isfinite().all() for value in state["objective"].values())
 
 
 def test_a_checkpoint_is_never_written_over_a_loss_that_is_not_finite(tmp_path):
-    with pytest.raises(UserError, match="stopped being finite"):
+    with pytest.raises(
+        UserError, match=r"not finite in step 5.*checkpoint of step 3, from before, is kept"
+    ):
         trainer(tmp_path, Toy(bad_step=4), log_every=100).fit(batches(0))
-    assert load_newest(tmp_path / "checkpoints")["step"] == 3
+    assert newest(tmp_path)["step"] == 3
+
+
+def with_index(first):
+    for step, batch in enumerate(batches(first), start=first):
+        yield batch | {"index": torch.arange(4) + 4 * step}
+
+
+def test_the_images_of_a_step_that_is_not_finite_are_named(tmp_path):
+    names = [f"{i}.jpg" for i in range(48)]
+    with pytest.raises(UserError, match=r"step 6 .*not_finite_step_00000006\.txt"):
+        trainer(tmp_path, Toy(bad_step=5), names, log_every=4).fit(with_index(0))
+    listed = (tmp_path / "not_finite_step_00000006.txt").read_text().split()
+    assert listed == names[20:24]
+
+
+def test_steps_that_are_not_finite_are_left_out_if_asked_for(tmp_path):
+    class Noted(Toy):
+        forgotten = 0
+
+        def forward(self, batch, epoch):  # the images of step 4, which is tried once
+            bad = int(batch["index"][0]) == 12
+            loss = super().forward(batch, epoch)["loss"]
+            return {"loss": loss * (float("nan") if bad else 1.0)}
+
+        def forget(self):
+            self.forgotten += 1
+
+    objective = Noted()
+    trainer(tmp_path, objective, not_finite="skip").fit(with_index(0))
+    assert int(objective.steps) == 11
+    assert objective.forgotten == 1
+    assert objective.line.weight.isfinite().all()
+    lines = RunFolder(tmp_path).read_metrics()
+    assert [line.get("skipped_steps") for line in lines] == [None, 1, None, None, None, None]
+    assert all(line["loss"] < 100 for line in lines)
+
+
+def test_a_run_of_steps_that_are_all_left_out_stops(tmp_path):
+    class Never(Toy):
+        def forward(self, batch, epoch):
+            return {"loss": super().forward(batch, epoch)["loss"] * float("nan")}
+
+    with pytest.raises(UserError, match=r"none of the 2 steps.*no checkpoint was written"):
+        trainer(tmp_path, Never(), not_finite="skip").fit(batches(0))
+
+
+class Jumping(Toy):
+    """Its weights jump when a step ends."""
+
+    def __init__(self, step: int, factor: float) -> None:
+        super().__init__(on_step=lambda done: done == step and self.line.weight.data.mul_(factor))
+
+
+@pytest.mark.parametrize("step", [4, 12])
+def test_weights_that_an_update_made_infinite_are_never_kept(tmp_path, step):
+    settings = {"log_every": 100, "checkpoint_every": 1}
+    with pytest.raises(UserError, match=rf"not finite|exploded.*checkpoint of step {step - 1}"):
+        trainer(tmp_path, Jumping(step, float("inf")), **settings).fit(batches(0))
+    assert newest(tmp_path)["step"] == step - 1
+
+
+def test_weights_that_explode_stop_the_run_within_a_line_of_the_log(tmp_path):
+    with pytest.raises(UserError, match=r"exploded: their norm is .* at step 4; the checkpoint"):
+        trainer(tmp_path, Jumping(4, 1e9), checkpoint_every=1).fit(batches(0))
+
+
+def test_the_rate_of_a_line_is_that_of_its_steps(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def pass_time(step):
+        now[0] += 0.1 if step <= 6 else 1.0
+
+    trainer(tmp_path, Toy(on_step=pass_time)).fit(batches(0))
+    seconds = [line["step_seconds"] for line in RunFolder(tmp_path).read_metrics()]
+    assert seconds == pytest.approx([0.1, 0.1, 0.1, 1, 1, 1])
 
 
 def test_an_interrupt_ends_the_step_and_a_new_start_goes_on_exactly(tmp_path):
@@ -151,13 +237,26 @@ def test_a_collapse_stops_the_run_and_no_checkpoint_is_written_meanwhile(tmp_pat
     settings = {"log_every": 1, "checkpoint_every": 1, "collapse_patience": 4}
     with pytest.raises(UserError, match="collapsed"):
         trainer(tmp_path, Collapsing(5), **settings).fit(batches(0))
-    assert load_newest(tmp_path / "checkpoints")["step"] == 5
+    assert newest(tmp_path)["step"] == 5
     assert RunFolder(tmp_path).read_metrics()[-1]["step"] == 8
+
+
+def test_a_run_that_collapsed_from_its_first_step_fails_however_short_it_is(tmp_path):
+    with pytest.raises(UserError, match=r"collapsed.* last 6 lines .*no checkpoint was written"):
+        trainer(tmp_path, Collapsing(0)).fit(batches(0))
+
+
+def test_an_interrupt_while_collapsed_says_where_the_run_goes_on(tmp_path, capsys):
+    objective = Collapsing(5)
+    objective.on_step = lambda step: step == 8 and os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, objective, log_every=1).fit(batches(0))
+    assert "checkpoint of step 3, from before, is kept" in capsys.readouterr().out
 
 
 def test_patience_zero_never_stops_a_run(tmp_path):
     trainer(tmp_path, Collapsing(5), log_every=1, collapse_patience=0).fit(batches(0))
-    assert load_newest(tmp_path / "checkpoints")["step"] == 12
+    assert newest(tmp_path)["step"] == 12
 
 
 class Exploding(Toy):
@@ -170,11 +269,21 @@ class Exploding(Toy):
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="gradient stopped being finite"):
+    with pytest.raises(UserError, match=r"gradient was not finite in step 5.*checkpoint of step 4"):
         trainer(tmp_path, Exploding(), log_every=100, checkpoint_every=1).fit(batches(0))
-    state = load_newest(tmp_path / "checkpoints")
+    state = newest(tmp_path)
     assert state["step"] == 4
     assert all(value.isfinite().all() for value in state["objective"].values())
+
+
+def test_a_checkpoint_of_another_network_is_said_to_be_one(tmp_path):
+    trainer(tmp_path, Toy()).fit(batches(0))
+    path = list_checkpoints(tmp_path / "checkpoints")[-1]
+    state = load_checkpoint(path)
+    state["objective"] = {"other": torch.ones(2)}
+    torch.save(state, path)
+    with pytest.raises(UserError, match="another network"):
+        trainer(tmp_path, Toy())
 
 
 def test_a_probe_that_a_stop_came_before_is_made_up(tmp_path):
@@ -231,3 +340,19 @@ def test_the_probe_measures_the_backbone_it_is_given():
     values = RetrievalProbe(settings, Colour, Accelerator(cpu=True))(0)
     assert values["probe/mAP"] > 2 * values["probe/mAP_chance"] > 0
     assert 0 < values["probe/feature_spread"] < 1
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_a_run_whose_launcher_was_killed_stops_with_a_checkpoint(tmp_path, monkeypatch, launched):
+    if launched:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    parent = [os.getppid()]
+    monkeypatch.setattr(os, "getppid", lambda: parent[0])
+    objective = Toy(on_step=lambda step: step == 5 and parent.append(parent.pop() + 1))
+    made = trainer(tmp_path, objective)
+    if launched:
+        with pytest.raises(KeyboardInterrupt):
+            made.fit(batches(0))
+    else:  # a shell may end before the programs that it has started
+        made.fit(batches(0))
+    assert newest(tmp_path)["step"] == (5 if launched else 12)

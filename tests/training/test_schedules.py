@@ -79,3 +79,10 @@ def test_the_larger_of_both_ends_counts():
     settings = OptimizerSettings(min_lr=1e-5, end=0.1)
     assert settings.lowest(1e-3) == pytest.approx(1e-4)
     assert settings.lowest(1e-5) == pytest.approx(1e-5)
+
+
+def test_an_extended_run_has_the_rates_of_a_run_of_so_many_epochs():
+    longer = make_plan(OptimizerSettings(), RunSettings(epochs=20), 7)
+    extended = make_plan(OptimizerSettings(), RunSettings(epochs=12, extend_to=20), 7)
+    assert extended.total_steps == longer.total_steps == 140
+    assert [extended.lr(step) for step in range(140)] == [longer.lr(step) for step in range(140)]

@@ -19,13 +19,23 @@ import numpy as np
 import pyarrow.compute as pc
 
 from transreid_ssl import command
+from transreid_ssl.cfs.parts import corrupt_path, is_corrupt_list
 from transreid_ssl.cfs.scoring import make_accelerator, score
 from transreid_ssl.cfs.subset import check_pool, import_list, read_scores, select
 from transreid_ssl.data import open_pool
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.models import find_weights, read_spec
-from transreid_ssl.outputs import MADE_BY, PRETRAINED, SCORES, SUBSET, SUPERVISED, require
+from transreid_ssl.origin import trained_pool
+from transreid_ssl.outputs import (
+    MADE_BY,
+    PRETRAINED,
+    SCORES,
+    SUBSET,
+    SUPERVISED,
+    check_outputs,
+    require,
+)
 from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
 from transreid_ssl.tables import read_record
 from transreid_ssl.training import share_cores
@@ -142,11 +152,14 @@ class Import:
 
 def run_score(options: Score) -> None:
     """The command ``score``."""
+    found = []
     for weights in (options.before, options.after):
         if weights in MADE_BY:
             require(weights)
-        find_weights(weights)
-    source = options.pool or read_spec(options.before).provenance.get("pool") or "demo"
+        found.append(find_weights(weights))
+    source = options.pool or trained_pool(read_spec(options.before))
+    listed = corrupt_path(Path(options.out))
+    check_outputs(options.out, inputs=[source, *found], beside={listed: is_corrupt_list})
     pool = open_pool(source)
     accelerator = make_accelerator(options.precision)
     if accelerator.device.type == "cpu":
@@ -168,6 +181,7 @@ def run_score(options: Score) -> None:
 def run_select(options: Select) -> None:
     """The command ``select``."""
     require(options.scores)
+    check_outputs(options.out, inputs=[options.scores, options.pool])
     out = select(
         options.scores, options.keep, options.out,
         strategy=options.strategy, seed=options.seed,
@@ -183,7 +197,9 @@ def run_report(options: Report) -> None:
     for path in (options.scores, options.subset):
         require(path)
     record = read_record(options.scores)
-    pool = open_pool(options.pool or record.get("pool") or "demo")
+    source = str(options.pool or record.get("pool") or "demo")
+    check_outputs(options.out, inputs=[options.scores, options.subset, source])
+    pool = open_pool(source)
     check_pool(options.scores, record, pool)
     scores = read_scores(options.scores)["cfs"].to_numpy().astype(np.float32)
     kept = np.zeros(len(pool), bool)
@@ -194,6 +210,7 @@ def run_report(options: Report) -> None:
 
 def run_import(options: Import) -> None:
     """The command ``import``."""
+    check_outputs(options.out, inputs=[options.source, options.pool])
     pool = open_pool(options.pool) if options.pool else None
     out = import_list(options.source, options.out, keep=options.keep, pool=pool)
     print(
@@ -207,7 +224,7 @@ def _summary(path: Path) -> str:
     cfs = read_scores(path)["cfs"]
     span = pc.min_max(cfs)
     text = f"{len(cfs):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
-    bad = f" ({cfs.null_count:,} unreadable, see {path.with_suffix('.corrupt.txt')})"
+    bad = f" ({cfs.null_count:,} unreadable, see {corrupt_path(path)})"
     return text + (bad if cfs.null_count else "")
 
 

@@ -6,7 +6,6 @@ feature; what it does not is forgotten. Both features are class tokens before th
 camera embedding.
 """
 
-import hashlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import transreid_ssl
-from transreid_ssl.cfs.parts import Parts
+from transreid_ssl.cfs.parts import ScoreParts
 from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
-from transreid_ssl.models import BackboneSpec, find_weights, load_backbone
+from transreid_ssl.models import BackboneSpec, load_backbone, weights_digest
 from transreid_ssl.outputs import SCORES
 from transreid_ssl.processes import on_main, together
+from transreid_ssl.retrieval.embed import refuse_not_finite
 
 
 def score(
@@ -76,7 +76,7 @@ def score(
     scorer = _Scorer(before, after, accelerator)
     record = _record(pool, scorer, before, after)
     key = fingerprint([f"{k}={record[k]}" for k in _IDENTIFYING] + [str(shard_size)])
-    parts = Parts(Path(out), key, len(pool), shard_size)
+    parts = ScoreParts(Path(out), key, len(pool), shard_size)
     if not _prepare(parts, overwrite, accelerator):
         # Before any process begins: a part written early would shift another's share.
         pending = together(accelerator, parts.pending)
@@ -100,11 +100,14 @@ def make_accelerator(precision: str = "no") -> Accelerator:
         raise UserError(f"--precision {precision}: {error}") from error
 
 
-def _prepare(parts: Parts, overwrite: bool, accelerator: Accelerator) -> bool:
+def _prepare(parts: ScoreParts, overwrite: bool, accelerator: Accelerator) -> bool:
     """Whether everything is done already; all processes see the same state before any writes."""
     if overwrite:
         on_main(accelerator, parts.discard)
-    return together(accelerator, parts.is_done)
+    done = together(accelerator, parts.is_done)
+    for line in on_main(accelerator, parts.sweep):
+        accelerator.print(line, flush=True)
+    return done
 
 
 class _Scorer:
@@ -150,7 +153,7 @@ class _Crops(Dataset):
 
 
 def _score_shards(
-    parts: Parts,
+    parts: ScoreParts,
     mine: list[int],
     pool: Pool,
     scorer: _Scorer,
@@ -185,7 +188,12 @@ def _score_shards(
 
 
 def _open_loader(
-    parts: Parts, mine: list[int], pool: Pool, scorer: _Scorer, batch_size: int, num_workers: int
+    parts: ScoreParts,
+    mine: list[int],
+    pool: Pool,
+    scorer: _Scorer,
+    batch_size: int,
+    num_workers: int,
 ) -> DataLoader:
     """One loader for all shards of this process; a batch never reaches over the end of a shard."""
     batches = [
@@ -197,14 +205,12 @@ def _open_loader(
 
 
 def _write_part(
-    parts: Parts, part: int, names: list[str], cfs: Tensor, problems: list[str]
+    parts: ScoreParts, part: int, names: list[str], cfs: Tensor, problems: list[str]
 ) -> None:
     for name, problem, finite in zip(names, problems, cfs.isfinite().tolist()):
         if not (finite or problem):
-            raise UserError(
-                f"{name}: its features are not finite; broken weights, or try --precision no"
-            )
-    parts.write(part, names, cfs.numpy(), problems)
+            refuse_not_finite(name)
+    parts.write_scores(part, names, cfs.numpy(), problems)
 
 
 def _check_same_architecture(
@@ -229,17 +235,11 @@ def _record(pool: Pool, scorer: _Scorer, before: str | Path, after: str | Path) 
         "pool_fingerprint": pool.fingerprint,
         "images": len(pool),
         "before": str(before),
-        "before_digest": _digest(before),
+        "before_digest": weights_digest(before),
         "after": str(after),
-        "after_digest": _digest(after),
+        "after_digest": weights_digest(after),
         "architecture": scorer.specs[0].name,
         "sizes": [list(spec.img_size) for spec in scorer.specs],
         "precision": scorer.accelerator.mixed_precision,
         "version": transreid_ssl.__version__,
     }
-
-
-def _digest(weights: str | Path) -> str:
-    """Digest of the content of the weights file that a path, a folder or a hub id stands for."""
-    with open(find_weights(weights), "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

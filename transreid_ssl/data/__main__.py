@@ -11,9 +11,11 @@ command for its options.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
@@ -21,6 +23,7 @@ from tqdm import tqdm
 from transreid_ssl import command
 from transreid_ssl.data import doctor
 from transreid_ssl.data.budget import describe_budget, label_budget, write_budget
+from transreid_ssl.data.images import printable
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack, write_demo
 from transreid_ssl.data.people import PeopleConfig
@@ -28,8 +31,10 @@ from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.readers import DEFAULT_PATTERN, open_reid
 from transreid_ssl.data.reid import PARTS
 from transreid_ssl.errors import check_ranges
+from transreid_ssl.outputs import check_outputs
 
 _COMMAND = "python -m transreid_ssl.data"
+_SMALL = "a small network for a CPU, other settings are in recipes/configs: "
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def run_inspect(options: Inspect) -> int:
     """The command ``inspect``."""
     advice, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
     print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
-    print(f"next: accelerate launch recipes/{following}")
+    print(f"next: {following}")
     return 0
 
 
@@ -148,9 +153,12 @@ def _inspect_pool(options: Inspect) -> tuple[list[str], str]:
     """Print what a pool holds; what is odd about it, and what to run next."""
     pool = open_pool(options.path, options.subset)
     print(pool.describe())
-    subset = f" --data.subset {options.subset}" if options.subset else ""
     advice = _look(pool, options.sample) + _name_advice(pool)
-    return advice, f"dino_pretrain.py --data.pool {options.path}{subset}"
+    given = {"--data.pool": options.path, "--data.subset": options.subset}
+    note = ""
+    if not pool.generated:
+        given, note = _small(options.path, "dino") | given, _SMALL
+    return advice, f"{note}accelerate launch recipes/dino_pretrain.py{_spelled(given)}"
 
 
 def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
@@ -164,12 +172,39 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
         images = getattr(protocol, part)
         if len(images):
             print(f"{part}:")
-            advice += [f"{part}: {line}" for line in _look(images, options.sample // 3)]
-    root = "" if generated else f" --data.root {options.path}"
-    return advice, f"supervised_finetune.py --data.name {name}{root}"
+            advice += [f"{part}: {line}" for line in _look(images, options.sample // 3, part)]
+    if not len(protocol.train):
+        given = {"--data": name, "--root": options.path} | _pattern(options, "--pattern")
+        return advice, f"python -m transreid_ssl.evaluate{_spelled(given)}"
+    given, note = {"--data.name": name}, ""
+    if not generated:
+        # Their settings begin with weights of another run, which need not be there.
+        given = _small(options.path, "supervised") | {"--model.weights": "null"} | given
+        given |= {"--data.root": options.path} | _pattern(options)
+        note = _SMALL
+    return advice, f"{note}accelerate launch recipes/supervised_finetune.py{_spelled(given)}"
 
 
-def _look(images: Any, sample: int) -> list[str]:
+def _small(path: str, job: str) -> dict[str, str]:
+    """The settings of a small network on real crops, and a run folder of the images' own."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(path).resolve().stem)
+    return {
+        "--config": f"recipes/configs/{job}_cpu.yaml",
+        "--run.output": f"outputs/{job}_{stem or 'images'}",
+    }
+
+
+def _pattern(options: Any, name: str = "--data.pattern") -> dict[str, str]:
+    """The pattern, if another one than usual was given."""
+    return {} if options.pattern == DEFAULT_PATTERN else {name: options.pattern}
+
+
+def _spelled(given: dict[str, str | None]) -> str:
+    """Options as they are typed in a shell."""
+    return "".join(f" {key} {shlex.quote(value)}" for key, value in given.items() if value)
+
+
+def _look(images: Any, sample: int, part: str | None = None) -> list[str]:
     indices = doctor.choose(len(images), max(1, sample))
     with _progress(len(indices)) as tick:
         findings = doctor.examine(images, indices, tick)
@@ -177,8 +212,9 @@ def _look(images: Any, sample: int) -> list[str]:
         f"{findings.checked:,} of {findings.total:,} images decoded, {len(findings.bad):,} broken"
     )
     print("\n".join(doctor.size_table(findings)))
-    broken = [f"{images.names[i]}: {reason}" for i, reason in list(findings.bad.items())[:3]]
-    return broken + doctor.advise(findings)
+    first = list(findings.bad.items())[:3]
+    broken = [f"{printable(images.names[index])}: {reason}" for index, reason in first]
+    return broken + doctor.advise(findings, part)
 
 
 def _name_advice(pool: Pool) -> list[str]:
@@ -189,6 +225,7 @@ def _name_advice(pool: Pool) -> list[str]:
 
 def run_verify(options: Verify) -> int:
     """The command ``verify``."""
+    check_outputs(*filter(None, [options.list]), inputs=[options.path])
     pool = open_pool(options.path)
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
@@ -199,7 +236,7 @@ def run_verify(options: Verify) -> int:
         print(f"{options.list}: the broken ones")
     else:
         for index, reason in list(findings.bad.items())[:20]:
-            print(f"  {pool.names[index]}: {reason}")
+            print(f"  {printable(pool.names[index])}: {reason}")
     print("\n".join(f"note: {line}" for line in doctor.advise(findings)) or "all is well")
     return 1 if findings.bad else 0
 
@@ -231,14 +268,18 @@ def run_demo(options: Demo) -> int:
 
 def run_budget(options: Budget) -> int:
     """The command ``budget``."""
+    check_outputs(options.out, inputs=[options.root])
     train = open_reid(options.data, options.root, options.pattern).train
     indices = label_budget(train, options.share, options.by, options.seed)
     write_budget(options.out, train, indices, options.by)
     print(describe_budget(train, train.subset(indices), options.share, options.by))
     print(f"{options.out}: the list of them")
-    root = f" --data.root {options.root}" if options.root else ""
-    named = f"--data.name {options.data}{root} --data.label_list {options.out}"
-    print(f"next: accelerate launch recipes/supervised_finetune.py {named}")
+    given = {"--data.name": options.data}
+    if options.root:
+        small = _small(options.out, "supervised")
+        given = small | {"--model.weights": "null"} | given | {"--data.root": options.root}
+    given |= _pattern(options) | {"--data.label_list": options.out}
+    print(f"next: accelerate launch recipes/supervised_finetune.py{_spelled(given)}")
     return 0
 
 

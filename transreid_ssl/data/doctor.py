@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from transreid_ssl.data.images import CorruptImage, decode
+from transreid_ssl.data.images import CorruptImage, decode, printable
 from transreid_ssl.data.pool import Pool, SubsetPool
-from transreid_ssl.data.reid import LabelledImages, ReIDProtocol, matchable
+from transreid_ssl.data.reid import LabelledImages, ReIDProtocol, matchable, untestable
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
 
@@ -142,15 +142,18 @@ def find_broken(
     where = f", all listed in {report_path}" if report_path is not None else ""
     if findings.bad_fraction > max_bad_fraction:
         raise UserError(
-            f"{pool.source}: {count} (such as {pool.names[first]}: {reason}{where}), which is more "
-            f"than the {max_bad_fraction:.2%} allowed; mend the pool or raise max_bad_fraction"
+            f"{pool.source}: {count} (such as {printable(pool.names[first])}: {reason}{where}), "
+            f"which is more than the {max_bad_fraction:.2%} allowed; mend the pool or raise "
+            "--data.max_bad_fraction"
         )
     return sorted(findings.bad), f"{count} and left out{where}"
 
 
 def write_bad(path: str | Path, images: Pool | LabelledImages, findings: Findings) -> None:
     """Write the broken images, one a line: its name, a tab, the reason."""
-    lines = [f"{images.names[index]}\t{reason}\n" for index, reason in findings.bad.items()]
+    lines = [
+        f"{printable(images.names[index])}\t{reason}\n" for index, reason in findings.bad.items()
+    ]
     write_text(path, "".join(lines))
 
 
@@ -176,12 +179,15 @@ def size_table(findings: Findings) -> list[str]:
     return lines
 
 
-def advise(findings: Findings) -> list[str]:
-    """What a person should know about these images before training on them; may be empty."""
+def advise(findings: Findings, part: str | None = None) -> list[str]:
+    """What a person should know about these images before using them; may be empty.
+
+    ``part`` of a labelled set tells what broken images do: see ``_of_broken``.
+    """
     advice = []
     if findings.bad:
         advice.append(
-            f"{findings.bad_fraction:.2%} of the images are broken: training replaces them; "
+            f"{findings.bad_fraction:.2%} of the images are broken: {_of_broken(part)}; "
             "'verify' lists them all"
         )
     if findings.duplicates:
@@ -196,15 +202,27 @@ def advise(findings: Findings) -> list[str]:
     return advice
 
 
+def _of_broken(part: str | None) -> str:
+    """What comes of broken images."""
+    if part == "train":
+        return "training takes another image of the same person"
+    if part in ("query", "gallery"):
+        return "evaluation stops at the first, so remove or replace them"
+    return "training replaces them, embedding stops at the first unless told to skip them"
+
+
 def check_protocol(protocol: ReIDProtocol) -> list[str]:
     """What is odd about the labels of a protocol; an empty list if nothing is."""
     advice = []
     train, query, gallery = protocol.train, protocol.query, protocol.gallery
+    cameras = query.cameras is not None and gallery.cameras is not None
     lost = int((~matchable(query, gallery)).sum())
-    if lost:
+    if reason := untestable(protocol):
+        advice.append(f"cannot be evaluated on: {reason}")
+    elif lost:
         advice.append(
-            f"{lost:,} of {len(query):,} queries have no match in another camera: "
-            "they are left out of the scores"
+            f"{lost:,} of {len(query):,} queries have no match in "
+            f"{'another camera' if cameras else 'the gallery'}: they are left out of the scores"
         )
     shared = np.intersect1d(train.identities[train.identities >= 0], query.identities)
     if len(shared):
@@ -213,6 +231,6 @@ def check_protocol(protocol: ReIDProtocol) -> list[str]:
     single = int((np.unique(known, return_counts=True)[1] == 1).sum())
     if single:
         advice.append(f"{single:,} training identities have one image only: it is used repeatedly")
-    if train.cameras is None:
+    if not cameras:
         advice.append("no cameras: matches from the query's own camera count as found")
     return advice

@@ -1,15 +1,22 @@
 """From encoded bytes to a uint8 RGB array, and the one way to resize it."""
 
+import io
+from collections.abc import Iterator
 from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+MAX_PIXELS = 80_000_000
+"""Larger images are refused undecoded: a few kilobytes can claim to be gigapixels."""
 Interpolation = Literal["linear", "cubic"]
 
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+# Start-of-frame markers; C4, C8 and CC between them are others.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 
 
@@ -21,19 +28,29 @@ class CorruptImage(Exception):
         self.name, self.reason = name, reason
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
+        return f"{printable(self.name)}: {self.reason}"
+
+
+def printable(name: str) -> str:
+    """A name for a line of text: a line break or a control character in it becomes its escape."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def decode(encoded: bytes, name: str = "image") -> np.ndarray:
     """Decode an image file to a contiguous uint8 array (H, W, 3) in RGB order.
 
-    Greyscale, palette, 16-bit, transparent (alpha is dropped) and CMYK files all become RGB.
+    Greyscale, palette, 16-bit, transparent (alpha is dropped) and CMYK files all become RGB; of an
+    animation the first picture is taken, and what EXIF says of its rotation is done.
 
     Raises:
-        CorruptImage: empty, no known image format, broken, or cut off before its end. OpenCV 4
-            fills what a cut-off JPEG lacks with grey and goes on, so its end is checked here.
+        CorruptImage: empty, no known image format, broken, cut off before its end, or of more than
+            ``MAX_PIXELS``. OpenCV fills what a cut-off JPEG lacks with grey and goes on, so its end
+            is checked here. What cannot be told is a JPEG that lacks pixels and has its end marker,
+            as some download programs write it: its lower part is grey.
     """
-    reason = truncation(encoded)
+    reason = truncation(encoded) or _unreadable_size(encoded)
     if reason:
         raise CorruptImage(name, reason)
     try:
@@ -64,15 +81,54 @@ def _jpeg_ends(encoded: bytes) -> bool:
     """
     if encoded.endswith(_JPEG_END):
         return True
+    for marker, position in _jpeg_segments(encoded):
+        if marker == _JPEG_SCAN:
+            return encoded.find(_JPEG_END, position) >= 0
+    return False
+
+
+def _jpeg_segments(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG's header with the positions of what follows each."""
     position = 2
     while position + 4 <= len(encoded) and encoded[position] == 0xFF:
         marker = encoded[position + 1]
-        if marker == _JPEG_SCAN:
-            return encoded.find(_JPEG_END, position) >= 0
+        yield marker, position + 2
         standalone = marker in (0x01, 0xFF) or 0xD0 <= marker <= 0xD8
         length = int.from_bytes(encoded[position + 2 : position + 4], "big")
         position += (1 if marker == 0xFF else 2) if standalone else 2 + length
-    return False
+
+
+def claimed_size(encoded: bytes) -> tuple[int, int] | None:
+    """(height, width) as the header says, without decoding; None for no known image format."""
+    if encoded.startswith(_PNG_START):
+        return int.from_bytes(encoded[20:24], "big"), int.from_bytes(encoded[16:20], "big")
+    if encoded.startswith(_JPEG_START):
+        for marker, position in _jpeg_segments(encoded):
+            if marker in _JPEG_FRAMES:
+                height, width = encoded[position + 3 : position + 5], encoded[position + 5 :][:2]
+                return int.from_bytes(height, "big"), int.from_bytes(width, "big")
+    return _claimed_to_pillow(encoded)
+
+
+def _claimed_to_pillow(encoded: bytes) -> tuple[int, int] | None:
+    """The same for any other format; Pillow reads no more than the header when it opens a file."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.height, image.width
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # from 89 megapixels on
+        return MAX_PIXELS, MAX_PIXELS
+    except Exception:  # of damaged headers it raises nearly anything
+        return None
+
+
+def _unreadable_size(encoded: bytes) -> str | None:
+    """Why an image of the size in the header is not decoded, or None."""
+    size = claimed_size(encoded)
+    if size is None:
+        return "cannot be decoded (no known image format, or broken)"
+    if size[0] * size[1] > MAX_PIXELS:
+        return f"claims more than {MAX_PIXELS // 10**6} megapixels"
+    return None
 
 
 def resize(

@@ -1,11 +1,13 @@
 """Millions of names without millions of Python strings: an Arrow column, mapped from a cache.
 
 A folder of 4.2 million crops takes a minute to list. It is listed once; later runs, and every
-worker process, map the same file. The cache is ``$TRANSREID_SSL_CACHE`` or
-``~/.cache/transreid_ssl`` and may be deleted at any time.
+worker process, map the same file, after they have compared it with the digest at its end (0.3 s for
+4.2 million names). The cache is ``$TRANSREID_SSL_CACHE`` or ``~/.cache/transreid_ssl`` and may be
+deleted at any time.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +22,8 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, fingerprint
 
 _BLOCK = 65_536
+_END = b"transreid_ssl.1\n"  # a file ends with it and a digest of all that stands before
+_DIGEST_BYTES = 32
 
 
 class Names(Sequence[str]):
@@ -35,6 +39,8 @@ class Names(Sequence[str]):
         Raises:
             UserError: a file name that is not valid UTF-8.
         """
+        if isinstance(names, cls):
+            return names
         names = names if isinstance(names, list) else list(names)
         try:
             return cls(pa.array(names, pa.large_string()))
@@ -82,27 +88,40 @@ class Names(Sequence[str]):
         return _reopen, (self._path, self.digest)
 
 
+class _Damaged(Exception):
+    """An index that is not what was written."""
+
+
 def cached_names(
     key: str,
     is_current: Callable[[dict[str, Any]], bool],
-    build: Callable[[], tuple[list[str], dict[str, Any]]],
-) -> Names:
+    build: Callable[[], tuple[Sequence[str], dict[str, Any]]],
+) -> tuple[Names, list[str]]:
     """The names belonging to ``key``, from the cache while ``is_current(state)`` holds.
 
     Otherwise ``build()`` returns them anew with a JSON-able ``state`` that is stored beside them.
     Where the cache cannot be written the names stay in memory.
+
+    Returns:
+        The names, and for people the ``notes`` of their state; with one more where the cache was
+        damaged and the names were listed anew.
     """
     path = cache_folder() / f"{fingerprint([key])}.arrow"
-    with contextlib.suppress(OSError, pa.ArrowInvalid, KeyError, ValueError):
+    damage = []
+    try:
         names, state = _load(path)
         if is_current(state):
-            return names
+            return names, state.get("notes", [])
+    except _Damaged:
+        damage = ["listed anew, as its index in the cache was damaged"]
+    except OSError:
+        pass  # there is none yet
     names, state = build()
-    built = Names.of(names)
-    with contextlib.suppress(UserError):
+    built, notes = Names.of(names), [*state.get("notes", []), *damage]
+    with contextlib.suppress(UserError, OSError, _Damaged):
         _save(path, built, state)
-        return _load(path)[0]
-    return built
+        return _load(path)[0], notes
+    return built, notes
 
 
 def cache_folder() -> Path:
@@ -114,12 +133,34 @@ def cache_folder() -> Path:
 def _save(path: Path, names: Names, state: dict[str, Any]) -> None:
     metadata = {"digest": names.digest, "state": json.dumps(state)}
     table = pa.table({"name": names.column}).replace_schema_metadata(metadata)
-    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
-        writer.write_table(table)
+    with atomic_path(path) as temporary:
+        with pa.ipc.new_file(str(temporary), table.schema) as writer:
+            writer.write_table(table)
+        with open(temporary, "rb+") as file:
+            digest = hashlib.file_digest(file, _hash).digest()
+            file.write(_END + digest)
+
+
+def _hash() -> Any:
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
 
 
 def _load(path: Path) -> tuple[Names, dict[str, Any]]:
-    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    """The names and their state, mapped.
+
+    Raises:
+        OSError: there is no such file.
+        _Damaged: it is not as it was written. Arrow believes what it maps: it would give wrong
+            names, or end the process where a file is too short.
+    """
+    with pa.memory_map(str(path)) as file:
+        content = file.read_buffer()
+    end = max(0, content.size - _DIGEST_BYTES - len(_END))
+    written, digest = content.slice(0, end), _hash()
+    digest.update(written)
+    if content.slice(end).to_pybytes() != _END + digest.digest():
+        raise _Damaged(path)
+    table = pa.ipc.open_file(pa.BufferReader(written)).read_all()
     metadata = table.schema.metadata
     column = table.column("name")
     # One chunk is one O(1) look-up; an empty table has no chunk at all.
@@ -129,7 +170,12 @@ def _load(path: Path) -> tuple[Names, dict[str, Any]]:
 
 
 def _reopen(path: Path, digest: str) -> Names:
-    names, _ = _load(path)
+    try:
+        names, _ = _load(path)
+    except (OSError, _Damaged) as error:
+        raise UserError(
+            f"{path}: the list of images is lost; run the same command again"
+        ) from error
     if names.digest != digest:
         raise UserError(
             f"{path}: the images were listed anew meanwhile; run the same command again"

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from transreid_ssl.data.folder import is_utf8
 from transreid_ssl.data.images import CorruptImage
-from transreid_ssl.data.index import cached_names
+from transreid_ssl.data.index import Names, cached_names
+from transreid_ssl.data.lists import once_each
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import load_plain_pickle
@@ -30,6 +32,9 @@ class LMDBPool(Pool):
 
     ``path`` is the folder with ``data.mdb`` (or that file, or the folder above it); ``keys.pkl``
     lies in it or beside it. Without a key file the keys are listed from the database itself.
+
+    A database that is shorter than it says is refused. What cannot be caught is damage within its
+    pages: LMDB keeps no checksums, and its library may end the process when it meets it.
     """
 
     kind = "LMDB"
@@ -44,28 +49,56 @@ class LMDBPool(Pool):
         stamped = key_file or database / "data.mdb"
         status = os.stat(stamped)
         state = {"file": str(stamped), "mtime": status.st_mtime_ns, "size": status.st_size}
-        names = cached_names(
+        names, notes = cached_names(
             f"lmdb {os.path.realpath(database)}",
-            is_current=lambda known: known == state,
-            build=lambda: (read_keys(key_file) if key_file else self._list_keys(), state),
+            is_current=lambda known: known == known | state,
+            build=lambda: self._read_names(key_file, state),
         )
-        super().__init__(str(path), names)
+        super().__init__(str(path), names, notes)
         self._check(key_file)
 
-    def _get(self, key: str) -> bytes | None:
-        with _environment(self.database).begin() as transaction:
-            return transaction.get(key.encode())
+    def _read_names(
+        self, key_file: Path | None, state: dict[str, Any]
+    ) -> tuple[Names, dict[str, Any]]:
+        if key_file:
+            names, notes = once_each(Names.of(read_keys(key_file)))
+        else:
+            names, notes = self._list_keys()
+        return names, state | {"notes": notes}
 
-    def _list_keys(self) -> list[str]:
-        with _environment(self.database).begin() as transaction:
-            return [key.decode() for key in transaction.cursor().iternext(values=False)]
+    def _get(self, key: str) -> bytes | None:
+        """The value of a key, None if there is none.
+
+        Raises:
+            CorruptImage: damaged pages, or a key of an impossible length.
+        """
+        try:
+            with _environment(self.database).begin() as transaction:
+                return transaction.get(key.encode())
+        except _lmdb_error() as error:
+            raise CorruptImage(key, f"cannot be read from the LMDB ({error})") from error
+
+    def _list_keys(self) -> tuple[Names, list[str]]:
+        """All keys that are text, and how many are not."""
+        try:
+            with _environment(self.database).begin() as transaction:
+                keys = list(transaction.cursor().iternext(values=False))
+        except _lmdb_error() as error:
+            raise UserError(f"{self.database}: damaged ({error}); copy it again") from error
+        texts = [text for key in keys if (text := _text(key)) is not None]
+        others = len(keys) - len(texts)
+        return Names.of(texts), [f"left out: {others:,} whose keys are not UTF-8"] * (others > 0)
 
     def _check(self, key_file: Path | None) -> None:
         """One key from either end must be there: the two files travel separately."""
         if not len(self.names):
-            raise UserError(f"{key_file or self.database}: no key in it")
+            raise UserError("; ".join([f"{key_file or self.database}: no key in it", *self.notes]))
         for name in (self.names[0], self.names[-1]):
-            if self._get(name) is None:
+            try:
+                found = self._get(name) is not None
+            except CorruptImage as error:
+                raise UserError(f"{self.database}: {error}; copy it again") from error
+            if not found:
                 raise UserError(
                     f"{key_file}: its key {name!r} is not in {self.database}; "
                     "give the keys.pkl that was made with this database"
@@ -78,6 +111,19 @@ class LMDBPool(Pool):
         if value is None:
             raise CorruptImage(name, "not in the LMDB")
         return value
+
+
+def _lmdb_error() -> type[Exception]:
+    import lmdb
+
+    return lmdb.Error
+
+
+def _text(key: bytes) -> str | None:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _require_library(what: str) -> None:
@@ -93,10 +139,24 @@ def _environment(database: str) -> Any:
             import lmdb
 
             try:
-                _environments[path] = lmdb.open(path, readonly=True, lock=False, readahead=False)
+                environment = lmdb.open(path, readonly=True, lock=False, readahead=False)
             except lmdb.Error as error:
                 raise UserError(f"{database}: not a readable LMDB ({error})") from error
+            _refuse_unfinished(database, environment)
+            _environments[path] = environment
         return _environments[path]
+
+
+def _refuse_unfinished(database: str, environment: Any) -> None:
+    """A page behind the end of the file would end the process with a bus error."""
+    expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size = os.path.getsize(os.path.join(database, "data.mdb"))
+    if size < expected:
+        environment.close()
+        raise UserError(
+            f"{database}: data.mdb has {size:,} bytes and should have {expected:,}: an unfinished "
+            "copy; copy it again"
+        )
 
 
 def _forget_environments() -> None:
@@ -144,7 +204,12 @@ def read_keys(path: str | Path) -> list[str]:
         raise UserError(f"{path}: expected a pickled list of keys or a dictionary with 'keys'")
     if not all(isinstance(key, str | bytes) for key in value):
         raise UserError(f"{path}: expected keys that are text, found {type(value[0]).__name__}")
-    return [key.decode() if isinstance(key, bytes) else key for key in value]
+    keys = [_text(key) if isinstance(key, bytes) else key for key in value]
+    if not all(key is not None and is_utf8(key) for key in keys):
+        raise UserError(
+            f"{path}: has keys that are not UTF-8 text, which no image's name here can be"
+        )
+    return keys
 
 
 def write_lmdb(pool: Pool, folder: Path) -> Iterator[str | None]:

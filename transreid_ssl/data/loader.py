@@ -5,6 +5,7 @@ so the number of workers and the place where a run was resumed change nothing.
 """
 
 import atexit
+import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -246,20 +247,28 @@ def _stop_all_workers() -> None:
 def open_loader(dataset: Dataset, num_workers: int, **options: Any) -> DataLoader:
     """A loader over any data set, with the manners that all loaders here share.
 
-    Its workers leave signals to the main process, take one thread each and always end; it takes
-    nothing from the global random state, and a ``UserError`` in a worker arrives as it was said.
+    It has no more workers than there are cores, whatever is asked for. They leave signals to the
+    main process, take one thread each and always end; it takes nothing from the global random
+    state, and a ``UserError`` in a worker arrives as it was said.
 
     Args:
         options: further arguments of ``torch.utils.data.DataLoader``.
     """
     return _Loader(
         dataset,
-        num_workers=num_workers,
+        num_workers=min(num_workers, _cores()),
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else each loader would advance the run's own generator
         **options,
     )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _start_worker(_worker: int) -> None:

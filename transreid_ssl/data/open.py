@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 from transreid_ssl.data import lmdb_pool, shards
-from transreid_ssl.data.folder import FolderPool, ListPool
+from transreid_ssl.data.folder import ARCHIVES, OTHER_FORMATS, FolderPool, is_utf8
+from transreid_ssl.data.lists import ListPool
 from transreid_ssl.data.people import PeoplePool
-from transreid_ssl.data.pool import Pool
+from transreid_ssl.data.pool import EXTENSIONS, FilesPool, Pool
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError
 
@@ -17,6 +18,7 @@ def open_pool(path: str | Path, subset: str | Path | None = None) -> Pool:
     - a folder tree of images;
     - a text list of image paths (.txt), or a Parquet table of paths in a column ``image``, both
       relative to the list's own folder or absolute;
+    - one image;
     - Parquet shards of images as HuggingFace ``datasets`` writes them: a folder or one file;
     - LUPerson's LMDB: the folder with ``data.mdb`` (needs the extra ``lmdb``);
     - ``demo`` or ``demo:key=value,…``: generated people, nothing on disk.
@@ -35,8 +37,18 @@ def _open_whole(path: str) -> Pool:
         return PeoplePool.from_spec(path)
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file or folder; give a pool of images, or 'demo'")
+    if not is_utf8(path):
+        raise UserError(f"{path}: a path that is not UTF-8 text; rename it")
+    if not os.path.isdir(path) and not os.path.isfile(path):
+        raise UserError(f"{path}: neither a file nor a folder; give a pool of images, or 'demo'")
     if lmdb_pool.find_database(path):
         return lmdb_pool.LMDBPool(path)
     if shards.find_shards(path):
         return shards.ParquetShardsPool(path)
-    return FolderPool(path) if os.path.isdir(path) else ListPool(path)
+    if os.path.isdir(path):
+        return FolderPool(path)
+    if path.lower().endswith((*EXTENSIONS, *OTHER_FORMATS)):
+        return FilesPool(path, os.path.dirname(os.path.abspath(path)), [os.path.basename(path)])
+    if path.lower().endswith(ARCHIVES):
+        raise UserError(f"{path}: an archive; unpack it, and give the folder")
+    return ListPool(path)

@@ -11,24 +11,28 @@ import numpy as np
 
 from transreid_ssl.data.images import CorruptImage, decode
 from transreid_ssl.data.index import Names
+from transreid_ssl.files import read_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_MAX_BYTES = 1 << 28  # as many as the largest image takes that is decoded
 
 
 class Pool(ABC):
     """Encoded images with stable names. Subclasses give ``read`` and set ``source`` and ``names``.
 
-    ``source`` is the specification that ``open_pool`` opens it with again. A pool is pickled when
-    a worker process starts, so it holds no open file and no long Python list.
+    ``source`` is the specification that ``open_pool`` opens it with again, ``notes`` say in words
+    what was left out. A pool is pickled when a worker process starts, so it holds no open file and
+    no long Python list.
     """
 
     kind = "pool"
     generated = False
     """Whether the images are drawn by this program: such a pool holds no broken file."""
 
-    def __init__(self, source: str, names: Sequence[str]) -> None:
+    def __init__(self, source: str, names: Sequence[str], notes: Sequence[str] = ()) -> None:
         self.source = source
         self.names = names
+        self.notes = tuple(notes)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,8 +56,10 @@ class Pool(ABC):
         return encoded
 
     def describe(self) -> str:
-        """One line for people."""
-        return f"{self.kind} {self.source}: {len(self):,} images"
+        """One line for people: how many images, and what was left out or is odd."""
+        count = f"{len(self):,} image" + "s" * (len(self) != 1)
+        notes = f" ({'; '.join(self.notes)})" if self.notes else ""
+        return f"{self.kind} {self.source}: {count}{notes}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,18 +76,22 @@ class FilesPool(Pool):
 
     kind = "files"
 
-    def __init__(self, source: str, root: str | Path, names: Sequence[str]) -> None:
-        super().__init__(source, names)
+    def __init__(
+        self, source: str, root: str | Path, names: Sequence[str], notes: Sequence[str] = ()
+    ) -> None:
+        super().__init__(source, names, notes)
         self.root = str(root)
 
     def read(self, index: int) -> bytes:
         """The bytes of the file."""
         name = self.names[index]
         try:
-            with open(os.path.join(self.root, name), "rb") as file:
-                return file.read()
+            encoded = read_regular(os.path.join(self.root, name), _MAX_BYTES + 1)
         except OSError as error:
             raise CorruptImage(name, f"cannot be read ({error.strerror})") from error
+        if len(encoded) > _MAX_BYTES:
+            raise CorruptImage(name, f"larger than {_MAX_BYTES >> 20} MiB")
+        return encoded
 
 
 class SubsetPool(Pool):

@@ -1,22 +1,30 @@
-"""How labelled sets lie on disk: Market-1501's folders, MSMT17's lists, and folders by pattern.
+"""How labelled sets lie on disk: Market-1501's folders and MSMT17's lists.
 
 Each layout ends in a function ``(name, root, pattern) -> ReIDProtocol``; ``readers.READERS`` is the
-table of them.
+table of them. Folders by pattern are in ``reader_folder``.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from transreid_ssl.data.folder import list_images
+from transreid_ssl.data.index import Names
+from transreid_ssl.data.lists import refuse_leaving
 from transreid_ssl.data.pool import FilesPool
-from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol, split_queries
+from transreid_ssl.data.reader_parts import (
+    DEFAULT_PATTERN,
+    find_home,
+    integers,
+    not_below_zero,
+    read_labels,
+)
+from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol
 from transreid_ssl.errors import UserError
-
-DEFAULT_PATTERN = r"(?P<identity>-?\d+)_c(?P<camera>\d+)"
+from transreid_ssl.files import read_lines
 
 
 @dataclass(frozen=True)
@@ -33,10 +41,24 @@ class Counts:
         found = (train.num_identities, len(train), len(query), len(gallery))
         if found == (self.identities, self.train, self.query, self.gallery):
             return "official split"
+        if found == (0, 0, self.query, self.gallery):
+            return "queries and gallery of the official split"
         return (
             f"NOT the official split ({self.identities:,} identities / {self.train:,} images to "
             f"train, {self.query:,} queries and {self.gallery:,} gallery images expected)"
         )
+
+
+class _Raw(NamedTuple):
+    """Images of a part with labels as their set numbers them: int64 (N,) each."""
+
+    names: list[str]
+    identities: np.ndarray
+    cameras: np.ndarray
+
+
+_NOTHING = _Raw([], np.empty(0, np.int64), np.empty(0, np.int64))
+_MARKET_PARTS = ("bounding_box_train", "query", "bounding_box_test")
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,9 @@ class MarketFolders:
     """The layout of Market-1501, which many sets have: three folders, labels in the names.
 
     ``0002_c1s1_000451_03.jpg`` is identity 2 in camera 1, and so are ``0002_c1_f0046182.jpg`` and
-    ``0002_c1_1.png``. Identity 0 is a distractor and becomes -1; identity -1 is junk, left out.
+    ``0002_c1_1.png``. Identity -1 is junk, left out. Identity 0 of the gallery is a distractor and
+    becomes -1, unless a query is of it: then people are numbered from 0, as they may be in
+    training. Cameras may be numbered from 0 or 1. The folder to train on may be missing.
     """
 
     title: str
@@ -55,25 +79,35 @@ class MarketFolders:
 
     def read(self, name: str, root: Path, _pattern: str) -> ReIDProtocol:
         """Open the set below ``root``."""
-        folders = ("bounding_box_train", "query", "bounding_box_test")
-        home = find_home(root, self.usual, folders, self.title, self.advice)
-        parts = [self._read_part(home / folder) for folder in folders]
-        return ReIDProtocol(name, *parts, self.counts.compare(*parts))
+        train = _MARKET_PARTS[:1]
+        home = find_home(root, self.usual, _MARKET_PARTS, self.title, self.advice, optional=train)
+        raw = [self._read_part(home / folder) for folder in _MARKET_PARTS]
+        cameras = not_below_zero([part.cameras for part in raw], usual=1)
+        notes = [] if raw[0].names else [f"nothing to train on: {home / train[0]} is not there"]
+        found = []
+        for part, folder, (names, identities, _), views in zip(PARTS, _MARKET_PARTS, raw, cameras):
+            distractor = part == "gallery" and 0 not in raw[1].identities
+            kept = np.flatnonzero(identities >= 0)
+            junk, zeros = len(names) - len(kept), int((identities == 0).sum()) if distractor else 0
+            notes += [f"{part}: {junk:,} junk images (-1) left out"] * (junk > 0)
+            notes += [f"{part}: {zeros:,} distractors (0)"] * (zeros > 0)
+            labels = np.where(distractor & (identities == 0), -1, identities)
+            pool = FilesPool(str(home / folder), home / folder, [names[i] for i in kept])
+            found.append(LabelledImages(pool, labels[kept], views[kept]))
+        return ReIDProtocol(name, *found, self.counts.compare(*found), tuple(notes))
 
-    def _read_part(self, folder: Path) -> LabelledImages:
+    def _read_part(self, folder: Path) -> _Raw:
+        if not folder.exists():
+            return _NOTHING
         names, identities, cameras = read_labels(
             folder, list_images(folder), DEFAULT_PATTERN, self.title
         )
-        labels = np.array(identities, np.int64)
-        views = np.array(cameras, np.int64) - 1
-        kept = np.flatnonzero(labels >= 0)
-        labels = np.where(labels == 0, -1, labels)
-        pool = FilesPool(str(folder), folder, [names[i] for i in kept])
-        return LabelledImages(pool, labels[kept], views[kept])
+        return _Raw(names, integers(identities, folder), integers(cameras, folder))
 
 
 _MSMT17 = Counts(1_041, 32_621, 11_659, 82_161)
 _MSMT17_TRAIN = Counts(1_041, 30_248, 11_659, 82_161)
+_MSMT17_LISTS = tuple(f"list_{part}.txt" for part in ("train", "val", "query", "gallery"))
 
 
 def read_msmt17(name: str, root: Path, _pattern: str, *, validation: bool = True) -> ReIDProtocol:
@@ -81,132 +115,78 @@ def read_msmt17(name: str, root: Path, _pattern: str, *, validation: bool = True
 
     Training is list_train (30,248 images) with list_val (2,373 more of the same 1,041 persons), or
     list_train alone without ``validation``. Test persons are numbered from 0 again, so they are
-    moved behind the training persons.
+    moved behind the training persons. The lists to train on may be missing.
     """
-    lists = tuple(f"list_{part}.txt" for part in ("train", "val", "query", "gallery"))
-    home = find_home(root, ("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17"), lists, "MSMT17")
-    masked = (home / "mask_train_v2").is_dir()
+    usual = ("MSMT17_V1", "MSMT17_V2", "MSMT17", "msmt17")
+    home = find_home(root, usual, _MSMT17_LISTS, "MSMT17", optional=_MSMT17_LISTS[:2])
+    used = _MSMT17_LISTS[:2] if validation else _MSMT17_LISTS[:1]
+    trains = any((home / part).exists() for part in used)
+    masked = (home / "mask_test_v2").is_dir()
     folders = ("mask_train_v2", "mask_test_v2") if masked else ("train", "test")
-    find_home(home, (), folders, "MSMT17")
-    train_folder, test_folder = (home / folder for folder in folders)
-    used = lists[:2] if validation else lists[:1]
-    train = _read_msmt17_lists(train_folder, [home / part for part in used], 0)
-    first = int(train.identities.max()) + 1
-    query = _read_msmt17_lists(test_folder, [home / lists[2]], first)
-    gallery = _read_msmt17_lists(test_folder, [home / lists[3]], first)
+    find_home(home, (), (*used, *folders) if trains else folders[1:], "MSMT17")
+    lists = [
+        [home / part for part in used] if trains else [],
+        *([home / part] for part in _MSMT17_LISTS[2:]),
+    ]
+    places = [home / folders[0], home / folders[1], home / folders[1]]
+    raw = [_read_msmt17_lists(place, paths) for place, paths in zip(places, lists)]
+    found = _number_msmt17(places, raw)
+    absent = {
+        part: said
+        for part, place, one in zip(PARTS, places, raw)
+        if (said := _absent(place, one.names))
+    }
     counts, which = (_MSMT17, "train + val lists") if validation else (_MSMT17_TRAIN, "train list")
-    split = f"{counts.compare(train, query, gallery)}, {which}, "
-    split += "V2 (masked faces; not comparable with V1)" if masked else "V1"
-    return ReIDProtocol(name, train, query, gallery, split)
+    version = "V2 (masked faces; not comparable with V1)" if masked else "V1"
+    split = f"{counts.compare(*found)}, {which}, {version}"
+    notes = () if trains else (f"nothing to train on: {home / used[0]} is not there",)
+    return ReIDProtocol(name, *found, split, notes, absent)
 
 
-def _read_msmt17_lists(folder: Path, lists: list[Path], first: int) -> LabelledImages:
+def _number_msmt17(places: list[Path], raw: list[_Raw]) -> list[LabelledImages]:
+    """The three parts, test persons behind those to train on; an identity below 0 is nobody's."""
+    cameras = not_below_zero([part.cameras for part in raw], usual=1)
+    behind = 1 + int(raw[0].identities.max(initial=-1))
+    found = []
+    for place, part, views, first in zip(places, raw, cameras, (0, behind, behind)):
+        labels = np.where(part.identities < 0, -1, part.identities + first)
+        found.append(LabelledImages(FilesPool(str(place), place, part.names), labels, views))
+    return found
+
+
+def _read_msmt17_lists(folder: Path, lists: list[Path]) -> _Raw:
     names, identities, cameras = [], [], []
     for path in lists:
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(read_lines(path), 1):
             if not line.strip():
                 continue
             try:
-                image, identity = line.split()
-                camera = int(os.path.basename(image).split("_")[2])
-                labels = int(identity) + first, camera - 1
+                image, identity = line.strip().rsplit(maxsplit=1)
+                cameras.append(str(int(os.path.basename(image).split("_")[2])))
+                identities.append(str(int(identity)))
             except (ValueError, IndexError):
                 raise UserError(
                     f"{path}: line {number} is not 'image identity' with the camera third in the "
                     f"image's name: {line!r}"
                 ) from None
             names.append(image)
-            identities.append(labels[0])
-            cameras.append(labels[1])
-    if not names:
-        raise UserError(f"{lists[0]}: the list is empty")
-    if not (folder / names[0]).exists():
-        raise UserError(f"{folder / names[0]}: listed in {lists[0].name} but not there")
-    return LabelledImages(FilesPool(str(folder), folder, names), identities, cameras)
+        if not names:
+            raise UserError(f"{path}: the list is empty")
+        refuse_leaving(Names.of(names), path, absolute=False)
+    if not lists:
+        return _NOTHING
+    return _Raw(names, integers(identities, lists[0]), integers(cameras, lists[0]))
 
 
-def read_folder(name: str, root: Path, pattern: str) -> ReIDProtocol:
-    """Any images with identity and camera in their paths; text identities are numbered."""
-    split_up = all((root / part).is_dir() for part in ("query", "gallery"))
-    present = [part for part in PARTS if (root / part).is_dir()] if split_up else ["."]
-    found = {
-        part: read_labels(root / part, list_images(root / part), pattern, part) for part in present
-    }
-    identities = _encode([texts for _, texts, _ in found.values()])
-    cameras = _encode([texts for _, _, texts in found.values()])
-    images = {}
-    for part, labels, views in zip(found, identities, cameras):
-        pool = FilesPool(str(root / part), root / part, found[part][0])
-        images[part] = LabelledImages(pool, np.maximum(labels, -1), views)
-    if split_up:
-        train = images.get("train", images["query"].subset([]))
-        return ReIDProtocol(name, train, images["query"], images["gallery"], "your own split")
-    whole = images["."]
-    query, gallery = split_queries(whole)
-    split = (
-        "one folder: all of it trains, and the first image of each identity and camera is a query"
-    )
-    return ReIDProtocol(name, whole, whole.subset(query), whole.subset(gallery), split)
-
-
-def _encode(parts: list[list[str | None]]) -> list[np.ndarray | None]:
-    """Numbers as they are; any other text by its rank among all texts of all parts."""
-    texts = {text for part in parts for text in part}
-    if None in texts:
-        return [None] * len(parts)
-    try:
-        numbers = {text: int(text) for text in texts}
-    except ValueError:
-        numbers = {text: rank for rank, text in enumerate(sorted(texts))}
-    return [np.array([numbers[text] for text in part], np.int64) for part in parts]
-
-
-# -- what layouts share
-
-
-def find_home(
-    root: Path,
-    names: tuple[str, ...],
-    wanted: tuple[str, ...],
-    what: str,
-    advice: str = "give the folder with them",
-) -> Path:
-    """``root`` itself or its sub-folder of a usual name, whichever holds all of ``wanted``.
+def _absent(folder: Path, names: list[str]) -> str:
+    """How many of the listed images are not there, in words, or nothing.
 
     Raises:
-        UserError: none does; the folder that lacks the least is named, with what it lacks.
+        UserError: none of them is.
     """
-    lacking = {
-        folder: [entry for entry in wanted if not (folder / entry).exists()]
-        for folder in (root, *(root / name for name in names))
-    }
-    closest = min(lacking, key=lambda folder: len(lacking[folder]))
-    if lacking[closest]:
-        raise UserError(f"{closest}: not {what}: it lacks {', '.join(lacking[closest])}; {advice}")
-    return closest
-
-
-def read_labels(
-    root: Path, names: list[str], pattern: str, what: str
-) -> tuple[list[str], list[str], list[str | None]]:
-    """The names again, and the identity and the camera in each, as text.
-
-    Raises:
-        UserError: no image, or one whose name does not match.
-    """
-    if not names:
-        raise UserError(f"{root}: no image of {what} in it")
-    try:
-        matches = [re.search(pattern, name) for name in names]
-    except re.error as error:
-        raise UserError(f"{pattern!r}: not a regular expression ({error})") from error
-    wrong = [name for name, match in zip(names, matches) if match is None]
-    if wrong:
-        raise UserError(
-            f"{root}: {len(wrong):,} of {len(names):,} image names, such as {wrong[0]!r}, do not "
-            f"match {pattern!r}; move those images away or change the pattern"
-        )
-    groups = [match.groupdict() for match in matches if match]
-    if "identity" not in groups[0]:
-        raise UserError(f"{pattern!r}: lacks the group (?P<identity>…)")
-    return names, [g["identity"] for g in groups], [g.get("camera") for g in groups]
+    there = set(list_images(folder)) if names else set()
+    absent = [name for name in names if name not in there and not (folder / name).exists()]
+    if absent and len(absent) == len(names):
+        raise UserError(f"{folder / absent[0]}: listed but not there, nor any other listed image")
+    count = f"{len(absent):,} of {len(names):,} listed images are not there, such as"
+    return f"{count} {folder / absent[0]}" if absent else ""

@@ -1,23 +1,20 @@
 """Opening labelled sets by name: the table of readers, and several sets as one.
 
 A further set of a known layout is a line in ``READERS``; one of another layout is a function
-``(name, root, pattern) -> ReIDProtocol`` as well (see ``reader_layouts``).
+``(name, root, pattern) -> ReIDProtocol`` as well (see ``reader_layouts``, ``reader_folder``).
 """
 
 import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from transreid_ssl.data.people import people_protocol
-from transreid_ssl.data.reader_layouts import (
-    DEFAULT_PATTERN,
-    Counts,
-    MarketFolders,
-    read_folder,
-    read_msmt17,
-)
-from transreid_ssl.data.reid import ReIDProtocol, matchable, merge
+from transreid_ssl.data.reader_folder import read_folder
+from transreid_ssl.data.reader_layouts import Counts, MarketFolders, read_msmt17
+from transreid_ssl.data.reader_parts import DEFAULT_PATTERN
+from transreid_ssl.data.reid import ReIDProtocol, merge, untestable
 from transreid_ssl.errors import UserError
 
 Reader = Callable[[str, Path, str], ReIDProtocol]
@@ -70,9 +67,12 @@ READERS: dict[str, Reader] = {
 
 
 def open_reid(
-    name: str, root: str | Path | None = None, pattern: str = DEFAULT_PATTERN
+    name: str,
+    root: str | Path | None = None,
+    pattern: str = DEFAULT_PATTERN,
+    purpose: Literal["train", "test"] | None = None,
 ) -> ReIDProtocol:
-    """Open a labelled set.
+    """Open a labelled set, to look at it or, as ``purpose`` says, to train or to evaluate on it.
 
     ``name`` is one of
 
@@ -91,8 +91,18 @@ def open_reid(
     - ``demo`` or ``demo:key=value,…``: generated people.
 
     Raises:
-        UserError: unknown name, no such folder, no labelled image, a query set without any match.
+        UserError: unknown name, no such folder, no labelled image; nothing to train on; or, for a
+            test, no query with a match, or listed images that are not there.
     """
+    protocol = _open(name, root, pattern)
+    if purpose == "train" and not len(protocol.train):
+        raise UserError("; ".join([f"{name}: no image to train on", *protocol.notes]))
+    if purpose == "test" and (reason := untestable(protocol)):
+        raise UserError(f"{name}: {reason}")
+    return protocol
+
+
+def _open(name: str, root: str | Path | None, pattern: str) -> ReIDProtocol:
     if name.partition(":")[0] == "demo":
         return people_protocol(name)
     names = name.split("+")
@@ -106,8 +116,6 @@ def open_reid(
         raise UserError(f"{name}: where is it? give the folder that holds it")
     roots = _split_roots(names, str(root))
     protocols = [READERS[part](part, where, pattern) for part, where in zip(names, roots)]
-    for protocol in protocols:
-        _check_matches(protocol)
     return protocols[0] if len(protocols) == 1 else merge(protocols)
 
 
@@ -124,16 +132,3 @@ def _split_roots(names: list[str], root: str) -> list[Path]:
                 f"{folder}: no such folder; give the one that holds {' + '.join(names)}"
             )
     return [Path(folder) for folder in roots]
-
-
-def _check_matches(protocol: ReIDProtocol) -> None:
-    """At least one query must be findable: the same identity, and seen by another camera."""
-    query, gallery = protocol.query, protocol.gallery
-    if not len(query) or not len(gallery):
-        empty = "gallery" if len(query) else "query"
-        raise UserError(f"{protocol.name}: no labelled image for the {empty}; {protocol.split}")
-    if not matchable(query, gallery).any():
-        raise UserError(
-            f"{protocol.name}: no query has a match in the gallery (the same identity in another "
-            "camera); check the pattern that identities and cameras are read with"
-        )

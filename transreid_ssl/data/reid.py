@@ -1,7 +1,7 @@
 """Labelled person images and the protocols they are trained and tested on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,8 @@ class ReIDProtocol:
     """A labelled set split for training and testing: queries are looked for in the gallery.
 
     ``split`` says in words how the split relates to the published one ("official split", "NOT the
-    official split (…)", "generated").
+    official split (…)", "generated"). ``notes`` say what was left out or is missing, and ``absent``
+    by part which images are listed and not there.
     """
 
     name: str
@@ -74,9 +75,11 @@ class ReIDProtocol:
     query: LabelledImages
     gallery: LabelledImages
     split: str = ""
+    notes: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """One line for people: the counts, and whether this is the official split."""
+        """One line for people: the counts, whether this is the official split, what is missing."""
         parts = [
             f"{part} {len(images):,} images / {images.num_identities:,} identities"
             + (f" / {images.num_cameras} cameras" if images.num_cameras else "")
@@ -86,9 +89,9 @@ class ReIDProtocol:
                 ("gallery", self.gallery),
             )
         ]
-        return "; ".join(
-            [f"{self.name}: {parts[0]}", *parts[1:]] + ([self.split] if self.split else [])
-        )
+        split = [self.split] if self.split else []
+        absent = [f"{part}: {said}" for part, said in self.absent.items()]
+        return "; ".join([f"{self.name}: {parts[0]}", *parts[1:], *split, *self.notes, *absent])
 
 
 def camera_rows(
@@ -103,6 +106,11 @@ def camera_rows(
     """
     if not num_cameras:
         return None
+    if not len(protocol.train):
+        raise UserError(
+            f"this network has embeddings of {num_cameras} cameras, and which they are only the "
+            f"training images of {protocol.name} tell, which are not there"
+        )
     known = np.unique(protocol.train.cameras) if protocol.train.num_cameras else np.empty(0)
     if (
         images.cameras is None
@@ -128,16 +136,52 @@ def labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, t
 
 
 def matchable(query: LabelledImages, gallery: LabelledImages) -> np.ndarray:
-    """Which queries have an image of the same identity in another camera; bool (Q,)."""
+    """Which queries have an image of the same identity in another camera; bool (Q,).
+
+    Without cameras any image of the identity will do. Identity -1 matches nothing.
+    """
+    known = query.identities >= 0
     if query.cameras is None or gallery.cameras is None:
-        return np.isin(query.identities, gallery.identities)
-    num_cameras = 1 + max(int(query.cameras.max(initial=0)), int(gallery.cameras.max(initial=0)))
-    pairs = np.unique(gallery.identities * num_cameras + gallery.cameras)
-    identities, counts = np.unique(pairs // num_cameras, return_counts=True)
-    position = np.searchsorted(identities, query.identities).clip(max=len(identities) - 1)
-    cameras_seen_by = np.where(identities[position] == query.identities, counts[position], 0)
-    own_camera = np.isin(query.identities * num_cameras + query.cameras, pairs)
-    return cameras_seen_by > own_camera
+        return known & np.isin(query.identities, gallery.identities)
+    identities = np.unique(query.identities, return_inverse=True)
+    shared = np.flatnonzero(np.isin(gallery.identities, identities[0]))
+    cameras = np.unique(
+        np.concatenate([query.cameras, gallery.cameras[shared]]), return_inverse=True
+    )
+    # (identity, camera) as one number each, of ranks, so that any labels will do
+    who = np.searchsorted(identities[0], gallery.identities[shared])
+    where = cameras[1][len(query) :]
+    pairs = np.unique(who * len(cameras[0]) + where)
+    seen_by = np.bincount(pairs // max(1, len(cameras[0])), minlength=len(identities[0]))
+    own = identities[1] * len(cameras[0]) + cameras[1][: len(query)]
+    return known & (seen_by[identities[1]] > np.isin(own, pairs))
+
+
+def untestable(protocol: ReIDProtocol) -> str | None:
+    """Why a network cannot be evaluated on a set and what to do, or None.
+
+    At least one query must be findable, and every listed image must be there.
+    """
+    query, gallery = protocol.query, protocol.gallery
+    for part in ("query", "gallery"):
+        if not len(getattr(protocol, part)):
+            return f"no labelled image for the {part}; {protocol.split}"
+        if part in protocol.absent:
+            return f"{part}: {protocol.absent[part]}; restore them or take them out of the list"
+    if matchable(query, gallery).any():
+        return None
+    if query.cameras is None or gallery.cameras is None:
+        return (
+            "no query has a match in the gallery (the same identity); check the pattern that "
+            "identities are read with"
+        )
+    cameras = np.unique(np.concatenate([query.cameras, gallery.cameras]))
+    why = "all images are of one camera" if len(cameras) == 1 else "check how cameras are numbered"
+    return (
+        f"no query has a match in the gallery (the same identity in another camera): {why}; to "
+        "evaluate without cameras open it as the set folder with a pattern that has no group "
+        r"(?P<camera>…), such as '(?P<identity>-?\d+)_c'"
+    )
 
 
 def split_queries(images: LabelledImages) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +208,14 @@ def merge(protocols: list[ReIDProtocol]) -> ReIDProtocol:
         first_camera += 1 + max((int(c.max(initial=-1)) for c in known), default=-1)
     labels = [protocol.name for protocol in protocols]
     split = "; ".join(f"{p.name}: {p.split}" for p in protocols)
-    return ReIDProtocol("+".join(labels), *(_join(parts[part], labels) for part in PARTS), split)
+    notes = tuple(f"{p.name}: {note}" for p in protocols for note in p.notes)
+    absent = {
+        part: "; ".join(f"{p.name}: {p.absent[part]}" for p in protocols if part in p.absent)
+        for part in PARTS
+        if any(part in p.absent for p in protocols)
+    }
+    joined = (_join(parts[part], labels) for part in PARTS)
+    return ReIDProtocol("+".join(labels), *joined, split, notes, absent)
 
 
 def _join(images: list[LabelledImages], labels: list[str]) -> LabelledImages:

@@ -38,7 +38,7 @@ class StepSampler(ABC):
     ) -> None:
         if batch_size < 1 or batch_size % (world_size * accumulation):
             raise UserError(
-                f"batch_size {batch_size} cannot be shared by {world_size} processes x "
+                f"--run.batch_size {batch_size} cannot be shared by {world_size} processes x "
                 f"{accumulation} accumulation steps; choose a multiple of "
                 f"{world_size * accumulation}"
             )
@@ -85,7 +85,7 @@ class EpochSampler(StepSampler):
         super().__init__(batch_size, **steps)
         if num_images < batch_size:
             raise UserError(
-                f"batch_size {batch_size} is more than the {num_images} images there are; "
+                f"--run.batch_size {batch_size} is more than the {num_images} images there are; "
                 "choose a smaller batch or a larger pool"
             )
         self.num_images, self.seed = num_images, seed
@@ -125,11 +125,11 @@ class IdentitySampler(StepSampler):
     ) -> None:
         super().__init__(identities_per_batch * images_per_identity, **steps)
         shares, self.spread = self.world_size * self.accumulation, spread
-        name = "images_per_identity" if spread else "identities_per_batch"
         shared = images_per_identity if spread else identities_per_batch
         if shared % shares:
+            what = "images (--data.images_per_identity)" if spread else "identities"
             raise UserError(
-                f"{name} {shared} cannot be shared by "
+                f"--run.batch_size {self.batch_size}: its {shared} {what} cannot be shared by "
                 f"{self.world_size} processes x {self.accumulation} accumulation steps; "
                 f"choose a multiple of {shares}"
             )
@@ -143,8 +143,10 @@ class IdentitySampler(StepSampler):
         )
         if len(self._counts) < identities_per_batch:
             raise UserError(
-                f"a batch takes {identities_per_batch} identities, but the training set has "
-                f"{len(self._counts)}; lower identities_per_batch"
+                f"a batch takes {identities_per_batch} identities x {images_per_identity} images, "
+                f"but the training set has {len(self._counts)} identities; lower --run.batch_size "
+                f"(of a first stage with labels --source_training.batch_size) to "
+                f"{len(self._counts) * images_per_identity} or less"
             )
         self._groups = np.maximum(1, self._counts // images_per_identity)
         self.steps_per_epoch = _most_batches(self._groups, identities_per_batch)

@@ -1,7 +1,7 @@
 """Pools in Parquet shards: the layout of HuggingFace ``datasets`` and its hub, written and read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transreid_ssl.data.images import CorruptImage
-from transreid_ssl.data.index import cached_names
+from transreid_ssl.data.index import Names, cached_names
+from transreid_ssl.data.lists import brief, is_text
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
 
@@ -48,19 +49,21 @@ class ParquetShardsPool(Pool):
         self._column = image_column(shards[0]) or ""
         state = {"shards": [(s.name, s.stat().st_mtime_ns, s.stat().st_size) for s in shards]}
         state["shards"] = [list(entry) for entry in state["shards"]]
-        names = cached_names(
+        names, notes = cached_names(
             f"shards {Path(path).resolve()}",
             is_current=lambda known: known == state,
             build=lambda: (_read_shard_names(shards, self._column), state),
         )
-        super().__init__(str(path), names)
+        if not len(names):
+            raise UserError(f"{path}: no row in it")
+        super().__init__(str(path), names, notes)
         self._rows = _open_rows(path, shards, self._column)
 
     def read(self, index: int) -> bytes:
         """The bytes stored in the row."""
         value = self._rows[int(index)][self._column]
         encoded = value.get("bytes") if isinstance(value, dict) else value
-        if encoded is None:
+        if not isinstance(encoded, bytes):
             raise CorruptImage(self.names[index], "the row holds no bytes")
         return encoded
 
@@ -71,16 +74,20 @@ def find_shards(path: str | Path) -> list[Path]:
     if path.is_file():
         found = [path] if path.suffix == ".parquet" else []
     else:
-        found = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+        found = _parquet_files(path) or _parquet_files(path / "data")
     return found if found and image_column(found[0]) else []
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if path.is_file())
 
 
 def image_column(shard: Path) -> str | None:
     """The column of a Parquet file that holds encoded images, or None."""
     try:
         schema = pq.read_schema(shard)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{shard}: not a readable Parquet file ({error})") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{shard}: not a readable Parquet file ({brief(error)})") from error
     for name in (*_IMAGE_COLUMNS, *schema.names):
         if name in schema.names and _holds_bytes(schema.field(name).type):
             return name
@@ -99,39 +106,55 @@ def _open_rows(path: str | Path, shards: list[Path], column: str) -> Any:
     files = [str(shard) for shard in shards]
     try:
         rows = datasets.load_dataset("parquet", data_files=files, split="train", columns=[column])
-    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
-        raise UserError(f"{path}: the shards cannot be opened ({error})") from error
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
+        cause = brief(error.__cause__ or error)
+        raise UserError(f"{path}: the shards cannot be opened ({cause})") from error
     if isinstance(rows.features[column], datasets.Image):
         rows = rows.cast_column(column, datasets.Image(decode=False))
     return rows
 
 
-def _read_shard_names(shards: list[Path], column: str) -> list[str]:
+def _read_shard_names(shards: list[Path], column: str) -> Names:
     for read in (_names_from_column, lambda shard: _names_from_paths(shard, column)):
-        parts = [read(shard) for shard in shards]
+        parts = [_read_from(shard, read) for shard in shards]
         if all(part is not None for part in parts):
-            names = pa.chunked_array(parts, pa.large_string())
-            if pc.count_distinct(names).as_py() == len(names) and not names.null_count:
-                return names.to_pylist()
-    counts = [(shard, pq.read_metadata(shard).num_rows) for shard in shards]
-    return [f"{shard.name}:{row}" for shard, count in counts for row in range(count)]
+            chunks = [chunk for part in parts for chunk in part.chunks]
+            names = pa.chunked_array(chunks, pa.large_string())
+            if not names.null_count and pc.count_distinct(names).as_py() == len(names):
+                return Names(names.combine_chunks())
+    counts = [(shard, _read_from(shard, pq.read_metadata).num_rows) for shard in shards]
+    return Names.of([f"{shard.name}:{row}" for shard, count in counts for row in range(count)])
 
 
-def _names_from_column(shard: Path) -> pa.Array | None:
+def _read_from(shard: Path, read: Callable[[Path], Any]) -> Any:
+    """Call ``read``; what Arrow says of a damaged file becomes one line."""
+    try:
+        return read(shard)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{shard}: not a readable Parquet file ({brief(error)})") from error
+
+
+def _names_from_column(shard: Path) -> pa.ChunkedArray | None:
     schema = pq.read_schema(shard)
     for name in _NAME_COLUMNS:
-        if name in schema.names and pa.types.is_string(schema.field(name).type):
-            column = pq.read_table(shard, columns=[name]).column(name)
-            return column.cast(pa.large_string()).combine_chunks()
+        if name in schema.names and is_text(schema.field(name).type):
+            return _checked_text(pq.read_table(shard, columns=[name]).column(name))
     return None
 
 
-def _names_from_paths(shard: Path, column: str) -> pa.Array | None:
+def _names_from_paths(shard: Path, column: str) -> pa.ChunkedArray | None:
     kind = pq.read_schema(shard).field(column).type
-    if not (pa.types.is_struct(kind) and any(field.name == "path" for field in kind)):
+    paths = [field for field in kind if field.name == "path"] if pa.types.is_struct(kind) else []
+    if not paths or not is_text(paths[0].type):
         return None
-    paths = pq.ParquetFile(shard).read(columns=[f"{column}.path"]).column(column)
-    return pc.struct_field(paths, "path").cast(pa.large_string()).combine_chunks()
+    images = pq.ParquetFile(shard).read(columns=[f"{column}.path"]).column(column)
+    return _checked_text(pc.struct_field(images, "path"))
+
+
+def _checked_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    column = column.cast(pa.large_string())
+    column.validate(full=True)  # Arrow reads text without a look at whether it is UTF-8
+    return column
 
 
 def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iterator[str | None]:

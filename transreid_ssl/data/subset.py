@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transreid_ssl.data.folder import read_names
 from transreid_ssl.data.index import Names
+from transreid_ssl.data.lists import read_names
 from transreid_ssl.data.pool import EXTENSIONS, Pool, SubsetPool
 from transreid_ssl.errors import UserError
 

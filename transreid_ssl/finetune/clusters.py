@@ -215,6 +215,11 @@ class ClusterObjective(Objective):
         loss = self.memory(features, batch["identities"])
         return {"loss": loss, "feature_spread": self._spread}
 
+    def forget(self) -> None:
+        """Drop what the step has noted; the memory is no registered module."""
+        super().forget()
+        self.memory.forget()
+
     def after_step(self, progress: float) -> None:
         """Move the memory to the images of the step."""
         self.memory.update()

@@ -90,6 +90,10 @@ class ClusterMemory(nn.Module):
             self._seen.append((F.normalize(features.detach().float(), dim=1), labels))
         return cluster_loss(features, labels, self.features, self.temperature)
 
+    def forget(self) -> None:
+        """Drop the images since the last update."""
+        self._seen.clear()
+
     def update(self) -> None:
         """Move the vectors to the images since the last update, those of all processes."""
         if not self._seen:

@@ -20,6 +20,7 @@ from transreid_ssl.data import (
     training_loader,
 )
 from transreid_ssl.data.budget import budgeted, describe_budget
+from transreid_ssl.data.reid import untestable
 from transreid_ssl.data.views import ReIDAugment
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
@@ -28,18 +29,18 @@ from transreid_ssl.finetune.pseudo_labels import Labeller
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.models import BackboneSpec, read_spec
-from transreid_ssl.outputs import MODEL
+from transreid_ssl.outputs import BEST, MODEL
 from transreid_ssl.processes import on_all
 from transreid_ssl.training import ProbeSettings, RunFolder, Trainer, build_backbone_to_train, train
 
-RESULTS = {"result": MODEL, "best": "best.safetensors"}
+RESULTS = {"result": MODEL, "best": BEST}
 Training = LabelledTraining | ClusterTraining
 
 
 def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: RunFolder) -> Path:
     """Fine-tune with labels; returns the backbone's file in the run folder."""
     where = config.data.name, config.data.root, config.data.pattern
-    protocol = on_all(accelerator, lambda: open_reid(*where))
+    protocol = on_all(accelerator, lambda: open_reid(*where, purpose="train"))
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
     data = config.data
     budget = data.label_budget, data.label_budget_by, config.run.seed, data.label_list
@@ -70,7 +71,7 @@ def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: R
         config, accelerator, run, objective, batches,
         steps_per_epoch=sampler(num_steps=0).steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.labels.tobytes()]),
-        **ends(config),
+        image_names=images.names, **ends(config, accelerator),
     )  # fmt: skip
 
 
@@ -121,8 +122,9 @@ def train_on_clusters(
 
     return train(
         config, accelerator, run, objective, batches,
-        steps_per_epoch=config.clusters.steps_per_epoch, data_key=images.pool.fingerprint,
-        **ends(config),
+        steps_per_epoch=config.clusters.steps_per_epoch,
+        data_key=fingerprint([images.pool.fingerprint, dataset.cameras.tobytes()]),
+        image_names=images.names, **ends(config, accelerator),
     )  # fmt: skip
 
 
@@ -133,7 +135,7 @@ def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, e
         found = labeller(objective.backbone, epoch, trainer.plan.epochs)
         objective.begin_epoch(epoch, found.labels, found.centres)
         trainer.log(found.figures, unless="clusters/found")
-        trainer.run.draw_curves()
+        trainer.run.draw_curves(at_most_every=60)
     trainer.say(f"epoch {epoch}: {found.describe()} ({time.monotonic() - begin:.1f} s)")
 
 
@@ -147,7 +149,8 @@ def open_target(settings: TargetSettings) -> LabelledImages:
         pool = open_pool(settings.root or "demo")
         images = LabelledImages(pool, np.full(len(pool), -1))
     else:
-        images = open_reid(settings.name, settings.root, settings.pattern).train
+        where = settings.name, settings.root, settings.pattern
+        images = open_reid(*where, purpose="train").train
     if settings.cross_camera and images.cameras is None:
         raise UserError(
             f"--data.cross_camera: the cameras of {settings.name} are not known; set it to null or "
@@ -182,15 +185,22 @@ def shares(config: Training, accelerator: Accelerator) -> dict:
     }
 
 
-def ends(config: Training) -> dict[str, Any]:
+def ends(config: Training, accelerator: Accelerator) -> dict[str, Any]:
     """What is evaluated meanwhile, what is kept, and what the weights say of their data."""
     data = config.data.name if config.data.name != "pool" else config.data.root or "demo"
-    return {"probe": probe_settings(config), "origin": {"data": data}} | RESULTS
+    return {"probe": probe_settings(config, accelerator), "origin": {"data": data}} | RESULTS
 
 
-def probe_settings(config: Training) -> ProbeSettings:
-    """Without a set of its own the probe looks at the queries and the gallery of the target."""
+def probe_settings(config: Training, accelerator: Accelerator) -> ProbeSettings:
+    """Without a set of its own the probe looks at the queries and the gallery of the target.
+
+    Training needs no query, so where none has a match it goes on without a probe.
+    """
     data = config.data
     if config.probe.data is not None or data.name == "pool":
+        return config.probe
+    where = data.name, data.root, data.pattern
+    if reason := on_all(accelerator, lambda: untestable(open_reid(*where))):
+        accelerator.print(f"no probe on {data.name}: {reason}", flush=True)
         return config.probe
     return dataclasses.replace(config.probe, data=data.name, root=data.root, pattern=data.pattern)

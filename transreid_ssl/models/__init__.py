@@ -3,7 +3,7 @@
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec
 from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead
-from transreid_ssl.models.hub import find_weights
+from transreid_ssl.models.hub import find_weights, weights_digest
 from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
 from transreid_ssl.models.jpm import JPMViT, split_branches
 from transreid_ssl.models.mgn import MGN, MGNParts
@@ -64,4 +64,5 @@ __all__ = [
     "resample_positions",
     "save_backbone",
     "split_branches",
+    "weights_digest",
 ]

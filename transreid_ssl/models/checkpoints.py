@@ -3,35 +3,26 @@
 Formats: safetensors (ours, or timm's); our training checkpoints; the pickles that TransReID-SSL
 and PASS publish: a DINO training checkpoint, the backbone converted from it, a fine-tuned network
 (TransReID's with a jigsaw patch module too), a cluster-contrast checkpoint; ImageNet ViTs of timm
-and DINO; LUPerson's ResNets: MoCo training snapshots, plain files, fast-reid networks and its MGN;
-and ImageNet ResNets of torchvision and timm.
+and DINO; MoCo v3's networks; LUPerson's ResNets: MoCo training snapshots, plain files, fast-reid
+networks and its MGN; and ImageNet ResNets of torchvision and timm.
 """
 
-import argparse
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import fast_reid
+from transreid_ssl.models.foreign import refuse_unsupported
 from transreid_ssl.models.jpm import own_names
 from transreid_ssl.models.positions import num_places
+from transreid_ssl.models.raw import parse_spec, plain_tensors, read_pickle, read_safetensors
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import Statistics, stored_statistics
-
-HEADER = "transreid_ssl"
-"""The key of the spec in the metadata of our safetensors files."""
 
 OURS = "transreid_ssl safetensors"
 OWN_CHECKPOINT = "transreid_ssl training checkpoint"
@@ -41,22 +32,12 @@ FINETUNED = "TransReID fine-tuned network"
 CLUSTER_CONTRAST = "cluster-contrast checkpoint"
 IMAGENET_VIT = "ImageNet ViT"
 MOCO_TRAINING = "MoCo training checkpoint"
+MOCO_V3_TRAINING = "MoCo v3 training checkpoint"
 FAST_REID = "fast-reid network"
 FAST_REID_MGN = "fast-reid MGN"
 IMAGENET_RESNET = "ImageNet ResNet"
+CLASSIFIER_RESNET = "ResNet with a classifier of other classes than ImageNet's"
 PLAIN_RESNET = "ResNet without a classifier"
-
-# The function that a pickled NumPy number names; where it lives depends on NumPy's version.
-_SCALAR = np.float64(0).__reduce__()[0]
-# What published checkpoints hold beside tensors, and nothing that can run code. Files written with
-# NumPy 1 name the same functions differently than those of NumPy 2.
-_SAFE_GLOBALS = [
-    argparse.Namespace,
-    np.dtype,
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_SCALAR, "numpy._core.multiarray.scalar"),
-    *sorted({type(np.dtype(kind)) for kind in "?bhilBHILefd"}, key=str),
-]
 
 
 @dataclass
@@ -68,6 +49,7 @@ class Checkpoint:
         dropped: what the file holds beside, by its name in the file.
         spec: the header, where the file has ours.
         statistics: what images were normalised with, where another program's file says it.
+        notes: sentences on how it was read, where that could be a surprise.
     """
 
     path: Path
@@ -76,6 +58,7 @@ class Checkpoint:
     dropped: list[str] = field(default_factory=list)
     spec: BackboneSpec | None = None
     statistics: Statistics | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
@@ -93,64 +76,12 @@ def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     if path.suffix == ".safetensors":
-        spec = read_header(path)
-        try:
-            raw: Any = safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise _damaged(path, error) from error
+        raw, spec = read_safetensors(path)
         if spec is not None:
-            return Checkpoint(path, OURS, raw, spec=spec)
+            return Checkpoint(path, OURS, plain_tensors(path, raw), spec=spec)
     else:
-        raw = _unpickle(path)
+        raw = read_pickle(path)
     return _unwrap(path, raw, which)
-
-
-def read_header(path: Path) -> BackboneSpec | None:
-    """The spec in the header of a safetensors file, without reading its tensors; None without one.
-
-    Raises:
-        UserError: a damaged file, or a header that this version cannot read.
-    """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-    if HEADER not in metadata:
-        return None
-    try:
-        return BackboneSpec.from_json(metadata[HEADER])
-    except (ValueError, TypeError, UserError) as error:
-        raise UserError(
-            f"{path}: its header cannot be read ({error}); it may be of a newer version: upgrade"
-        ) from error
-
-
-def _unpickle(path: Path) -> Any:
-    """``torch.load`` of tensors, plain containers and the classes listed above, only."""
-    try:
-        with torch.serialization.safe_globals(_SAFE_GLOBALS), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            # A mapped file costs no reading of what is not used: half of it is optimizer state.
-            mapped = zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found is None:
-            raise _damaged(path, ValueError("not a file of torch.save")) from error
-        raise UserError(
-            f"{path}: holds a {found[1]}, which is refused because unpickling it could run code; "
-            "save only its tensors, with the program that wrote it"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    reason = next(iter(str(error).splitlines()), "")[:80] or type(error).__name__
-    return UserError(
-        f"{path}: not a weights file, or damaged ({reason}); download or write it again"
-    )
 
 
 def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
@@ -165,34 +96,66 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
             break
     else:
         key, state, aside = "", raw, []
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = plain_tensors(path, state)
     aside += [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    names = {name: name.removeprefix("module.") for name in tensors}
+    names = {name: _WRAPPERS.sub("", name) for name in tensors}
+    bare_tensors = {bare: tensors[name] for name, bare in names.items()}
+    refuse_unsupported(path, bare_tensors)
     mgn = fast_reid.is_mgn(names.values())
-    prefix = "" if mgn else _prefix(path, names)
+    prefix = "" if mgn else _prefix(path, names, which)
+    own = names if mgn else own_names(names, prefix)
     renamed: dict[str, Tensor] = {}
-    for name, bare in (names if mgn else own_names(names, prefix)).items():
+    for name, bare in own.items():
         target = fast_reid.mgn_name(bare) if mgn else _rename(bare, prefix)
         if target is None or target in renamed:
             aside.append(name)
         else:
             renamed[target] = tensors[name]
-    bare_tensors = {bare: tensors[name] for name, bare in names.items()}
+    _check_dimensions(path, renamed)
     statistics = stored_statistics(bare_tensors)
     if mgn:
         renamed = fast_reid.with_linear_reductions(renamed)
         return Checkpoint(path, FAST_REID_MGN, renamed, aside, statistics=statistics)
     kind = _format(key, prefix, renamed, bare_tensors)
-    return Checkpoint(path, kind, renamed, aside, statistics=statistics)
+    notes = [JPM_NOTE] if own != names else []
+    return Checkpoint(path, kind, renamed, aside, statistics=statistics, notes=notes)
 
 
-_PREFIXES = ("backbone.", "base.", "encoder_q.", "")
+JPM_NOTE = (
+    "the last block and norm are those that the file calls b1, which its program uses; copies of "
+    "them in its base, which it does not use, are left aside"
+)
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
+"""What DistributedDataParallel, torch.compile and other programs put before every name."""
+_DIMENSIONS = {
+    "cls_token": 3, "pos_embed": 3, "sie_embed": 3, "patch_embed.proj.weight": 4,
+    "patch_embed.conv.0.weight": 4, "conv1.weight": 4, "branches.0.reductions.0.0.weight": 2,
+    **{f"{branch}layer{stage}.0.conv1.weight": 4
+       for branch in ("", "branches.0.") for stage in range(1, 5)},
+}  # fmt: skip
+"""Of the weights by whose shapes networks are told apart."""
 
 
-def _prefix(path: Path, names: Mapping[str, str]) -> str:
+def _check_dimensions(path: Path, state: Mapping[str, Tensor]) -> None:
+    for name in state.keys() & _DIMENSIONS.keys():
+        shape, expected = tuple(state[name].shape), _DIMENSIONS[name]
+        mapped = name.startswith("branches.0.reductions") and len(shape) == 4  # 1x1 convolutions
+        if not all(shape) or (len(shape) != expected and not mapped):
+            raise UserError(
+                f"{path}: {name} has the shape {shape}, and should have {expected} dimensions, "
+                "none of 0; it is damaged or of another network"
+            )
+
+
+_PREFIXES = ("backbone.", "base.", "encoder_q.", "base_encoder.", "momentum_encoder.", "")
+_ROLES = ("teacher.", "student.")
+
+
+def _prefix(path: Path, names: Mapping[str, str], which: str) -> str:
     """What the names of the network begin with; ``names`` maps those of the file to bare ones."""
     first = ("cls_token", "conv1.weight")  # of a transformer, of a ResNet
-    found = [p for p in _PREFIXES if any(p + name in names.values() for name in first)]
+    prefixes = (*_PREFIXES, f"{which}.backbone.", f"{which}.")
+    found = [p for p in prefixes if any(p + name in names.values() for name in first)]
     if not found:
         shown = ", ".join(list(names)[:3]) or "no tensors"
         raise UserError(
@@ -204,14 +167,16 @@ def _prefix(path: Path, names: Mapping[str, str]) -> str:
 
 def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
     """A checkpoint of this package's training loop, which says where its backbones are."""
-    state, prefixes = raw["objective"], raw.get("backbones") or {}
-    prefix = prefixes.get(which, prefixes.get("kept", ""))
+    state, prefixes = plain_tensors(path, raw["objective"]), raw.get("backbones")
+    prefixes = prefixes if isinstance(prefixes, Mapping) else {}
+    prefix = prefixes.get(which, prefixes.get("kept")) or ""
+    prefix = prefix if isinstance(prefix, str) else ""
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not prefix or not own or not raw.get("spec"):
         raise UserError(f"{path}: a checkpoint without a backbone in it; give another file")
     aside = [k for k in state if not k.startswith(prefix)]
     aside += [str(other) for other in raw if other != "objective"]
-    return Checkpoint(path, OWN_CHECKPOINT, own, aside, BackboneSpec.from_json(raw["spec"]))
+    return Checkpoint(path, OWN_CHECKPOINT, own, aside, parse_spec(path, raw["spec"]))
 
 
 def _rename(name: str, prefix: str) -> str | None:
@@ -233,8 +198,10 @@ def _format(
     wrapper: str, prefix: str, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> str:
     """The format, told from where the weights ``state`` were among all ``tensors``."""
-    if wrapper in ("teacher", "student"):
+    if wrapper in ("teacher", "student") or prefix.startswith(_ROLES):
         return DINO_TRAINING
+    if prefix in ("base_encoder.", "momentum_encoder."):
+        return MOCO_V3_TRAINING
     if "cls_token" not in state:
         return _resnet_format(prefix, tensors)
     if wrapper == "state_dict" and (prefix == "base." or "bottleneck.weight" in state):
@@ -255,5 +222,6 @@ def _resnet_format(prefix: str, tensors: Mapping[str, Tensor]) -> str:
         by_prefix = {"encoder_q.": MOCO_TRAINING, "backbone.": FAST_REID, "base.": FINETUNED}
         return by_prefix[prefix]
     classifier = tensors.get("fc.weight")
-    of_imagenet = classifier is not None and classifier.shape[0] == 1000
-    return IMAGENET_RESNET if of_imagenet else PLAIN_RESNET
+    if classifier is None or classifier.ndim != 2 or len(classifier) == 128:  # MoCo's projection
+        return PLAIN_RESNET
+    return IMAGENET_RESNET if len(classifier) == 1000 else CLASSIFIER_RESNET

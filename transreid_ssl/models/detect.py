@@ -75,7 +75,7 @@ def _detect_resnet(state: Mapping[str, Tensor], path: Path) -> ResNetArchitectur
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:
     """One more than the highest number that the pattern finds in the names."""
-    found = [re.match(pattern, name) for name in state]
+    found = [re.match(pattern, name, re.ASCII) for name in state]
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
@@ -108,7 +108,8 @@ def detect_spec(checkpoint: Checkpoint) -> BackboneSpec:
 
     Statistics are the file's own where it has them, else those of its format's authors.
     TransReID-SSL pre-trains with ImageNet's and fine-tunes with 0.5, LUPerson uses its own. A plain
-    ResNet is taken for LUPerson's unless it classifies ImageNet.
+    ResNet is taken for LUPerson's unless it has a classifier. MoCo v3's ViT-S has 12 heads. Where
+    the format leaves it open, ``notes`` of the checkpoint say what was taken for granted.
 
     Raises:
         UserError: the weights are of no network or image size known here.
@@ -118,19 +119,36 @@ def detect_spec(checkpoint: Checkpoint) -> BackboneSpec:
     path, format = checkpoint.path, checkpoint.format
     sizes = detect_architecture(checkpoint.state, path)
     name = detect_name(sizes, path)
+    if format == checkpoints.MOCO_V3_TRAINING:
+        name = {"vit_small_patch16_reid": "vit_small_patch16_heads12_reid"}.get(name, name)
     vit = isinstance(sizes, ViTArchitecture)
     objective = _OBJECTIVES.get(format, "")
     if vit and sizes.part_tokens and objective == "dino":
         objective = "pass"  # which trained these tokens in DINO's way, and has DINO's files
     mean, std = checkpoint.statistics or _STATISTICS.get(format, IMAGENET)
-    return BackboneSpec(
-        name=name,
-        mean=mean,
-        std=std,
-        interpolation="cubic" if format in _CUBIC else "linear",
-        objective=objective,
-        provenance={"file": path.name, "format": format},
-        **_vit_options(checkpoint, sizes) if vit else _resnet_options(checkpoint, sizes),
+    options = _vit_options(checkpoint, sizes) if vit else _resnet_options(checkpoint, sizes)
+    try:
+        return BackboneSpec(
+            name=name,
+            mean=mean,
+            std=std,
+            interpolation="cubic" if format in _CUBIC else "linear",
+            objective=objective,
+            provenance={"file": path.name, "format": format},
+            **options,
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}; it is damaged or of another network") from error
+
+
+def assumption(checkpoint: Checkpoint) -> str | None:
+    """What was taken for granted of the images that a network was trained with; None if nothing."""
+    taken = _ASSUMED.get(checkpoint.format)
+    if taken is None or checkpoint.statistics is not None:
+        return None
+    return (
+        f"the file does not say how its images were normalised: {taken}; if that is wrong, give "
+        "another --statistics to `python -m transreid_ssl.weights convert`"
     )
 
 
@@ -168,6 +186,12 @@ def _resnet_options(checkpoint: Checkpoint, sizes: Architecture) -> dict[str, An
 
 _CUBIC = (checkpoints.CLUSTER_CONTRAST, checkpoints.FAST_REID, checkpoints.FAST_REID_MGN)
 """Formats of programs that resize what they embed by Pillow's bicubic filter."""
+_ASSUMED = {
+    checkpoints.PLAIN_RESNET: "with LUPerson's mean and std, as this layout is of LUPerson's files",
+    checkpoints.MOCO_TRAINING: "with LUPerson's mean and std, though MoCo's own look alike",
+    checkpoints.CLASSIFIER_RESNET: "with ImageNet's mean and std, as is usual in torchvision",
+    checkpoints.IMAGENET_VIT: "with ImageNet's mean and std, though some of timm's ViTs took 0.5",
+}
 _STATISTICS = {
     checkpoints.FINETUNED: HALF,
     checkpoints.CLUSTER_CONTRAST: HALF,
@@ -183,6 +207,7 @@ _OBJECTIVES = {
     checkpoints.CLUSTER_CONTRAST: "cluster-contrast",
     checkpoints.IMAGENET_VIT: "imagenet",
     checkpoints.MOCO_TRAINING: "moco",
+    checkpoints.MOCO_V3_TRAINING: "mocov3",
     checkpoints.FAST_REID: "supervised",
     checkpoints.FAST_REID_MGN: "supervised",
     checkpoints.IMAGENET_RESNET: "imagenet",

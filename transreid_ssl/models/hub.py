@@ -1,5 +1,6 @@
 """Finding the weights file that a user means: a file, a folder, or a repository of Hugging Face."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -30,6 +31,12 @@ def find_weights(source: str | Path) -> Path:
     if text.startswith("hf-hub:") or (named and path.suffix not in _SUFFIXES):
         return _download(repository)
     raise UserError(f"{source}: no such weights file; check the path")
+
+
+def weights_digest(source: str | Path) -> str:
+    """Digest of the content of the weights file that a path, a folder or a hub id stands for."""
+    with open(find_weights(source), "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt")

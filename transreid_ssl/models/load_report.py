@@ -17,6 +17,7 @@ class LoadReport:
         unexpected: names of the file that mean nothing here.
         resized: one line for each weight that was adapted, with its old and its new size.
         dropped: names of the file that were left aside on purpose: heads, optimizers…
+        notes: sentences on how the file was read, where that could be a surprise.
     """
 
     path: str
@@ -26,6 +27,7 @@ class LoadReport:
     unexpected: tuple[str, ...] = ()
     resized: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         total = len(self.matched) + len(self.missing)
@@ -35,7 +37,12 @@ class LoadReport:
             names = getattr(self, title)
             if names:
                 lines.append(f"  {title} {len(names)}: {grouped(names)}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def surprises(self) -> list[str]:
+        """What must be said even to somebody who does not read the whole report."""
+        strange = [f"weights that mean nothing here were left aside: {grouped(self.unexpected)}"]
+        return [*self.notes, *(strange if self.unexpected else [])]
 
 
 def grouped(names: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from transreid_ssl.models.pooling import GeneralisedMean
 from transreid_ssl.models.resnet import Trunk, keep_resolution
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
+from transreid_ssl.models.timm_config import TimmConfig
 
 STRIPES = (1, 2, 3)
 """Horizontal parts of each branch."""
@@ -119,7 +120,7 @@ _HEADS = {"mgn": (_maximum, _rectified), "luperson": (GeneralisedMean, _centred)
 """For each kind of head how a vector is pooled, and how it is reduced."""
 
 
-class MGN(nn.Module):
+class MGN(TimmConfig, nn.Module):
     """A multiple granularity network over a ResNet.
 
     Called with images (B, 3, H, W), uint8 or float if normalised already; gives the feature

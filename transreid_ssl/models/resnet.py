@@ -14,6 +14,7 @@ from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.stem import IBN
+from transreid_ssl.models.timm_config import TimmConfig
 
 
 class Trunk(ResNet):
@@ -50,7 +51,7 @@ def keep_resolution(stage: nn.Module) -> None:
             module.stride = (1, 1)
 
 
-class ReIDResNet(Trunk):
+class ReIDResNet(TimmConfig, Trunk):
     """A ResNet whose feature is the mean of its last map (LUPerson, arXiv 2012.03753).
 
     Called with images (B, 3, H, W) of any size, uint8 or float if normalised already; gives (B, D).

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.models.architectures import (
     ARCHITECTURES,
     LOCAL_BRANCHES,
@@ -65,10 +66,16 @@ class BackboneSpec:
     """Where it comes from: data, run, source file; plain JSON values."""
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         network = architecture(self.name)
         for name in ("img_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "provenance", dict(self.provenance or {}))
+        check_ranges(
+            self, img_size=(1, _MAX_SIDE), stride=(0, None), mean=(None, None), std=(None, None),
+            num_cameras=(0, _MAX_CAMERAS), num_views=(1, _MAX_CAMERAS), camera_weight=(None, None),
+            jpm_shift=(1, None),
+        )  # fmt: skip
         if not self.stride:
             object.__setattr__(self, "stride", network.default_stride)
         if self.position_resampling not in RESAMPLINGS:
@@ -79,13 +86,11 @@ class BackboneSpec:
             raise UserError(f"img_size {self.img_size}: must be (height, width)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError("mean and std must each hold three numbers, and no std may be 0")
-        if self.num_views < 1 or (self.num_views > 1 and not self.num_cameras):
+        if self.num_views > 1 and not self.num_cameras:
             raise UserError(
-                f"num_views {self.num_views}: must be 1 or more, and without cameras 1; "
+                f"num_views {self.num_views}: must be 1 without cameras; "
                 "give num_cameras 1 where views alone are embedded"
             )
-        if self.jpm_shift < 1:
-            raise UserError(f"jpm_shift {self.jpm_shift}: must be 1 or more")
         network.check(self)
 
     @property
@@ -112,6 +117,13 @@ class BackboneSpec:
         """The patches, or the cells of the last map, as (rows, columns)."""
         return self.architecture.grid(self.img_size, self.stride)
 
+    def remembered(self, *keys: str) -> str | None:
+        """The text that the provenance holds under these keys, one in another; None without it."""
+        value: Any = self.provenance
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value if isinstance(value, str) and value else None
+
     def to_json(self) -> str:
         """One JSON object; the derived values are written too, for people and other programs."""
         derived = {name: getattr(self, name) for name in _DERIVED}
@@ -123,10 +135,13 @@ class BackboneSpec:
 
         Raises:
             ValueError: not JSON, or fields that this version does not know.
+            UserError: values that no network can have.
         """
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError("not a JSON object")
+        if isinstance(values.get("provenance"), dict):
+            _check_plain(values["provenance"])
         known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(values) - known - set(_DERIVED))
         if unknown or "name" not in values:
@@ -144,3 +159,43 @@ class BackboneSpec:
 
 
 _DERIVED = ("patch_size", "grid", "embed_dim")
+
+_MAX_SIDE, _MAX_CAMERAS, _MAX_DEPTH = 4096, 100_000, 32
+"""Beyond what anybody trains: a header that asks for more is no reason to fill the memory."""
+
+_KINDS: dict[type, tuple[type | tuple[type, ...], str]] = {
+    str: (str, "a text"),
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+}
+_LISTS = {"img_size": int, "mean": float, "std": float}
+
+
+def _check_kinds(spec: BackboneSpec) -> None:
+    """Raise ``UserError`` for a value of another type than its field's."""
+    for entry in fields(spec):
+        value = getattr(spec, entry.name)
+        if entry.name == "provenance":
+            if not isinstance(value, Mapping | None):
+                raise UserError(f"provenance {_shown(value)}: must be a table of names and values")
+            continue
+        listed = entry.name in _LISTS
+        if listed and not isinstance(value, tuple | list):
+            raise UserError(f"{entry.name} {_shown(value)}: must be a list of numbers")
+        kind, words = _KINDS[_LISTS.get(entry.name, entry.type)]
+        for single in value if listed else (value,):
+            if not isinstance(single, kind) or (isinstance(single, bool) and kind is not bool):
+                raise UserError(f"{entry.name} {_shown(value)}: must be {words}")
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH:
+        raise UserError(f"provenance: nested deeper than {_MAX_DEPTH} levels")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for single in inner:
+        _check_plain(single, depth + 1)
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:60]

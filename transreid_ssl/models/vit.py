@@ -16,9 +16,10 @@ from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.stem import PatchEmbedding
+from transreid_ssl.models.timm_config import TimmConfig
 
 
-class ReIDViT(VisionTransformer):
+class ReIDViT(TimmConfig, VisionTransformer):
     """A ViT whose feature is its class token after the last norm (TransReID-SSL, section 3).
 
     Called with images (B, 3, H, W) of any size from a patch up, uint8 or float if normalised

@@ -14,13 +14,20 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
 from transreid_ssl.models.architectures import MGNArchitecture, ViTArchitecture
 from transreid_ssl.models.build import Backbone, from_spec
-from transreid_ssl.models.checkpoints import HEADER, Checkpoint, read_checkpoint, read_header
-from transreid_ssl.models.detect import detect_architecture, detect_name, detect_size, detect_spec
+from transreid_ssl.models.checkpoints import MOCO_V3_TRAINING, Checkpoint, read_checkpoint
+from transreid_ssl.models.detect import (
+    assumption,
+    detect_architecture,
+    detect_name,
+    detect_size,
+    detect_spec,
+)
 from transreid_ssl.models.hub import find_weights
 from transreid_ssl.models.jpm import with_local_branch
 from transreid_ssl.models.load_report import LoadReport, grouped
 from transreid_ssl.models.mgn import NEW_LAYERS, branched
 from transreid_ssl.models.positions import num_places, resample_positions
+from transreid_ssl.models.raw import CHECKSUM, HEADER, checksum, read_header
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.vit import ReIDViT
 
@@ -50,7 +57,7 @@ def load_weights(
     Raises:
         UserError: unreadable file, another architecture, or weights lacking.
     """
-    return _load(model, read_checkpoint(find_weights(path), which), resampling)
+    return _load(model, _read(path, which), resampling)
 
 
 def load_backbone(
@@ -65,12 +72,15 @@ def load_backbone(
     Raises:
         UserError: nothing there, unreadable, or of no network known here.
     """
-    checkpoint = read_checkpoint(find_weights(source), which)
+    checkpoint = _read(source, which)
     try:
         spec = replace(detect_spec(checkpoint), **overrides)
     except TypeError as error:
         raise UserError(f"{', '.join(overrides)}: no such setting of a backbone") from error
     model = from_spec(spec)
+    taken = assumption(checkpoint) if "mean" not in overrides else None
+    if taken is not None:
+        checkpoint = replace(checkpoint, notes=[*checkpoint.notes, taken])
     model.load_report = _load(model, checkpoint, resampling)
     return model.eval()
 
@@ -80,6 +90,32 @@ def read_spec(source: str | Path) -> BackboneSpec:
     path = find_weights(source)
     spec = read_header(path) if path.suffix == ".safetensors" and path.is_file() else None
     return spec or detect_spec(read_checkpoint(path))
+
+
+def _read(source: str | Path, which: str) -> Checkpoint:
+    """Read a file; where it has a header, see that its weights are those of that very network.
+
+    So a damaged header shows before a network of its sizes is built, whatever these are.
+    """
+    checkpoint = read_checkpoint(find_weights(source), which)
+    if checkpoint.spec is None:
+        return checkpoint
+    for name, shape in _shapes(checkpoint.spec).items():
+        found = checkpoint.state.get(name)
+        if found is None and not name.endswith("num_batches_tracked"):
+            raise UserError(f"{checkpoint.path}: lacks {name}, which its header speaks of; damaged")
+        if found is not None and found.shape != shape:
+            raise UserError(
+                f"{checkpoint.path}: {name} has the shape {tuple(found.shape)}, and by its header "
+                f"should have {tuple(shape)}; it is damaged: download or write it again"
+            )
+    return checkpoint
+
+
+def _shapes(spec: BackboneSpec) -> dict[str, torch.Size]:
+    """The shape of each weight of the network of a spec, which is not built for it."""
+    with torch.device("meta"):
+        return {name: value.shape for name, value in from_spec(spec).state_dict().items()}
 
 
 def save_backbone(
@@ -99,14 +135,14 @@ def save_backbone(
         raise UserError(f"{path}: weights are written as safetensors; name it ….safetensors")
     spec = model.spec if spec is None else spec
     state = model.state_dict() if isinstance(model, nn.Module) else model
-    with torch.device("meta"):
-        expected = {name: value.shape for name, value in from_spec(spec).state_dict().items()}
-    differing = {name: value.shape for name, value in state.items()}.items() ^ expected.items()
+    expected = _shapes(spec).items()
+    differing = {name: value.shape for name, value in state.items()}.items() ^ expected
     if differing:
         names = grouped(sorted({name for name, _ in differing}))
         raise ValueError(f"these weights are not of {spec}: {names} differ")
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    metadata = {"format": "pt", HEADER: spec.to_json()}
+    text = spec.to_json()
+    metadata = {"format": "pt", HEADER: text, CHECKSUM: checksum(tensors, text)}
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
@@ -124,7 +160,7 @@ def _load(model: Backbone, checkpoint: Checkpoint, resampling: str) -> LoadRepor
         if name not in own or own[name].shape != state[name].shape:
             dropped.append(name)
             del state[name]
-    if "pos_embed" in state:
+    if "pos_embed" in state and "pos_embed" in own:
         old_grid, new_grid = _grid(checkpoint, model), model.patch_embed.grid_size
         if old_grid != new_grid:
             state["pos_embed"] = resample_positions(
@@ -141,7 +177,7 @@ def _load(model: Backbone, checkpoint: Checkpoint, resampling: str) -> LoadRepor
     return LoadReport(
         str(checkpoint.path),
         checkpoint.format,
-        *map(tuple, (matched, missing, unexpected, resized, dropped)),
+        *map(tuple, (matched, missing, unexpected, resized, dropped, checkpoint.notes)),
     )
 
 
@@ -161,14 +197,16 @@ def _check_architecture(model: Backbone, checkpoint: Checkpoint) -> bool:
 
 
 def _check_heads(model: Backbone, checkpoint: Checkpoint) -> None:
-    """A header tells what shapes cannot: into how many heads attention divides its vectors."""
-    if checkpoint.spec is None or not isinstance(model.spec.architecture, ViTArchitecture):
+    """Shapes do not tell into how many heads attention divides its vectors; a header does."""
+    told = checkpoint.spec is not None or checkpoint.format == MOCO_V3_TRAINING
+    if not told or not isinstance(model.spec.architecture, ViTArchitecture):
         return
-    there, here = (spec.architecture.num_heads for spec in (checkpoint.spec, model.spec))
+    named = detect_spec(checkpoint)
+    there, here = (spec.architecture.num_heads for spec in (named, model.spec))
     if there != here:
         raise UserError(
             f"{checkpoint.path}: of a network with {there} heads, but this network has {here} and "
-            f"would make something else of these weights; build {checkpoint.spec.name}"
+            f"would make something else of these weights; build {named.name}"
         )
 
 

@@ -84,6 +84,10 @@ class KeyQueue(nn.Module):
         """Let the keys of a micro-batch, (B, D), wait for the end of the step."""
         self._waiting.append(keys.detach())
 
+    def forget(self) -> None:
+        """Drop the keys that wait."""
+        self._waiting.clear()
+
     @torch.no_grad()
     def enqueue(self) -> None:
         """Put what waits, of all processes, in the place of the oldest keys."""

@@ -153,6 +153,10 @@ class DINOLoss(nn.Module):
         """Centred teacher logits over temperature, of the shape that came in, float32."""
         return (teacher_logits.float() - self.center) / self.teacher_temp(epoch)
 
+    def forget(self) -> None:
+        """Drop the logits that wait for ``update_center``."""
+        self._seen.clear()
+
     @torch.no_grad()
     def update_center(self) -> None:
         """Move the centre towards the mean logits of the whole global batch (eq. 4).

@@ -117,7 +117,7 @@ def pretrain(
         config, accelerator, run, objective, batches,
         steps_per_epoch=steps_an_epoch(len(pool), config.run.batch_size), data_key=data_key,
         origin={"pool": pool.source}, probe=config.probe, result=BACKBONE,
-        max_bad_images=int(config.data.max_bad_fraction * len(pool)),
+        max_bad_images=int(config.data.max_bad_fraction * len(pool)), image_names=pool.names,
     )  # fmt: skip
     finish(accelerator)
 

@@ -15,8 +15,9 @@ import numpy as np
 from transreid_ssl import command
 from transreid_ssl.data import open_pool
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import load_backbone
-from transreid_ssl.outputs import PRETRAINED
+from transreid_ssl.models import find_weights, load_backbone
+from transreid_ssl.origin import trained_pool
+from transreid_ssl.outputs import PRETRAINED, check_outputs
 from transreid_ssl.report.attention import draw_attention
 from transreid_ssl.training import RunFolder
 
@@ -67,7 +68,9 @@ def draw_curves(options: Curves) -> None:
 def draw_maps(options: Attention) -> None:
     """The command ``attention``."""
     model = load_backbone(options.weights)
-    pool = open_pool(options.images or str(model.spec.provenance.get("pool", "demo")))
+    source = options.images or trained_pool(model.spec)
+    check_outputs(options.out, inputs=[source, find_weights(options.weights)])
+    pool = open_pool(source)
     chosen = np.random.default_rng(options.seed).permutation(len(pool))[: options.count]
     path = draw_attention(Path(options.out), model, pool, np.sort(chosen))
     print(f"{path}: {pool.describe()}")

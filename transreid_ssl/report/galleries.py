@@ -78,9 +78,14 @@ def _draw_row(figure: Figure, canvas: np.ndarray, row: GalleryRow, top: int) -> 
         colour, mark = (RIGHT, "✓") if right else (WRONG, "✗")
         left = _column_left(rank)
         _draw_tile(canvas, image, top, left, colour)
-        caption = f"{mark} {distance:.3f}"
+        caption = f"{mark} {shown(distance)}"
         below = top + _TILE[0] + _FRAME + 13
         _write(figure, left + _TILE[1] / 2, below, caption, size=9, colour=colour, align="center")
+
+
+def shown(distance: float) -> str:
+    """Four significant digits, since the distances of one network may all begin with zeros."""
+    return "0" if distance < 1e-6 else f"{distance:.4g}"  # below is what rounding leaves of equals
 
 
 def _draw_tile(canvas: np.ndarray, image: np.ndarray, top: int, left: int, colour: str) -> None:

@@ -7,9 +7,10 @@ from transreid_ssl.retrieval.embed import embed_batches, embed_images, embed_pro
 from transreid_ssl.retrieval.metrics import RetrievalMetrics, evaluate, format_table
 from transreid_ssl.retrieval.neighbours import nearest_neighbours, ranked_gallery
 from transreid_ssl.retrieval.reranking import Reranking, expand_queries, rerank
-from transreid_ssl.retrieval.verification import roc
+from transreid_ssl.retrieval.verification import OperatingPoint, operating_points, roc
 
 __all__ = [
+    "OperatingPoint",
     "Reranking",
     "RetrievalMetrics",
     "chance",
@@ -23,6 +24,7 @@ __all__ = [
     "format_table",
     "jaccard_graph",
     "nearest_neighbours",
+    "operating_points",
     "ranked_gallery",
     "rerank",
     "roc",

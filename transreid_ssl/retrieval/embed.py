@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from transreid_ssl.data import LabelledImages, Pool, ReIDProtocol, image_loader
 from transreid_ssl.data.reid import camera_rows
+from transreid_ssl.errors import UserError
 from transreid_ssl.processes import together
 
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -87,6 +88,7 @@ def embed_batches(
     skip_corrupt: bool = False,
     title: str | None = None,
     share: tuple[int, int] = (0, 1),
+    places: np.ndarray | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ``(index, features)`` of each batch, in order: int64 (B,) and float32 (B, D).
 
@@ -105,6 +107,7 @@ def embed_batches(
         skip_corrupt: leave out images that cannot be read.
         title: of a progress bar on a terminal; None for no bar.
         share: (i, n) for every n-th batch, from the i-th on.
+        places: int64 (M,), embed only these of the images; all when None.
 
     Raises:
         UserError: an image that cannot be read, or cameras are needed and not given.
@@ -113,8 +116,8 @@ def embed_batches(
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}")
     device = next(backbone.parameters()).device
-    order = np.arange(len(images))
-    mine = order[order // batch_size % share[1] == share[0]]
+    order = np.arange(len(images)) if places is None else places
+    mine = order[np.arange(len(order)) // batch_size % share[1] == share[0]]
     size = backbone.spec.img_size
     names = ("images",) if cameras is None else ("images", "cameras")
     loader = image_loader(
@@ -134,6 +137,11 @@ def embed_batches(
             under_way = batch["index"], copy
         if under_way is not None:
             yield under_way[0], under_way[1].wait()
+
+
+def refuse_not_finite(name: str) -> NoReturn:
+    """Say that the features of an image of this name are NaN or infinite."""
+    raise UserError(f"{name}: its features are not finite; broken weights, or try --precision no")
 
 
 @torch.inference_mode()

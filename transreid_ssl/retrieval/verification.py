@@ -1,7 +1,7 @@
 """Verification: how many same-person pairs are accepted at a given rate of false alarms."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,13 @@ from transreid_ssl.retrieval.blocks import DistanceBlocks
 from transreid_ssl.retrieval.matches import Matches
 
 BINS = 1 << 20
+
+
+class OperatingPoint(NamedTuple):
+    """What a threshold does: the part of the pairs of one person whose cosine is above it."""
+
+    accepted: float
+    threshold: float
 
 
 def roc(
@@ -26,6 +33,26 @@ def roc(
     chunk: int | None = None,
     device: torch.device | str | None = None,
 ) -> dict[float, float]:
+    """The true positive rate at each false positive rate: see ``operating_points``."""
+    points = operating_points(
+        query_features, query_ids, query_cams, gallery_features, gallery_ids, gallery_cams,
+        false_positive_rates=false_positive_rates, chunk=chunk, device=device,
+    )  # fmt: skip
+    return {rate: point.accepted for rate, point in points.items()}
+
+
+def operating_points(
+    query_features: Tensor | np.ndarray,
+    query_ids: Any,
+    query_cams: Any,
+    gallery_features: Tensor | np.ndarray,
+    gallery_ids: Any,
+    gallery_cams: Any,
+    *,
+    false_positive_rates: Sequence[float] = (1e-4, 1e-3, 1e-2),
+    chunk: int | None = None,
+    device: torch.device | str | None = None,
+) -> dict[float, OperatingPoint]:
     """The true positive rate at each false positive rate, over all pairs of query and gallery row.
 
     A pair is accepted when its cosine similarity is above a threshold; for each false positive rate
@@ -62,4 +89,7 @@ def roc(
     accepted = np.concatenate([[0], np.cumsum(positives)]) / positives.sum()
     # The most bins, nearest first, whose false alarms keep within the rate.
     cuts = np.searchsorted(false_alarms, false_positive_rates, side="right") - 1
-    return {rate: float(accepted[cut]) for rate, cut in zip(false_positive_rates, cuts)}
+    return {
+        rate: OperatingPoint(float(accepted[cut]), 1 - float(cut) * 2 / BINS)
+        for rate, cut in zip(false_positive_rates, cuts)
+    }

@@ -1,4 +1,4 @@
-"""Checkpoints: the complete state of a run in one file, written atomically."""
+"""Checkpoints: the complete state of a run in one file, written atomically, verified on reading."""
 
 import re
 from pathlib import Path
@@ -7,17 +7,19 @@ from typing import Any
 import torch
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import atomic_path
+from transreid_ssl.files import atomic_path, verify_zip
 
 _NAME = re.compile(r"step_(\d+)\.pt$")
 
 
+def step_of(path: Path) -> int:
+    """The steps behind the state in the checkpoint ``path``."""
+    return int(_NAME.search(path.name)[1])
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, oldest first."""
-    found = [
-        (int(m[1]), path) for path in folder.glob("step_*.pt") if (m := _NAME.search(path.name))
-    ]
-    return [path for _, path in sorted(found)]
+    return sorted((p for p in folder.glob("step_*.pt") if _NAME.search(p.name)), key=step_of)
 
 
 def save_checkpoint(
@@ -37,23 +39,59 @@ def save_checkpoint(
         except RuntimeError as error:  # torch's writer hides the system's error in its own
             raise OSError(0, f"no space left, or a size limit was met: {error}") from error
     for old in list_checkpoints(folder)[: -max(1, keep)]:
-        if not keep_every or int(_NAME.search(old.name)[1]) % keep_every:
+        if not keep_every or step_of(old) % keep_every:
             old.unlink(missing_ok=True)
     return path
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint's state on the CPU, or None. Only tensors and plain containers load.
+def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that can be read, or None, and a line for each damaged one before it.
+
+    A damaged one gets ".damaged" behind its name: it no longer counts as one of those to keep.
 
     Raises:
-        UserError: the newest checkpoint cannot be read.
+        UserError: there are checkpoints, and none of them can be read.
     """
-    checkpoints = list_checkpoints(folder)
-    if not checkpoints:
-        return None
-    try:
-        return torch.load(checkpoints[-1], map_location="cpu", weights_only=True)
-    except Exception as error:
+    notes, damaged, sound = [], [], None
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            load_checkpoint(path)
+        except UserError as error:
+            notes.append(f"{error}; going on from the one before")
+            damaged.append(path)
+        else:
+            sound = path
+            break
+    if damaged and sound is None:
         raise UserError(
-            f"{checkpoints[-1]}: not a readable checkpoint; remove it to resume from an earlier one"
-        ) from error
+            f"{folder}: none of its checkpoints can be read ({notes[0].rpartition(';')[0]}); "
+            "--run.overwrite true begins anew"
+        )
+    for path in damaged:
+        path.rename(path.with_name(f"{path.name}.damaged"))
+    return sound, notes
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state on the CPU; only tensors and plain containers, and only if all checksums hold.
+
+    Raises:
+        UserError: the file cannot be read, is damaged, or is no checkpoint.
+    """
+    try:
+        verify_zip(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a damaged file raises nearly anything
+        raise UserError(f"{path}: not a readable checkpoint") from error
+    if not isinstance(state, dict) or not state.keys() >= _CONTENTS:
+        raise UserError(f"{path}: not the checkpoint of a run")
+    if state["step"] != step_of(path):
+        raise UserError(f"{path}: not the checkpoint of that step, but of {state['step']}")
+    return state
+
+
+_CONTENTS = {"step", "data_key", "objective", "optimizer", "scaler"}

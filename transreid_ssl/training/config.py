@@ -1,6 +1,7 @@
 """From a YAML file and command-line overrides to one frozen dataclass, and back."""
 
 import dataclasses
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import yaml
 
 from transreid_ssl.command import Parser
 from transreid_ssl.errors import UserError
+from transreid_ssl.training.yaml_files import read_yaml
 
 Config = TypeVar("Config")
 
@@ -31,22 +33,30 @@ def parse_config(
     parser.add_argument("--config", action="config", help="YAML file; later options override it")
     parser.add_class_arguments(kind)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    given = [a for a in arguments if a == "--config" or a.startswith("--config=")]
+    given = bool(_settings_files(arguments))
     if not given and not {"-h", "--help"} & set(arguments):
         if not default_file.is_file():
             raise UserError(f"{default_file}: the demo settings are missing; give --config FILE")
         arguments = ["--config", str(default_file), *arguments]
+    files = _settings_files(arguments)
+    for file in filter(os.path.isfile, files):
+        if not isinstance(read_yaml(file), dict):
+            raise UserError(f"{file}: holds no settings (lines such as `name: value`)")
     try:
         values = parser.parse(arguments)
     except UserError as error:
-        files = [
-            a.partition("=")[2] or b
-            for a, b in zip(arguments, [*arguments[1:], ""])
-            if a.partition("=")[0] == "--config"
-        ]
         raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
     fields = {field.name: values[field.name] for field in dataclasses.fields(kind)}
     return kind(**fields), "the demo settings" if not given else "your --config"
+
+
+def _settings_files(arguments: Sequence[str]) -> list[str]:
+    """What ``--config FILE`` and ``--config=FILE`` name."""
+    return [
+        a.partition("=")[2] or b
+        for a, b in zip(arguments, [*arguments[1:], ""])
+        if a.partition("=")[0] == "--config"
+    ]
 
 
 def as_plain(value: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Whether a network still tells images apart: the sign of collapse that shows first."""
+"""Whether a run is sound: its numbers finite and of a sane size, its features not all the same."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from transreid_ssl.errors import UserError
 
 
 def feature_spread(features: Tensor) -> Tensor:
@@ -26,20 +27,47 @@ class CollapseWatch:
     def __init__(self, threshold: float, patience: int) -> None:
         self.threshold, self.patience = threshold, patience
         self.low = 0
+        self.spread = 1.0
 
-    def look(self, spread: float | None, step: int) -> None:
-        """Take one logged spread into account (None: the objective has none).
+    def look(self, spread: float | None) -> bool:
+        """Take a logged spread into account (None: the objective has none).
 
-        Raises:
-            UserError: it was below the threshold ``patience`` times in a row.
+        Returns:
+            Whether it was below the threshold ``patience`` times in a row.
         """
         if spread is None or not self.patience:
-            return
+            return False
+        self.spread = spread
         self.low = self.low + 1 if spread < self.threshold else 0
-        if self.low >= self.patience:
-            raise UserError(
-                f"the features have collapsed: their spread is {spread:.4f} at step {step}, below "
-                f"{self.threshold} in {self.low} lines of the log; the last checkpoint is from "
-                "before: lower --optim.lr or the teacher temperature, or raise the batch size, "
-                "with another --run.output"
-            )
+        return self.low >= self.patience
+
+    def describe(self, step: int) -> str:
+        """What is wrong at ``step``."""
+        return (
+            f"the features have collapsed: their spread is {self.spread:.4f} at step {step}, below "
+            f"{self.threshold} in the last {self.low} lines of the log"
+        )
+
+
+def total_norm(tensors: Iterable[Tensor]) -> Tensor:
+    """The norm of all elements of ``tensors`` together: 0-d float32 on their device."""
+    norms = torch._foreach_norm([tensor.detach() for tensor in tensors])
+    return torch.stack([norm.float() for norm in norms]).norm()
+
+
+def all_finite(state: Any) -> bool:
+    """Whether the floating-point tensors in nested dictionaries and lists hold only numbers."""
+    sound = [tensor.isfinite().all() for tensor in _floats(state)]
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for flag in sound:
+        by_device.setdefault(flag.device, []).append(flag)
+    return all(bool(torch.stack(flags).all()) for flags in by_device.values())
+
+
+def _floats(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        if state.is_floating_point():
+            yield state
+    elif isinstance(state, dict | list | tuple):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _floats(part)

@@ -1,10 +1,14 @@
-"""Ctrl-C and SIGTERM end a run after its current step, on all of its processes together."""
+"""Ctrl-C, SIGTERM and the end of the launcher end a run after its step, on all its processes."""
 
+import os
 import signal
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
+
+_LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}
+"""What `accelerate launch` and `torchrun` set for the processes that they start."""
 
 
 class StopRequest:
@@ -14,6 +18,9 @@ class StopRequest:
         self.accelerator = accelerator
         self.asked = False
         self.every = 1
+        # A launcher that is killed takes nobody along: the training would go on without a master,
+        # and the next one would find its run folder in use.
+        self._launcher = os.getppid() if _LAUNCHED & os.environ.keys() else None
 
     def __enter__(self) -> "StopRequest":
         # What a shell made us ignore (a job in the background ignores Ctrl-C) stays ignored.
@@ -41,9 +48,10 @@ class StopRequest:
 
     def agreed(self, step: int) -> bool:
         """Whether to stop after ``step``: if any process was asked, all do, so that none hangs."""
+        asked = self.asked or (self._launcher is not None and os.getppid() != self._launcher)
         if self.accelerator.num_processes == 1:
-            return self.asked
+            return asked
         if step % self.every:
             return False
-        flag = torch.tensor(float(self.asked), device=self.accelerator.device)
+        flag = torch.tensor(float(asked), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum").item() > 0)

@@ -7,7 +7,7 @@ Randomness is drawn from (seed, step, rank), so a resumed run continues as if ne
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +20,8 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
 from transreid_ssl.models import block_norms, group_norms
 from transreid_ssl.processes import on_all, on_main
-from transreid_ssl.training.health import CollapseWatch
+from transreid_ssl.training.checkpoint import load_checkpoint
+from transreid_ssl.training.health import total_norm
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.objective import Objective
@@ -28,6 +29,7 @@ from transreid_ssl.training.optim import clip_gradients
 from transreid_ssl.training.plan import Plan
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import RunSettings
+from transreid_ssl.training.watch import Watch
 
 
 class Trainer:
@@ -42,6 +44,7 @@ class Trainer:
         settings: Logging and checkpoint intervals, accumulation, seed.
         data_key: What a checkpoint must have been made with (the pool's fingerprint, say).
         max_bad_images: How many different unreadable images may be met; None: any number.
+        image_names: By the "index" of a batch: which images a step saw that was not finite.
         probe: Called with the step on every process; returns values to log on the main one.
         probe_every: Steps between probes (there is one at the start and one at the end).
         keep_best: Called on the main process after a probe with a higher mAP than all before it.
@@ -58,6 +61,7 @@ class Trainer:
         *,
         data_key: str = "",
         max_bad_images: int | None = None,
+        image_names: Sequence[str] | None = None,
         probe: Callable[[int], dict[str, float]] | None = None,
         probe_every: int = 0,
         keep_best: Callable[[], None] | None = None,
@@ -76,8 +80,11 @@ class Trainer:
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         # A loss scaler skips steps whose gradients overflow; without one they must be finite.
         self.meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
-        self.collapse = CollapseWatch(settings.collapse_spread, settings.collapse_patience)
+        self.watch = Watch(
+            accelerator, run, settings, self.meter, self.parameters, image_names
+        )  # fmt: skip
         self.bad_images: set[str] = set()
+        self.skipped = 0
         self.stop = StopRequest(accelerator)
         self.step = self._restore()
         self._check_same_step()
@@ -97,16 +104,24 @@ class Trainer:
         }
 
     def _restore(self) -> int:
-        state = on_all(self.accelerator, self.run.resume)
-        if state is None:
+        path, notes = on_main(self.accelerator, self.run.newest)
+        for note in notes:
+            self.say(note)
+        if path is None:
             return 0
+        state = on_all(self.accelerator, lambda: load_checkpoint(path))
         if state["data_key"] != self.data_key:
             raise UserError(
                 f"{self.run.path}: its checkpoint was made with other images than there are now; "
                 "choose another --run.output, or --run.overwrite true to begin anew"
             )
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{path}: holds the state of another network than this run's; move it away"
+            ) from error
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.say(f"resuming from step {state['step']} of {self.plan.total_steps}")
@@ -143,16 +158,37 @@ class Trainer:
                 self._probe()  # a stop may have come between a checkpoint and its probe
             self.model.train()
             while self.step < self.plan.total_steps:
-                self.meter.add(self._optimise(batches))
+                self.watch.begin_step()
+                self._optimise(batches)
                 self.step += 1
                 self._housekeeping()
+            self.watch.check_end(self.step)
 
-    def _optimise(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
-        """One optimiser step; returns the logged values, averaged over the micro-batches."""
-        plan, accelerator, count = self.plan, self.accelerator, self.settings.accumulation
+    def _optimise(self, batches: Iterator[dict[str, Any]]) -> None:
+        """One optimiser step, noted by the meter."""
+        plan, accelerator = self.plan, self.accelerator
         epoch = self.step // plan.steps_per_epoch
         set_seed(_mix(self.settings.seed, self.step, accelerator.process_index))
         self._set_schedules()
+        values = self._gradients(batches, epoch)
+        accelerator.unscale_gradients(self.optimizer)
+        values["gradient_norm"] = clip_gradients(
+            self.parameters, plan.clip, plan.clip_per_parameter
+        )  # fmt: skip
+        if self._is_to_be_skipped(values["gradient_norm"]):
+            self.objective.forget()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.skipped += 1
+            return
+        self.meter.add(values)
+        self.objective.before_step(epoch)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.after_step(self.step / plan.total_steps)
+
+    def _gradients(self, batches: Iterator[dict[str, Any]], epoch: int) -> dict[str, Tensor]:
+        """The gradients of a step; returns its values, averaged over the micro-batches."""
+        accelerator, count = self.accelerator, self.settings.accumulation
         total: dict[str, Tensor] = {}
         for micro in range(count):
             batch = self._to_device(next(batches))
@@ -164,16 +200,18 @@ class Trainer:
                 accelerator.backward(values["loss"] / count)
             for name, value in values.items():
                 total[name] = total.get(name, 0) + value.detach().float() / count
-        accelerator.unscale_gradients(self.optimizer)
-        total["gradient_norm"] = clip_gradients(self.parameters, plan.clip, plan.clip_per_parameter)
-        self.objective.before_step(epoch)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.objective.after_step(self.step / plan.total_steps)
         return total
+
+    def _is_to_be_skipped(self, gradient_norm: Tensor) -> bool:
+        """The gradient is that of all processes, so that they decide alike; a scaler has its own
+        way. Only who asked for it pays for looking at every step, for which the host waits."""
+        if self.settings.not_finite == "stop" or self.accelerator.scaler:
+            return False
+        return not math.isfinite(gradient_norm.item())
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         self.bad_images.update(batch.pop("corrupt", ()))
+        self.watch.note(batch)
         device = self.accelerator.device
         return {
             name: [v.to(device, non_blocking=True) for v in value]
@@ -196,6 +234,8 @@ class Trainer:
             self._log()
         if self.stop.agreed(self.step):
             self._checkpoint()
+            if self.watch.collapse.low:
+                self.say(f"{self.watch.collapse.describe(self.step)}; {self.watch.kept()}")
             raise KeyboardInterrupt
         if self.step % settings.checkpoint_every == 0 or end:
             self._checkpoint()
@@ -203,16 +243,17 @@ class Trainer:
             self._probe()
 
     def _log(self) -> None:
-        elapsed = (time.monotonic() - self._clock) / max(1, self.step - self._clock_step)
-        self.meter.note("step_seconds", elapsed)
-        values = self.meter.read(self.accelerator)
-        self.collapse.look(values.get("feature_spread"), self.step)
-        if not values.pop("finite"):
+        """Log the steps since the last line, and look whether they were sound."""
+        self.watch.check_finite(self.step)
+        if not self.meter.count:
             raise UserError(
-                f"{self.run.path}: the loss or its gradient stopped being finite within the "
-                f"{self.meter.count} steps before step {self.step}; the last good checkpoint is "
-                'kept: lower --optim.lr, or use --run.precision "no", with another --run.output'
+                f"{self.run.path}: none of the {self.skipped} steps before step {self.step} had a "
+                f"finite gradient; {self.watch.kept()}: lower --optim.lr, with another --run.output"
             )
+        self.meter.note("step_seconds", self._step_seconds())
+        self.meter.note("weight_norm", total_norm(self.parameters))
+        values = self.meter.read(self.accelerator)
+        self.watch.check(self.step, values)
         self._check_bad_images()
         seconds = values["step_seconds"]
         values |= {
@@ -222,14 +263,25 @@ class Trainer:
         }
         if self.plan.weight_decay is not None:
             values["weight_decay"] = self.plan.weight_decay(self.step - 1)
+        if self.skipped:
+            values["skipped_steps"] = self.skipped
         self.meter.reset()
+        self.watch.forget()
+        self.skipped = 0
         self.stop.pace(seconds, self.settings.log_every)
         self.log(values)
         self.say(
             f"step {self.step}/{self.plan.total_steps}  loss {values['loss']:.4f}  "
-            f"lr {values['lr']:.2e}  {values['images_per_second']:.0f} images/s  "
+            f"lr {values['lr']:.2e}  {_rate(values['images_per_second'])} images/s  "
             f"{_duration(seconds * (self.plan.total_steps - self.step))} left"
         )
+
+    def _step_seconds(self) -> float:
+        """Of a step since the last line, without what was spent in ``untimed``."""
+        now = time.monotonic()
+        seconds = (now - self._clock) / max(1, self.step - self._clock_step)
+        self._clock, self._clock_step = now, self.step
+        return seconds
 
     def _check_bad_images(self) -> None:
         """Unreadable images met on the way were replaced; too many of them stop the run."""
@@ -249,12 +301,16 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         """Write the state, unless the network has diverged or collapsed."""
-        if self.meter.count and not self.meter.read(self.accelerator)["finite"]:
-            self._log()
-        if self.collapse.low:
+        self.watch.check_finite(self.step)
+        if self.watch.collapse.low:
             return
+        on_main(self.accelerator, self._save)
+
+    def _save(self) -> None:
+        state = self.state()
+        self.watch.check_state(self.step, state)
         keep = self.settings.keep_checkpoints, self.settings.keep_every
-        on_main(self.accelerator, lambda: self.run.save(self.step, self.state(), *keep))
+        self.run.save(self.step, state, *keep)
 
     def _probe(self) -> None:
         """Measure, log and say."""
@@ -263,7 +319,7 @@ class Trainer:
             self.model.train()
             on_main(self.accelerator, lambda: self._keep_if_best(values))
             self.log(values)
-            self.run.draw_curves()
+            self.run.draw_curves(at_most_every=60)
 
     def _keep_if_best(self, values: dict[str, float]) -> None:
         best = max((line["probe/mAP"] for line in self.run.lines_with("probe/mAP")), default=-1.0)
@@ -332,6 +388,10 @@ def _mix(seed: int, step: int, rank: int) -> int:
     ) % 2**64
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     return (value ^ (value >> 33)) & 0x7FFFFFFF
+
+
+def _rate(images_per_second: float) -> str:
+    return f"{images_per_second:.0f}" if images_per_second >= 10 else f"{images_per_second:.1f}"
 
 
 def _duration(seconds: float) -> str:

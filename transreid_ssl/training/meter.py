@@ -17,32 +17,40 @@ class Meter:
     watched: tuple[str, ...] = ("loss",)
     sums: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
-    finite: Tensor | None = None
+    finite: list[Tensor] = field(default_factory=list)
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add one step's values, averaged over its micro-batches."""
         for name, value in values.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        ok = torch.stack([torch.isfinite(values[name]) for name in self.watched]).all()
-        self.finite = ok if self.finite is None else self.finite & ok
+        self.finite.append(torch.stack([values[name].isfinite() for name in self.watched]).all())
         self.count += 1
 
-    def note(self, name: str, value: float) -> None:
+    def note(self, name: str, value: float | Tensor) -> None:
         """Log a number of this process as it is; processes are averaged."""
-        device = self.sums["loss"].device
-        self.sums[name] = torch.tensor(value * self.count, dtype=torch.float32, device=device)
+        value = torch.as_tensor(value, dtype=torch.float32, device=self.sums["loss"].device)
+        self.sums[name] = value * self.count
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Means over steps and processes, and whether all was "finite"; waits for the device."""
+        """Means over steps and processes; waits for the device."""
         names = sorted(self.sums)
         means = torch.stack([self.sums[name].float() / self.count for name in names])
-        finite = self.finite.float()
         if accelerator.num_processes > 1:
             means = accelerator.reduce(means, "mean")
+        return dict(zip(names, means.tolist()))
+
+    def first_bad(self, accelerator: Accelerator) -> int | None:
+        """Which step since the last reset, from 0, was the first that was not finite on a process.
+
+        None: all were finite. Waits for the device.
+        """
+        if not self.finite:
+            return None
+        finite = torch.stack(self.finite).float()
+        if accelerator.num_processes > 1:
             finite = accelerator.reduce(finite, "mean")
-        values = dict(zip(names, means.tolist()))
-        values["finite"] = finite.item() == 1.0
-        return values
+        bad = (finite < 1.0).nonzero()
+        return int(bad[0]) if len(bad) else None
 
     def reset(self) -> None:
-        self.sums, self.count, self.finite = {}, 0, None
+        self.sums, self.count, self.finite = {}, 0, []

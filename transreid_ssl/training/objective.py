@@ -45,6 +45,12 @@ class Objective(nn.Module, ABC):
         names = {module: f"{name}." for name, module in self.named_modules()}
         return {which: names[network] for which, network in self.backbones.items()}
 
+    def forget(self) -> None:
+        """Drop what the forward passes of a step have noted for ``after_step``: it is not made."""
+        for part in self.modules():
+            if part is not self and hasattr(part, "forget"):
+                part.forget()
+
     def before_step(self, epoch: int) -> None:
         """Called with gradients in place, after clipping."""
 

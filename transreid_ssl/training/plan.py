@@ -34,12 +34,13 @@ class Plan:
 
 def make_plan(settings: OptimizerSettings, run: RunSettings, steps_per_epoch: int) -> Plan:
     """The schedules that the settings ask for, over the length of a run."""
-    total = steps_per_epoch * run.epochs
+    epochs = run.total_epochs
+    total = steps_per_epoch * epochs
     peak = settings.lr * (run.batch_size / settings.lr_batch if settings.lr_batch else 1.0)
 
     def lr(step: int) -> float:
         epoch = step // steps_per_epoch if settings.by_epoch else step / steps_per_epoch
-        return learning_rate(epoch, run.epochs, settings, peak)
+        return learning_rate(epoch, epochs, settings, peak)
 
     if settings.schedule == "cosine" and not settings.by_epoch:
         lr = partial(
@@ -52,7 +53,7 @@ def make_plan(settings: OptimizerSettings, run: RunSettings, steps_per_epoch: in
         start, end = settings.weight_decay, settings.weight_decay_end
         decay = partial(warmup_cosine, peak=start, end=end, total_steps=total)
     clip = settings.clip, settings.clip_per_parameter
-    return Plan(steps_per_epoch, run.epochs, lr, decay, *clip)
+    return Plan(steps_per_epoch, epochs, lr, decay, *clip)
 
 
 def learning_rate(epoch: float, epochs: int, settings: OptimizerSettings, peak: float) -> float:

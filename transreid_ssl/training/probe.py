@@ -35,7 +35,7 @@ class RetrievalProbe:
     ) -> None:
         self.settings, self.backbone, self.accelerator = settings, backbone, accelerator
         where = settings.data, settings.root, settings.pattern
-        protocol = on_all(accelerator, lambda: open_reid(*where))
+        protocol = on_all(accelerator, lambda: open_reid(*where, purpose="test"))
         self.protocol = replace(protocol, query=_thin(protocol.query, settings.max_query, seed))
         self.baselines: dict[str, float] = {}
 

@@ -1,7 +1,7 @@
 """The skeleton of every training: an objective goes in, its backbone and its figures come out."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def train(
     result: str,
     best: str | None = None,
     max_bad_images: int | None = None,
+    image_names: Sequence[str] | None = None,
 ) -> Path:
     """Train an objective to the end of its plan; returns the backbone's file in the run folder.
 
@@ -45,7 +46,7 @@ def train(
         probe: What is evaluated meanwhile.
         result: The file of the backbone when the run is finished.
         best: The file of the backbone of the best probe; None keeps none.
-        max_bad_images: See ``Trainer``.
+        max_bad_images, image_names: See ``Trainer``.
 
     Raises:
         UserError: the run folder is of other images, or training has diverged or collapsed.
@@ -64,7 +65,7 @@ def train(
     trainer = Trainer(
         accelerator, objective, build_optimizer(objective, config.optim),
         make_plan(config.optim, config.run, steps_per_epoch), run, config.run,
-        data_key=data_key, max_bad_images=max_bad_images,
+        data_key=data_key, max_bad_images=max_bad_images, image_names=image_names,
         probe=retrieval_probe(probe, lambda: objective.backbone, accelerator),
         probe_every=probe.every,
         keep_best=None if best is None else lambda: save(best),

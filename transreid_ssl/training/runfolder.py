@@ -1,22 +1,35 @@
 """The folder of one run: its settings, metrics, checkpoints and results."""
 
+import fcntl
 import json
 import math
-import shutil
+import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import atomic_path, write_text
-from transreid_ssl.training.checkpoint import list_checkpoints, load_newest, save_checkpoint
+from transreid_ssl.files import atomic_path, sweep, write_text
+from transreid_ssl.outputs import BACKBONE, BEST, MODEL
+from transreid_ssl.training.checkpoint import (
+    list_checkpoints,
+    newest_sound,
+    save_checkpoint,
+    step_of,
+)
 from transreid_ssl.training.config import as_plain, differences, to_yaml
+from transreid_ssl.training.yaml_files import read_yaml
 
 # What may change between two starts of a run without changing what it computes (threads may change
-# the last digits of sums).
+# the last digits of sums). Where images lie is free, as the fingerprint of a pool says which images
+# they are.
+_PLACES = {"pool", "subset", "root"}
 FREE_SETTINGS = {
     "run": {
+        "output",
+        "extend_to",
+        "not_finite",
         "num_workers",
         "num_threads",
         "log_every",
@@ -26,8 +39,22 @@ FREE_SETTINGS = {
         "overwrite",
         "timeout_minutes",
         "tracker",
-    }
+    },
+    "data": _PLACES,
+    "source": _PLACES,
+    "target": _PLACES,
+    "probe": None,
 }
+"""By section the settings that are free; None: all of it."""
+
+MARK = "run.lock"
+"""The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
+WRITTEN = (
+    "config.yaml", "metrics.jsonl", "curves.png", "left_out.json", "bad_images.txt",
+    "bad_images_met_*.txt", "not_finite_step_*.txt", "checkpoints/step_*.pt",
+    "checkpoints/step_*.pt.damaged", BACKBONE, MODEL, BEST,
+)  # fmt: skip
+"""What a run writes into its folder, and all that ``overwrite`` removes from it."""
 
 
 class RunFolder:
@@ -39,6 +66,8 @@ class RunFolder:
     def __init__(self, path: str | Path, is_main: bool = True) -> None:
         self.path = Path(path)
         self.is_main = is_main
+        self._lock: int | None = None
+        self._drawn = time.monotonic()
 
     @property
     def checkpoints(self) -> Path:
@@ -55,36 +84,82 @@ class RunFolder:
     def claim(self, config: Any, overwrite: bool = False) -> None:
         """Take the folder for these settings, or check that it is theirs already.
 
+        It stays taken until the process ends, however it ends.
+
         Raises:
-            UserError: it belongs to another configuration, or holds something else.
+            UserError: another process trains in it, it belongs to another configuration, or it
+                holds what no run has written.
         """
         if not self.is_main:
             return
+        self._refuse_foreign()
+        self._take()
+        for folder in (self.path, self.checkpoints):
+            sweep(folder)
+        if overwrite:
+            _remove_run(self.path)
         config_path = self.path / "config.yaml"
-        if overwrite and config_path.is_file():
-            shutil.rmtree(self.path)
         if config_path.is_file() and self._has_begun():
             self._check_same(config_path, config)
+        else:
+            write_text(config_path, to_yaml(config))
+
+    def _refuse_foreign(self) -> None:
+        """A folder that holds anything, and no mark of a run, is somebody's."""
+        try:
+            names = sorted(os.listdir(self.path))
+        except FileNotFoundError:
             return
-        foreign = self.path.exists() and not config_path.is_file()
-        if foreign and (not self.path.is_dir() or any(self.path.iterdir())):
+        except OSError as error:
             raise UserError(
-                f"{self.path}: exists and is not the folder of a run; choose another --run.output"
+                f"{self.path}: is not a folder that can be read ({error.strerror}); choose another "
+                "--run.output"
+            ) from error
+        if names and MARK not in names:
+            raise UserError(
+                f"{self.path}: is not the folder of a run (it holds {names[0]}, which no run has "
+                "written); choose another --run.output"
             )
-        write_text(config_path, to_yaml(config))
+
+    def _take(self) -> None:
+        """Lock the folder; a lock of this kind ends with its process and reaches other nodes."""
+        if self._lock is not None:
+            return
+        mark = self.path / MARK
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            # Left open: the lock lasts as long as the process.
+            lock = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise UserError(
+                f"{mark}: cannot be written ({error.strerror}); choose another --run.output"
+            ) from error
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            owner = os.read(lock, 200).decode(errors="replace").strip()
+            os.close(lock)
+            raise UserError(
+                f"{self.path}: {owner or 'another process'} trains in it; wait for its end, stop "
+                "it, or choose another --run.output"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        self._lock = lock
 
     def _has_begun(self) -> bool:
         """Whether there is anything to lose; a start that failed early leaves settings only."""
         return self.metrics_path.is_file() or self.checkpoints.is_dir()
 
     def _check_same(self, config_path: Path, config: Any) -> None:
-        try:
-            before = yaml.safe_load(config_path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        before = read_yaml(config_path)
+        if not isinstance(before, dict):
             raise UserError(
-                f"{config_path}: not readable as YAML; choose another --run.output"
-            ) from error
-        found = differences(_without_free(before or {}), _without_free(as_plain(config)))
+                f"{config_path}: not the settings of a run; choose another --run.output"
+            )
+        found = differences(_without_free(before), _without_free(as_plain(config)))
         if found:
             more = f" and {len(found) - 3} more" if len(found) > 3 else ""
             raise UserError(
@@ -112,28 +187,45 @@ class RunFolder:
         """Keep which images of the pool the run leaves out."""
         write_text(self._left_out, json.dumps(record))
 
-    def resume(self) -> dict[str, Any] | None:
-        """The newest complete state, or None; metrics logged after it are dropped."""
-        state = load_newest(self.checkpoints)
-        if self.is_main and self.metrics_path.is_file():
-            self._truncate_metrics(-1 if state is None else int(state["step"]))
-        return state
+    def write_not_finite(self, step: int, names: list[str]) -> Path:
+        """Keep which images a step saw that was not finite."""
+        path = self.path / f"not_finite_step_{step:08d}.txt"
+        write_text(path, "".join(f"{name}\n" for name in names))
+        return path
 
-    def _truncate_metrics(self, step: int) -> None:
-        kept = [line for line in self.read_metrics() if line["step"] <= step]
-        write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+    def newest(self) -> tuple[Path | None, list[str]]:
+        """The newest sound checkpoint or None, and what there is to say about what is left out.
+
+        Metrics logged after it are dropped. For the main process.
+        """
+        path, notes = newest_sound(self.checkpoints)
+        if self.metrics_path.is_file():
+            lines, foreign = self._metrics()
+            if foreign:
+                notes.append(f"{self.metrics_path}: {foreign} lines are not of a run; left out")
+            step = -1 if path is None else step_of(path)
+            kept = [line for line in lines if line["step"] <= step]
+            write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+        return path, notes
+
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint, or None."""
+        found = list_checkpoints(self.checkpoints)
+        return step_of(found[-1]) if found else None
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of metrics.jsonl (a kill may leave half a line at the end)."""
+        """All lines of metrics.jsonl that are a run's."""
+        return self._metrics()[0]
+
+    def _metrics(self) -> tuple[list[dict[str, Any]], int]:
+        """The lines of metrics.jsonl, and how many are none; half a line at its end is a kill's."""
         if not self.metrics_path.is_file():
-            return []
-        lines = []
-        for text in self.metrics_path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
-        return lines
+            return [], 0
+        text = self.metrics_path.read_bytes().decode("utf-8", errors="replace")
+        whole, _, _ = text.rpartition("\n")
+        found = [_metrics_line(line) for line in whole.splitlines() if line.strip()]
+        lines = [line for line in found if line is not None]
+        return lines, len(found) - len(lines)
 
     def lines_with(self, name: str) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl that hold ``name``; the same answer on every process."""
@@ -159,9 +251,14 @@ class RunFolder:
         if self.is_main:
             save_checkpoint(self.checkpoints, step, {"step": step, **state}, keep, keep_every)
 
-    def draw_curves(self) -> None:
-        """Draw curves.png from metrics.jsonl (main process only)."""
-        if self.is_main:
+    def draw_curves(self, at_most_every: float = 0.0) -> None:
+        """Draw curves.png from metrics.jsonl (main process only).
+
+        Nothing is drawn within ``at_most_every`` seconds of the start or the last drawing: it takes
+        a second, which is most of a short run.
+        """
+        if self.is_main and time.monotonic() - self._drawn >= at_most_every:
+            self._drawn = time.monotonic()
             from transreid_ssl.training.curves import draw_curves
 
             with atomic_path(self.path / "curves.png") as temporary:
@@ -175,10 +272,34 @@ def _rounded(value: float) -> float | None:
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
+def _metrics_line(text: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl, or None for anything else."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what a run and its stages have written in ``folder``, and nothing else."""
+    for pattern in WRITTEN:
+        for path in folder.glob(pattern):
+            path.unlink()
+    for stage in [mark.parent for mark in folder.glob(f"*/{MARK}")]:
+        _remove_run(stage)
+    checkpoints = folder / "checkpoints"
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
+
+
 def _without_free(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: {k: v for k, v in value.items() if k not in FREE_SETTINGS.get(name, ())}
-        if isinstance(value, dict)
-        else value
-        for name, value in config.items()
-    }
+    kept = {}
+    for section, value in config.items():
+        free = FREE_SETTINGS.get(section, ())
+        if free is None:
+            continue
+        if isinstance(value, dict):
+            value = {name: setting for name, setting in value.items() if name not in free}
+        kept[section] = value
+    return kept

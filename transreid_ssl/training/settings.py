@@ -15,6 +15,8 @@ class RunSettings:
         output: Run folder. The same command resumes what it finds there.
         seed: The one seed; every worker, view, sampler and process derives from it.
         epochs: Passes over the images; they shape the schedules, so a begun run keeps them.
+        extend_to: Epochs at which a run ends that goes on after ``epochs`` of them: from where it
+            is, its schedules are those of a run of so many epochs (the learning rate rises again).
         batch_size: Images an optimiser step, over all processes and accumulation steps together.
         accumulation: Micro-batches an optimiser step; raise it when a batch does not fit in memory.
         norm_images: Images that a batch norm takes its statistics of: what each GPU had in a run
@@ -30,6 +32,9 @@ class RunSettings:
             is below, no checkpoint is written, and ``collapse_patience`` logged lines of it in a
             row stop the run.
         collapse_patience: How many lines; 0 never stops a run.
+        not_finite: A step whose loss or gradient is not finite "stop"s the run, with the names of
+            its images in the run folder, or is left out ("skip", for which the device is waited
+            for in every step); with fp16 the scaler leaves steps out whose gradient overflows.
         compile: Compile the networks with torch.compile: minutes at the start, faster steps after.
         timeout_minutes: How long a process waits for another before the run is given up; raise it
             where the main process takes longer to list, cluster or evaluate.
@@ -40,6 +45,7 @@ class RunSettings:
     output: str = "outputs/run"
     seed: int = 0
     epochs: int = 100
+    extend_to: int | None = None
     batch_size: int = 512
     accumulation: int = 1
     norm_images: int | None = None
@@ -52,6 +58,7 @@ class RunSettings:
     keep_every: int = 0
     collapse_spread: float = 0.005
     collapse_patience: int = 20
+    not_finite: Literal["stop", "skip"] = "stop"
     compile: bool = False
     timeout_minutes: float = 30
     tracker: str | None = None
@@ -63,9 +70,14 @@ class RunSettings:
             accumulation=(1, None), norm_images=(1, None), num_workers=(0, None),
             num_threads=(1, None), log_every=(1, None), checkpoint_every=(1, None),
             keep_checkpoints=(1, None), keep_every=(0, None), collapse_spread=(0, None),
-            collapse_patience=(0, None),
+            collapse_patience=(0, None), extend_to=(self.epochs, None),
             timeout_minutes=(0.1, None),
         )  # fmt: skip
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs at the end of the run."""
+        return self.extend_to or self.epochs
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.config import as_plain
+from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
 from transreid_ssl.training.threads import share_cores
@@ -158,6 +159,8 @@ def build_backbone_to_train(
     )  # fmt: skip
     if settings.weights:
         accelerator.print(load_weights(backbone, settings.weights), flush=True)
+        if not all_finite(backbone.state_dict()):
+            raise UserError(f"--model.weights {settings.weights}: some of it is not finite")
     if settings.gradient_checkpointing:
         backbone.set_grad_checkpointing(True)
     return backbone

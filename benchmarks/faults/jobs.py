@@ -1,0 +1,240 @@
+"""The jobs that are killed: every long one of the package, at a size of seconds."""
+
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file
+
+from transreid_ssl import command, embed
+from transreid_ssl.cfs import __main__ as _cfs_command
+from transreid_ssl.data import __main__ as _data_command
+from transreid_ssl.models import build_backbone, save_backbone
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+PEOPLE = "height=32,width=16"
+_RUN = [
+    "--model.img_size=[32,16]", "--run.batch_size=16", "--run.log_every=1", "--run.num_threads=1",
+    "--run.precision=no", "--run.checkpoint_every=2",
+]  # fmt: skip
+_PRETRAIN = [
+    f"--data.pool=demo:identities=24,images=4,{PEOPLE}", "--views.global_size=[32,16]",
+    "--run.epochs=3", "--run.num_workers=1", f"--probe.data=demo:test=5,images=4,{PEOPLE}",
+    "--probe.every=7", *_RUN,
+]  # fmt: skip
+_LABELLED = f"demo:identities=12,images=4,test=5,{PEOPLE}"
+_CLUSTERS = [
+    "--run.epochs=3", "--run.num_workers=0", "--augment.padding=2", "--probe.every=5",
+    "--clusters.steps_per_epoch=4", "--clusters.k1=5", "--clusters.k2=2", "--clusters.eps=0.7",
+    "--clusters.min_samples=2", "--clusters.embed_batch_size=16", *_RUN,
+]  # fmt: skip
+_DINO = ["--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16"]
+_CROPS = f"demo:identities=60,images=8,{PEOPLE}"
+
+SETTINGS = {
+    "dino": ["--views.local_size=[16,8]", "--views.num_local=2", *_DINO, *_PRETRAIN],
+    "moco": ["--moco.queue_size=40", "--model.name=vit_nano_patch8_reid", *_PRETRAIN],
+    "mocov3": [
+        "--mocov3.hidden_dim=32", "--mocov3.dim=16", "--model.name=vit_nano_patch8_reid", *_PRETRAIN
+    ],
+    "moby": [
+        "--moby.hidden_dim=32", "--moby.dim=16", "--moby.queue_size=40", *_PRETRAIN,
+        "--model.name=vit_nano_patch8_reid",
+    ],
+    "upreid": [
+        "--moco.queue_size=64", "--moco.dim=16", "--moco.hidden_dim=32", *_PRETRAIN,
+        "--regularisers.patch_dim=16", "--regularisers.patch_hidden_dim=32",
+        "--model.name=vit_nano_patch8_reid",
+    ],
+    "supervised": [
+        f"--data.name={_LABELLED}", "--run.epochs=4", "--run.num_workers=1", "--augment.padding=2",
+        "--optim.warmup_epochs=1", "--probe.every=5", "--model.weights=before.safetensors", *_RUN,
+    ],
+    "mgn": [
+        "--data.name=demo:identities=12,images=4,test=5,height=48,width=16", *_RUN,
+        "--model.name=mgn_resnet_nano", "--model.img_size=[48,16]", "--run.epochs=4",
+        "--data.images_per_identity=4", "--run.num_workers=0", "--augment.padding=2",
+        "--optim.warmup_epochs=1", "--probe.every=5", "--optim.plateau_epochs=2",
+    ],
+    "usl": [
+        f"--data.name=demo:identities=10,images=6,test=5,{PEOPLE}", "--data.statistics=half",
+        "--model.weights=before.safetensors", *_CLUSTERS,
+    ],
+    "uda": [
+        f"--source.name=demo:identities=10,images=6,test=5,{PEOPLE},style=1",
+        f"--target.name=demo:identities=10,images=6,test=5,{PEOPLE},first=100,style=2",
+        "--source_training.epochs=2", "--source_training.batch_size=16",
+        "--source_training.optim.warmup_epochs=1", *_CLUSTERS,
+    ],
+}  # fmt: skip
+"""By objective the settings of its recipe; what is relative is in the folder of the inputs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program with a result.
+
+    Attributes:
+        name: to tell it from others.
+        program: takes the folder of its results.
+        results: patterns of the files there that an unbroken run leaves.
+    """
+
+    name: str
+    program: Callable[[Path], Any]
+    results: tuple[str, ...]
+
+
+def make_inputs(folder: Path) -> None:
+    """Two networks, before and after an adaptation, for the jobs that want them."""
+    for name, seed in (("before", 0), ("after", 1)):
+        torch.manual_seed(seed)
+        network = build_backbone("vit_nano_patch8_ics", img_size=(32, 16), objective="dino")
+        save_backbone(folder / f"{name}.safetensors", network)
+
+
+def all_jobs() -> dict[str, Job]:
+    """Every job by its name."""
+    trained = ("backbone.safetensors", "model.safetensors", "metrics.jsonl")
+    jobs = [
+        Job(name, _recipe(name), tuple(f"**/{pattern}" for pattern in trained)) for name in SETTINGS
+    ]
+    jobs += [Job("cfs score", _score, ("scores.parquet",)), Job("embed", _embed, ("f.*",))]
+    jobs += [Job("pack", _pack, ("packed/*",))]
+    return {job.name: job for job in jobs}
+
+
+@functools.cache
+def recipe_main(name: str) -> Callable[[list[str]], Any]:
+    """The ``main`` of an objective's recipe."""
+    kind = "finetune" if f"{name}_finetune.py" in os.listdir(RECIPES) else "pretrain"
+    path = RECIPES / f"{name}_{kind}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    recipe = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = recipe
+    spec.loader.exec_module(recipe)
+    return recipe.main
+
+
+def _recipe(name: str) -> Callable[[Path], Any]:
+    main = recipe_main(name)
+    return lambda folder: main([*SETTINGS[name], f"--run.output={folder}"])
+
+
+def _score(folder: Path) -> Any:
+    return _cfs_command.main(
+        [
+            "score", f"--pool={_CROPS}", "--before=before.safetensors", "--after=after.safetensors",
+            f"--out={folder / 'scores.parquet'}", "--shard_size=60", "--batch_size=20",
+            "--num_workers=0", "--precision=no",
+        ]
+    )  # fmt: skip
+
+
+def _embed(folder: Path) -> Any:
+    return embed.main(
+        [
+            f"--images={_CROPS}", "--weights=before.safetensors", f"--out={folder / 'f.npy'}",
+            "--batch_size=20", "--num_workers=0",
+        ]
+    )  # fmt: skip
+
+
+def _pack(folder: Path) -> Any:
+    return _data_command.main(["pack", _CROPS, f"{folder / 'packed'}"])
+
+
+# -- a job as a process of its own
+
+
+def fork(job: Job, folder: Path, log: Path) -> int:
+    """Start a job, its output going to ``log``; returns the number of its process.
+
+    It is a fork of this one, which has imported everything already: what is killed is the work, not
+    the start of Python.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    number = os.fork()
+    if number:
+        return number
+    code = 70
+    try:
+        os.setsid()
+        with open(log, "ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        command.run(job.program, folder)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(number: int, seconds: float) -> int | None:
+    """The exit code of a process, or None if it still runs after so many seconds."""
+    end = time.monotonic() + seconds
+    while True:
+        found, status = os.waitpid(number, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.002)
+
+
+# -- what a job has left
+
+
+def digests(job: Job, folder: Path) -> dict[str, str]:
+    """By the path of each result a digest of what it holds, times and places left out."""
+    paths = sorted({path for pattern in job.results for path in folder.glob(pattern)})
+    return {
+        str(path.relative_to(folder)): _digest(path)
+        for path in paths
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in _parts(path):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(path: Path) -> Iterator[bytes]:
+    if path.suffix == ".safetensors":
+        for name, tensor in sorted(load_file(path).items()):
+            yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
+            yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+    elif path.suffix == ".npy":
+        yield np.load(path).tobytes()
+    elif path.suffix == ".parquet":
+        for column in pq.read_table(path).columns:
+            yield repr(column.to_pylist()).encode()
+    elif path.suffix == ".jsonl":
+        for line in path.read_text(encoding="utf-8").splitlines():
+            values = json.loads(line)
+            for name in ("step_seconds", "images_per_second"):
+                values.pop(name, None)
+            yield json.dumps(values, sort_keys=True).encode()
+    else:
+        yield path.read_bytes()

@@ -1,0 +1,169 @@
+"""The command embed: what it takes, that it can be stopped, and that it replaces nobody's files."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from transreid_ssl import UserError, embed, feature_files
+from transreid_ssl.data import open_pool
+from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.parts import Parts
+
+POOL = "demo:identities=3,images=4,test=2,height=32,width=16"  # 12 images
+
+
+@pytest.fixture(autouse=True)
+def weights(tmp_path, monkeypatch):
+    """A weights file and parts of four images, in the folder where the test runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(embed, "_PART", 4)
+    torch.manual_seed(0)
+    model = build_backbone("vit_nano_patch8_reid", img_size=(32, 16), provenance={"pool": POOL})
+    save_backbone("net.safetensors", model)
+    return model
+
+
+def run(*options):
+    fast = ["--weights=net.safetensors", "--num_workers=0", "--batch_size=2"]
+    embed.main([*fast, "--out=f.npy", *options])
+
+
+def names(path="f.parquet"):
+    return pq.read_table(path)["image"].to_pylist()
+
+
+def stop_after(monkeypatch, count):
+    """Stop when one part more than ``count`` is to be written; returns the images embedded."""
+    write, written = Parts.write, []
+
+    def limited(self, part, columns):
+        if len(written) == count:
+            raise KeyboardInterrupt
+        written.append(part)
+        write(self, part, columns)
+
+    monkeypatch.setattr(Parts, "write", limited)
+    return written
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_bits(monkeypatch, capsys):
+    run("--out=whole.npy")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert not Path("f.npy").exists()
+    again = stop_after(monkeypatch, 99)
+    run()
+    assert again == [1, 2]
+    assert Path("f.npy").read_bytes() == Path("whole.npy").read_bytes()
+    assert names() == list(open_pool(POOL).names)
+    assert not Path("f.parts").exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_damaged_part_is_made_again(monkeypatch, capsys, damage):
+    run("--out=whole.npy")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    part = sorted(Path("f.parts").iterdir())[1]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 4
+    part.write_bytes(content if damage == "flip" else content[:50])
+    again = stop_after(monkeypatch, 99)
+    run()
+    assert again == [1, 2]
+    assert f"{part}: damaged (its checksum differs); it is made again\n" in capsys.readouterr().out
+    assert Path("f.npy").read_bytes() == Path("whole.npy").read_bytes()
+
+
+def test_parts_of_other_settings_are_not_taken(monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    with pytest.raises(UserError, match=r"other images, weights or settings; remove .*f\.parts"):
+        run("--flip=true")
+
+
+def test_broken_images_in_parts(monkeypatch):
+    os.mkdir("crops")
+    pool = open_pool(POOL)
+    for index in range(10):
+        content = pool.read(index)
+        Path(f"crops/{index}.jpg").write_bytes(content[:100] if 4 <= index < 9 else content)
+    run("--images=crops", "--skip_broken=true")
+    assert names() == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "9.jpg"]
+    assert np.load("f.npy").shape == (5, 128)
+
+
+def test_features_that_are_not_finite_are_refused(weights):
+    weights.norm.weight.data[0] = torch.nan
+    save_backbone("net.safetensors", weights)
+    with pytest.raises(UserError, match="its features are not finite; broken weights"):
+        run()
+    assert sorted(os.listdir()) == ["net.safetensors"]
+
+
+def test_one_table_of_names_and_features():
+    run()
+    run("--out=both.parquet")
+    table = pq.read_table("both.parquet")
+    assert table["image"].to_pylist() == names()
+    features = np.stack(table["feature"].to_numpy())
+    np.testing.assert_array_equal(features, np.load("f.npy"))
+    assert table.schema.field("feature").type == pa.list_(pa.float32(), 128)
+
+
+def test_nothing_that_is_read_is_replaced():
+    os.mkdir("crops")
+    for index in range(2):
+        Path(f"crops/{index}.jpg").write_bytes(open_pool(POOL).read(index))
+    table = pa.table({"image": ["crops/0.jpg", "crops/1.jpg"], "note": ["mine", "too"]})
+    pq.write_table(table, "list.parquet")
+    before = Path("list.parquet").read_bytes()
+    with pytest.raises(UserError, match=r"list\.parquet: is read by this command"):
+        run("--images=list.parquet", "--out=list.npy")
+    with pytest.raises(UserError, match=r"net\.safetensors: is read by this command"):
+        run("--out=net.safetensors")
+    with pytest.raises(
+        UserError, match=r"list\.parquet: would be replaced, and was not written by"
+    ):
+        run("--out=list.npy")
+    assert Path("list.parquet").read_bytes() == before
+    run("--images=list.parquet", "--out=new.npy")
+    run("--images=list.parquet", "--out=new.npy")  # its own table of names is replaced
+
+
+def test_features_and_names_appear_together(monkeypatch):
+    run("--images=demo:identities=2,images=2")
+    before = Path("f.npy").read_bytes(), Path("f.parquet").read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_files.pq, "write_table", full)
+        with pytest.raises(UserError, match="No space left"):
+            feature_files.write_features(
+                Path("f.npy"), [(np.arange(2), np.ones((2, 3)))], open_pool(POOL), 3, {}
+            )
+    assert (Path("f.npy").read_bytes(), Path("f.parquet").read_bytes()) == before
+
+
+@pytest.mark.parametrize("provenance", [{"data": "market1501"}, {}, {"settings": "text"}])
+def test_nobody_gets_features_of_generated_people_unasked(weights, provenance):
+    save_backbone("net.safetensors", weights, replace(weights.spec, provenance=provenance))
+    with pytest.raises(UserError, match=r"which images\? The network was trained on"):
+        run()
+    save_backbone("net.safetensors", weights, replace(weights.spec, provenance={"data": POOL}))
+    run()
+    assert len(names()) > 0

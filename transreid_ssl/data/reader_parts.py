@@ -1,0 +1,99 @@
+"""What the layouts of labelled sets share: finding their folders, and labels in names as numbers.
+
+A label that stands for "none" is never one that a set gives as well: identities and cameras may be
+numbered from 0 or from 1, or be text.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from transreid_ssl.errors import UserError
+
+DEFAULT_PATTERN = r"(?P<identity>-?\d+)_c(?P<camera>\d+)"
+_LARGEST = 10**15  # labels are added to and packed together: this leaves them room in int64
+
+
+def find_home(
+    root: Path,
+    names: tuple[str, ...],
+    wanted: tuple[str, ...],
+    what: str,
+    advice: str = "give the folder with them",
+    optional: tuple[str, ...] = (),
+) -> Path:
+    """``root`` itself or its sub-folder of a usual name, whichever holds the most of ``wanted``.
+
+    Raises:
+        UserError: it lacks some that are not ``optional``; all that it lacks is named.
+    """
+    lacking = {
+        folder: [entry for entry in wanted if not (folder / entry).exists()]
+        for folder in (root, *(root / name for name in names))
+    }
+    closest = min(lacking, key=lambda folder: len(lacking[folder]))
+    if set(lacking[closest]) - set(optional):
+        raise UserError(f"{closest}: not {what}: it lacks {', '.join(lacking[closest])}; {advice}")
+    return closest
+
+
+def read_labels(
+    root: Path, names: list[str], pattern: str, what: str
+) -> tuple[list[str], list[str], list[str | None]]:
+    """The names again, and the identity and the camera in each, as text.
+
+    Raises:
+        UserError: no image, or one whose name does not match or has no identity in it.
+    """
+    if not names:
+        raise UserError(f"{root}: no image of {what} in it")
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{pattern!r}: not a regular expression ({error})") from error
+    if "identity" not in expression.groupindex:
+        raise UserError(f"{pattern!r}: lacks the group (?P<identity>…)")
+    matches = [expression.search(name) for name in names]
+    wrong = [n for n, match in zip(names, matches) if match is None or match["identity"] is None]
+    if wrong:
+        raise UserError(
+            f"{root}: {len(wrong):,} of {len(names):,} image names, such as {wrong[0]!r}, do not "
+            f"match {pattern!r}; move those images away, or open them as the set folder with a "
+            "pattern of their own"
+        )
+    groups = [match.groupdict() for match in matches]
+    return names, [g["identity"] for g in groups], [g.get("camera") for g in groups]
+
+
+def integers(texts: list[str], where: Path) -> np.ndarray:
+    """Labels that are numbers as int64 (N,).
+
+    Raises:
+        UserError: one that is no number, or too large a one.
+    """
+    try:
+        numbers = [int(text) for text in texts]
+    except ValueError as error:
+        raise UserError(f"{where}: a label is no whole number ({error})") from error
+    if any(abs(number) > _LARGEST for number in numbers):
+        raise UserError(f"{where}: a label is larger than {_LARGEST:,}; number people from 0 or 1")
+    return np.array(numbers, np.int64)
+
+
+def not_below_zero(parts: list[np.ndarray], usual: int = 0) -> list[np.ndarray]:
+    """Cameras of the parts of a set, less ``usual``, or less the lowest where it is lower yet."""
+    lowest = min((int(cameras.min()) for cameras in parts if len(cameras)), default=0)
+    return [cameras - min(usual, lowest) for cameras in parts]
+
+
+def encode(parts: list[list[str]]) -> list[np.ndarray]:
+    """Numbers as they are; any other text by its rank among all texts of all parts."""
+    texts = {text for part in parts for text in part}
+    try:
+        numbers = {text: int(text) for text in texts}
+        if any(abs(number) > _LARGEST for number in numbers.values()):
+            raise ValueError("larger than labels may be")
+    except ValueError:
+        numbers = {text: rank for rank, text in enumerate(sorted(texts))}
+    return [np.array([numbers[text] for text in part], np.int64) for part in parts]

@@ -1,0 +1,41 @@
+"""What timm's own programs are told of a network: how to make its images."""
+
+from typing import Any
+
+from transreid_ssl.models.spec import BackboneSpec
+
+
+class TimmConfig:
+    """A network whose ``pretrained_cfg`` always says what its ``spec`` says.
+
+    So ``timm.data.create_transform(**timm.data.resolve_model_data_config(model))`` squeezes images
+    to its size, crops nothing and normalises with its statistics.
+    """
+
+    spec: BackboneSpec
+    _given: dict[str, Any] | None = None
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        return {
+            **(self._given or {}),
+            "input_size": (3, *self.spec.img_size),
+            "mean": self.spec.mean,
+            "std": self.spec.std,
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "interpolation": {"linear": "bilinear", "cubic": "bicubic"}[self.spec.interpolation],
+        }
+
+    @pretrained_cfg.setter
+    def pretrained_cfg(self, given: dict[str, Any]) -> None:
+        self._given = given
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """timm's older name for the same."""
+        return self.pretrained_cfg
+
+    @default_cfg.setter
+    def default_cfg(self, given: dict[str, Any]) -> None:
+        self._given = given
