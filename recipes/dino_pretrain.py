@@ -1,7 +1,7 @@
 """DINO pre-training on unlabelled person crops (TransReID-SSL, arXiv 2111.12084).
 
     accelerate launch recipes/dino_pretrain.py          # the demo: no data needed
-    accelerate launch recipes/dino_pretrain.py \
+    accelerate launch recipes/dino_pretrain.py \\
         --config recipes/configs/dino_vit_small_ics_luperson60.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The papers'
@@ -47,4 +47,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, resumes=True)

@@ -1,7 +1,7 @@
 """MoBY pre-training on unlabelled person crops (arXiv 2105.04553).
 
     accelerate launch recipes/moby_pretrain.py          # the demo: no data needed
-    accelerate launch --multi_gpu --num_processes 8 recipes/moby_pretrain.py \
+    accelerate launch --multi_gpu --num_processes 8 recipes/moby_pretrain.py \\
         --config recipes/configs/moby_vit_small_luperson.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The settings of
@@ -62,4 +62,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, resumes=True)

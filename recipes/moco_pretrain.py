@@ -1,7 +1,7 @@
 """MoCo v2 pre-training on unlabelled person crops (LUPerson, arXiv 2012.03753).
 
     accelerate launch recipes/moco_pretrain.py          # the demo: no data needed
-    accelerate launch --multi_gpu --num_processes 8 recipes/moco_pretrain.py \
+    accelerate launch --multi_gpu --num_processes 8 recipes/moco_pretrain.py \\
         --config recipes/configs/moco_resnet50_luperson.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The paper's
@@ -78,4 +78,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, resumes=True)

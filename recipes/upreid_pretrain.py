@@ -2,7 +2,7 @@
 
     accelerate launch recipes/upreid_pretrain.py          # the demo: no data needed
     accelerate launch recipes/upreid_pretrain.py --base dino
-    accelerate launch --multi_gpu --num_processes 8 recipes/upreid_pretrain.py \
+    accelerate launch --multi_gpu --num_processes 8 recipes/upreid_pretrain.py \\
         --config recipes/configs/upreid_resnet50_luperson.yaml --data.pool /data/LUPerson
 
 The paper's program was never published and its constants were not available: what stands under
@@ -76,4 +76,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, resumes=True)

@@ -1,25 +1,28 @@
-"""Running recipes and commands as a user does: as processes, one or several."""
+"""Running recipes and commands as a user does, in one process or in several."""
 
+import contextlib
+import functools
 import importlib.util
+import io
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
 
 ROOT = Path(__file__).parents[1]
-
-
-def recipe(name: str) -> ModuleType:
-    """A recipe as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+PATIENCE = 600
+"""Seconds that a process of a test may take, on a machine many times slower than most."""
 
 
 def environment() -> dict[str, str]:
@@ -46,13 +49,75 @@ def command(*arguments: str, processes: int = 1) -> list[str]:
 
 
 def run(*arguments: str, processes: int = 1, cwd: Path = ROOT, code: int = 0) -> str:
-    """Run to the end, check the exit code, and return what was printed on both streams."""
-    done = subprocess.run(
-        command(*arguments, processes=processes),
-        env=environment(), cwd=cwd, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    """Run to the end, check the exit code, and return what was printed on both streams.
+
+    A program of one process runs in this one, as ``python`` would start it: nothing but the seconds
+    that imports take is saved. Several processes are launched.
+    """
+    if processes == 1:
+        found, said = _run_here(*arguments, cwd=cwd)
+    else:
+        done = subprocess.run(
+            command(*arguments, processes=processes), env=environment(), cwd=cwd,
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        found, said = done.returncode, f"{done.stdout}\n{done.stderr}"
+    assert found == code, f"exit code {found}\n{said}"
+    return said
+
+
+def _run_here(*arguments: str, cwd: Path) -> tuple[int, str]:
+    """Exit code and output of a script or ``-m module``; nothing of it stays in this process."""
+    module = arguments[0] == "-m"
+    name, *options = arguments[module:]
+    said = io.StringIO()
+    with (
+        fresh_process(),
+        contextlib.chdir(cwd),
+        mock.patch.object(sys, "argv", [name, *options]),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+    ):
+        try:
+            if module:
+                with warnings.catch_warnings():
+                    # It has been imported; here it is executed anew, as a program.
+                    warnings.filterwarnings("ignore", ".*found in sys.modules", RuntimeWarning)
+                    runpy.run_module(name, run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(name, run_name="__main__")
+        except SystemExit as end:
+            return end.code or 0, said.getvalue()
+    return 0, said.getvalue()
+
+
+@contextlib.contextmanager
+def fresh_process() -> Iterator[None]:
+    """Within it, what a new process on a CPU would have; after it, what there was before."""
+    threads = torch.get_num_threads()
+    _forget_accelerator()
+    with mock.patch.dict(os.environ, environment()):
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            _forget_accelerator()
+
+
+def _forget_accelerator() -> None:
+    """Accelerate keeps device and precision for the life of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@functools.cache
+def recipe(name: str) -> ModuleType:
+    """The recipe ``name``, such as "dino_pretrain", as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def kill(*arguments: str, when: Callable[[], bool], cwd: Path = ROOT) -> None:
@@ -61,7 +126,7 @@ def kill(*arguments: str, when: Callable[[], bool], cwd: Path = ROOT) -> None:
         command(*arguments), env=environment(), cwd=cwd,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while not when():
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline

@@ -3,7 +3,9 @@
 import argparse
 import dataclasses
 import inspect
+import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -19,10 +21,15 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(ArgumentParser):
-    """A jsonargparse parser whose complaints are one line and exit code 2."""
+    """A jsonargparse parser whose complaints are one line and exit code 2.
+
+    An option's name is written out: the beginning of one is an error, as a slip of the keyboard is.
+    """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(exit_on_error=False, formatter_class=_Help, **settings)
+        super().__init__(
+            exit_on_error=False, formatter_class=_Help, allow_abbrev=False, **settings
+        )  # fmt: skip
 
     def parse(self, arguments: Sequence[str] | None = None) -> Namespace:
         """Parse ``arguments`` (by default the program's) and make the dataclasses among them.
@@ -99,16 +106,32 @@ def _summary(kind: type) -> str:
     return inspect.cleandoc(kind.__doc__ or "").partition("\n\nArgs:")[0].replace("``", "")
 
 
-def run(main: Callable[..., int | None], *arguments: Any) -> None:
-    """Call ``main`` as the program: a ``UserError`` prints as one line, with exit code 2."""
+def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False) -> None:
+    """Call ``main`` as the program: a ``UserError`` prints as one line, with exit code 2.
+
+    Any other exception is a fault of the program, and keeps its traceback. With the environment
+    variable TRANSREID_SSL_DEBUG=1 a ``UserError`` shows its own, too.
+
+    Args:
+        resumes: The same command again goes on where an interrupt stopped it.
+    """
     try:
         code = main(*arguments)
     except UserError as error:
+        if os.environ.get("TRANSREID_SSL_DEBUG", "0") not in ("", "0"):
+            traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted" + _GO_ON * resumes, file=sys.stderr)
         code = 130
     except BrokenPipeError:
         code = 141
+    except Exception as error:
+        error.add_note(_OUR_FAULT)
+        raise
     sys.exit(code or 0)
+
+
+_GO_ON = ": run the same command again to go on"
+_OUR_FAULT = "This is a fault of transreid_ssl: please report it with these lines and the command."

@@ -194,4 +194,4 @@ def complete(options: argparse.Namespace) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, resumes=True)

@@ -1,7 +1,5 @@
 """The recipes of MoCo, MoCo v3 and MoBY: results, resume and processes, queues among them."""
 
-import importlib.util
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -31,31 +29,17 @@ def path(method):
     return launch.ROOT / "recipes" / f"{method}_pretrain.py"
 
 
-def load(method):
-    """A recipe as a module."""
-    spec = importlib.util.spec_from_file_location(f"{method}_pretrain", path(method))
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    return recipe
-
-
 def run(method, *arguments):
     """The recipe in this process: what a launch would add is tested with two processes."""
-    load(method).main([*TINY, *METHODS[method], *arguments])
-
-
-@pytest.fixture(autouse=True)
-def _on_the_cpu(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    with launch.fresh_process():
+        launch.recipe(f"{method}_pretrain").main([*TINY, *METHODS[method], *arguments])
 
 
 @pytest.fixture(scope="module", params=METHODS)
 def unbroken(request, tmp_path_factory):
     """A method's name, and the folder of a run that was left alone."""
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACCELERATE_USE_CPU", "true")
-        run(request.param, *PROBE, f"--run.output={folder}")
+    run(request.param, *PROBE, f"--run.output={folder}")
     return request.param, folder
 
 
@@ -107,7 +91,10 @@ def test_views_that_cannot_be_contrasted_are_refused_before_anything_is_written(
 
 def settings(name):
     """The settings in a file of MoCo's as plain values; the recipe's defaults where None."""
-    recipe, file = load("moco"), launch.ROOT / "recipes" / "configs" / f"{name}.yaml"
+    recipe, file = (
+        launch.recipe("moco_pretrain"),
+        launch.ROOT / "recipes" / "configs" / f"{name}.yaml",
+    )
     if name is None:
         return as_plain(recipe.Config())
     return as_plain(parse_config(recipe.Config, recipe.DEMO, "", ["--config", str(file)])[0])

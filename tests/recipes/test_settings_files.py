@@ -1,5 +1,7 @@
 """Every settings file belongs to a recipe, which understands it and sends it where it says."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from transreid_ssl.data.erasing import RandomErasing
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.config import as_plain
 
-RECIPES = {path.stem: path for path in (launch.ROOT / "recipes").glob("*.py")}
+RECIPES = sorted(path.stem for path in (launch.ROOT / "recipes").glob("*.py"))
 FILES = sorted((launch.ROOT / "recipes" / "configs").iterdir())
 
 
@@ -96,3 +98,13 @@ def test_settings_that_change_published_figures_are_the_authors():
     assert published("mocov3_vit_small_luperson").model.name == "vit_small_patch16_heads12_reid"
     moco = published("moco_resnet50_luperson")
     assert (moco.views.interpolation, moco.optim.by_epoch) == ("linear", True)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_help_shows_examples_as_they_are_typed(name):
+    lines = launch.recipe(name).__doc__.splitlines()
+    assert any(line.startswith("    accelerate launch recipes/") for line in lines)
+    # A single backslash in a docstring joins two lines, and is gone.
+    assert all(len(line) <= 100 for line in lines)
+    for line, after in itertools.pairwise(lines):
+        assert line.endswith("\\") == after.startswith("        --")

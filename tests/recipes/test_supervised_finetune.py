@@ -1,7 +1,5 @@
 """The fine-tuning recipe as a user runs it, and CFS on what it leaves."""
 
-import importlib.util
-
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,10 +21,6 @@ TINY = [
 BEFORE = "outputs/dino_pretrain/backbone.safetensors"
 
 
-def losses(folder):
-    return [line["loss"] for line in launch.metrics(folder) if "loss" in line]
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder where the demo of pre-training has been, and then that of fine-tuning."""
@@ -45,7 +39,7 @@ def home(tmp_path_factory):
 def test_a_run_leaves_its_results(home):
     run = home / "outputs" / "supervised_finetune"
     assert "generated" in (home / "log.txt").read_text()
-    assert len(losses(run)) == 12
+    assert len(launch.losses(run)) == 12
     assert {"id_loss", "triplet_loss", "accuracy"} <= set(launch.metrics(run)[1])
     assert [line["step"] for line in launch.metrics(run) if "probe/mAP" in line] == [0, 12]
     spec = read_spec(run / "model.safetensors")
@@ -74,31 +68,24 @@ def test_a_run_that_lost_its_end_ends_as_before(home):
     (run / "checkpoints" / "step_00000012.pt").unlink()  # left is that of step 10
     assert "resuming from step 10 of 12" in launch.run(RECIPE, *TINY, cwd=home)
     resumed = load_file(run / "model.safetensors")
-    assert len(losses(run)) == 12
+    assert len(launch.losses(run)) == 12
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=0)
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    """The recipe as a module."""
-    spec = importlib.util.spec_from_file_location("supervised_finetune", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_without_pre_training_it_says_what_to_run(recipe, tmp_path, monkeypatch):
+def test_without_pre_training_it_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"recipes/dino_pretrain\.py"):
-        recipe.main([])
+        launch.recipe("supervised_finetune").main([])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_batch_holds_whole_identities(recipe, tmp_path, monkeypatch):
+def test_a_batch_holds_whole_identities(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"--run\.batch_size 30: .*images_per_identity, which is 4"):
-        recipe.main(["--model.weights=null", "--run.batch_size=30", "--data.images_per_identity=4"])
+        launch.recipe("supervised_finetune").main(
+            ["--model.weights=null", "--run.batch_size=30", "--data.images_per_identity=4"]
+        )
     assert not list(tmp_path.iterdir())
 
 

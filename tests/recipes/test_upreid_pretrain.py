@@ -1,6 +1,5 @@
 """The UP-ReID recipe as a user runs it: terms in the log, exact resume, any number of processes."""
 
-import runpy
 from dataclasses import asdict
 
 import pytest
@@ -93,9 +92,9 @@ def test_the_terms_run_on_dino_too(tmp_path):
 
 def understood(recipe, name):
     """The settings of a file as its recipe understands them, with the recipe's own defaults."""
-    script = runpy.run_path(str(launch.ROOT / "recipes" / f"{recipe}_pretrain.py"))
+    script = launch.recipe(f"{recipe}_pretrain")
     arguments = ["--config", str(launch.ROOT / "recipes" / "configs" / f"{name}.yaml")]
-    return asdict(parse_config(script["Config"], script["DEMO"], "", arguments)[0])
+    return asdict(parse_config(script.Config, script.DEMO, "", arguments)[0])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ With no options each takes what the one before has left, beginning with what
 recipes/dino_pretrain.py and recipes/supervised_finetune.py write; add --help for the options.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,4 +240,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, resumes="score" in sys.argv[1:2])

@@ -22,13 +22,15 @@ from transreid_ssl.models.spec import BackboneSpec
 HEADER, CHECKSUM = "transreid_ssl", "transreid_ssl_crc32"
 """The keys of the spec, and of the checksum of it and all tensors, in our safetensors' metadata."""
 
+# The function that a pickled NumPy number names; where it lives depends on NumPy's version.
+_SCALAR = np.float64(0).__reduce__()[0]
 # What published checkpoints hold beside tensors, and nothing that can run code. Files written with
-# NumPy 1 name the same functions differently.
+# NumPy 1 name the same functions differently than those of NumPy 2.
 _SAFE_GLOBALS = [
     argparse.Namespace,
     np.dtype,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
     *sorted({type(np.dtype(kind)) for kind in "?bhilBHILefd"}, key=str),
 ]
 _MAX_NAME = 300

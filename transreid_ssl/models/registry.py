@@ -16,6 +16,7 @@ from transreid_ssl.models.architectures import (
     ResNetArchitecture,
     ViTArchitecture,
 )
+from transreid_ssl.models.convolution import with_reliable_convolutions
 from transreid_ssl.models.jpm import JPMViT
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.part_tokens import PartTokenViT
@@ -65,7 +66,8 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
         """Give either a complete ``spec``, or its fields as keywords, beside timm's own options."""
         own = {f.name: kwargs.pop(f.name) for f in fields(BackboneSpec) if f.name in kwargs}
         spec = spec or BackboneSpec(name=name, **own)
-        return build_model_with_cfg(_network(spec), name, pretrained, spec=spec, **kwargs)
+        model = build_model_with_cfg(_network(spec), name, pretrained, spec=spec, **kwargs)
+        return with_reliable_convolutions(model)
 
     create.__name__ = create.__qualname__ = name
     return create

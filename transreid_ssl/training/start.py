@@ -1,9 +1,11 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from torch import nn
 
@@ -11,6 +13,7 @@ from transreid_ssl.data import Pool, find_broken, leave_out, open_pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights
 from transreid_ssl.processes import on_all, on_main
+from transreid_ssl.training.config import as_plain
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
@@ -26,9 +29,11 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
         recipe: Its name, to say so.
 
     Raises:
-        UserError: the folder belongs to another run, or the precision is not to be had here.
+        UserError: the folder belongs to another run, or the precision or the tracker is not to be
+            had here.
     """
     settings: RunSettings = config.run
+    _check_tracker(settings.tracker)
     try:
         accelerator = Accelerator(
             mixed_precision=settings.precision,
@@ -41,15 +46,13 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
             ],
         )
     except ValueError as error:
-        raise UserError(
-            f'--run.precision "{settings.precision}" or --run.tracker: {error}'
-        ) from error
+        raise UserError(f'--run.precision "{settings.precision}": {error}') from error
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
     run = RunFolder(settings.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config, settings.overwrite))
     if settings.tracker:
-        accelerator.init_trackers(recipe)
+        _start_tracker(accelerator, config, recipe)
     set_seed(settings.seed)
     accelerator.print(
         f"{recipe}: {origin}; run folder {run.path}; {accelerator.num_processes} process(es) on "
@@ -57,6 +60,45 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
         flush=True,
     )
     return accelerator, run
+
+
+def _check_tracker(name: str | None) -> None:
+    """Accelerate leaves a tracker out, without a word, whose package is not installed."""
+    if name is None:
+        return
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise UserError(
+            f"--run.tracker {name}: not known; choose one of {', '.join(LOGGER_TYPE_TO_CLASS)}"
+        )
+    if name not in [str(found) for found in get_available_trackers()]:
+        raise UserError(
+            f"--run.tracker {name}: its package is not installed; run: pip install "
+            f"{name.replace('_', '-')}, or leave the tracker out"
+        )
+
+
+def _start_tracker(accelerator: Accelerator, config: Any, recipe: str) -> None:
+    """Start the tracker, which is told the settings as its hyperparameters.
+
+    They are flat, such as ``optim.lr``, and numbers or text: trackers take nothing else.
+    """
+
+    def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+        result = {}
+        for name, value in settings.items():
+            if isinstance(value, dict):
+                result |= flat(value, f"{prefix}{name}.")
+            else:
+                plain = isinstance(value, bool | int | float | str)
+                result[prefix + name] = value if plain else str(value)
+        return result
+
+    accelerator.init_trackers(_slug(recipe), config=flat(as_plain(config)))
+
+
+def _slug(title: str) -> str:
+    """A title as the name of a folder, without spaces."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def training_pool(

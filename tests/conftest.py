@@ -1,0 +1,23 @@
+"""What every test begins with: its share of the cores, and the same random numbers."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_configure() -> None:
+    """Tests side by side share the cores, as threads that wait for one another are slow."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, (cores or 1) // workers))
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """The same random networks and images in every run, whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
