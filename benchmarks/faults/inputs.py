@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -67,6 +68,7 @@ def try_inputs(folder: Path) -> list[tuple[BadInput, str, bool]]:
 
 def _try(case: BadInput) -> tuple[str, bool]:
     kept = _contents()
+    AcceleratorState._reset_state(True)  # a recipe is the first of its process
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             code = (_MAINS.get(case.command) or recipe_main(case.command))(list(case.arguments))
