@@ -314,11 +314,11 @@ def test_too_many_unreadable_images_stop_the_run_and_few_are_listed(tmp_path, ca
             yield batch | {"corrupt": [f"{step}.jpg"] if step < count else []}
 
     few, many = trainer(tmp_path / "few", Toy()), trainer(tmp_path / "many", Toy())
-    few.max_bad_images = many.max_bad_images = 3
+    few.bad_images.limit = many.bad_images.limit = 3
     few.fit(broken(3))
     few.report("model.safetensors")
     assert "3 unreadable images" in capsys.readouterr().out
-    listed = (tmp_path / "few" / "bad_images_met_0.txt").read_text().split()
+    listed = (tmp_path / "few" / "bad_images_met.txt").read_text().split()
     assert listed == ["0.jpg", "1.jpg", "2.jpg"]
     with pytest.raises(UserError, match=r"4 images could not be read.*verify"):
         many.fit(broken(4))

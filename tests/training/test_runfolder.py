@@ -138,7 +138,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 def state(step, **more):
-    return {"data_key": "", "objective": {}, "optimizer": {}, "scaler": {}, "step": step} | more
+    return {
+        "data_key": "",
+        "objective": {},
+        "optimizer": {},
+        "scaler": {},
+        "bad_images": [],
+        "step": step,
+    } | more
 
 
 def test_resuming_drops_what_was_logged_after_the_checkpoint(run):

@@ -94,4 +94,4 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-_CONTENTS = {"step", "data_key", "objective", "optimizer", "scaler"}
+_CONTENTS = {"step", "data_key", "objective", "optimizer", "scaler", "bad_images"}

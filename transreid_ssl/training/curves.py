@@ -42,7 +42,9 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
             measured = heading.startswith("retrieval") and not constant
             axis.plot(
                 steps, values, label=_label(name), lw=1.5,
-                ls=":" if constant else "-", marker="o" if measured else None, ms=3,
+                ls=":" if constant else "-", ms=3,
+                # A line of one point would not be seen.
+                marker="o" if measured or len(steps) == 1 else None,
             )  # fmt: skip
         axis.set_title(heading, fontsize=10)
         axis.set_xlabel("step", fontsize=8)

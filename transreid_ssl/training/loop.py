@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import write_text
 from transreid_ssl.models import block_norms, group_norms
 from transreid_ssl.processes import on_all, on_main
+from transreid_ssl.training.bad_images import BadImages
 from transreid_ssl.training.checkpoint import load_checkpoint
 from transreid_ssl.training.health import total_norm
 from transreid_ssl.training.interrupts import StopRequest
@@ -27,6 +27,7 @@ from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import clip_gradients
 from transreid_ssl.training.plan import Plan
+from transreid_ssl.training.probe import RetrievalProbe, before_and_after
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import RunSettings
 from transreid_ssl.training.watch import Watch
@@ -69,7 +70,6 @@ class Trainer:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
         self.run, self.settings, self.data_key = run, settings, data_key
         self.probe, self.probe_every, self.keep_best = probe, probe_every, keep_best
-        self.max_bad_images = max_bad_images
         objective = group_norms(
             objective, device=accelerator.device, num_processes=accelerator.num_processes,
             norm_images=settings.norm_images,
@@ -83,7 +83,7 @@ class Trainer:
         self.watch = Watch(
             accelerator, run, settings, self.meter, self.parameters, image_names
         )  # fmt: skip
-        self.bad_images: set[str] = set()
+        self.bad_images = BadImages(accelerator, run, max_bad_images)
         self.skipped = 0
         self.stop = StopRequest(accelerator)
         self.step = self._restore()
@@ -91,7 +91,7 @@ class Trainer:
 
     # -- state
 
-    def state(self) -> dict[str, Any]:
+    def state(self, bad_images: list[str]) -> dict[str, Any]:
         """All that the next step depends on; randomness is a function of the step."""
         scaler = self.accelerator.scaler
         return {
@@ -101,6 +101,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else {},
+            "bad_images": bad_images,
         }
 
     def _restore(self) -> int:
@@ -124,6 +125,7 @@ class Trainer:
             ) from error
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.bad_images.add(state["bad_images"])
         self.say(f"resuming from step {state['step']} of {self.plan.total_steps}")
         return int(state["step"])
 
@@ -154,7 +156,8 @@ class Trainer:
         closing = contextlib.closing(batches) if hasattr(batches, "close") else nullcontext()
         with self.stop, closing:
             self._clock, self._clock_step = time.monotonic(), self.step
-            if self._probe_is_due() and not self.run.has(self.step, "probe/mAP"):
+            probed = on_main(self.accelerator, lambda: self.run.has(self.step, "probe/mAP"))
+            if self._probe_is_due() and not probed:
                 self._probe()  # a stop may have come between a checkpoint and its probe
             self.model.train()
             while self.step < self.plan.total_steps:
@@ -210,7 +213,7 @@ class Trainer:
         return not math.isfinite(gradient_norm.item())
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        self.bad_images.update(batch.pop("corrupt", ()))
+        self.bad_images.note(batch)
         self.watch.note(batch)
         device = self.accelerator.device
         return {
@@ -254,7 +257,7 @@ class Trainer:
         self.meter.note("weight_norm", total_norm(self.parameters))
         values = self.meter.read(self.accelerator)
         self.watch.check(self.step, values)
-        self._check_bad_images()
+        self.bad_images.check()
         seconds = values["step_seconds"]
         values |= {
             "epoch": self.step / self.plan.steps_per_epoch,
@@ -283,31 +286,16 @@ class Trainer:
         self._clock, self._clock_step = now, self.step
         return seconds
 
-    def _check_bad_images(self) -> None:
-        """Unreadable images met on the way were replaced; too many of them stop the run."""
-        if self.max_bad_images is None:
-            return
-        count = torch.tensor(float(len(self.bad_images)), device=self.accelerator.device)
-        if self.accelerator.reduce(count, "sum").item() <= self.max_bad_images:
-            return
-        # Several processes may have met the same image, each in another epoch.
-        names = set(gather_object(sorted(self.bad_images)))
-        if len(names) > self.max_bad_images:
-            raise UserError(
-                f"{len(names)} images could not be read, more than --data.max_bad_fraction allows, "
-                f"such as {min(names)}; look at the pool with: python -m transreid_ssl.data verify "
-                "PATH"
-            )
-
     def _checkpoint(self) -> None:
         """Write the state, unless the network has diverged or collapsed."""
         self.watch.check_finite(self.step)
         if self.watch.collapse.low:
             return
-        on_main(self.accelerator, self._save)
+        bad_images = self.bad_images.gathered()
+        on_main(self.accelerator, lambda: self._save(bad_images))
 
-    def _save(self) -> None:
-        state = self.state()
+    def _save(self, bad_images: list[str]) -> None:
+        state = self.state(bad_images)
         self.watch.check_state(self.step, state)
         keep = self.settings.keep_checkpoints, self.settings.keep_every
         self.run.save(self.step, state, *keep)
@@ -358,27 +346,11 @@ class Trainer:
     def report(self, result: str) -> None:
         """Say where the results are, and what retrieval was before and after."""
         self.run.draw_curves()
-        self._list_bad_images()
+        self.bad_images.report()
         probes = self.run.lines_with("probe/mAP")
-        if probes:
-            first, last = probes[0], probes[-1]
-            rows = [
-                (f"before (step {first['step']})", first["probe/mAP"], first["probe/rank1"]),
-                (f"after (step {last['step']})", last["probe/mAP"], last["probe/rank1"]),
-                ("colour histogram", last["probe/mAP_histogram"], last["probe/rank1_histogram"]),
-                ("chance", last["probe/mAP_chance"], last["probe/rank1_chance"]),
-            ]
-            self.say(f"{'direct retrieval':24} {'mAP %':>7} {'rank-1 %':>9}")
-            for name, mean_ap, rank1 in rows:
-                self.say(f"{name:24} {mean_ap:7.1f} {rank1:9.1f}")
+        if probes and isinstance(self.probe, RetrievalProbe):
+            self.say(before_and_after(probes, self.probe.probed))
         self.say(f"results: {self.run.path / result}, {self.run.path / 'curves.png'}")
-
-    def _list_bad_images(self) -> None:
-        """Write the unreadable images that this process met while training."""
-        if self.bad_images:
-            path = self.run.path / f"bad_images_met_{self.accelerator.process_index}.txt"
-            write_text(path, "".join(f"{name}\n" for name in sorted(self.bad_images)))
-            print(f"{len(self.bad_images)} unreadable images were replaced: {path}", flush=True)
 
 
 def _mix(seed: int, step: int, rank: int) -> int:

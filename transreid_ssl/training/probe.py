@@ -1,7 +1,8 @@
 """Direct retrieval while a network trains, beside what it has to beat."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,12 @@ class RetrievalProbe:
         self.protocol = replace(protocol, query=_thin(protocol.query, settings.max_query, seed))
         self.baselines: dict[str, float] = {}
 
+    @property
+    def probed(self) -> str:
+        """What is looked at, for people."""
+        generated = self.protocol.split == "generated"
+        return "generated people" if generated else self.protocol.name
+
     def __call__(self, step: int) -> dict[str, float]:
         """Values to log, in percent; an empty dict on other processes."""
         features = embed_protocol(
@@ -64,6 +71,21 @@ class RetrievalProbe:
         )
         values = {"probe/mAP": mean_ap, "probe/rank1": rank1, "probe/feature_spread": spread}
         return values | self.baselines
+
+
+def before_and_after(lines: Sequence[Mapping[str, Any]], probed: str) -> str:
+    """A table of the first and the last probe among lines of metrics.jsonl, and their baselines."""
+    first, last = lines[0], lines[-1]
+    rows = [
+        (f"before (step {first['step']})", first["probe/mAP"], first["probe/rank1"]),
+        (f"after (step {last['step']})", last["probe/mAP"], last["probe/rank1"]),
+        ("colour histogram", last["probe/mAP_histogram"], last["probe/rank1_histogram"]),
+        ("chance", last["probe/mAP_chance"], last["probe/rank1_chance"]),
+    ]
+    heading = f"retrieval on {probed}"
+    width = max(24, len(heading))
+    table = [f"{name:{width}} {mean_ap:7.1f} {rank1:9.1f}" for name, mean_ap, rank1 in rows]
+    return "\n".join([f"{heading:{width}} {'mAP %':>7} {'rank-1 %':>9}", *table])
 
 
 def _thin(images: LabelledImages, count: int | None, seed: int) -> LabelledImages:
