@@ -5,14 +5,18 @@ import functools
 import importlib.util
 import io
 import json
+import multiprocessing
 import os
 import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -32,38 +36,97 @@ def environment() -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
     }
 
 
-def command(*arguments: str, processes: int = 1) -> list[str]:
-    """A script or ``-m module`` as a command line; several processes need torch's launcher."""
-    if processes == 1:
-        return [sys.executable, *arguments]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def torchrun(*arguments: str, processes: int) -> str:
+    """Run as torch's own launcher does, to the end, and return what was printed."""
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-    address = ["--master_addr=127.0.0.1", f"--master_port={port}"]
-    return [sys.executable, *launcher, *address, *arguments]
+    address = ["--master_addr=127.0.0.1", f"--master_port={_free_port()}"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *address, *arguments], env=environment(),
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
 def run(*arguments: str, processes: int = 1, cwd: Path = ROOT, code: int = 0) -> str:
     """Run to the end, check the exit code, and return what was printed on both streams.
 
     A program of one process runs in this one, as ``python`` would start it: nothing but the seconds
-    that imports take is saved. Several processes are launched.
+    that imports take is saved. Several processes are launched, with the variables of torch's
+    launcher.
     """
     if processes == 1:
         found, said = _run_here(*arguments, cwd=cwd)
     else:
-        done = subprocess.run(
-            command(*arguments, processes=processes), env=environment(), cwd=cwd,
-            capture_output=True, text=True, timeout=PATIENCE, check=False,
-        )  # fmt: skip
-        found, said = done.returncode, f"{done.stdout}\n{done.stderr}"
+        found, said = _run_side_by_side(*arguments, processes=processes, cwd=cwd)
     assert found == code, f"exit code {found}\n{said}"
     return said
+
+
+def _run_side_by_side(*arguments: str, processes: int, cwd: Path) -> tuple[int, str]:
+    """The first exit code that is not 0, and the output of all processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        size = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+        logs = [Path(folder, f"{rank}.txt") for rank in range(processes)]
+        started = [
+            _start(
+                arguments, cwd, log, meeting | size | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            )
+            for rank, log in enumerate(logs)
+        ]
+        deadline, code = time.monotonic() + PATIENCE, 0
+        running = list(started)
+        while running and not code and time.monotonic() < deadline:
+            wait([process.sentinel for process in running], timeout=1)
+            running = [process for process in started if process.exitcode is None]
+            code = next((process.exitcode for process in started if process.exitcode), 0)
+        for process in running:  # one has failed, or none ever ends
+            process.kill()
+        for process in started:
+            process.join()
+        said = "".join(log.read_text() for log in logs)
+        return code or bool(running), said
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+# A process that has imported everything and computed nothing; new ones are forked from it, which
+# takes no time.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["launch", "transreid_ssl.finetune", "transreid_ssl.pretrain", "transreid_ssl.training.curves"]
+)
+
+
+def _start(
+    arguments: Sequence[str], cwd: Path, log: Path, variables: Mapping[str, str]
+) -> ForkServerProcess:
+    """Start a program in a process of its own, whose output goes to ``log``."""
+    process = _SERVER.Process(target=_run_there, args=(arguments, cwd, log, variables))
+    with mock.patch.dict(os.environ, environment()):  # for the server, which starts with the first
+        process.start()
+    return process
+
+
+def _run_there(
+    arguments: Sequence[str], cwd: Path, log: Path, variables: Mapping[str, str]
+) -> None:
+    with open(log, "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    os.environ |= variables
+    code, said = _run_here(*arguments, cwd=cwd)
+    sys.stdout.write(said)
+    sys.exit(code)
 
 
 def _run_here(*arguments: str, cwd: Path) -> tuple[int, str]:
@@ -121,18 +184,16 @@ def recipe(name: str) -> ModuleType:
 
 
 def kill(*arguments: str, when: Callable[[], bool], cwd: Path = ROOT) -> None:
-    """Run, and kill without warning as soon as ``when`` says so."""
-    process = subprocess.Popen(
-        command(*arguments), env=environment(), cwd=cwd,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + PATIENCE
-    while not when():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    """Run in a process of its own, and kill it without warning as soon as ``when`` says so."""
+    with tempfile.NamedTemporaryFile() as log:
+        process = _start(arguments, cwd, Path(log.name), {})
+        deadline = time.monotonic() + PATIENCE
+        while not when():
+            assert process.is_alive(), f"ended before it could be killed: {log.read().decode()}"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+        process.join()
 
 
 def metrics(folder: Path) -> list[dict]:

@@ -94,8 +94,39 @@ def test_what_a_user_gets_wrong_is_one_line(arguments, message, capsys):
 
 
 def test_a_fault_of_a_settings_class_is_not_blamed_on_the_user():
-    with pytest.raises(AttributeError, match="nothing"):
+    with pytest.raises(AttributeError, match="nothing") as raised:
         command.run(copy, "a", "--part.size=13")
+    assert any("fault of transreid_ssl: please report it" in n for n in raised.value.__notes__)
+
+
+def test_the_beginning_of_an_option_is_not_taken_for_it():
+    for arguments in (("a", "--part.siz=2"), ("a", "--name", "x")):
+        with pytest.raises(UserError, match=arguments[1].partition("=")[0]):
+            copy(*arguments)
+
+
+@pytest.mark.parametrize("debug", ["1", "0", None])
+def test_a_traceback_of_a_users_error_is_shown_when_asked_for(debug, monkeypatch, capsys):
+    monkeypatch.delenv("TRANSREID_SSL_DEBUG", raising=False)
+    if debug is not None:
+        monkeypatch.setenv("TRANSREID_SSL_DEBUG", debug)
+    with pytest.raises(SystemExit):
+        command.run(copy, "a", "--part.size=0")
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) == (debug == "1")
+    assert said.splitlines()[-1] == "error: Part.size is 0: give 1 or more"
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_an_interrupt_says_to_go_on_where_that_is_so(resumes, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        command.run(interrupted, resumes=resumes)
+    assert stopped.value.code == 130
+    go_on = ": run the same command again to go on" if resumes else ""
+    assert capsys.readouterr().err == f"interrupted{go_on}\n"
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,11 @@ finish(accelerator)
 """
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_an_error_anywhere_is_raised_everywhere(tmp_path, processes):
+@pytest.mark.parametrize(("start", "processes"), [(launch.torchrun, 2), (launch.run, 3)])
+def test_an_error_anywhere_is_raised_everywhere(tmp_path, start, processes):
     script = tmp_path / "work.py"
     script.write_text(WORK)
-    said = launch.run(str(script), processes=processes)
+    said = start(str(script), processes=processes)
     assert all(f"process {rank} is done" in said for rank in range(processes))
 
 

@@ -166,7 +166,8 @@ def test_two_processes_embed_as_one(images, tmp_path):
     for process in range(2):
         found = torch.load(tmp_path / f"{process}.pt", weights_only=False)
         assert found[1].tolist() == index.tolist() == [0, 1, 2, 3, 5, 6]
-        assert torch.equal(found[0], expected)
+        # The last digit may depend on where in memory a process has its batch.
+        torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-6)
 
 
 def test_colour_histogram_sees_colours_by_height():

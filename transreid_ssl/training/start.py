@@ -4,8 +4,7 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate import Accelerator, tracking
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from torch import nn
 
@@ -56,21 +55,26 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
     set_seed(settings.seed)
     accelerator.print(
         f"{recipe}: {origin}; run folder {run.path}; {accelerator.num_processes} process(es) on "
-        f"{accelerator.device.type}, precision {accelerator.mixed_precision}",
+        f"{accelerator.device.type}, precision {_precision(accelerator)}",
         flush=True,
     )
     return accelerator, run
+
+
+def _precision(accelerator: Accelerator) -> str:
+    """What is computed in: elsewhere than on GPUs, Accelerate takes float32 for fp16, unsaid."""
+    asked = accelerator.mixed_precision
+    return asked if asked == "no" or accelerator.native_amp else f"no ({asked} needs a GPU)"
 
 
 def _check_tracker(name: str | None) -> None:
     """Accelerate leaves a tracker out, without a word, whose package is not installed."""
     if name is None:
         return
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise UserError(
-            f"--run.tracker {name}: not known; choose one of {', '.join(LOGGER_TYPE_TO_CLASS)}"
-        )
-    if name not in [str(found) for found in get_available_trackers()]:
+    known = tracking.LOGGER_TYPE_TO_CLASS
+    if name not in known:
+        raise UserError(f"--run.tracker {name}: not known; choose one of {', '.join(known)}")
+    if name not in [str(found) for found in tracking.get_available_trackers()]:
         raise UserError(
             f"--run.tracker {name}: its package is not installed; run: pip install "
             f"{name.replace('_', '-')}, or leave the tracker out"

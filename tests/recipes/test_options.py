@@ -1,0 +1,130 @@
+"""What few runs ask for: compiled networks, trackers, fp16 without a GPU, several processes."""
+
+from functools import partialmethod
+from typing import ClassVar
+
+import pytest
+import torch
+from accelerate import tracking
+from accelerate.utils import LoggerType
+from torch import nn
+from torch._dynamo.utils import counters
+
+import launch
+
+DINO = str(launch.ROOT / "recipes" / "dino_pretrain.py")
+TINY = [
+    "--data.pool=demo:identities=8,images=4,height=32,width=16", "--model.img_size=[32,16]",
+    "--views.global_size=[32,16]", "--views.local_size=[16,8]", "--views.num_local=2",
+    "--run.batch_size=16", "--run.epochs=2", "--run.log_every=1", "--run.num_workers=0",
+    "--run.num_threads=1", "--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16",
+    "--run.precision=no", "--probe.data=null",
+]  # fmt: skip
+
+
+def pretrain(folder, *arguments, code=0):
+    return launch.run(DINO, *TINY, f"--run.output={folder}", *arguments, code=code)
+
+
+def test_compiled_networks_have_the_losses_of_plain_ones(tmp_path, monkeypatch):
+    """The graphs are captured; a compiler for them, which not every machine has, is torch's."""
+    pretrain(tmp_path / "plain")
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    pretrain(tmp_path / "compiled", "--run.compile=true")
+    assert counters["stats"]["unique_graphs"] >= 2  # student and teacher
+    assert not counters["graph_break"]
+    plain, compiled = (launch.losses(tmp_path / name) for name in ("plain", "compiled"))
+    assert len(plain) == 4
+    assert compiled == pytest.approx(plain, rel=1e-5)
+
+
+def test_fp16_without_a_gpu_is_said_to_be_float32(tmp_path):
+    assert "precision no (fp16 needs a GPU)" in pretrain(tmp_path / "half", "--run.precision=fp16")
+    pretrain(tmp_path / "full")
+    assert launch.losses(tmp_path / "half") == launch.losses(tmp_path / "full")
+
+
+class Notebook(tracking.GeneralTracker):
+    """A tracker that keeps what it is told."""
+
+    name, requires_logging_directory, tracker = "tensorboard", True, None
+    kept: ClassVar[list] = []
+
+    def __init__(self, run_name, logging_dir, **options):
+        super().__init__()
+        self.kept.append(("name", run_name))
+
+    def start(self):
+        pass
+
+    def store_init_configuration(self, values):
+        self.kept.append(("settings", values))
+
+    def log(self, values, step=None, **options):
+        self.kept.append(("values", step, values))
+
+
+def test_a_tracker_is_told_the_settings_and_the_values(tmp_path, monkeypatch):
+    monkeypatch.setattr(Notebook, "kept", [])
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Notebook)
+    monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD])
+    pretrain(tmp_path / "run", "--run.tracker=tensorboard")
+    (_, name), (_, settings), *logged = Notebook.kept
+    assert name == "dino-pre-training"
+    assert settings["optim.betas"] == "[0.9, 0.999]"
+    assert (settings["run.batch_size"], settings["probe.data"]) == (16, "None")
+    assert all(type(value) in (bool, int, float, str) for value in settings.values())
+    losses = {step: values["loss"] for _, step, values in logged if "loss" in values}
+    assert list(losses) == [1, 2, 3, 4]
+    assert list(losses.values()) == pytest.approx(launch.losses(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("comet_ml", "its package is not installed; run: pip install comet-ml"),
+        ("tensorbord", "not known; choose one of aim"),
+    ],
+)
+def test_a_tracker_that_is_not_there_is_an_error(name, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_available_trackers", [])
+    said = pretrain(tmp_path / "run", f"--run.tracker={name}", code=2)
+    assert f"error: --run.tracker {name}: {message}" in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+PEOPLE = "identities=8,images=4,test=3,height=32,width=16"
+FINETUNING = [
+    "--model.name=vit_nano_patch8_reid", "--model.weights=null", "--model.img_size=[32,16]",
+    "--run.batch_size=16", "--run.epochs=2", "--run.log_every=1", "--run.num_workers=0",
+    "--run.num_threads=1", "--run.precision=no", "--augment.padding=2",
+    "--run.norm_images=8", "--model.drop_path=0",
+]  # fmt: skip
+RECIPES = {
+    "supervised": [f"--data.name=demo:{PEOPLE}", "--optim.warmup_epochs=1"],
+    "uda": [
+        f"--source.name=demo:{PEOPLE},style=1", f"--target.name=demo:{PEOPLE},first=100,style=2",
+        "--source_training.epochs=1", "--source_training.batch_size=16",
+        "--source_training.optim.warmup_epochs=1", "--source_training.norm_images=8",
+        "--source_training.drop_path=0", "--clusters.steps_per_epoch=2",
+        "--clusters.k1=5", "--clusters.k2=2", "--clusters.eps=0.7", "--clusters.min_samples=2",
+        "--clusters.frozen_norms=true", "--probe.every=0",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_processes_fine_tune_with_the_losses_of_two_micro_batches(name, tmp_path):
+    recipe = str(launch.ROOT / "recipes" / f"{name}_finetune.py")
+    for processes in (1, 2):
+        launch.run(
+            recipe, *FINETUNING, *RECIPES[name], f"--run.accumulation={3 - processes}",
+            f"--run.output={tmp_path / str(processes)}", processes=processes, cwd=tmp_path,
+        )  # fmt: skip
+    for stage in ("", "source") if name == "uda" else ("",):
+        one, two = (tmp_path / str(processes) / stage for processes in (1, 2))
+        assert len(launch.losses(one)) >= 2
+        assert launch.losses(two) == pytest.approx(launch.losses(one), rel=1e-3)
