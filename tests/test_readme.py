@@ -41,7 +41,7 @@ def test_the_readme_shows_the_two_first_commands_and_the_whole_path():
         "pip install .",
         "accelerate launch recipes/dino_pretrain.py",
         "pip install .[test]",
-        "pytest",
+        "pytest -n 2 --dist loadfile",
     ]
     assert len(OURS) >= 12
 
