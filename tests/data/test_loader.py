@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import launch
 from transreid_ssl.data.erasing import RandomErasingConfig
 from transreid_ssl.data.images import decode, resize
 from transreid_ssl.data.loader import (
@@ -246,8 +247,9 @@ for batch in training_loader(dataset, EpochSampler(16, 4, 0, num_steps=99), num_
 def test_an_exception_in_the_loop_ends_the_process():
     """The uncaught exception keeps the iterator alive while Python waits for its workers."""
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=60, check=False
-    )
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True,
+        timeout=launch.PATIENCE, check=False,
+    )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.strip().endswith("RuntimeError: in the middle of a run")
 

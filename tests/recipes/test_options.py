@@ -11,6 +11,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import launch
+from transreid_ssl.data import open_pool
 
 DINO = str(launch.ROOT / "recipes" / "dino_pretrain.py")
 TINY = [
@@ -94,6 +95,24 @@ def test_a_tracker_that_is_not_there_is_an_error(name, message, tmp_path, monkey
     assert f"error: --run.tracker {name}: {message}" in said
     assert said.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_when_an_image_was_lost_meanwhile(tmp_path):
+    people, crops = open_pool("demo:identities=8,images=4,height=32,width=16"), tmp_path / "crops"
+    crops.mkdir()
+    for index in range(len(people)):
+        (crops / f"{index:02}.jpg").write_bytes(people.read(index))
+    run = tmp_path / "run"
+    options = [f"--data.pool={crops}", "--run.checkpoint_every=2", "--data.max_bad_fraction=0.1"]
+    pretrain(run, *options)
+    before = launch.losses(run)
+    (run / "checkpoints" / "step_00000004.pt").unlink()
+    (crops / "07.jpg").write_bytes(b"")
+    assert "resuming from step 2 of 4" in pretrain(run, *options)
+    after = launch.losses(run)
+    assert after[:2] == before[:2]
+    assert len(after) == 4
+    assert "07.jpg" in (run / "bad_images_met.txt").read_text()
 
 
 PEOPLE = "identities=8,images=4,test=3,height=32,width=16"
