@@ -19,6 +19,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import torch
@@ -73,12 +74,10 @@ def _run_side_by_side(*arguments: str, processes: int, cwd: Path) -> tuple[int, 
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
         size = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
         logs = [Path(folder, f"{rank}.txt") for rank in range(processes)]
-        started = [
-            _start(
-                arguments, cwd, log, meeting | size | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            )
-            for rank, log in enumerate(logs)
-        ]
+        started = []
+        for rank, log in enumerate(logs):
+            variables = meeting | size | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started.append(_start(_run_there, arguments, cwd, log, variables))
         deadline, code = time.monotonic() + PATIENCE, 0
         running = list(started)
         while running and not code and time.monotonic() < deadline:
@@ -107,14 +106,20 @@ _SERVER.set_forkserver_preload(
 )
 
 
-def _start(
-    arguments: Sequence[str], cwd: Path, log: Path, variables: Mapping[str, str]
-) -> ForkServerProcess:
-    """Start a program in a process of its own, whose output goes to ``log``."""
-    process = _SERVER.Process(target=_run_there, args=(arguments, cwd, log, variables))
+def _start(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Call a function of a module in a process of its own."""
+    process = _SERVER.Process(target=function, args=arguments)
     with mock.patch.dict(os.environ, environment()):  # for the server, which starts with the first
         process.start()
     return process
+
+
+def each(function: Callable[..., None], *arguments: Any, processes: int) -> None:
+    """Call ``function(rank, *arguments)`` in so many processes at once, and wait for them."""
+    started = [_start(function, rank, *arguments) for rank in range(processes)]
+    for process in started:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in started] == [0] * processes
 
 
 def _run_there(
@@ -186,7 +191,7 @@ def recipe(name: str) -> ModuleType:
 def kill(*arguments: str, when: Callable[[], bool], cwd: Path = ROOT) -> None:
     """Run in a process of its own, and kill it without warning as soon as ``when`` says so."""
     with tempfile.NamedTemporaryFile() as log:
-        process = _start(arguments, cwd, Path(log.name), {})
+        process = _start(_run_there, arguments, cwd, Path(log.name), {})
         deadline = time.monotonic() + PATIENCE
         while not when():
             assert process.is_alive(), f"ended before it could be killed: {log.read().decode()}"

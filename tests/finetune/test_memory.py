@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.multiprocessing import spawn
 
+import launch
 from reference import normal
 from shared_memory import batch, shared_update
 from transreid_ssl.finetune import ClusterMemory
@@ -104,7 +104,7 @@ def test_evaluation_leaves_no_trace():
 
 def test_two_processes_update_as_one(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    spawn(shared_update, (str(tmp_path),), nprocs=2)
+    launch.each(shared_update, str(tmp_path), processes=2)
     features, labels = batch(7, size=24)
     memory = ClusterMemory(torch.ones(6, 5).cumsum(0).cumsum(1).sin(), momentum=0.5)
     memory(features, labels)
