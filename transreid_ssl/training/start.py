@@ -38,19 +38,7 @@ def start(
     """
     settings: RunSettings = config.run
     _check_tracker(settings.tracker)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=settings.precision,
-            log_with=settings.tracker,
-            project_dir=settings.output,
-            kwargs_handlers=[
-                # Gradients as views of the buckets save a copy.
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=timedelta(minutes=settings.timeout_minutes)),
-            ],
-        )
-    except ValueError as error:
-        raise UserError(f'--run.precision "{settings.precision}": {error}') from error
+    accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
     if check is not None:
@@ -81,6 +69,22 @@ def _check_tracker(name: str | None) -> None:
             f"--run.tracker {name}: its package is not installed; run: pip install "
             f"{name.replace('_', '-')}, or leave the tracker out"
         )
+
+
+def _make_accelerator(settings: RunSettings) -> Accelerator:
+    try:
+        return Accelerator(
+            mixed_precision=settings.precision,
+            log_with=settings.tracker,
+            project_dir=settings.output,
+            kwargs_handlers=[
+                # Gradients as views of the buckets save a copy.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=settings.timeout_minutes)),
+            ],
+        )
+    except ValueError as error:
+        raise UserError(f'--run.precision "{settings.precision}": {error}') from error
 
 
 def _start_tracker(accelerator: Accelerator, config: Any, recipe: str) -> None:
