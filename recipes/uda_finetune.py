@@ -165,9 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train on the source, adapt to the target, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     first = source_stage(config)
-    target_stage(config, "")  # refused now, not after the first stage
-    open_target(config.target)
-    accelerator, run = start(config, origin, "domain-adaptive fine-tuning")
+    target_stage(config, "")  # refused now, not after the first stage, and so is a bad target
+    accelerator, run = start(
+        config, origin, "domain-adaptive fine-tuning", check=lambda: open_target(config.target)
+    )
     source_model = config.source_model or train_on_source(first, accelerator)
     accelerator.print("second stage: clusters of the target", flush=True)
     train_on_clusters(target_stage(config, source_model), accelerator, run, "uda")

@@ -1,6 +1,7 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -19,13 +20,16 @@ from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunS
 from transreid_ssl.training.threads import share_cores
 
 
-def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder]:
+def start(
+    config: Any, origin: str, recipe: str, check: Callable[[], object] | None = None
+) -> tuple[Accelerator, RunFolder]:
     """Start Accelerate, claim the run folder and say what is about to run.
 
     Args:
         config: A recipe's settings, with ``run`` among them.
         origin: Where they came from, to say so.
         recipe: Its name, to say so.
+        check: Called on every process before the folder is touched; raises for input to refuse.
 
     Raises:
         UserError: the folder belongs to another run, or the precision or the tracker is not to be
@@ -33,21 +37,11 @@ def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder
     """
     settings: RunSettings = config.run
     _check_tracker(settings.tracker)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=settings.precision,
-            log_with=settings.tracker,
-            project_dir=settings.output,
-            kwargs_handlers=[
-                # Gradients as views of the buckets save a copy.
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=timedelta(minutes=settings.timeout_minutes)),
-            ],
-        )
-    except ValueError as error:
-        raise UserError(f'--run.precision "{settings.precision}": {error}') from error
+    accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
+    if check is not None:
+        on_all(accelerator, check)
     run = RunFolder(settings.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config, settings.overwrite))
     if settings.tracker:
@@ -79,6 +73,22 @@ def _check_tracker(name: str | None) -> None:
             f"--run.tracker {name}: its package is not installed; run: pip install "
             f"{name.replace('_', '-')}, or leave the tracker out"
         )
+
+
+def _make_accelerator(settings: RunSettings) -> Accelerator:
+    try:
+        return Accelerator(
+            mixed_precision=settings.precision,
+            log_with=settings.tracker,
+            project_dir=settings.output,
+            kwargs_handlers=[
+                # Gradients as views of the buckets save a copy.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=settings.timeout_minutes)),
+            ],
+        )
+    except ValueError as error:
+        raise UserError(f'--run.precision "{settings.precision}": {error}') from error
 
 
 def _start_tracker(accelerator: Accelerator, config: Any, recipe: str) -> None:
@@ -121,9 +131,16 @@ def training_pool(
     def broken() -> tuple[list[int], str]:
         """One process looks for all: a passing fault would give each another pool."""
         key, known = whole.fingerprint, run.read_left_out()
-        if known.get("pool") != key and run.has_checkpoints():
-            return [], ""  # of other images, which the loop refuses
-        if known.get("pool") != key:
+        if run.has_checkpoints():
+            if not known:
+                raise UserError(
+                    f"{run.path / 'left_out.json'}: is missing, and says which images this run "
+                    "leaves out; put it back, choose another --run.output, or --run.overwrite true "
+                    "to begin anew"
+                )
+            if known.get("pool") != key:
+                return [], ""  # of other images, which the loop refuses
+        elif known.get("pool") != key:
             report = run.path / "bad_images.txt"
             found, note = find_broken(whole, settings.max_bad_fraction, report_path=report)
             known = {"pool": key, "indices": found, "note": note}
