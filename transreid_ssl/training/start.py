@@ -11,7 +11,7 @@ from torch import nn
 
 from transreid_ssl.data import Pool, find_broken, leave_out, open_pool
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import build_backbone, load_weights
+from transreid_ssl.models import build_backbone, load_weights, read_spec
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.config import as_plain
 from transreid_ssl.training.health import all_finite
@@ -21,7 +21,7 @@ from transreid_ssl.training.threads import share_cores
 
 
 def start(
-    config: Any, origin: str, recipe: str, check: Callable[[], object] | None = None
+    config: Any, origin: str, recipe: str, check: Callable[[], object]
 ) -> tuple[Accelerator, RunFolder]:
     """Start Accelerate, claim the run folder and say what is about to run.
 
@@ -29,19 +29,21 @@ def start(
         config: A recipe's settings, with ``run`` among them.
         origin: Where they came from, to say so.
         recipe: Its name, to say so.
-        check: Called on every process before the folder is touched; raises for input to refuse.
+        check: Opens the images, on every process before the folder is touched: what cannot be
+            trained on must not cost an earlier run that is to be overwritten.
 
     Raises:
-        UserError: the folder belongs to another run, or the precision or the tracker is not to be
-            had here.
+        UserError: the images or the initial weights cannot be read, the folder belongs to another
+            run, or the precision or the tracker is not to be had here.
     """
     settings: RunSettings = config.run
     _check_tracker(settings.tracker)
     accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
-    if check is not None:
-        on_all(accelerator, check)
+    on_all(accelerator, check)
+    if config.model.weights:
+        on_all(accelerator, lambda: read_spec(config.model.weights))
     run = RunFolder(settings.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config, settings.overwrite))
     if settings.tracker:
