@@ -20,7 +20,7 @@ from pathlib import Path
 
 from transreid_ssl import command
 from transreid_ssl.finetune import MGNTraining as Config
-from transreid_ssl.finetune import train_with_labels
+from transreid_ssl.finetune import open_labelled, train_with_labels
 from transreid_ssl.training import finish, parse_config, start
 
 DEMO = Path(__file__).parent / "configs" / "mgn_demo.yaml"
@@ -29,7 +29,7 @@ DEMO = Path(__file__).parent / "configs" / "mgn_demo.yaml"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the network in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    accelerator, run = start(config, origin, "MGN fine-tuning")
+    accelerator, run = start(config, origin, "MGN fine-tuning", lambda: open_labelled(config.data))
     train_with_labels(config, accelerator, run)
     finish(accelerator)
 

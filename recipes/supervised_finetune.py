@@ -19,7 +19,7 @@ from pathlib import Path
 
 from transreid_ssl import command
 from transreid_ssl.finetune import SupervisedTraining as Config
-from transreid_ssl.finetune import train_with_labels
+from transreid_ssl.finetune import open_labelled, train_with_labels
 from transreid_ssl.outputs import PRETRAINED, require
 from transreid_ssl.training import finish, parse_config, start
 
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     check(config)
-    accelerator, run = start(config, origin, "supervised fine-tuning")
+    accelerator, run = start(
+        config, origin, "supervised fine-tuning", lambda: open_labelled(config.data)
+    )
     train_with_labels(config, accelerator, run)
     finish(accelerator)
 

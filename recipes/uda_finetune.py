@@ -34,11 +34,12 @@ from transreid_ssl.finetune import (
     SupervisedConfig,
     SupervisedTraining,
     TargetSettings,
+    open_labelled,
+    open_target,
     train_on_clusters,
     train_with_labels,
 )
 from transreid_ssl.finetune.clusters import CLUSTER_AUGMENT, CLUSTER_OPTIM
-from transreid_ssl.finetune.stages import open_target
 from transreid_ssl.finetune.supervised import SUPERVISED_AUGMENT, SUPERVISED_OPTIM
 from transreid_ssl.outputs import MODEL
 from transreid_ssl.processes import on_main
@@ -161,13 +162,21 @@ def train_on_source(config: SupervisedTraining, accelerator: Accelerator) -> str
     return str(model)
 
 
+def open_images(config: Config) -> None:
+    """What both stages train on; the source only if its stage has to be trained."""
+    if config.source_model is None:
+        open_labelled(config.source)
+    open_target(config.target)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train on the source, adapt to the target, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     first = source_stage(config)
     target_stage(config, "")  # refused now, not after the first stage
-    open_target(config.target)
-    accelerator, run = start(config, origin, "domain-adaptive fine-tuning")
+    accelerator, run = start(
+        config, origin, "domain-adaptive fine-tuning", lambda: open_images(config)
+    )
     source_model = config.source_model or train_on_source(first, accelerator)
     accelerator.print("second stage: clusters of the target", flush=True)
     train_on_clusters(target_stage(config, source_model), accelerator, run, "uda")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from transreid_ssl import command
 from transreid_ssl.finetune import ClusterTraining as Config
-from transreid_ssl.finetune import train_on_clusters
+from transreid_ssl.finetune import open_target, train_on_clusters
 from transreid_ssl.outputs import PRETRAINED, require
 from transreid_ssl.training import finish, parse_config, start
 
@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generated = config.data.name.partition(":")[0] == "demo"  # a real set wants a real network
     if generated and config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
         pretrain_first()
-    accelerator, run = start(config, origin, "unsupervised fine-tuning")
+    accelerator, run = start(
+        config, origin, "unsupervised fine-tuning", lambda: open_target(config.data)
+    )
     train_on_clusters(config, accelerator, run, "usl")
     finish(accelerator)
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -22,11 +24,12 @@ def read(path):
 
 def by_hand(pool, paths, size=(32, 16)):
     """Cosine of the two features of each image, one at a time."""
-    images = [resize(decode(pool.read(index), "x"), size) / 255 for index in range(len(pool))]
+    images = [decode(pool.read(index), "x") for index in range(len(pool))]
     features = []
     for path in paths:
         network = load_backbone(path)
-        normal = [(image - network.spec.mean) / network.spec.std for image in images]
+        small = [resize(image, size, network.spec.interpolation) / 255 for image in images]
+        normal = [(image - network.spec.mean) / network.spec.std for image in small]
         inputs = [
             torch.tensor(image.transpose(2, 0, 1)[None], dtype=torch.float32) for image in normal
         ]
@@ -59,6 +62,16 @@ def test_each_network_gets_its_own_input_size(pool, weights, tmp_path):
         for network, size in ((load_backbone(weights[0]), (32, 16)), (large, (48, 24)))
     ]
     assert cfs[0] == pytest.approx(torch.cosine_similarity(*features).item(), abs=1e-5)
+
+
+def test_each_network_gets_its_own_interpolation(pool, weights, tmp_path):
+    before, after = load_backbone(weights[0]), load_backbone(weights[1])
+    cubic = tmp_path / "cubic.safetensors"
+    save_backbone(cubic, after, dataclasses.replace(after.spec, interpolation="cubic"))
+    out = score(pool, weights[0], cubic, tmp_path / "scores.parquet")
+    np.testing.assert_allclose(read(out)[1], by_hand(pool, (weights[0], cubic)), atol=1e-5)
+    assert np.abs(by_hand(pool, (weights[0], cubic)) - by_hand(pool, weights)).max() > 1e-4
+    assert read_record(out)["interpolations"] == [before.spec.interpolation, "cubic"]
 
 
 @pytest.mark.parametrize(

@@ -257,11 +257,16 @@ def test_refused_lists(market, tmp_path, text, message):
 
 
 def test_lists_that_cannot_be_read(market, tmp_path):
-    with pytest.raises(UserError, match=r"nothing\.txt: the list of labels cannot be read"):
+    with pytest.raises(UserError, match=r"nothing\.txt: .*no such file"):
         read_budget(tmp_path / "nothing.txt", market)
     (tmp_path / "used.txt").write_bytes(b"\xff\xfe2")
-    with pytest.raises(UserError, match="not a list of labels, as it is not text"):
+    with pytest.raises(UserError, match=r"used\.txt: .*not UTF-8 text"):
         read_budget(tmp_path / "used.txt", market)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(market, tmp_path):
+    path = write_list(tmp_path, "\ufeff2\r\n10\r\n")
+    assert read_budget(path, market).tolist() == [0, 1, 3]
 
 
 def test_two_images_of_one_name(tmp_path):
@@ -307,7 +312,7 @@ def test_repeated_as_the_few_shot_lists_are(market, tmp_path):
     assert list(listed.names) == [name for name in NAMES[:2] for _ in range(2)]
     assert listed.identities.tolist() == [2] * 4
     line = describe_budget(market, listed, list_path="l.txt", repeat=2)
-    assert line == "labels of l.txt: 1 of 3 identities, 4 images, each counted 2 times"
+    assert line == "labels of l.txt: 1 of 3 identities, 2 of 4 images, each counted 2 times"
     assert len(budgeted(market, repeat=3)) == 3 * len(market)
     share = budgeted(market, 0.7, "identity", seed=3, repeat=1.5)
     assert len(share) == int(1.5 * len(budgeted(market, 0.7, "identity", seed=3)))

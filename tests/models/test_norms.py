@@ -44,6 +44,16 @@ def test_a_block_has_all_views_of_its_images():
         torch.testing.assert_close(found[:, block].flatten(0, 1), plain)
 
 
+def test_a_block_of_one_vector_is_refused():
+    maps, vectors = nn.BatchNorm2d(3), nn.BatchNorm1d(3)
+    BlockNorm(maps, images=1, blocks=4)(torch.randn(4, 3, 2, 2))
+    norm = BlockNorm(vectors, images=1, blocks=4)
+    norm(torch.randn(8, 3))  # two views of four images
+    with pytest.raises(UserError, match=r"--run\.norm_images 1: .*give 2 or more"):
+        norm(torch.randn(4, 3))
+    norm.eval()(torch.randn(4, 3))
+
+
 def test_running_statistics_stand_still_where_they_are_not_tracked():
     model = group_norms(
         nn.Sequential(nn.BatchNorm1d(3)), device="cpu", num_processes=1, norm_images=2, images=4

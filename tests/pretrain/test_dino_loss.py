@@ -97,3 +97,13 @@ def test_a_step_that_is_not_made_does_not_move_the_centre():
     loss.forget()
     loss.update_center()
     assert torch.equal(loss.center, torch.zeros(1, 4))
+
+
+def test_calls_of_a_step_are_summed_up_and_not_kept():
+    loss, logits = DINOLoss(4, 2), torch.randn(50, 4, 4, generator=torch.Generator().manual_seed(0))
+    for part in logits:
+        loss(part, part, 0)
+    held = [value for value in vars(loss).values() if isinstance(value, torch.Tensor | list)]
+    assert [tuple(value.shape) for value in held] == [(1, 4)]
+    loss.update_center()
+    torch.testing.assert_close(loss.center, 0.1 * logits.mean(dim=(0, 1))[None])

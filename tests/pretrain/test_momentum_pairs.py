@@ -199,6 +199,21 @@ def test_moco_v3_on_a_network_without_patches_says_what_to_set():
     assert step(build(MoCoV3, "resnet_nano_reid", **free), [batch()])
 
 
+@pytest.mark.parametrize(("name", "jpm"), [("pass", False), ("reid", True)])
+def test_moco_v3_draws_and_fixes_plain_vits_only(name, jpm):
+    def refused(**settings):
+        with pytest.raises(UserError, match=r"plain ViTs; give .*default .*learned"):
+            MoCoV3(*pair, MoCoV3Config(dim=8, hidden_dim=16, **settings))
+
+    pair = [build_backbone(f"vit_nano_patch8_{name}", img_size=(32, 16), jpm=jpm) for _ in "qk"]
+    refused(initialisation="default")
+    refused(positions="learned")
+    free = {"initialisation": "default", "positions": "learned"}
+    objective = MoCoV3(*pair, MoCoV3Config(dim=8, hidden_dim=16, **free))
+    assert step(objective, [batch()])
+    assert not any(p.requires_grad for p in objective.backbone.patch_embed.parameters())
+
+
 def test_one_image_is_refused_where_batch_norms_need_two():
     with pytest.raises(UserError, match="batch_size"):
         build(MoCoV3)(batch(1), epoch=0)

@@ -176,3 +176,11 @@ def test_patches_of_one_large_view_have_nothing_to_be_compared_with():
     with pytest.raises(UserError, match="num_global"):
         dino(ON, num_teacher_crops=1)
     dino(RegularisersConfig(intrinsic_weight=0), num_teacher_crops=1)
+
+
+@pytest.mark.parametrize("name", ["vit_nano_patch16_pass", "jpm", "resnet_nano_reid"])
+def test_patches_have_the_channels_of_the_map_whatever_the_feature_is(batches, name):
+    options = {"name": "vit_nano_patch8_reid", "jpm": True} if name == "jpm" else {"name": name}
+    pair = [build_backbone(img_size=(32, 16), **options) for _ in range(2)]
+    values = UPReID(*pair, MOCO, ON)(batches[0], epoch=0)
+    assert values["intrinsic"].isfinite()

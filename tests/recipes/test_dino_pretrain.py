@@ -86,6 +86,17 @@ def test_a_finished_run_goes_on_as_a_longer_one(unbroken, tmp_path):
     assert read_spec(tmp_path / "run" / "backbone.safetensors").provenance["step"] == 18
 
 
+@pytest.mark.parametrize("wrong", ["--data.pool=nowhere", "--model.weights=nowhere.pth"])
+def test_a_run_is_not_thrown_away_for_one_that_cannot_begin(unbroken, wrong):
+    folder, _ = unbroken
+    before = sorted(folder.rglob("*"))
+    text = launch.run(
+        RECIPE, *TINY, wrong, f"--run.output={folder}", "--run.overwrite=true", code=2
+    )
+    assert "nowhere" in text
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_two_processes_and_accumulation_give_the_losses_of_one(tmp_path):
     plain = [*TINY, *NO_PROBE, "--model.name=vit_nano_patch8_reid", "--model.drop_path=0"]
     launch.run(RECIPE, *plain, f"--run.output={tmp_path / 'one'}")

@@ -26,6 +26,8 @@ def test_settings_files_are_understood(path):
     config, _ = parse_config(recipe.Config, recipe.DEMO, "", ["--config", str(path)])
     name = recipe.__name__ if path == recipe.DEMO else path.stem
     assert config.run.output == f"outputs/{name}"
+    # Who turns clipping on with a number means the whole gradient, as is usual.
+    assert config.optim.clip or not config.optim.clip_per_parameter
     if recipe.__name__ == "supervised_finetune":
         assert config.run.batch_size % config.data.images_per_identity == 0
 

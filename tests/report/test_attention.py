@@ -1,5 +1,7 @@
 """Attention maps: their scale, and the picture that a user gets."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import torch
@@ -25,6 +27,14 @@ def test_the_picture_pairs_each_crop_with_its_map(tmp_path):
     path = draw_attention(tmp_path / "maps.png", model, pool, np.arange(10))
     picture = cv2.imread(str(path))
     assert picture.shape == (2 * (192 + 6), 8 * (2 * 96 + 6), 3)  # 10 crops: two rows of 8
+
+
+def test_crops_are_resized_as_the_network_was_trained(tmp_path):
+    model = build_backbone("vit_nano_patch8_reid", img_size=(32, 16)).eval()
+    pool = open_pool("demo:identities=2,images=1,height=64,width=32")
+    linear = draw_attention(tmp_path / "linear.png", model, pool, np.arange(2)).read_bytes()
+    model.spec = dataclasses.replace(model.spec, interpolation="cubic")
+    assert draw_attention(tmp_path / "cubic.png", model, pool, np.arange(2)).read_bytes() != linear
 
 
 def test_the_command_finds_the_pool_that_the_backbone_was_trained_on(tmp_path):

@@ -1,5 +1,6 @@
 """Jaccard graph and clusters against the authors' values and a slow, dense version."""
 
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -227,3 +228,10 @@ def test_communities_are_groups_of_close_images():
     assert first == sorted(first)
     assert np.bincount(labels[labels >= 0]).min() >= 4
     assert (cluster(features, eps=0.7, min_samples=50, k1=8, k2=3, method="louvain") == -1).all()
+
+
+def test_communities_without_their_package_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sknetwork.clustering", None)
+    features = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match=r'^method="louvain": needs scikit-network; .*dbscan$'):
+        cluster(features, k1=4, k2=2, method="louvain")

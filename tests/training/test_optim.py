@@ -13,6 +13,7 @@ from transreid_ssl.training import (
     ema_update,
     parameter_groups,
 )
+from transreid_ssl.training.optim import layer_scales
 
 
 def _network(seed: int = 0) -> nn.Sequential:
@@ -85,6 +86,18 @@ def test_layers_learn_the_slower_the_earlier_they_are():
     assert sum(len(group["params"]) for group in groups) == sum(
         parameter.requires_grad for parameter in network.parameters()
     )
+
+
+def test_tokens_of_parts_are_of_the_first_layer_and_jigsaw_blocks_of_the_last():
+    parts = layer_scales(build_backbone("vit_nano_patch8_pass", img_size=(32, 16)), 0.5)
+    first = [name for name in parts if name.startswith(("cls_", "part"))]
+    assert len(first) == 2 + 2 * 3
+    assert {parts[name] for name in first} == {parts["pos_embed"]} == {0.5**5}
+    model = build_backbone("vit_nano_patch8_reid", img_size=(32, 16), jpm=True)
+    jigsaw = layer_scales(model, 0.5)
+    assert jigsaw.keys() == dict(model.named_parameters()).keys()
+    assert {scale for name, scale in jigsaw.items() if name.startswith("b2.")} == {0.5}
+    assert jigsaw["blocks.0.norm1.weight"] == 0.5**4
 
 
 def test_layers_of_an_unknown_network_are_refused():

@@ -1,11 +1,19 @@
-"""What the settings of a network become."""
+"""What the settings of a network become, and which images a run leaves out."""
 
 from types import SimpleNamespace
 
-from transreid_ssl.training import BackboneSettings
+import cv2
+import numpy as np
+import pytest
+
+from transreid_ssl import UserError
+from transreid_ssl.training import BackboneSettings, PoolSettings, RunFolder, training_pool
 from transreid_ssl.training.start import build_backbone_to_train
 
-QUIET = SimpleNamespace(print=lambda *lines, **options: None)
+QUIET = SimpleNamespace(
+    print=lambda *lines, **options: None, num_processes=1, is_main_process=True,
+    is_local_main_process=True,
+)  # fmt: skip
 NANO = {"name": "vit_nano_patch8_reid", "img_size": (32, 16)}
 
 
@@ -22,3 +30,21 @@ def test_settings_of_the_network_reach_it():
     assert (spec.num_cameras, spec.camera_weight) == (5, 1.5)
     assert (built().jpm, built(jpm=True).embed_dim) == (False, 640)
     assert (built(stride=4).grid, built(gem=True).gem) == ((7, 3), True)
+
+
+def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path):
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    for number in range(5):
+        cv2.imwrite(str(crops / f"{number}.png"), np.full((32, 16, 3), 40 * number, np.uint8))
+    whole = (crops / "2.png").read_bytes()
+    (crops / "2.png").write_bytes(whole[:40])
+    settings = PoolSettings(pool=str(crops), max_bad_fraction=0.5)
+    run = RunFolder(tmp_path / "run")
+    assert len(training_pool(settings, run, QUIET)[0]) == 4
+    run.save(1, {}, keep=1)
+    (crops / "2.png").write_bytes(whole)  # can be read again, and is still left out
+    assert len(training_pool(settings, run, QUIET)[0]) == 4
+    (run.path / "left_out.json").unlink()
+    with pytest.raises(UserError, match=r"left_out\.json: is missing, .*--run\.overwrite true"):
+        training_pool(settings, run, QUIET)

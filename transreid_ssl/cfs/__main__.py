@@ -36,8 +36,9 @@ from transreid_ssl.outputs import (
     check_outputs,
     require,
 )
+from transreid_ssl.processes import on_all
 from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
-from transreid_ssl.tables import read_record
+from transreid_ssl.tables import read_columns, read_record
 from transreid_ssl.training import share_cores
 
 _COMMAND = "python -m transreid_ssl.cfs"
@@ -160,8 +161,8 @@ def run_score(options: Score) -> None:
     source = options.pool or trained_pool(read_spec(options.before))
     listed = corrupt_path(Path(options.out))
     check_outputs(options.out, inputs=[source, *found], beside={listed: is_corrupt_list})
-    pool = open_pool(source)
     accelerator = make_accelerator(options.precision)
+    pool = on_all(accelerator, lambda: open_pool(source))
     if accelerator.device.type == "cpu":
         share_cores(options.num_workers)
     accelerator.print(f"scoring {pool.describe()}", flush=True)
@@ -219,9 +220,8 @@ def run_import(options: Import) -> None:
 
 
 def _summary(path: Path) -> str:
-    """One line on a table of scores."""
-
-    cfs = read_scores(path)["cfs"]
+    """One line on a table of scores, whose names may be millions and are not read."""
+    cfs = read_columns(path, "cfs", made_by=MADE_BY[SCORES])["cfs"]
     span = pc.min_max(cfs)
     text = f"{len(cfs):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
     bad = f" ({cfs.null_count:,} unreadable, see {corrupt_path(path)})"

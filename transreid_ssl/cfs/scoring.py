@@ -27,6 +27,9 @@ from transreid_ssl.outputs import SCORES
 from transreid_ssl.processes import on_main, together
 from transreid_ssl.retrieval.embed import refuse_not_finite
 
+_Input = tuple[tuple[int, int], str]
+"""(height, width) of a network's images, and the interpolation that they are resized with."""
+
 
 def score(
     pool: Pool,
@@ -88,12 +91,14 @@ def score(
 
 
 def make_accelerator(precision: str = "no") -> Accelerator:
-    """An Accelerator whose processes wait for the slowest for an hour: it may have one more shard.
+    """An Accelerator whose processes wait a week for the slowest.
+
+    Shards are dealt out beforehand, so that a slower process falls behind with each of its own.
 
     Raises:
         UserError: the precision is not to be had here.
     """
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=1))
+    patience = InitProcessGroupKwargs(timeout=timedelta(weeks=1))
     try:
         return Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
     except ValueError as error:
@@ -119,7 +124,7 @@ class _Scorer:
         self.specs = [network.spec for network in self.networks]
         _check_same_architecture(before, after, *self.specs)
         # One decoded and resized copy of each image serves both networks where their inputs agree.
-        self.sizes = list(dict.fromkeys(spec.img_size for spec in self.specs))
+        self.inputs = list(dict.fromkeys(map(_input_of, self.specs)))
 
     def _load(self, path: str | Path) -> nn.Module:
         # Camera embeddings and a norm behind the feature belong to the fine-tuning alone.
@@ -128,28 +133,34 @@ class _Scorer:
 
     @torch.inference_mode()
     def __call__(self, views: list[Tensor]) -> Tensor:
-        """Scores float32 (B,) of uint8 images (B, H, W, 3), one tensor for each of ``sizes``."""
+        """Scores float32 (B,) of uint8 images (B, H, W, 3), one tensor for each of ``inputs``."""
         device = self.accelerator.device
         views = [view.to(device, non_blocking=True).permute(0, 3, 1, 2) for view in views]
         features = []
         for network, spec in zip(self.networks, self.specs):
             with self.accelerator.autocast():
-                features.append(network(views[self.sizes.index(spec.img_size)]).float())
+                features.append(network(views[self.inputs.index(_input_of(spec))]).float())
         return F.cosine_similarity(*features, dim=1)
 
 
-class _Crops(Dataset):
-    """Each image decoded once and resized to every size that is asked for, or why it cannot be."""
+def _input_of(spec: BackboneSpec) -> _Input:
+    """How a network wants its images resized."""
+    return spec.img_size, spec.interpolation
 
-    def __init__(self, pool: Pool, sizes: list[tuple[int, int]]) -> None:
-        self.pool, self.sizes = pool, sizes
+
+class _Crops(Dataset):
+    """Each image decoded once and resized in every way that is asked for, or why it cannot be."""
+
+    def __init__(self, pool: Pool, inputs: list[_Input]) -> None:
+        self.pool, self.inputs = pool, inputs
 
     def __getitem__(self, index: int) -> tuple[list[Tensor], str]:
         try:
             image = decode(self.pool.read(index), self.pool.names[index])
         except CorruptImage as error:
-            return [torch.zeros(*size, 3, dtype=torch.uint8) for size in self.sizes], error.reason
-        return [torch.from_numpy(resize(image, size)) for size in self.sizes], ""
+            blank = [torch.zeros(*size, 3, dtype=torch.uint8) for size, _ in self.inputs]
+            return blank, error.reason
+        return [torch.from_numpy(resize(image, *wanted)) for wanted in self.inputs], ""
 
 
 def _score_shards(
@@ -201,7 +212,7 @@ def _open_loader(
         for images in map(parts.images, mine)
         for start in range(0, len(images), batch_size)
     ]
-    return open_loader(_Crops(pool, scorer.sizes), num_workers, batch_sampler=batches)
+    return open_loader(_Crops(pool, scorer.inputs), num_workers, batch_sampler=batches)
 
 
 def _write_part(
@@ -226,7 +237,9 @@ def _check_same_architecture(
 
 
 # What two scorings must share to continue each other; paths may move, digests may not.
-_IDENTIFYING = ("pool_fingerprint", "before_digest", "after_digest", "precision", "sizes")
+_IDENTIFYING = (
+    "pool_fingerprint", "before_digest", "after_digest", "precision", "sizes", "interpolations",
+)  # fmt: skip
 
 
 def _record(pool: Pool, scorer: _Scorer, before: str | Path, after: str | Path) -> dict[str, Any]:
@@ -240,6 +253,7 @@ def _record(pool: Pool, scorer: _Scorer, before: str | Path, after: str | Path) 
         "after_digest": weights_digest(after),
         "architecture": scorer.specs[0].name,
         "sizes": [list(spec.img_size) for spec in scorer.specs],
+        "interpolations": [spec.interpolation for spec in scorer.specs],
         "precision": scorer.accelerator.mixed_precision,
         "version": transreid_ssl.__version__,
     }

@@ -18,7 +18,7 @@ from transreid_ssl.data.index import Names
 from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.subset import base_names
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import write_text
+from transreid_ssl.files import read_lines, write_text
 
 # The authors renamed MSMT17's 0000_036_12_0303morning_0001_0.jpg to 0000_c12_0036.jpg.
 _MSMT17_NAME = re.compile(r"(\d{4})_(\d{3})_(\d{2})_\d{4}[a-z]+_")
@@ -124,13 +124,8 @@ def read_budget(path: str | Path, images: LabelledImages) -> np.ndarray:
 
 def _read_lines(path: str | Path) -> list[tuple[int, str]]:
     """The lines that are not empty, with their numbers from 1."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: the list of labels cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a list of labels, as it is not text") from error
-    return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    lines = enumerate(read_lines(path), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def _identity_of(path: str | Path, number: int, line: str) -> int:
@@ -242,6 +237,6 @@ def describe_budget(
     else:
         what = f"{100 * share:.6g} % of the labels by {by}"
     identities = f"{kept.num_identities:,} of {images.num_identities:,} identities"
-    if repeat != 1:
-        return f"{what}: {identities}, {len(kept):,} images, each counted {repeat:g} times"
-    return f"{what}: {identities}, {len(kept):,} of {len(images):,} images"
+    count = f"{len(set(kept.names)):,} of {len(images):,} images"
+    counted = "" if repeat == 1 else f", each counted {repeat:g} times"
+    return f"{what}: {identities}, {count}{counted}"

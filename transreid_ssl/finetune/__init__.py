@@ -4,7 +4,12 @@ from transreid_ssl.finetune.clusters import ClusterObjective, ClusterSettings, T
 from transreid_ssl.finetune.losses import batch_hard_triplet
 from transreid_ssl.finetune.memory import ClusterMemory
 from transreid_ssl.finetune.pseudo_labels import Labeller, PseudoLabels
-from transreid_ssl.finetune.stages import train_on_clusters, train_with_labels
+from transreid_ssl.finetune.stages import (
+    open_labelled,
+    open_target,
+    train_on_clusters,
+    train_with_labels,
+)
 from transreid_ssl.finetune.supervised import (
     LabelledSettings,
     SupervisedConfig,
@@ -27,6 +32,8 @@ __all__ = [
     "SupervisedTraining",
     "TargetSettings",
     "batch_hard_triplet",
+    "open_labelled",
+    "open_target",
     "set_statistics",
     "train_on_clusters",
     "train_with_labels",

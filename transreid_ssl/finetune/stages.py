@@ -14,6 +14,7 @@ from transreid_ssl.data import (
     IdentitySampler,
     LabelledDataset,
     LabelledImages,
+    ReIDProtocol,
     check_protocol,
     open_pool,
     open_reid,
@@ -26,7 +27,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
 from transreid_ssl.finetune.clusters import ClusterObjective, TargetSettings
 from transreid_ssl.finetune.pseudo_labels import Labeller
-from transreid_ssl.finetune.supervised import set_statistics
+from transreid_ssl.finetune.supervised import LabelledSettings, set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.models import BackboneSpec, read_spec
 from transreid_ssl.outputs import BEST, MODEL
@@ -39,8 +40,7 @@ Training = LabelledTraining | ClusterTraining
 
 def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: RunFolder) -> Path:
     """Fine-tune with labels; returns the backbone's file in the run folder."""
-    where = config.data.name, config.data.root, config.data.pattern
-    protocol = on_all(accelerator, lambda: open_reid(*where, purpose="train"))
+    protocol = on_all(accelerator, lambda: open_labelled(config.data))
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
     data = config.data
     budget = data.label_budget, data.label_budget_by, config.run.seed, data.label_list
@@ -137,6 +137,11 @@ def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, e
         trainer.log(found.figures, unless="clusters/found")
         trainer.run.draw_curves(at_most_every=60)
     trainer.say(f"epoch {epoch}: {found.describe()} ({time.monotonic() - begin:.1f} s)")
+
+
+def open_labelled(settings: LabelledSettings) -> ReIDProtocol:
+    """The labelled set to train on."""
+    return open_reid(settings.name, settings.root, settings.pattern, purpose="train")
 
 
 def open_target(settings: TargetSettings) -> LabelledImages:

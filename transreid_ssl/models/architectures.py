@@ -1,8 +1,9 @@
 """The sizes behind the networks' names, and what each family of them can do.
 
-Every family answers the same questions: how long a feature is (``embed_dim``), how many pixels lie
-between two cells of its map when nothing else is asked for (``default_stride``), how large that map
-is (``grid``), and whether the settings of a spec can be (``check``).
+Every family answers the same questions: how long a feature is (``embed_dim``), how many values a
+cell of its map has (``map_dim``), how many pixels lie between two cells when nothing else is asked
+for (``default_stride``), how large that map is (``grid``), and whether the settings of a spec can
+be (``check``).
 """
 
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ class ViTArchitecture:
     @property
     def embed_dim(self) -> int:
         return 2 * self.width if self.part_tokens else self.width
+
+    @property
+    def map_dim(self) -> int:
+        return self.width
 
     @property
     def default_stride(self) -> int:
@@ -103,6 +108,10 @@ class ResNetArchitecture:
     def embed_dim(self) -> int:
         return self.channels[-1] * (4 if self.bottleneck else 1)
 
+    @property
+    def map_dim(self) -> int:
+        return self.embed_dim
+
     def grid(self, img_size: tuple[int, int], stride: int) -> tuple[int, int]:
         return _map_size(img_size, stride)
 
@@ -140,6 +149,10 @@ class MGNArchitecture:
     @property
     def embed_dim(self) -> int:
         return 8 * self.dim
+
+    @property
+    def map_dim(self) -> int:
+        return self.trunk.map_dim
 
     def grid(self, img_size: tuple[int, int], stride: int) -> tuple[int, int]:
         return _map_size(img_size, stride)

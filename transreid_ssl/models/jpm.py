@@ -56,6 +56,11 @@ class JPMViT(ReIDViT):
         features = self._summary(self._run(self.b2, parts.flatten(0, 1)))
         return features.unflatten(0, (-1, LOCAL_BRANCHES)).unbind(1)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's layers; the second copy of the last block, and its norm, are as late as these."""
+        layers = super().group_matcher(coarse)
+        return layers | {"blocks": [*layers["blocks"], (r"^b2\.", (len(self.blocks) - 1,))]}
+
     def _choose_attention(self, fused: bool) -> None:
         super()._choose_attention(fused)
         if self.b2[0].attn.fused_attn is not fused:

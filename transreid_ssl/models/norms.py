@@ -24,6 +24,8 @@ class BlockNorm(_BatchNorm):
         images: Images of a block.
         blocks: Blocks of a batch. A batch of several views holds all images of the first view, then
             all of the second; a block has all views of its images.
+
+    In training it raises ``UserError`` for a block of a single vector, which has no variance.
     """
 
     tracks = True
@@ -53,6 +55,11 @@ class BlockNorm(_BatchNorm):
         )
 
     def _normalise(self, block: Tensor, track: bool) -> Tensor:
+        if block.numel() == self.num_features:
+            raise UserError(
+                f"--run.norm_images {self.images}: batch norms in necks and heads need two images "
+                "or more; give 2 or more, or leave it out"
+            )
         running = (self.running_mean, self.running_var) if track else (None, None)
         return F.batch_norm(block, *running, self.weight, self.bias, True, self.momentum, self.eps)
 

@@ -31,6 +31,11 @@ class PartTokenViT(ReIDViT):
                 setattr(self, name, nn.Parameter(torch.empty(1, 1, sizes.width)))
                 nn.init.trunc_normal_(getattr(self, name), std=0.02)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's layers; all tokens and positions are as early as the class token."""
+        layers = super().group_matcher(coarse)
+        return layers | {"stem": layers["stem"] + r"|cls_pos|part_token\d|part\d+_pos"}
+
     def _leading_tokens(self) -> Tensor:
         parts = range(1, self.num_prefix_tokens)
         return torch.cat([self.cls_token, *(getattr(self, f"part_token{i}") for i in parts)], dim=1)

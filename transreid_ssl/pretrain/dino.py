@@ -87,6 +87,10 @@ def cross_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class DINOLoss(nn.Module):
     """Centring, sharpening and the cross-view loss. Owns the centre, shared by all processes.
 
+    In training mode the centre moves on request, once a step, however many micro-batches it has:
+    ``optimizer.step()``, then ``loss.update_center()``. A step that is not made is followed by
+    ``loss.forget()`` instead.
+
     Args:
         out_dim: K, outputs of the heads.
         num_crops: S, views a student sees of an image.
@@ -112,7 +116,9 @@ class DINOLoss(nn.Module):
         self.warmup = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
         self.student_temp, self.center_momentum = student_temp, center_momentum
         self.register_buffer("center", torch.zeros(1, out_dim))
-        self._seen: list[Tensor] = []
+        # Of the mean teacher logits of each call since the last update: their sum (1, K).
+        self._sum: Tensor | None = None
+        self._calls = 0
 
     def teacher_temp(self, epoch: int) -> float:
         """The teacher's temperature: equal steps over the warm-up epochs, then constant."""
@@ -146,7 +152,9 @@ class DINOLoss(nn.Module):
                 teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
             loss = cross_view_loss(student, teacher)
         if self.training:
-            self._seen.append(teacher_logits.detach().mean(dim=0, keepdim=True))
+            mean = teacher_logits.detach().mean(dim=0, keepdim=True)
+            self._sum = mean if self._sum is None else self._sum + mean
+            self._calls += 1
         return loss, entropy
 
     def sharpen(self, teacher_logits: Tensor, epoch: int) -> Tensor:
@@ -155,7 +163,7 @@ class DINOLoss(nn.Module):
 
     def forget(self) -> None:
         """Drop the logits that wait for ``update_center``."""
-        self._seen.clear()
+        self._sum, self._calls = None, 0
 
     @torch.no_grad()
     def update_center(self) -> None:
@@ -163,10 +171,10 @@ class DINOLoss(nn.Module):
 
         All calls since the last update, the micro-batches of a step, count alike.
         """
-        if not self._seen:
+        if self._sum is None:
             return
-        mean = torch.stack(self._seen).mean(dim=0)
-        self._seen.clear()
+        mean = self._sum / self._calls
+        self.forget()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(mean)
             mean /= dist.get_world_size()

@@ -64,7 +64,7 @@ class MoCoV3(MomentumPair):
             positions replaced; what is to be frozen is.
 
     Raises:
-        UserError: settings for patches of a network that has none.
+        UserError: settings for patches of a network that has none, or for plain ViTs of another.
     """
 
     name = "mocov3"
@@ -96,13 +96,20 @@ class MoCoV3(MomentumPair):
 def _prepare(backbone: nn.Module, config: MoCoV3Config, fresh: bool) -> None:
     """Draw the network's weights where they are new, and freeze what does not learn."""
     drawn, fixed = config.initialisation == "xavier", config.positions == "sincos"
+    spec = backbone.spec
     if not isinstance(backbone, ReIDViT):
         if config.freeze_patches or drawn or fixed:
             raise UserError(
-                f"{backbone.spec.name} has no patches: give --mocov3.freeze_patches false, "
+                f"{spec.name} has no patches: give --mocov3.freeze_patches false, "
                 "--mocov3.initialisation default and --mocov3.positions learned"
             )
         return
+    if (drawn or fixed) and (spec.jpm or spec.architecture.part_tokens):
+        what = "jigsaw patches" if spec.jpm else "part tokens"
+        raise UserError(
+            f"{spec.name} with {what}: MoCo v3's start is one for plain ViTs; give "
+            "--mocov3.initialisation default and --mocov3.positions learned"
+        )
     if drawn and fresh:
         draw_xavier(backbone)
     if fixed and fresh:

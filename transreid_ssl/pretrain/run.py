@@ -13,6 +13,7 @@ from transreid_ssl.data import (
     MultiCrop,
     MultiCropConfig,
     ViewsDataset,
+    open_pool,
     training_loader,
 )
 from transreid_ssl.errors import UserError
@@ -92,7 +93,8 @@ def pretrain(
         UserError: settings that do not fit each other, the pool or the run folder.
     """
     check_sizes(config)
-    accelerator, run = start(config, origin, title)
+    images = config.data.pool, config.data.subset
+    accelerator, run = start(config, origin, title, check=lambda: open_pool(*images))
     pool, data_key = training_pool(config.data, run, accelerator)
     objective = build_objective(config, accelerator)
 

@@ -36,9 +36,8 @@ class IntraIdentity(nn.Module):
                 "choose a vit_… or a resnet…"
             )
         self.config = config
-        self.patches = (
-            PatchContrast(backbone.spec.embed_dim, config) if config.intrinsic_weight else None
-        )
+        map_dim = backbone.spec.architecture.map_dim
+        self.patches = PatchContrast(map_dim, config) if config.intrinsic_weight else None
 
     def forward(
         self,

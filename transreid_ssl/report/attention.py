@@ -44,8 +44,8 @@ def draw_attention(path: str | Path, model: ReIDViT, pool: Pool, indices: np.nda
     Raises:
         UserError: the file cannot be written.
     """
-    size = model.spec.img_size
-    crops = [resize(decode(pool.read(int(i)), pool.names[int(i)]), size) for i in indices]
+    wanted = model.spec.img_size, model.spec.interpolation
+    crops = [resize(decode(pool.read(int(i)), pool.names[int(i)]), *wanted) for i in indices]
     images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous()
     maps = attention_maps(model, images).numpy()
     tiles = [_pair(crop, heat) for crop, heat in zip(crops, maps)]

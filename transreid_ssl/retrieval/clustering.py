@@ -136,7 +136,7 @@ def _communities(graph: csr_matrix, least: int) -> np.ndarray:
         from sknetwork.clustering import Louvain
     except ImportError as error:
         raise UserError(
-            "--clusters.method louvain: needs scikit-network; install it with "
+            'method="louvain": needs scikit-network; install it with '
             "`pip install '.[communities]'`, or choose dbscan"
         ) from error
     links = graph.copy()

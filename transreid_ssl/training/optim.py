@@ -46,8 +46,8 @@ def layer_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
     """What the learning rate of each parameter of a backbone in ``model`` is multiplied by.
 
     The last block learns at ``layer_decay``, each block before it as much slower again, and the
-    patch embedding slowest (BEiT, arXiv 2106.08254, appendix); what is not named, such as heads
-    and necks, at 1. The layers are those that timm's ``group_matcher`` tells.
+    patch embedding slowest (BEiT, arXiv 2106.08254, appendix); what is not named, such as heads,
+    necks and camera embeddings, at 1. The layers are those that timm's ``group_matcher`` tells.
     """
     if layer_decay == 1:
         return {}

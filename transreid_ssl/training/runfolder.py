@@ -176,12 +176,15 @@ class RunFolder:
         if not self._left_out.is_file():
             return {}
         try:
-            return dict(json.loads(self._left_out.read_text(encoding="utf-8")))
-        except ValueError as error:
+            record = json.loads(self._left_out.read_bytes())
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not {"pool", "indices", "note"} <= record.keys():
             raise UserError(
-                f"{self._left_out}: not readable as JSON; choose another --run.output, or "
+                f"{self._left_out}: not what a run has written; choose another --run.output, or "
                 "--run.overwrite true to begin anew"
-            ) from error
+            )
+        return record
 
     def write_left_out(self, record: dict[str, Any]) -> None:
         """Keep which images of the pool the run leaves out."""

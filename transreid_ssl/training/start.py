@@ -1,6 +1,7 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from transreid_ssl.data import Pool, find_broken, leave_out, open_pool
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import build_backbone, load_weights
+from transreid_ssl.models import build_backbone, load_weights, read_spec
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.config import as_plain
 from transreid_ssl.training.health import all_finite
@@ -19,35 +20,30 @@ from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunS
 from transreid_ssl.training.threads import share_cores
 
 
-def start(config: Any, origin: str, recipe: str) -> tuple[Accelerator, RunFolder]:
+def start(
+    config: Any, origin: str, recipe: str, check: Callable[[], object]
+) -> tuple[Accelerator, RunFolder]:
     """Start Accelerate, claim the run folder and say what is about to run.
 
     Args:
         config: A recipe's settings, with ``run`` among them.
         origin: Where they came from, to say so.
         recipe: Its name, to say so.
+        check: Opens the images, on every process before the folder is touched: what cannot be
+            trained on must not cost an earlier run that is to be overwritten.
 
     Raises:
-        UserError: the folder belongs to another run, or the precision or the tracker is not to be
-            had here.
+        UserError: the images or the initial weights cannot be read, the folder belongs to another
+            run, or the precision or the tracker is not to be had here.
     """
     settings: RunSettings = config.run
     _check_tracker(settings.tracker)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=settings.precision,
-            log_with=settings.tracker,
-            project_dir=settings.output,
-            kwargs_handlers=[
-                # Gradients as views of the buckets save a copy.
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-                InitProcessGroupKwargs(timeout=timedelta(minutes=settings.timeout_minutes)),
-            ],
-        )
-    except ValueError as error:
-        raise UserError(f'--run.precision "{settings.precision}": {error}') from error
+    accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
+    on_all(accelerator, check)
+    if config.model.weights:
+        on_all(accelerator, lambda: read_spec(config.model.weights))
     run = RunFolder(settings.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config, settings.overwrite))
     if settings.tracker:
@@ -79,6 +75,22 @@ def _check_tracker(name: str | None) -> None:
             f"--run.tracker {name}: its package is not installed; run: pip install "
             f"{name.replace('_', '-')}, or leave the tracker out"
         )
+
+
+def _make_accelerator(settings: RunSettings) -> Accelerator:
+    try:
+        return Accelerator(
+            mixed_precision=settings.precision,
+            log_with=settings.tracker,
+            project_dir=settings.output,
+            kwargs_handlers=[
+                # Gradients as views of the buckets save a copy.
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=settings.timeout_minutes)),
+            ],
+        )
+    except ValueError as error:
+        raise UserError(f'--run.precision "{settings.precision}": {error}') from error
 
 
 def _start_tracker(accelerator: Accelerator, config: Any, recipe: str) -> None:
@@ -121,9 +133,16 @@ def training_pool(
     def broken() -> tuple[list[int], str]:
         """One process looks for all: a passing fault would give each another pool."""
         key, known = whole.fingerprint, run.read_left_out()
-        if known.get("pool") != key and run.has_checkpoints():
-            return [], ""  # of other images, which the loop refuses
-        if known.get("pool") != key:
+        if run.has_checkpoints():
+            if not known:
+                raise UserError(
+                    f"{run.path / 'left_out.json'}: is missing, and says which images this run "
+                    "leaves out; put it back, choose another --run.output, or --run.overwrite true "
+                    "to begin anew"
+                )
+            if known.get("pool") != key:
+                return [], ""  # of other images, which the loop refuses
+        elif known.get("pool") != key:
             report = run.path / "bad_images.txt"
             found, note = find_broken(whole, settings.max_bad_fraction, report_path=report)
             known = {"pool": key, "indices": found, "note": note}
