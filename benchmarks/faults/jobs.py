@@ -77,7 +77,7 @@ SETTINGS = {
         f"--source.name=demo:identities=10,images=6,test=5,{PEOPLE},style=1",
         f"--target.name=demo:identities=10,images=6,test=5,{PEOPLE},first=100,style=2",
         "--source_training.epochs=2", "--source_training.batch_size=16",
-        "--source_training.optim.warmup_epochs=1", *_CLUSTERS,
+        "--source_training.optim.warmup_epochs=1", "--source_training.optim.lr=0.001", *_CLUSTERS,
     ],
 }  # fmt: skip
 """By objective the settings of its recipe; what is relative is in the folder of the inputs."""

@@ -109,7 +109,7 @@ class Labeller:
             raise UserError(
                 f"{bad:,} of {len(self.images):,} images could not be read, more than "
                 f"--data.max_bad_fraction {self.max_bad_fraction:g} allows: look at them with "
-                "`python -m transreid_ssl.data verify PATH`; the last checkpoint is kept"
+                "`python -m transreid_ssl.data verify PATH`"
             )
 
     def _cluster(
@@ -125,8 +125,8 @@ class Labeller:
         if not spread >= COLLAPSED:  # or not a number
             raise UserError(
                 f"the features of all {len(features):,} images point the same way (spread "
-                f"{spread:.4f}): they have collapsed and cannot be clustered; the last checkpoint "
-                "is kept: lower --optim.lr or give other --model.weights, with another --run.output"
+                f"{spread:.4f}): they have collapsed and cannot be clustered; lower --optim.lr or "
+                "give other --model.weights, with another --run.output"
             )
         labels = cluster(
             features, eps, min_samples, config.k1, config.k2,
