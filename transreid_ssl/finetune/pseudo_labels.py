@@ -16,7 +16,7 @@ from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph
 
 COLLAPSED = 0.005
 ELSEWHERE = (  # a run keeps its settings
-    "with another --run.output, which may begin with this run's last checkpoint, which is kept"
+    "with another --run.output, which may begin with a checkpoint of this run as --model.weights"
 )
 
 
