@@ -66,7 +66,9 @@ def _kill_job(job: Job, kills: int, rng: np.random.Generator, folder: Path) -> T
         raise RuntimeError(f"{job.name} leaves no results")
     while tally.kills < kills:
         broken = whole.with_name(f"broken_{tally.sequences}")
-        tally.kills += _break(job, broken, min(kills - tally.kills, rng.integers(1, 4)), tally, rng)
+        tally.kills += _break(
+            job, broken, min(kills - tally.kills, int(rng.integers(1, 4))), tally, rng
+        )
         # The kill may have come when all was done; packing refuses to do it again.
         ended = digests(job, broken) == expected
         failed = not ended and bool(_to_the_end(job, broken))
