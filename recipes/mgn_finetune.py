@@ -29,8 +29,10 @@ DEMO = Path(__file__).parent / "configs" / "mgn_demo.yaml"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the network in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    accelerator, run = start(config, origin, "MGN fine-tuning", lambda: open_labelled(config.data))
-    train_with_labels(config, accelerator, run)
+    accelerator, run, protocol = start(
+        config, origin, "MGN fine-tuning", lambda: open_labelled(config.data)
+    )
+    train_with_labels(config, accelerator, run, protocol)
     finish(accelerator)
 
 

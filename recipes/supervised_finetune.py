@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     check(config)
-    accelerator, run = start(
+    accelerator, run, protocol = start(
         config, origin, "supervised fine-tuning", lambda: open_labelled(config.data)
     )
-    train_with_labels(config, accelerator, run)
+    train_with_labels(config, accelerator, run, protocol)
     finish(accelerator)
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from transreid_ssl import command
+from transreid_ssl.data import LabelledImages, ReIDProtocol
 from transreid_ssl.data.views import ReIDAugmentConfig
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune import (
@@ -146,27 +147,32 @@ def target_stage(config: Config, source_model: str) -> ClusterTraining:
     )  # fmt: skip
 
 
-def train_on_source(config: SupervisedTraining, accelerator: Accelerator) -> str:
-    """The network fine-tuned on the source; what an earlier start has left is used."""
+def open_images(
+    config: Config, first: SupervisedTraining
+) -> tuple[ReIDProtocol | None, LabelledImages]:
+    """What both stages train on; None for the source once its stage is done."""
+    done = config.source_model or (not config.run.overwrite and source_network(first).is_file())
+    return None if done else open_labelled(config.source), open_target(config.target)
+
+
+def source_network(first: SupervisedTraining) -> Path:
+    """What the first stage leaves."""
+    return Path(first.run.output) / MODEL
+
+
+def train_on_source(
+    config: SupervisedTraining, accelerator: Accelerator, protocol: ReIDProtocol
+) -> None:
+    """Fine-tune on the source, in a run folder of its own."""
     run = RunFolder(config.run.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config))
-    model = run.path / MODEL
-    if not model.is_file():
-        accelerator.print("first stage: supervised on the source", flush=True)
-        scaler = accelerator.scaler
-        fresh = scaler.state_dict() if scaler else {}
-        train_with_labels(config, accelerator, run)
-        accelerator.free_memory()
-        if scaler:  # a start after a kill between the stages has a fresh one
-            scaler.load_state_dict(fresh)
-    return str(model)
-
-
-def open_images(config: Config) -> None:
-    """What both stages train on; the source only if its stage has to be trained."""
-    if config.source_model is None:
-        open_labelled(config.source)
-    open_target(config.target)
+    accelerator.print("first stage: supervised on the source", flush=True)
+    scaler = accelerator.scaler
+    fresh = scaler.state_dict() if scaler else {}
+    train_with_labels(config, accelerator, run, protocol)
+    accelerator.free_memory()
+    if scaler:  # a start after a kill between the stages has a fresh one
+        scaler.load_state_dict(fresh)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -174,12 +180,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     first = source_stage(config)
     target_stage(config, "")  # refused now, not after the first stage
-    accelerator, run = start(
-        config, origin, "domain-adaptive fine-tuning", lambda: open_images(config)
+    accelerator, run, (source, target) = start(
+        config, origin, "domain-adaptive fine-tuning", lambda: open_images(config, first)
     )
-    source_model = config.source_model or train_on_source(first, accelerator)
+    if source is not None:
+        train_on_source(first, accelerator, source)
     accelerator.print("second stage: clusters of the target", flush=True)
-    train_on_clusters(target_stage(config, source_model), accelerator, run, "uda")
+    second = target_stage(config, config.source_model or str(source_network(first)))
+    train_on_clusters(second, accelerator, run, target, "uda")
     finish(accelerator)
 
 

@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     generated = config.data.name.partition(":")[0] == "demo"  # a real set wants a real network
     if generated and config.model.weights == PRETRAINED and not Path(PRETRAINED).is_file():
         pretrain_first()
-    accelerator, run = start(
+    accelerator, run, images = start(
         config, origin, "unsupervised fine-tuning", lambda: open_target(config.data)
     )
-    train_on_clusters(config, accelerator, run, "usl")
+    train_on_clusters(config, accelerator, run, images, "usl")
     finish(accelerator)
 
 

@@ -47,6 +47,16 @@ def test_fp16_without_a_gpu_is_said_to_be_float32(tmp_path):
     assert launch.losses(tmp_path / "half") == launch.losses(tmp_path / "full")
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_is_left_to_processors_that_have_it(tmp_path, monkeypatch, fast):
+    monkeypatch.setattr("transreid_ssl.training.start.has_fast_bf16", lambda: fast)
+    text = pretrain(tmp_path / "half", "--run.precision=bf16")
+    pretrain(tmp_path / "full")
+    assert ("precision bf16" if fast else "precision no (bf16 needs a GPU or a CPU") in text
+    same = launch.losses(tmp_path / "half") == launch.losses(tmp_path / "full")
+    assert same is not fast
+
+
 class Notebook(tracking.GeneralTracker):
     """A tracker that keeps what it is told."""
 

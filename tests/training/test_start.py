@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from transreid_ssl import UserError
-from transreid_ssl.training import BackboneSettings, PoolSettings, RunFolder, training_pool
+from transreid_ssl.data import open_pool
+from transreid_ssl.training import BackboneSettings, RunFolder, training_pool
 from transreid_ssl.training.start import build_backbone_to_train
 
 QUIET = SimpleNamespace(
@@ -39,12 +40,11 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(tmp_path):
         cv2.imwrite(str(crops / f"{number}.png"), np.full((32, 16, 3), 40 * number, np.uint8))
     whole = (crops / "2.png").read_bytes()
     (crops / "2.png").write_bytes(whole[:40])
-    settings = PoolSettings(pool=str(crops), max_bad_fraction=0.5)
     run = RunFolder(tmp_path / "run")
-    assert len(training_pool(settings, run, QUIET)[0]) == 4
+    assert len(training_pool(open_pool(str(crops)), 0.5, run, QUIET)) == 4
     run.save(1, {}, keep=1)
     (crops / "2.png").write_bytes(whole)  # can be read again, and is still left out
-    assert len(training_pool(settings, run, QUIET)[0]) == 4
+    assert len(training_pool(open_pool(str(crops)), 0.5, run, QUIET)) == 4
     (run.path / "left_out.json").unlink()
     with pytest.raises(UserError, match=r"left_out\.json: is missing, .*--run\.overwrite true"):
-        training_pool(settings, run, QUIET)
+        training_pool(open_pool(str(crops)), 0.5, run, QUIET)

@@ -38,9 +38,14 @@ RESULTS = {"result": MODEL, "best": BEST}
 Training = LabelledTraining | ClusterTraining
 
 
-def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: RunFolder) -> Path:
-    """Fine-tune with labels; returns the backbone's file in the run folder."""
-    protocol = on_all(accelerator, lambda: open_labelled(config.data))
+def train_with_labels(
+    config: LabelledTraining, accelerator: Accelerator, run: RunFolder, protocol: ReIDProtocol
+) -> Path:
+    """Fine-tune with labels; returns the backbone's file in the run folder.
+
+    Args:
+        protocol: what ``open_labelled`` gives.
+    """
     accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
     data = config.data
     budget = data.label_budget, data.label_budget_by, config.run.seed, data.label_list
@@ -76,14 +81,18 @@ def train_with_labels(config: LabelledTraining, accelerator: Accelerator, run: R
 
 
 def train_on_clusters(
-    config: ClusterTraining, accelerator: Accelerator, run: RunFolder, name: str = "usl"
+    config: ClusterTraining,
+    accelerator: Accelerator,
+    run: RunFolder,
+    images: LabelledImages,
+    name: str = "usl",
 ) -> Path:
     """Train without labels; returns the backbone's file in the run folder.
 
     Args:
+        images: what ``open_target`` gives; their labels are not used.
         name: what the weights' header calls it: "usl", or "uda" after training on a source.
     """
-    images = on_all(accelerator, lambda: open_target(config.data))
     accelerator.print(images.pool.describe(), flush=True)
 
     backbone = build_backbone_to_train(
@@ -131,7 +140,7 @@ def train_on_clusters(
 def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, epoch: int) -> None:
     """Begin an epoch: cluster the features of all images as they are now."""
     begin = time.monotonic()
-    with trainer.untimed():
+    with trainer.clock.untimed():
         found = labeller(objective.backbone, epoch, trainer.plan.epochs)
         objective.begin_epoch(epoch, found.labels, found.centres)
         trainer.log(found.figures, unless="clusters/found")

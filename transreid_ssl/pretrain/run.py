@@ -93,9 +93,11 @@ def pretrain(
         UserError: settings that do not fit each other, the pool or the run folder.
     """
     check_sizes(config)
-    images = config.data.pool, config.data.subset
-    accelerator, run = start(config, origin, title, check=lambda: open_pool(*images))
-    pool, data_key = training_pool(config.data, run, accelerator)
+    data = config.data
+    accelerator, run, whole = start(
+        config, origin, title, lambda: open_pool(data.pool, data.subset)
+    )
+    pool = training_pool(whole, data.max_bad_fraction, run, accelerator)
     objective = build_objective(config, accelerator)
 
     views = views or config.views
@@ -117,9 +119,10 @@ def pretrain(
 
     train(
         config, accelerator, run, objective, batches,
-        steps_per_epoch=steps_an_epoch(len(pool), config.run.batch_size), data_key=data_key,
-        origin={"pool": pool.source}, probe=config.probe, result=BACKBONE,
-        max_bad_images=int(config.data.max_bad_fraction * len(pool)), image_names=pool.names,
+        steps_per_epoch=steps_an_epoch(len(pool), config.run.batch_size),
+        data_key=whole.fingerprint, origin={"pool": pool.source},
+        probe=config.probe, result=BACKBONE,
+        max_bad_images=int(data.max_bad_fraction * len(pool)), image_names=pool.names,
     )  # fmt: skip
     finish(accelerator)
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.amp import GradScaler
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, verify_zip
@@ -95,3 +97,37 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 _CONTENTS = {"step", "data_key", "objective", "optimizer", "scaler", "bad_images"}
+
+
+def capture(
+    objective: nn.Module, optimizer: torch.optim.Optimizer, scaler: GradScaler | None
+) -> dict[str, Any]:
+    """The part of a state that ``restore`` takes."""
+    return {
+        "objective": objective.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict() if scaler else {},
+    }
+
+
+def restore(
+    path: Path,
+    state: dict[str, Any],
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: GradScaler | None,
+) -> None:
+    """Go on from the state that was read from ``path``.
+
+    Raises:
+        UserError: it is of another network.
+    """
+    try:
+        objective.load_state_dict(state["objective"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: holds the state of another network than this run's; move it away"
+        ) from error
+    if scaler and state["scaler"]:
+        scaler.load_state_dict(state["scaler"])

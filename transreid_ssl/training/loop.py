@@ -6,7 +6,6 @@ Randomness is drawn from (seed, step, rank), so a resumed run continues as if ne
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -20,7 +19,8 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models import block_norms, group_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
-from transreid_ssl.training.checkpoint import load_checkpoint
+from transreid_ssl.training.checkpoint import capture, load_checkpoint, restore
+from transreid_ssl.training.clock import Clock, describe_progress
 from transreid_ssl.training.health import total_norm
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
@@ -80,9 +80,7 @@ class Trainer:
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         # A loss scaler skips steps whose gradients overflow; without one they must be finite.
         self.meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
-        self.watch = Watch(
-            accelerator, run, settings, self.meter, self.parameters, image_names
-        )  # fmt: skip
+        self.watch = Watch(accelerator, run, settings, self.meter, self.parameters, image_names)
         self.bad_images = BadImages(accelerator, run, max_bad_images)
         self.skipped = 0
         self.stop = StopRequest(accelerator)
@@ -93,14 +91,11 @@ class Trainer:
 
     def state(self, bad_images: list[str]) -> dict[str, Any]:
         """All that the next step depends on; randomness is a function of the step."""
-        scaler = self.accelerator.scaler
         return {
             "data_key": self.data_key,
             "spec": self.objective.spec.to_json(),
             "backbones": self.objective.prefixes(),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler else {},
+            **capture(self.objective, self.optimizer, self.accelerator.scaler),
             "bad_images": bad_images,
         }
 
@@ -116,15 +111,7 @@ class Trainer:
                 f"{self.run.path}: its checkpoint was made with other images than there are now; "
                 "choose another --run.output, or --run.overwrite true to begin anew"
             )
-        try:
-            self.objective.load_state_dict(state["objective"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UserError(
-                f"{path}: holds the state of another network than this run's; move it away"
-            ) from error
-        if self.accelerator.scaler and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        restore(path, state, self.objective, self.optimizer, self.accelerator.scaler)
         self.bad_images.add(state["bad_images"])
         self.say(f"resuming from step {state['step']} of {self.plan.total_steps}")
         return int(state["step"])
@@ -155,7 +142,7 @@ class Trainer:
         # A generator would keep its workers until the garbage collector finds it.
         closing = contextlib.closing(batches) if hasattr(batches, "close") else nullcontext()
         with self.stop, closing:
-            self._clock, self._clock_step = time.monotonic(), self.step
+            self.clock = Clock(self.step)
             probed = on_main(self.accelerator, lambda: self.run.has(self.step, "probe/mAP"))
             if self._probe_is_due() and not probed:
                 self._probe()  # a stop may have come between a checkpoint and its probe
@@ -175,9 +162,8 @@ class Trainer:
         self._set_schedules()
         values = self._gradients(batches, epoch)
         accelerator.unscale_gradients(self.optimizer)
-        values["gradient_norm"] = clip_gradients(
-            self.parameters, plan.clip, plan.clip_per_parameter
-        )  # fmt: skip
+        clip = plan.clip, plan.clip_per_parameter
+        values["gradient_norm"] = clip_gradients(self.parameters, *clip)
         if self._is_to_be_skipped(values["gradient_norm"]):
             self.objective.forget()
             self.optimizer.zero_grad(set_to_none=True)
@@ -253,7 +239,7 @@ class Trainer:
                 f"{self.run.path}: none of the {self.skipped} steps before step {self.step} had a "
                 f"finite gradient; {self.watch.kept()}: lower --optim.lr, with another --run.output"
             )
-        self.meter.note("step_seconds", self._step_seconds())
+        self.meter.note("step_seconds", self.clock.read(self.step))
         self.meter.note("weight_norm", total_norm(self.parameters))
         values = self.meter.read(self.accelerator)
         self.watch.check(self.step, values)
@@ -273,18 +259,7 @@ class Trainer:
         self.skipped = 0
         self.stop.pace(seconds, self.settings.log_every)
         self.log(values)
-        self.say(
-            f"step {self.step}/{self.plan.total_steps}  loss {values['loss']:.4f}  "
-            f"lr {values['lr']:.2e}  {_rate(values['images_per_second'])} images/s  "
-            f"{_duration(seconds * (self.plan.total_steps - self.step))} left"
-        )
-
-    def _step_seconds(self) -> float:
-        """Of a step since the last line, without what was spent in ``untimed``."""
-        now = time.monotonic()
-        seconds = (now - self._clock) / max(1, self.step - self._clock_step)
-        self._clock, self._clock_step = now, self.step
-        return seconds
+        self.say(describe_progress(self.step, self.plan.total_steps, values))
 
     def _checkpoint(self) -> None:
         """Write the state, unless the network has diverged or collapsed."""
@@ -302,7 +277,7 @@ class Trainer:
 
     def _probe(self) -> None:
         """Measure, log and say."""
-        with self.untimed():
+        with self.clock.untimed():
             values = self.probe(self.step)
             self.model.train()
             on_main(self.accelerator, lambda: self._keep_if_best(values))
@@ -330,13 +305,6 @@ class Trainer:
             self.run.log(self.step, values)
         return known
 
-    @contextlib.contextmanager
-    def untimed(self) -> Iterator[None]:
-        """Time spent inside does not count as training time."""
-        begin = time.monotonic()
-        yield
-        self._clock += time.monotonic() - begin
-
     def _probe_is_due(self) -> bool:
         if self.probe is None:
             return False
@@ -360,15 +328,3 @@ def _mix(seed: int, step: int, rank: int) -> int:
     ) % 2**64
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
     return (value ^ (value >> 33)) & 0x7FFFFFFF
-
-
-def _rate(images_per_second: float) -> str:
-    return f"{images_per_second:.0f}" if images_per_second >= 10 else f"{images_per_second:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -21,7 +21,8 @@ class RunSettings:
         accumulation: Micro-batches an optimiser step; raise it when a batch does not fit in memory.
         norm_images: Images that a batch norm takes its statistics of: what each GPU had in a run
             whose norms were not synchronised. Null: the micro-batch, of all GPUs together.
-        precision: "no" is float32; "bf16" is fast on recent GPUs and CPUs; "fp16" scales the loss.
+        precision: "no" is float32; "bf16" is fast on recent GPUs and CPUs (others take float32,
+            and say so); "fp16" scales the loss and needs a GPU.
         num_workers: Processes that prepare images, for each training process.
         num_threads: Threads of each process on a CPU; null: the cores that workers leave.
         log_every: Steps between lines in metrics.jsonl; the loss stays on its device in between.

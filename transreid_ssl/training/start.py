@@ -3,34 +3,39 @@
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator, tracking
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from torch import nn
 
-from transreid_ssl.data import Pool, find_broken, leave_out, open_pool
+from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights, read_spec
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.config import as_plain
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import RunFolder
-from transreid_ssl.training.settings import BackboneSettings, PoolSettings, RunSettings
+from transreid_ssl.training.settings import BackboneSettings, RunSettings
 from transreid_ssl.training.threads import share_cores
+
+Images = TypeVar("Images")
 
 
 def start(
-    config: Any, origin: str, recipe: str, check: Callable[[], object]
-) -> tuple[Accelerator, RunFolder]:
-    """Start Accelerate, claim the run folder and say what is about to run.
+    config: Any, origin: str, recipe: str, open_images: Callable[[], Images]
+) -> tuple[Accelerator, RunFolder, Images]:
+    """Start Accelerate, open the images, claim the run folder and say what is about to run.
+
+    Images and initial weights come first: what cannot be trained on must not cost an earlier run
+    that is to be overwritten.
 
     Args:
-        config: A recipe's settings, with ``run`` among them.
+        config: A recipe's settings, with ``run`` and ``model`` among them.
         origin: Where they came from, to say so.
         recipe: Its name, to say so.
-        check: Opens the images, on every process before the folder is touched: what cannot be
-            trained on must not cost an earlier run that is to be overwritten.
+        open_images: Called on every process; its result is returned.
 
     Raises:
         UserError: the images or the initial weights cannot be read, the folder belongs to another
@@ -41,7 +46,7 @@ def start(
     accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
-    on_all(accelerator, check)
+    images = on_all(accelerator, open_images)
     if config.model.weights:
         on_all(accelerator, lambda: read_spec(config.model.weights))
     run = RunFolder(settings.output, accelerator.is_main_process)
@@ -54,13 +59,15 @@ def start(
         f"{accelerator.device.type}, precision {_precision(accelerator)}",
         flush=True,
     )
-    return accelerator, run
+    return accelerator, run, images
 
 
 def _precision(accelerator: Accelerator) -> str:
-    """What is computed in: elsewhere than on GPUs, Accelerate takes float32 for fp16, unsaid."""
+    """What is computed in, which need not be what was asked for."""
     asked = accelerator.mixed_precision
-    return asked if asked == "no" or accelerator.native_amp else f"no ({asked} needs a GPU)"
+    if asked == "no" or accelerator.native_amp:
+        return asked
+    return f"no ({asked} needs {'a GPU' if asked == 'fp16' else 'a GPU or a CPU with AVX-512'})"
 
 
 def _check_tracker(name: str | None) -> None:
@@ -79,7 +86,7 @@ def _check_tracker(name: str | None) -> None:
 
 def _make_accelerator(settings: RunSettings) -> Accelerator:
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=settings.precision,
             log_with=settings.tracker,
             project_dir=settings.output,
@@ -91,6 +98,15 @@ def _make_accelerator(settings: RunSettings) -> Accelerator:
         )
     except ValueError as error:
         raise UserError(f'--run.precision "{settings.precision}": {error}') from error
+    if accelerator.device.type == "cpu" and not has_fast_bf16():
+        # As Accelerate does for fp16: float32 is ten times as fast as bf16 that is emulated.
+        accelerator.native_amp = False
+    return accelerator
+
+
+def has_fast_bf16() -> bool:
+    """Whether oneDNN computes in bf16 on this processor."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _start_tracker(accelerator: Accelerator, config: Any, recipe: str) -> None:
@@ -118,17 +134,16 @@ def _slug(title: str) -> str:
 
 
 def training_pool(
-    settings: PoolSettings, run: RunFolder, accelerator: Accelerator
-) -> tuple[Pool, str]:
-    """The pool without unreadable images, and the fingerprint of the whole of it.
+    whole: Pool, max_bad_fraction: float, run: RunFolder, accelerator: Accelerator
+) -> Pool:
+    """A pool without its unreadable images.
 
     What is left out is found once, when a run begins, and belongs to the run: an image that cannot
     be read later, or can be read again, does not change which images its steps see.
 
     Raises:
-        UserError: no such pool, or more unreadable images than allowed.
+        UserError: more of them than allowed.
     """
-    whole = on_all(accelerator, lambda: open_pool(settings.pool, settings.subset))
 
     def broken() -> tuple[list[int], str]:
         """One process looks for all: a passing fault would give each another pool."""
@@ -144,14 +159,14 @@ def training_pool(
                 return [], ""  # of other images, which the loop refuses
         elif known.get("pool") != key:
             report = run.path / "bad_images.txt"
-            found, note = find_broken(whole, settings.max_bad_fraction, report_path=report)
+            found, note = find_broken(whole, max_bad_fraction, report_path=report)
             known = {"pool": key, "indices": found, "note": note}
             run.write_left_out(known)
         return known["indices"], known["note"]
 
     pool = leave_out(whole, *on_main(accelerator, broken))
     accelerator.print(pool.describe(), flush=True)
-    return pool, whole.fingerprint
+    return pool
 
 
 def build_backbone_to_train(
