@@ -1,5 +1,6 @@
 """What few runs ask for: compiled networks, trackers, fp16 without a GPU, several processes."""
 
+import sys
 from functools import partialmethod
 from typing import ClassVar
 
@@ -49,7 +50,8 @@ def test_fp16_without_a_gpu_is_said_to_be_float32(tmp_path):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bf16_is_left_to_processors_that_have_it(tmp_path, monkeypatch, fast):
-    monkeypatch.setattr("transreid_ssl.training.start.has_fast_bf16", lambda: fast)
+    beginning = sys.modules["transreid_ssl.training.start"]  # the package has a function "start"
+    monkeypatch.setattr(beginning, "has_fast_bf16", lambda: fast)
     text = pretrain(tmp_path / "half", "--run.precision=bf16")
     pretrain(tmp_path / "full")
     assert ("precision bf16" if fast else "precision no (bf16 needs a GPU or a CPU") in text
