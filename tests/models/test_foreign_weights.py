@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+from layouts import prefixed
 from transreid_ssl import UserError
 from transreid_ssl.models import (
     IMAGENET,
@@ -17,10 +18,6 @@ from transreid_ssl.models.checkpoints import JPM_NOTE
 from transreid_ssl.weights import main
 
 PLAIN = {"name": "vit_nano_patch8_reid", "img_size": (64, 32)}
-
-
-def prefixed(prefix, state):
-    return {prefix + name: value for name, value in state.items()}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
+from layouts import prefixed
 from transreid_ssl import UserError, export
 from transreid_ssl.models import (
     HALF,
@@ -121,7 +122,7 @@ def published(model, prefix=""):
         neck = {"weight": 2.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
         state |= {f"bottleneck{branch}.{name}": torch.full((128,), x) for name, x in neck.items()}
         state[f"classifier{branch}.weight"] = torch.zeros(5, 128)
-    return {prefix + name: value for name, value in state.items()}
+    return prefixed(prefix, state)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -5,6 +5,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from layouts import prefixed
 from transreid_ssl import UserError
 from transreid_ssl.models import (
     IMAGENET,
@@ -18,10 +19,6 @@ from transreid_ssl.models.checkpoints import PLAIN_RESNET, Checkpoint
 from transreid_ssl.models.detect import detect_spec
 
 NANO = {"name": "resnet_nano_reid", "img_size": (64, 32)}
-
-
-def prefixed(prefix, state):
-    return {prefix + name: value for name, value in state.items()}
 
 
 def classifier(classes, prefix="fc."):

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 import transreid_ssl
+from layouts import prefixed
 from published import shapes
 from transreid_ssl import UserError
 from transreid_ssl.models import (
@@ -33,10 +34,6 @@ from transreid_ssl.models.hub import find_weights
 
 NANO = {"name": "vit_nano_patch8_ics", "img_size": (64, 32)}
 PLAIN = {"name": "vit_nano_patch8_reid", "img_size": (64, 32)}
-
-
-def prefixed(prefix, state):
-    return {prefix + name: value for name, value in state.items()}
 
 
 def neck(classes=5):

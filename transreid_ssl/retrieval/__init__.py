@@ -7,7 +7,7 @@ from transreid_ssl.retrieval.embed import embed_batches, embed_images, embed_pro
 from transreid_ssl.retrieval.metrics import RetrievalMetrics, evaluate, format_table
 from transreid_ssl.retrieval.neighbours import nearest_neighbours, ranked_gallery
 from transreid_ssl.retrieval.reranking import Reranking, expand_queries, rerank
-from transreid_ssl.retrieval.verification import OperatingPoint, operating_points, roc
+from transreid_ssl.retrieval.verification import OperatingPoint, operating_points
 
 __all__ = [
     "OperatingPoint",
@@ -27,5 +27,4 @@ __all__ = [
     "operating_points",
     "ranked_gallery",
     "rerank",
-    "roc",
 ]

@@ -21,26 +21,6 @@ class OperatingPoint(NamedTuple):
     threshold: float
 
 
-def roc(
-    query_features: Tensor | np.ndarray,
-    query_ids: Any,
-    query_cams: Any,
-    gallery_features: Tensor | np.ndarray,
-    gallery_ids: Any,
-    gallery_cams: Any,
-    *,
-    false_positive_rates: Sequence[float] = (1e-4, 1e-3, 1e-2),
-    chunk: int | None = None,
-    device: torch.device | str | None = None,
-) -> dict[float, float]:
-    """The true positive rate at each false positive rate: see ``operating_points``."""
-    points = operating_points(
-        query_features, query_ids, query_cams, gallery_features, gallery_ids, gallery_cams,
-        false_positive_rates=false_positive_rates, chunk=chunk, device=device,
-    )  # fmt: skip
-    return {rate: point.accepted for rate, point in points.items()}
-
-
 def operating_points(
     query_features: Tensor | np.ndarray,
     query_ids: Any,
@@ -83,9 +63,8 @@ def operating_points(
         raise UserError(
             "verification needs pairs of one person and pairs of two: check the gallery"
         )
-    false_alarms = (
-        np.concatenate([[0], np.cumsum(negatives)]) / negatives.sum()
-    )  # in the first b bins
+    # Shares of the pairs in the first b bins.
+    false_alarms = np.concatenate([[0], np.cumsum(negatives)]) / negatives.sum()
     accepted = np.concatenate([[0], np.cumsum(positives)]) / positives.sum()
     # The most bins, nearest first, whose false alarms keep within the rate.
     cuts = np.searchsorted(false_alarms, false_positive_rates, side="right") - 1

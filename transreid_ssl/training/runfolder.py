@@ -1,60 +1,21 @@
 """The folder of one run: its settings, metrics, checkpoints and results."""
 
-import fcntl
 import json
 import math
-import os
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, sweep, write_text
-from transreid_ssl.outputs import BACKBONE, BEST, MODEL
 from transreid_ssl.training.checkpoint import (
     list_checkpoints,
     newest_sound,
     save_checkpoint,
     step_of,
 )
-from transreid_ssl.training.config import as_plain, differences, to_yaml
-from transreid_ssl.training.yaml_files import read_yaml
-
-# What may change between two starts of a run without changing what it computes (threads may change
-# the last digits of sums). Where images lie is free, as the fingerprint of a pool says which images
-# they are.
-_PLACES = {"pool", "subset", "root"}
-FREE_SETTINGS = {
-    "run": {
-        "output",
-        "extend_to",
-        "not_finite",
-        "num_workers",
-        "num_threads",
-        "log_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "keep_every",
-        "overwrite",
-        "timeout_minutes",
-        "tracker",
-    },
-    "data": _PLACES,
-    "source": _PLACES,
-    "target": _PLACES,
-    "probe": None,
-}
-"""By section the settings that are free; None: all of it."""
-
-MARK = "run.lock"
-"""The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
-WRITTEN = (
-    "config.yaml", "metrics.jsonl", "curves.png", "left_out.json", "bad_images.txt",
-    "bad_images_met.txt", "not_finite_step_*.txt", "checkpoints/step_*.pt",
-    "checkpoints/step_*.pt.damaged", BACKBONE, MODEL, BEST,
-)  # fmt: skip
-"""What a run writes into its folder, and all that ``overwrite`` removes from it."""
+from transreid_ssl.training.config import to_yaml
+from transreid_ssl.training.ownership import check_same, refuse_foreign, remove_run, take
 
 
 class RunFolder:
@@ -66,7 +27,6 @@ class RunFolder:
     def __init__(self, path: str | Path, is_main: bool = True) -> None:
         self.path = Path(path)
         self.is_main = is_main
-        self._lock: int | None = None
         self._drawn = time.monotonic()
 
     @property
@@ -92,80 +52,21 @@ class RunFolder:
         """
         if not self.is_main:
             return
-        self._refuse_foreign()
-        self._take()
+        refuse_foreign(self.path)
+        take(self.path)
         for folder in (self.path, self.checkpoints):
             sweep(folder)
         if overwrite:
-            _remove_run(self.path)
+            remove_run(self.path)
         config_path = self.path / "config.yaml"
         if config_path.is_file() and self._has_begun():
-            self._check_same(config_path, config)
+            check_same(self.path, config)
         else:
             write_text(config_path, to_yaml(config))
-
-    def _refuse_foreign(self) -> None:
-        """A folder that holds anything, and no mark of a run, is somebody's."""
-        try:
-            names = sorted(os.listdir(self.path))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise UserError(
-                f"{self.path}: is not a folder that can be read ({error.strerror}); choose another "
-                "--run.output"
-            ) from error
-        if names and MARK not in names:
-            raise UserError(
-                f"{self.path}: is not the folder of a run (it holds {names[0]}, which no run has "
-                "written); choose another --run.output"
-            )
-
-    def _take(self) -> None:
-        """Lock the folder; a lock of this kind ends with its process and reaches other nodes."""
-        if self._lock is not None:
-            return
-        mark = self.path / MARK
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            # Left open: the lock lasts as long as the process.
-            lock = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise UserError(
-                f"{mark}: cannot be written ({error.strerror}); choose another --run.output"
-            ) from error
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            owner = os.read(lock, 200).decode(errors="replace").strip()
-            os.close(lock)
-            raise UserError(
-                f"{self.path}: {owner or 'another process'} trains in it; wait for its end, stop "
-                "it, or choose another --run.output"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
-        os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        self._lock = lock
 
     def _has_begun(self) -> bool:
         """Whether there is anything to lose; a start that failed early leaves settings only."""
         return self.metrics_path.is_file() or self.checkpoints.is_dir()
-
-    def _check_same(self, config_path: Path, config: Any) -> None:
-        before = read_yaml(config_path)
-        if not isinstance(before, dict):
-            raise UserError(
-                f"{config_path}: not the settings of a run; choose another --run.output"
-            )
-        found = differences(_without_free(before), _without_free(as_plain(config)))
-        if found:
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            raise UserError(
-                f"{self.path}: belongs to a run with other settings: {'; '.join(found[:3])}{more}; "
-                "choose another --run.output, or --run.overwrite true to begin anew"
-            )
 
     def has_checkpoints(self) -> bool:
         """Whether there is a state to go on from."""
@@ -282,27 +183,3 @@ def _metrics_line(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) and type(line.get("step")) is int else None
-
-
-def _remove_run(folder: Path) -> None:
-    """Remove what a run and its stages have written in ``folder``, and nothing else."""
-    for pattern in WRITTEN:
-        for path in folder.glob(pattern):
-            path.unlink()
-    for stage in [mark.parent for mark in folder.glob(f"*/{MARK}")]:
-        _remove_run(stage)
-    checkpoints = folder / "checkpoints"
-    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
-        checkpoints.rmdir()
-
-
-def _without_free(config: dict[str, Any]) -> dict[str, Any]:
-    kept = {}
-    for section, value in config.items():
-        free = FREE_SETTINGS.get(section, ())
-        if free is None:
-            continue
-        if isinstance(value, dict):
-            value = {name: setting for name, setting in value.items() if name not in free}
-        kept[section] = value
-    return kept

@@ -1,0 +1,130 @@
+"""Whose a run folder is: its mark and lock, the settings it was begun with, what it has written."""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.outputs import BACKBONE, BEST, MODEL
+from transreid_ssl.training.config import as_plain, differences
+from transreid_ssl.training.yaml_files import read_yaml
+
+# What may change between two starts of a run without changing what it computes (threads may change
+# the last digits of sums). Where images lie is free, as the fingerprint of a pool says which images
+# they are.
+_PLACES = {"pool", "subset", "root"}
+FREE_SETTINGS = {
+    "run": {
+        "output",
+        "extend_to",
+        "not_finite",
+        "num_workers",
+        "num_threads",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "keep_every",
+        "overwrite",
+        "timeout_minutes",
+        "tracker",
+    },
+    "data": _PLACES,
+    "source": _PLACES,
+    "target": _PLACES,
+    "probe": None,
+}
+"""By section the settings that are free; None: all of it."""
+
+MARK = "run.lock"
+"""The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
+WRITTEN = (
+    "config.yaml", "metrics.jsonl", "curves.png", "left_out.json", "bad_images.txt",
+    "bad_images_met.txt", "not_finite_step_*.txt", "checkpoints/step_*.pt",
+    "checkpoints/step_*.pt.damaged", BACKBONE, MODEL, BEST,
+)  # fmt: skip
+"""What a run writes into its folder, and all that ``overwrite`` removes from it."""
+
+
+def refuse_foreign(folder: Path) -> None:
+    """A folder that holds anything, and no mark of a run, is somebody's."""
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(
+            f"{folder}: is not a folder that can be read ({error.strerror}); choose another "
+            "--run.output"
+        ) from error
+    if names and MARK not in names:
+        raise UserError(
+            f"{folder}: is not the folder of a run (it holds {names[0]}, which no run has "
+            "written); choose another --run.output"
+        )
+
+
+def take(folder: Path) -> None:
+    """Lock the folder; a lock of this kind ends with its process and reaches other nodes."""
+    mark = folder / MARK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Left open: the lock lasts as long as the process.
+        lock = os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(
+            f"{mark}: cannot be written ({error.strerror}); choose another --run.output"
+        ) from error
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        owner = os.read(lock, 200).decode(errors="replace").strip()
+        os.close(lock)
+        raise UserError(
+            f"{folder}: {owner or 'another process'} trains in it; wait for its end, stop "
+            "it, or choose another --run.output"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def check_same(folder: Path, config: Any) -> None:
+    """Refuse settings that a begun run was not begun with, but for those that are free."""
+    config_path = folder / "config.yaml"
+    before = read_yaml(config_path)
+    if not isinstance(before, dict):
+        raise UserError(f"{config_path}: not the settings of a run; choose another --run.output")
+    found = differences(_without_free(before), _without_free(as_plain(config)))
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(
+            f"{folder}: belongs to a run with other settings: {'; '.join(found[:3])}{more}; "
+            "choose another --run.output, or --run.overwrite true to begin anew"
+        )
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what a run and its stages have written in ``folder``, and nothing else."""
+    for pattern in WRITTEN:
+        for path in folder.glob(pattern):
+            path.unlink()
+    for stage in [mark.parent for mark in folder.glob(f"*/{MARK}")]:
+        remove_run(stage)
+    checkpoints = folder / "checkpoints"
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
+        checkpoints.rmdir()
+
+
+def _without_free(config: dict[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for section, value in config.items():
+        free = FREE_SETTINGS.get(section, ())
+        if free is None:
+            continue
+        if isinstance(value, dict):
+            value = {name: setting for name, setting in value.items() if name not in free}
+        kept[section] = value
+    return kept
