@@ -12,13 +12,12 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.files import (
     atomic_path,
     atomic_paths,
-    load_plain_pickle,
     new_folder,
-    read_lines,
     refuse_folder,
     sweep,
     write_json,
 )
+from transreid_ssl.reading import load_plain_pickle, read_lines
 
 
 def test_a_folder_is_not_written_over(tmp_path):

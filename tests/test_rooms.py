@@ -10,7 +10,7 @@ import launch
 
 PACKAGE = "transreid_ssl"
 FLOORS = [
-    {"errors", "files", "tables", "parts", "outputs", "command", "processes"},
+    {"errors", "files", "reading", "tables", "parts", "outputs", "command", "processes"},
     {"models", "data", "retrieval"},
     {"training"},
     {"pretrain", "finetune", "cfs", "report"},

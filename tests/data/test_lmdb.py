@@ -21,7 +21,7 @@ from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack
 from transreid_ssl.data.pool import SubsetPool
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import load_plain_pickle
+from transreid_ssl.reading import load_plain_pickle
 
 KEYS = [f"US_ny_0001_{i:08d}" for i in (3, 1, 2)]
 

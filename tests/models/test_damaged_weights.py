@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from transreid_ssl import UserError
-from transreid_ssl.files import verify_zip
 from transreid_ssl.models import build_backbone, load_backbone, read_spec, save_backbone
+from transreid_ssl.reading import verify_zip
 
 PLAIN = {"name": "vit_nano_patch8_reid", "img_size": (64, 32)}
 

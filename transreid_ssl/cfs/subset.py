@@ -18,8 +18,8 @@ import transreid_ssl
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import load_plain_pickle
 from transreid_ssl.outputs import MADE_BY, SCORES, SUBSET
+from transreid_ssl.reading import load_plain_pickle
 from transreid_ssl.tables import read_columns, read_record, write_table
 
 Strategy = Literal["cfs", "random"]

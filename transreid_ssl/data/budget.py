@@ -18,7 +18,8 @@ from transreid_ssl.data.index import Names
 from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.subset import base_names
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import read_lines, write_text
+from transreid_ssl.files import write_text
+from transreid_ssl.reading import read_lines
 
 # The authors renamed MSMT17's 0000_036_12_0303morning_0001_0.jpg to 0000_c12_0036.jpg.
 _MSMT17_NAME = re.compile(r"(\d{4})_(\d{3})_(\d{2})_\d{4}[a-z]+_")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.pool import FilesPool
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import read_content, read_lines
+from transreid_ssl.reading import read_content, read_lines
 
 
 class ListPool(FilesPool):

@@ -18,7 +18,7 @@ from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.lists import once_each
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import load_plain_pickle
+from transreid_ssl.reading import load_plain_pickle
 
 _BATCH = 1_000  # images of one transaction
 _SPARE = 1 << 24  # bytes of room in a map beyond what is known to be needed

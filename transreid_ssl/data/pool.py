@@ -11,7 +11,7 @@ import numpy as np
 
 from transreid_ssl.data.images import CorruptImage, decode
 from transreid_ssl.data.index import Names
-from transreid_ssl.files import read_regular
+from transreid_ssl.reading import read_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _MAX_BYTES = 1 << 28  # as many as the largest image takes that is decoded

@@ -24,7 +24,7 @@ from transreid_ssl.data.reader_parts import (
 )
 from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import read_lines
+from transreid_ssl.reading import read_lines
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import verify_zip
 from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.reading import verify_zip
 
 HEADER, CHECKSUM = "transreid_ssl", "transreid_ssl_crc32"
 """The keys of the spec, and of the checksum of it and all tensors, in our safetensors' metadata."""

@@ -9,7 +9,8 @@ from torch import nn
 from torch.amp import GradScaler
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import atomic_path, verify_zip
+from transreid_ssl.files import atomic_path
+from transreid_ssl.reading import verify_zip
 
 _NAME = re.compile(r"step_(\d+)\.pt$")
 

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import read_content
+from transreid_ssl.reading import read_content
 
 
 def read_yaml(path: str | Path) -> Any:
