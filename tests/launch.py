@@ -138,11 +138,13 @@ def _run_here(*arguments: str, cwd: Path) -> tuple[int, str]:
     """Exit code and output of a script or ``-m module``; nothing of it stays in this process."""
     module = arguments[0] == "-m"
     name, *options = arguments[module:]
+    beside = str(cwd if module else Path(cwd, name).parent)  # whose modules it may import
     said = io.StringIO()
     with (
         fresh_process(),
         contextlib.chdir(cwd),
         mock.patch.object(sys, "argv", [name, *options]),
+        mock.patch.object(sys, "path", [beside, *sys.path]),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
     ):

@@ -1,14 +1,15 @@
 """Kills every long job at random moments and compares what the same command leaves afterwards.
 
     python -m benchmarks.faults --kills 200          # all jobs, minutes on two CPU cores
-    python -m benchmarks.faults --kills 30 --jobs usl uda --ranks 0
+    python -m benchmarks.faults --kills 30 --jobs usl uda --ranks 0 --no-inputs
 
 A job (each recipe, CFS scores, embedding, packing; generated people, seconds long) is run to its
 end once. Then it is killed (SIGKILL) one to three times at moments drawn from its length, and the
 same command is given again until it ends. "lost" counts those that could not go on, "different"
 those whose results (weights, metrics but for times, scores, features, shards) differ in any bit
 from those of the run that was left alone. With ``--ranks``, one of two or three processes of a run
-is killed instead, and the seconds until its launcher has ended are measured.
+is killed instead, and the seconds until its launcher has ended are measured. Before all that every
+bad input of ``inputs.py`` is tried, each of which must end in one line that names it.
 
 There is no plain baseline: ``ratio`` is the share of jobs that ended bit for bit.
 """
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.faults.inputs import try_inputs
 from benchmarks.faults.jobs import all_jobs, make_inputs
 from benchmarks.faults.kills import kill_jobs
 from benchmarks.faults.ranks import kill_ranks
@@ -35,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--kills", type=int, default=200, help="kills, over all jobs together")
     parser.add_argument("--ranks", type=int, default=4, help="kills of one process of several")
+    parser.add_argument(
+        "--inputs", action=argparse.BooleanOptionalAction, default=True, help="try the bad inputs"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--jobs", nargs="*", help="some of the jobs; all without it")
     parser.add_argument("--folder", help="where results go; a temporary folder without it")
@@ -48,9 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if any(folder.iterdir()):
         raise UserError(f"--folder {folder}: is not empty; give a new one")
     os.environ["ACCELERATE_USE_CPU"] = "true"
+    answers = try_inputs(folder / "inputs") if options.inputs else []
+    wrong = [f"{case.name}: {answer}" for case, answer, sound in answers if not sound]
+    print(*wrong, sep="\n", end="\n" if wrong else "")
     make_inputs(folder)
     os.chdir(folder)
-    tallies = kill_jobs([known[name] for name in names], options.kills, options.seed, folder)
+    jobs = [known[name] for name in names] if options.kills else []
+    tallies = kill_jobs(jobs, options.kills, options.seed, folder)
     ranks = kill_ranks(options.ranks, options.seed, folder)
     sequences = sum(tally.sequences for tally in tallies)
     bad = sum(tally.lost + tally.different for tally in tallies)
@@ -59,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kills=sum(tally.kills for tally in tallies), sequences=sequences,
         lost=sum(tally.lost for tally in tallies),
         different=sum(tally.different for tally in tallies), ranks=ranks,
+        bad_inputs=len(answers), wrong=len(wrong),
     )  # fmt: skip
-    return int(bool(bad) or any(kill["code"] or kill["left"] for kill in ranks))
+    return int(bool(bad or wrong) or any(kill["code"] or kill["left"] for kill in ranks))
 
 
 if __name__ == "__main__":

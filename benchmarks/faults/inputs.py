@@ -57,6 +57,7 @@ def try_inputs(folder: Path) -> list[tuple[BadInput, str, bool]]:
 
     The last value says whether the answer was one line for users that holds what it must.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     before = Path.cwd()
     os.chdir(folder)
     try:

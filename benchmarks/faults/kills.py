@@ -45,6 +45,8 @@ def kill_jobs(jobs: list[Job], kills: int, seed: int, folder: Path) -> list[Tall
         seed: of the moments.
         folder: for results; the names of what went wrong stay there.
     """
+    if not jobs:
+        return []
     print(HEADING, flush=True)
     shares = [kills // len(jobs) + (i < kills % len(jobs)) for i in range(len(jobs))]
     tallies = []
