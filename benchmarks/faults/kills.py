@@ -1,15 +1,13 @@
 """SIGKILL at moments drawn at random: does the same command end as if nothing had happened?"""
 
-import os
 import shutil
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.faults.jobs import Job, digests, fork, wait
+from benchmarks.faults.jobs import Job, digests, start
 
 LONGEST = 600.0
 """Seconds after which a job that was not killed is taken for hanging."""
@@ -89,22 +87,22 @@ def _break(job: Job, folder: Path, times: int, tally: Tally, rng: np.random.Gene
     """Kill a job so many times, unless it ends before; returns how often it was killed."""
     folder.mkdir(parents=True)
     for done in range(times):
-        process = fork(job, folder, folder.with_name(f"{folder.name}.log"))
-        code = wait(process, rng.uniform(0, tally.seconds))
-        if code is not None:
+        process = start(job.name, folder, folder.with_name(f"{folder.name}.log"))
+        process.join(rng.uniform(0, tally.seconds))
+        if process.exitcode is not None:
             return done
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        process.kill()
+        process.join()
     return times
 
 
 def _to_the_end(job: Job, folder: Path) -> int:
     """Run a job to its end; returns its exit code."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = fork(job, folder, folder.with_name(f"{folder.name}.log"))
-    code = wait(process, LONGEST)
-    if code is None:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+    process = start(job.name, folder, folder.with_name(f"{folder.name}.log"))
+    process.join(LONGEST)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
         return 1
-    return code
+    return process.exitcode
