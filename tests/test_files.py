@@ -146,7 +146,7 @@ def write_and_be_killed(place):
         ):
             file.write_text("half")
             (folder / "shard").write_text("half")
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal.raise_signal(signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 

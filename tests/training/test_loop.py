@@ -193,7 +193,7 @@ def test_the_rate_of_a_line_is_that_of_its_steps(tmp_path, monkeypatch):
 def test_an_interrupt_ends_the_step_and_a_new_start_goes_on_exactly(tmp_path):
     whole, broken = Toy(), tmp_path / "broken"
     trainer(tmp_path / "whole", whole).fit(batches(0))
-    interrupt = Toy(on_step=lambda step: step == 5 and os.kill(os.getpid(), signal.SIGTERM))
+    interrupt = Toy(on_step=lambda step: step == 5 and signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         trainer(broken, interrupt).fit(batches(0))
@@ -248,7 +248,7 @@ def test_a_run_that_collapsed_from_its_first_step_fails_however_short_it_is(tmp_
 
 def test_an_interrupt_while_collapsed_says_where_the_run_goes_on(tmp_path, capsys):
     objective = Collapsing(5)
-    objective.on_step = lambda step: step == 8 and os.kill(os.getpid(), signal.SIGINT)
+    objective.on_step = lambda step: step == 8 and signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, objective, log_every=1).fit(batches(0))
     assert "checkpoint of step 3, from before, is kept" in capsys.readouterr().out
