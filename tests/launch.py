@@ -77,7 +77,7 @@ def _run_side_by_side(*arguments: str, processes: int, cwd: Path) -> tuple[int, 
         started = []
         for rank, log in enumerate(logs):
             variables = meeting | size | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            started.append(_start(_run_there, arguments, cwd, log, variables))
+            started.append(start(_run_there, arguments, cwd, log, variables))
         deadline, code = time.monotonic() + PATIENCE, 0
         running = list(started)
         while running and not code and time.monotonic() < deadline:
@@ -106,7 +106,7 @@ _SERVER.set_forkserver_preload(
 )
 
 
-def _start(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+def start(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     """Call a function of a module in a process of its own."""
     process = _SERVER.Process(target=function, args=arguments)
     with mock.patch.dict(os.environ, environment()):  # for the server, which starts with the first
@@ -114,9 +114,18 @@ def _start(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     return process
 
 
+def runs(number: int) -> bool:
+    """Whether a process of this number is at work, neither gone nor dead and not yet collected."""
+    try:
+        state = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
 def each(function: Callable[..., None], *arguments: Any, processes: int) -> None:
     """Call ``function(rank, *arguments)`` in so many processes at once, and wait for them."""
-    started = [_start(function, rank, *arguments) for rank in range(processes)]
+    started = [start(function, rank, *arguments) for rank in range(processes)]
     for process in started:
         process.join(PATIENCE)
     assert [process.exitcode for process in started] == [0] * processes
@@ -193,7 +202,7 @@ def recipe(name: str) -> ModuleType:
 def kill(*arguments: str, when: Callable[[], bool], cwd: Path = ROOT) -> None:
     """Run in a process of its own, and kill it without warning as soon as ``when`` says so."""
     with tempfile.NamedTemporaryFile() as log:
-        process = _start(_run_there, arguments, cwd, Path(log.name), {})
+        process = start(_run_there, arguments, cwd, Path(log.name), {})
         deadline = time.monotonic() + PATIENCE
         while not when():
             assert process.is_alive(), f"ended before it could be killed: {log.read().decode()}"

@@ -164,8 +164,18 @@ def _pack(folder: Path) -> Any:
 # at once at its work, not at the start of Python, and its threads are not copies of used ones.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["benchmarks.faults.jobs", "transreid_ssl.finetune", "transreid_ssl.pretrain"]
-)
+    [
+        "benchmarks.faults.jobs", "transreid_ssl.finetune", "transreid_ssl.pretrain",
+        "transreid_ssl.training.curves",
+    ]
+)  # fmt: skip
+
+
+def warm_up() -> None:
+    """Have everything imported before the first job begins."""
+    process = _SERVER.Process(target=os.getpid)
+    process.start()
+    process.join()
 
 
 def start(name: str, folder: Path, log: Path) -> ForkServerProcess:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.faults.jobs import Job, digests, start
+from benchmarks.faults.jobs import Job, digests, start, warm_up
 
 LONGEST = 600.0
 """Seconds after which a job that was not killed is taken for hanging."""
@@ -45,6 +45,7 @@ def kill_jobs(jobs: list[Job], kills: int, seed: int, folder: Path) -> list[Tall
     """
     if not jobs:
         return []
+    warm_up()
     print(HEADING, flush=True)
     shares = [kills // len(jobs) + (i < kills % len(jobs)) for i in range(len(jobs))]
     tallies = []

@@ -5,6 +5,7 @@ so the number of workers and the place where a run was resumed change nothing.
 """
 
 import atexit
+import multiprocessing
 import os
 import signal
 import weakref
@@ -247,16 +248,21 @@ def _stop_all_workers() -> None:
 def open_loader(dataset: Dataset, num_workers: int, **options: Any) -> DataLoader:
     """A loader over any data set, with the manners that all loaders here share.
 
-    It has no more workers than there are cores, whatever is asked for. They leave signals to the
-    main process, take one thread each and always end; it takes nothing from the global random
-    state, and a ``UserError`` in a worker arrives as it was said.
+    It has no more workers than there are cores, whatever is asked for. They are forks, where the
+    system has them, leave signals to the main process, take one thread each and always end; it
+    takes nothing from the global random state, and a ``UserError`` in a worker arrives as it was
+    said.
 
     Args:
         options: further arguments of ``torch.utils.data.DataLoader``.
     """
+    workers = min(num_workers, _cores())
+    # Workers of a fork server are not this process's children: they would outlive its death.
+    forks = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     return _Loader(
         dataset,
-        num_workers=min(num_workers, _cores()),
+        num_workers=workers,
+        multiprocessing_context="fork" if forks else None,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else each loader would advance the run's own generator
