@@ -50,23 +50,6 @@ def test_time_and_memory_against_size(name, tmp_path):
     assert picture.startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("job", ["dino", "usl", "cfs score", "embed", "pack"])
-def test_killed_jobs_end_as_if_nothing_had_happened(job, tmp_path):
-    folder = tmp_path / "faults"
-    arguments = ["--kills=2", "--ranks=0", "--no-inputs", f"--jobs={job}", f"--folder={folder}"]
-    figures = last_line(launch.run("-m", "benchmarks.faults", *arguments))
-    assert (figures["ratio"], figures["kills"], figures["lost"]) == (1.0, 2, 0)
-
-
-def test_every_bad_input_is_one_line_and_changes_nothing(tmp_path):
-    text = launch.run(
-        "-m", "benchmarks.faults", "--kills=0", "--ranks=0", f"--folder={tmp_path / 'faults'}"
-    )
-    figures = json.loads(text.splitlines()[-1])
-    assert figures["bad_inputs"] >= 100
-    assert figures["wrong"] == 0, text
-
-
 def test_every_benchmark_is_told_of_and_tested():
     folder = launch.ROOT / "benchmarks"
     names = {path.parent.name for path in folder.glob("*/__main__.py")}

@@ -1,15 +1,16 @@
 """Kills every long job at random moments and compares what the same command leaves afterwards.
 
     python -m benchmarks.faults --kills 200          # all jobs, minutes on two CPU cores
-    python -m benchmarks.faults --kills 30 --jobs usl uda --ranks 0 --no-inputs
+    python -m benchmarks.faults --kills 30 --jobs usl uda --ranks 0 --no-inputs --no-errors
 
 A job (each recipe, CFS scores, embedding, packing; generated people, seconds long) is run to its
 end once. Then it is killed (SIGKILL) one to three times at moments drawn from its length, and the
 same command is given again until it ends. "lost" counts those that could not go on, "different"
 those whose results (weights, metrics but for times, scores, features, shards) differ in any bit
 from those of the run that was left alone. With ``--ranks``, one of two or three processes of a run
-is killed instead, and the seconds until its launcher has ended are measured. Before all that every
-bad input of ``inputs.py`` is tried, each of which must end in one line that names it.
+is killed instead, and the seconds until its launcher has ended are measured. Then one of three
+processes fails at every place where they meet, and all must end with its error. Before all that
+every bad input of ``inputs.py`` is tried, each of which must end in one line that names it.
 
 There is no plain baseline: ``ratio`` is the share of jobs that ended bit for bit.
 """
@@ -21,12 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.faults.inputs import try_inputs
-from benchmarks.faults.jobs import all_jobs, make_inputs
+from benchmarks.faults.jobs import SETTINGS, all_jobs, make_inputs
 from benchmarks.faults.kills import kill_jobs
-from benchmarks.faults.ranks import kill_ranks
+from benchmarks.faults.ranks import fail_ranks, kill_ranks
 from benchmarks.reporting import finish
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
+
+MEETING = {*SETTINGS, "cfs score"}
+"""The jobs that several processes share."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--inputs", action=argparse.BooleanOptionalAction, default=True, help="try the bad inputs"
     )
+    parser.add_argument(
+        "--errors", action=argparse.BooleanOptionalAction, default=True,
+        help="let one of three processes fail",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--jobs", nargs="*", help="some of the jobs; all without it")
     parser.add_argument("--folder", help="where results go; a temporary folder without it")
@@ -61,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = [known[name] for name in names] if options.kills else []
     tallies = kill_jobs(jobs, options.kills, options.seed, folder)
     ranks = kill_ranks(options.ranks, options.seed, folder)
+    together = [name for name in names if name in MEETING]
+    places, sound = fail_ranks(together, folder) if options.errors and together else (0, 0)
     sequences = sum(tally.sequences for tally in tallies)
     bad = sum(tally.lost + tally.different for tally in tallies)
     finish(
@@ -68,9 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kills=sum(tally.kills for tally in tallies), sequences=sequences,
         lost=sum(tally.lost for tally in tallies),
         different=sum(tally.different for tally in tallies), ranks=ranks,
-        bad_inputs=len(answers), wrong=len(wrong),
+        places=places, unsound=places - sound, bad_inputs=len(answers), wrong=len(wrong),
     )  # fmt: skip
-    return int(bool(bad or wrong) or any(kill["code"] or kill["left"] for kill in ranks))
+    return int(
+        bool(bad or wrong or places - sound) or any(kill["code"] or kill["left"] for kill in ranks)
+    )
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ class Job:
 
 def make_inputs(folder: Path) -> None:
     """Two networks, before and after an adaptation, for the jobs that want them."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, seed in (("before", 0), ("after", 1)):
         torch.manual_seed(seed)
         network = build_backbone("vit_nano_patch8_ics", img_size=(32, 16), objective="dino")

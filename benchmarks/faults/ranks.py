@@ -1,12 +1,14 @@
-"""One of several processes is killed: how long until all have ended, and does the run go on?"""
+"""One of several processes is killed, or fails: do all end, how soon, and does the run go on?"""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,20 +40,46 @@ def kill_ranks(times: int, seed: int, folder: Path) -> list[dict]:
     return found
 
 
+def fail_ranks(jobs: list[str], folder: Path) -> tuple[int, int]:
+    """Let one of three processes fail wherever they meet in these jobs; see ``errors.py``.
+
+    Args:
+        jobs: by name; of ``all_jobs``.
+        folder: inputs and results go into one within it.
+
+    Returns:
+        The number of places, and at how many of them all processes raised the error of the one.
+    """
+    program = ["-m", "benchmarks.faults.errors", str(folder / "errors"), *jobs]
+    launched = _start(program, 3, stdout=subprocess.PIPE, text=True)
+    said = launched.communicate()[0]
+    print(said, end="", flush=True)
+    counts = re.fullmatch(r"(\d+) places, (\d+) sound", said.rstrip().rpartition("\n")[2])
+    if not counts:
+        raise RuntimeError(f"three processes ended with exit code {launched.returncode}")
+    return int(counts[1]), int(counts[2])
+
+
 def _launch(output: Path, processes: int) -> subprocess.Popen:
+    settings = [s for s in SETTINGS["dino"] if "num_workers" not in s and "batch_size" not in s]
+    program = [
+        str(RECIPES / "dino_pretrain.py"), *settings, "--run.num_workers=0", "--run.batch_size=12",
+        f"--run.output={output}", "--run.epochs=12",
+    ]  # fmt: skip
+    return _start(program, processes, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _start(program: list[str], processes: int, **streams: Any) -> subprocess.Popen:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = [s for s in SETTINGS["dino"] if "num_workers" not in s and "batch_size" not in s]
+    launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    address = ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    path = os.pathsep.join([str(RECIPES.parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [
-            sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
-            "--master_addr=127.0.0.1", f"--master_port={port}", str(RECIPES / "dino_pretrain.py"),
-            *settings, "--run.num_workers=0", "--run.batch_size=12", f"--run.output={output}",
-            "--run.epochs=12",
-        ],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, *launcher, *address, *program], **streams,
+        env=os.environ
+        | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
     )  # fmt: skip
 
 
