@@ -166,13 +166,20 @@ def train_on_source(
     """Fine-tune on the source, in a run folder of its own."""
     run = RunFolder(config.run.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config))
-    accelerator.print("first stage: supervised on the source", flush=True)
+    _say(accelerator, "first stage: supervised on the source", config, "source_training")
     scaler = accelerator.scaler
     fresh = scaler.state_dict() if scaler else {}
     train_with_labels(config, accelerator, run, protocol)
     accelerator.free_memory()
     if scaler:  # a start after a kill between the stages has a fresh one
         scaler.load_state_dict(fresh)
+
+
+def _say(
+    accelerator: Accelerator, stage: str, config: SupervisedTraining | ClusterTraining, group: str
+) -> None:
+    """Which stage begins, how long it is, and which setting says so."""
+    accelerator.print(f"{stage}, {config.run.epochs} epoch(s) (--{group}.epochs)", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -185,8 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if source is not None:
         train_on_source(first, accelerator, source)
-    accelerator.print("second stage: clusters of the target", flush=True)
     second = target_stage(config, config.source_model or str(source_network(first)))
+    _say(accelerator, "second stage: clusters of the target", second, "run")
     train_on_clusters(second, accelerator, run, target, "uda")
     finish(accelerator)
 

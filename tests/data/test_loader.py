@@ -1,7 +1,5 @@
 """Loading: layout of batches, independence of workers and of where a run begins, broken images."""
 
-import multiprocessing
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import killed_loader
 import launch
 from transreid_ssl.data.erasing import RandomErasingConfig
 from transreid_ssl.data.images import decode, resize
@@ -20,7 +19,6 @@ from transreid_ssl.data.loader import (
     ViewsDataset,
     decoded,
     image_loader,
-    open_loader,
     stack,
     training_loader,
 )
@@ -259,28 +257,8 @@ def test_an_exception_in_the_loop_ends_the_process():
     assert done.stderr.strip().endswith("RuntimeError: in the middle of a run")
 
 
-class Asked(torch.utils.data.Dataset):
-    """Leaves the number of the process that was asked for an item."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __len__(self):
-        return 1  # then the worker waits for more to do
-
-    def __getitem__(self, index):
-        (self.folder / str(os.getpid())).touch()
-        return index
-
-
-def die_while_loading(folder):
-    multiprocessing.set_start_method("forkserver", force=True)  # Python's choice since 3.14
-    for _ in open_loader(Asked(folder), num_workers=1, batch_size=1):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_workers_do_not_outlive_a_kill(tmp_path):
-    process = launch.start(die_while_loading, tmp_path)
+    process = launch.start(killed_loader.die_while_loading, tmp_path)
     process.join(launch.PATIENCE)
     assert process.exitcode == -signal.SIGKILL
     (worker,) = tmp_path.iterdir()

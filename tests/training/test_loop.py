@@ -248,7 +248,7 @@ def test_a_run_that_collapsed_from_its_first_step_fails_however_short_it_is(tmp_
 
 def test_an_interrupt_while_collapsed_says_where_the_run_goes_on(tmp_path, capsys):
     objective = Collapsing(5)
-    objective.on_step = lambda step: step == 8 and signal.raise_signal(signal.SIGINT)
+    objective.on_step = lambda step: step == 8 and signal.raise_signal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         trainer(tmp_path, objective, log_every=1).fit(batches(0))
     assert "checkpoint of step 3, from before, is kept" in capsys.readouterr().out
