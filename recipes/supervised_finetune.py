@@ -20,22 +20,14 @@ from pathlib import Path
 from transreid_ssl import command
 from transreid_ssl.finetune import SupervisedTraining as Config
 from transreid_ssl.finetune import open_labelled, train_with_labels
-from transreid_ssl.outputs import PRETRAINED, require
 from transreid_ssl.training import finish, parse_config, start
 
 DEMO = Path(__file__).parent / "configs" / "supervised_demo.yaml"
 
 
-def check(config: Config) -> None:
-    """Refuse what cannot work before anything is written."""
-    if config.model.weights == PRETRAINED:
-        require(PRETRAINED, "name other weights with --model.weights")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    check(config)
     accelerator, run, protocol = start(
         config, origin, "supervised fine-tuning", lambda: open_labelled(config.data)
     )

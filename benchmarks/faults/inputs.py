@@ -20,7 +20,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from benchmarks.faults.jobs import recipe_main
+from benchmarks.faults.jobs import make_inputs, recipe_main
 from transreid_ssl import embed, evaluate, export, transfer, weights
 from transreid_ssl.cfs import __main__ as cfs
 from transreid_ssl.data import __main__ as data
@@ -176,8 +176,6 @@ def _make_lists() -> None:
 
 
 def _make_weights() -> None:
-    from benchmarks.faults.jobs import make_inputs
-
     make_inputs(Path())
     sound = Path("before.safetensors").read_bytes()
     tensors = load_file("before.safetensors")
@@ -281,6 +279,16 @@ def _pools() -> Iterator[BadInput]:
             "--model.weights=before.safetensors",
         )  # fmt: skip
         yield BadInput("supervised", arguments, said)
+    # Somebody's own folder is never left aside for generated people.
+    for command, setting in {
+        "dino": "--probe.root", "supervised": "--data.root", "mgn": "--data.root",
+        "usl": "--data.root", "uda": "--source.root", "evaluate": "--root",
+    }.items():  # fmt: skip
+        other = "--run.output=out/generated"
+        if command == "evaluate":
+            other = "--weights=before.safetensors"
+        yield BadInput(command, (f"{setting}=crops", other), "generated people")
+    yield BadInput("uda", ("--target.root=crops", "--run.output=out/generated"), "generated people")
 
 
 def _settings() -> Iterator[BadInput]:

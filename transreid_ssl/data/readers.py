@@ -104,6 +104,11 @@ def open_reid(
 
 def _open(name: str, root: str | Path | None, pattern: str) -> ReIDProtocol:
     if name.partition(":")[0] == "demo":
+        if root is not None:
+            raise UserError(
+                f"{root}: not read by '{name}', which is generated people; name the labelled set "
+                f"that is there ({', '.join(READERS)})"
+            )
         return people_protocol(name)
     names = name.split("+")
     unknown = [part for part in names if part not in READERS]

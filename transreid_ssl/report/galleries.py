@@ -1,5 +1,6 @@
 """Ranked galleries: what a search shows first, right and wrong."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,30 +63,35 @@ def ranked_galleries(path: str | Path, rows: Sequence[GalleryRow], title: str, n
         centre = _column_left(number - 1) + _TILE[1] / 2
         _write(figure, centre, _TOP - 12, str(number), size=9, colour=_FAINT, align="center")
     _write(figure, _LEFT + _TILE[1] / 2, _TOP - 12, "query", size=9, align="center")
+    unit = distance_unit([distance for row in rows for distance in row.distances])
     for position, row in enumerate(rows):
-        _draw_row(figure, canvas, row, _TOP + position * _row_height())
-    _write_legend(figure, height - 16)
+        _draw_row(figure, canvas, row, _TOP + position * _row_height(), unit)
+    _write_legend(figure, height - 16, unit)
     figure.figimage(canvas, zorder=-1)  # under the text, pixel by pixel
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI)
     return Path(path)
 
 
-def _draw_row(figure: Figure, canvas: np.ndarray, row: GalleryRow, top: int) -> None:
+def _draw_row(figure: Figure, canvas: np.ndarray, row: GalleryRow, top: int, unit: float) -> None:
     _write(figure, _GAP + _FRAME, top + _TILE[0] / 2, row.label, size=9)
     _draw_tile(canvas, row.query, top, _LEFT, _QUERY)
     for rank, (image, right, distance) in enumerate(zip(row.gallery, row.correct, row.distances)):
         colour, mark = (RIGHT, "✓") if right else (WRONG, "✗")
         left = _column_left(rank)
         _draw_tile(canvas, image, top, left, colour)
-        caption = f"{mark} {shown(distance)}"
+        caption = f"{mark} {max(0.0, distance) / unit:.1f}"  # rounding may leave less than 0
         below = top + _TILE[0] + _FRAME + 13
         _write(figure, left + _TILE[1] / 2, below, caption, size=9, colour=colour, align="center")
 
 
-def shown(distance: float) -> str:
-    """Four significant digits, since the distances of one network may all begin with zeros."""
-    return "0" if distance < 1e-6 else f"{distance:.4g}"  # below is what rounding leaves of equals
+def distance_unit(distances: Sequence[float]) -> float:
+    """The power of ten in which these distances have one to three digits before the point.
+
+    Networks differ: the cosine distances of one lie near 1, all of another's below 0.0001.
+    """
+    largest = max(distances, default=0.0)
+    return 1.0 if largest <= 0 else 10.0 ** (math.floor(math.log10(largest)) - 2)
 
 
 def _draw_tile(canvas: np.ndarray, image: np.ndarray, top: int, left: int, colour: str) -> None:
@@ -97,10 +103,11 @@ def _draw_tile(canvas: np.ndarray, image: np.ndarray, top: int, left: int, colou
     frame[_FRAME:-_FRAME, _FRAME:-_FRAME] = cv2.resize(image, (width, height), interpolation=method)
 
 
-def _write_legend(figure: Figure, y: float) -> None:
+def _write_legend(figure: Figure, y: float, unit: float) -> None:
     _write(figure, _LEFT, y, "✓ the same person", size=9, colour=RIGHT)
     _write(figure, _LEFT + 150, y, "✗ another person", size=9, colour=WRONG)
-    _write(figure, _LEFT + 290, y, "under each image: its distance to the query", 9, _FAINT)
+    note = f"under each image: its distance to the query, in units of {unit:g}"
+    _write(figure, _LEFT + 290, y, note, 9, _FAINT)
 
 
 def _write(

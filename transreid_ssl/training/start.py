@@ -13,6 +13,7 @@ from torch import nn
 from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights, read_spec
+from transreid_ssl.outputs import MADE_BY, require
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.config import as_plain
 from transreid_ssl.training.health import all_finite
@@ -48,7 +49,7 @@ def start(
         share_cores(settings.num_workers, settings.num_threads)
     images = on_all(accelerator, open_images)
     if config.model.weights:
-        on_all(accelerator, lambda: read_spec(config.model.weights))
+        on_all(accelerator, lambda: _check_weights(config.model.weights))
     run = RunFolder(settings.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config, settings.overwrite))
     if settings.tracker:
@@ -60,6 +61,12 @@ def start(
         flush=True,
     )
     return accelerator, run, images
+
+
+def _check_weights(path: str) -> None:
+    if path in MADE_BY:
+        require(path, "name other weights with --model.weights")
+    read_spec(path)
 
 
 def _precision(accelerator: Accelerator) -> str:
