@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from damage import damaged, outcome
 from transreid_ssl import UserError
 from transreid_ssl.training import OptimizerSettings, RunSettings, parse_config, to_yaml
 from transreid_ssl.training.yaml_files import read_yaml
@@ -102,3 +105,24 @@ def test_aliases_and_a_byte_order_mark_are_read(tmp_path):
     file = tmp_path / "given.yaml"
     file.write_bytes("\ufeffa: &a [1, 2.5, null]\nb: {c: *a}\n".encode())
     assert read_yaml(file) == {"a": [1, 2.5, None], "b": {"c": [1, 2.5, None]}}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    text=st.text("ab01.:-_{}[],&*!<>|'\"#%@ \n\te+xoinfTZ~?\x00\x85", max_size=40),
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=5),
+)
+def test_no_text_ends_otherwise_than_in_values_or_one_line(tmp_path_factory, text, places):
+    path = tmp_path_factory.mktemp("yaml") / "given.yaml"
+    path.write_bytes(damaged(f"run: {{epochs: 3}}\n{text}".encode(), places))
+    outcome(lambda: read_yaml(path))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(32, 126)), min_size=1, max_size=3)
+)
+def test_no_damaged_settings_end_otherwise_than_in_settings_or_one_line(tmp_path_factory, places):
+    path = tmp_path_factory.mktemp("yaml") / "given.yaml"
+    path.write_bytes(damaged(b"run:\n  epochs: 3\n  output: x\noptim: {lr: 1.0e-3}\n", places))
+    outcome(lambda: parse_config(Config, path, "", ["--config", str(path)]))
