@@ -1,11 +1,13 @@
-"""Choosing pre-training data by the catastrophic forgetting score (CFS).
+"""Choosing pre-training data: the catastrophic forgetting score (CFS), and others beside it.
 
-Two Parquet tables pass between the commands. Scores: ``image`` (string), ``cfs`` (float32, null
-where the image cannot be read), in the order of the pool. Subsets: ``image`` (string), best first.
-Both record the pool's source and fingerprint, and how they were made.
+Two Parquet tables pass between the commands. Scores: ``image`` (string) and, float32 and null where
+the image cannot be read, ``cfs`` or, of other methods, ``score``, in the order of the pool.
+Subsets: ``image`` (string), best first. Both record the pool's source and fingerprint, and how they
+were made.
 """
 
-from transreid_ssl.cfs.scoring import score
+from transreid_ssl.cfs.judge import Judgement, judge
+from transreid_ssl.cfs.scoring import score, score_likeness
 from transreid_ssl.cfs.subset import import_list, select
 
-__all__ = ["import_list", "score", "select"]
+__all__ = ["Judgement", "import_list", "judge", "score", "score_likeness", "select"]

@@ -1,4 +1,4 @@
-"""Choose pre-training data by the catastrophic forgetting score (CFS).
+"""Choose pre-training data by the catastrophic forgetting score (CFS), or by other scores.
 
   python -m transreid_ssl.cfs score     score every image of a pool: outputs/cfs/scores.parquet
   python -m transreid_ssl.cfs select    keep the best part: outputs/cfs/subset.parquet
@@ -17,14 +17,16 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
+from accelerate import Accelerator
 
 from transreid_ssl import command
+from transreid_ssl.cfs.judge import recorded
 from transreid_ssl.cfs.parts import corrupt_path, is_corrupt_list
-from transreid_ssl.cfs.scoring import make_accelerator, score
-from transreid_ssl.cfs.subset import check_pool, import_list, read_scores, select
-from transreid_ssl.data import open_pool
+from transreid_ssl.cfs.scoring import make_accelerator, score, score_likeness
+from transreid_ssl.cfs.subset import check_pool, import_list, read_scores, score_column, select
+from transreid_ssl.data import Pool, open_pool
 from transreid_ssl.data.subset import take_subset
-from transreid_ssl.errors import check_ranges
+from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.models import find_weights, read_spec
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import (
@@ -48,14 +50,22 @@ _COMMAND = "python -m transreid_ssl.cfs"
 class Score:
     """Score every image of a pool; ``accelerate launch -m transreid_ssl.cfs score`` uses all GPUs.
 
-    Example: ``python -m transreid_ssl.cfs score --pool demo --num_workers 2``. A stopped run goes
-    on where it was; the table is the same for any number of processes.
+    Example: ``python -m transreid_ssl.cfs score --pool demo --num_workers 2``, or without labels of
+    the target ``python -m transreid_ssl.cfs score --method density-ratio --target CROPS``. A
+    stopped run goes on where it was; the table is the same for any number of processes.
 
     Args:
         pool: Crops to score; by default those that ``before`` was pre-trained on.
+        method: "cfs" compares two networks, as published. The others ask one network, as it was
+            pre-trained, how like the target's an image is: "density-ratio" by a logistic
+            regression between target and pool, "nearest" by the five nearest images of the target.
+        target: Unlabelled crops of the target. The others learn from them; all scores are judged by
+            how well they tell them from the pool (for cfs, give such as ``after`` has not seen).
         before: Weights of the pre-trained backbone: a file, a folder or a Hugging Face id.
-        after: Weights of the same backbone, fine-tuned on the target, likewise.
-        out: The table of scores (columns image and cfs).
+        after: Weights of the same backbone, fine-tuned on the target, likewise; for cfs alone.
+        out: The table of scores (columns image and cfs, or score).
+        sample: Images of the pool, and of the target, to learn a likeness from at most.
+        seed: Of that sample.
         batch_size: Images at once, in each process.
         num_workers: Decoding processes, for each process.
         shard_size: Images between two points from which a stopped run can go on.
@@ -65,9 +75,13 @@ class Score:
     """
 
     pool: str | None = None
+    method: Literal["cfs", "density-ratio", "nearest"] = "cfs"
+    target: str | None = None
     before: str = PRETRAINED
     after: str = SUPERVISED
     out: str = SCORES
+    sample: int = 20_000
+    seed: int = 0
     batch_size: int = 256
     num_workers: int = 2
     shard_size: int = 16_384
@@ -78,8 +92,10 @@ class Score:
     def __post_init__(self) -> None:
         check_ranges(
             self, batch_size=(1, None), num_workers=(0, None), shard_size=(1, None),
-            max_bad_fraction=(0, 1),
+            max_bad_fraction=(0, 1), sample=(20, None), seed=(0, None),
         )  # fmt: skip
+        if self.method != "cfs" and not self.target:
+            raise UserError(f"--method {self.method}: give crops of the target with --target")
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,8 @@ class Select:
     Args:
         scores: Table written by score.
         keep: A fraction in (0, 1] of the readable images, or a whole number of at least 2 images.
-        strategy: "cfs" keeps the highest scores; "random" is the baseline of equal size.
+        strategy: "best" keeps the highest scores; "random" is the baseline of equal size.
+        strict: Refuse scores that were judged and do not know the target; else it is only said.
         seed: Of the random strategy.
         pool: When given, checks that the scores are of this pool.
         out: The table (column image, best first).
@@ -99,7 +116,8 @@ class Select:
 
     scores: str = SCORES
     keep: float = 0.5
-    strategy: Literal["cfs", "random"] = "cfs"
+    strategy: Literal["best", "random"] = "best"
+    strict: bool = False
     seed: int = 0
     pool: str | None = None
     out: str = SUBSET
@@ -153,36 +171,54 @@ class Import:
 
 def run_score(options: Score) -> None:
     """The command ``score``."""
-    found = []
-    for weights in (options.before, options.after):
-        if weights in MADE_BY:
-            require(weights)
-        found.append(find_weights(weights))
+    weights = [options.before, options.after] if options.method == "cfs" else [options.before]
+    for path in weights:
+        if path in MADE_BY:
+            require(path)
     source = options.pool or trained_pool(read_spec(options.before))
     listed = corrupt_path(Path(options.out))
-    check_outputs(options.out, inputs=[source, *found], beside={listed: is_corrupt_list})
+    inputs = [source, options.target, *map(find_weights, weights)]
+    check_outputs(options.out, inputs=inputs, beside={listed: is_corrupt_list})
     accelerator = make_accelerator(options.precision)
     pool = on_all(accelerator, lambda: open_pool(source))
+    target = on_all(accelerator, lambda: open_pool(options.target) if options.target else None)
     if accelerator.device.type == "cpu":
         share_cores(options.num_workers)
     accelerator.print(f"scoring {pool.describe()}", flush=True)
-    out = score(
-        pool, options.before, options.after, options.out,
-        batch_size=options.batch_size, num_workers=options.num_workers,
-        shard_size=options.shard_size, max_bad_fraction=options.max_bad_fraction,
-        overwrite=options.overwrite, accelerator=accelerator, progress=True,
-    )  # fmt: skip
+    out = _score(options, pool, target, accelerator)
     if accelerator.is_main_process:
         print(f"{out}: {_summary(out)}; next: {_COMMAND} select", flush=True)
+        if judgement := recorded(read_record(out)):
+            print(judgement, flush=True)
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _score(options: Score, pool: Pool, target: Pool | None, accelerator: Accelerator) -> Path:
+    shared = {
+        "batch_size": options.batch_size, "num_workers": options.num_workers,
+        "shard_size": options.shard_size, "max_bad_fraction": options.max_bad_fraction,
+        "overwrite": options.overwrite, "accelerator": accelerator, "progress": True,
+    }  # fmt: skip
+    if options.method == "cfs" or target is None:
+        networks = options.before, options.after
+        return score(pool, *networks, options.out, target=target, **shared)
+    return score_likeness(
+        pool, target, options.before, options.out,
+        method=options.method, sample=options.sample, seed=options.seed, **shared,
+    )  # fmt: skip
 
 
 def run_select(options: Select) -> None:
     """The command ``select``."""
     require(options.scores)
     check_outputs(options.out, inputs=[options.scores, options.pool])
+    judgement = recorded(read_record(options.scores))
+    if judgement and not judgement.knows and options.strategy == "best":
+        if options.strict:
+            raise UserError(f"{options.scores}: {judgement}")
+        print(f"warning: {judgement}", file=sys.stderr)
     out = select(
         options.scores, options.keep, options.out,
         strategy=options.strategy, seed=options.seed,
@@ -202,10 +238,11 @@ def run_report(options: Report) -> None:
     check_outputs(options.out, inputs=[options.scores, options.subset, source])
     pool = open_pool(source)
     check_pool(options.scores, record, pool)
-    scores = read_scores(options.scores)["cfs"].to_numpy().astype(np.float32)
+    scores = read_scores(options.scores)["score"].to_numpy().astype(np.float32)
     kept = np.zeros(len(pool), bool)
     kept[take_subset(pool, options.subset).indices] = True
-    out = draw_cfs_sheet(pool, scores, kept, options.out, options.count)
+    method = record.get("method", "cfs")
+    out = draw_cfs_sheet(pool, scores, kept, options.out, options.count, method)
     print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
 
 
@@ -221,11 +258,12 @@ def run_import(options: Import) -> None:
 
 def _summary(path: Path) -> str:
     """One line on a table of scores, whose names may be millions and are not read."""
-    cfs = read_columns(path, "cfs", made_by=MADE_BY[SCORES])["cfs"]
-    span = pc.min_max(cfs)
-    text = f"{len(cfs):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
-    bad = f" ({cfs.null_count:,} unreadable, see {corrupt_path(path)})"
-    return text + (bad if cfs.null_count else "")
+    column = score_column(path)
+    scores = read_columns(path, column, made_by=MADE_BY[SCORES])[column]
+    span = pc.min_max(scores)
+    text = f"{len(scores):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
+    bad = f" ({scores.null_count:,} unreadable, see {corrupt_path(path)})"
+    return text + (bad if scores.null_count else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """Scoring in parts: the scores of a shard of the pool, and all of them joined."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from transreid_ssl.files import atomic_path, write_text
 from transreid_ssl.parts import Parts
 from transreid_ssl.tables import encode_record, read_record
 
-_SCHEMA = pa.schema({"image": pa.string(), "cfs": pa.float32()})
 _ADVICE = "another scoring: use --overwrite true to throw it away, or another --out"
 
 
+@dataclass(frozen=True)
 class ScoreParts(Parts):
-    """The parts of one scoring run."""
+    """The parts of one scoring run, whose scores are in ``column``."""
+
+    column: str = "cfs"
 
     @property
     def corrupt_path(self) -> Path:
@@ -53,16 +56,21 @@ class ScoreParts(Parts):
         self.corrupt_path.unlink(missing_ok=True)
 
     def write_scores(
-        self, part: int, names: list[str], cfs: np.ndarray, problems: list[str]
+        self, part: int, names: list[str], scores: np.ndarray, problems: list[str]
     ) -> None:
-        """Write a finished part: ``cfs`` float32 (N,); ``problems`` is "" for a readable image."""
+        """Write a finished part: float32 (N,); ``problems`` is "" for a readable image."""
         bad = np.array([bool(problem) for problem in problems])
         columns = {
             "image": pa.array(names, pa.string()),
-            "cfs": pa.array(cfs, pa.float32(), mask=bad),
+            self.column: pa.array(scores, pa.float32(), mask=bad),
             "problem": pa.array(problems, pa.string(), mask=~bad),
         }
         self.write(part, columns)
+
+    def scores(self) -> np.ndarray:
+        """All scores float32 (N,), NaN for an image that could not be read."""
+        columns = [table[self.column].to_numpy() for table in self.tables()]
+        return np.concatenate(columns).astype(np.float32)
 
     def merge(self, record: dict[str, Any], max_bad_fraction: float) -> None:
         """Join all parts into the table of scores, one in memory at a time, and remove them.
@@ -71,13 +79,16 @@ class ScoreParts(Parts):
             UserError: a part is missing or damaged, or too many images could not be read.
         """
         problems: list[str] = []
-        schema = _SCHEMA.with_metadata(encode_record({**record, "key": self.key}))
+        schema = pa.schema(
+            {"image": pa.string(), self.column: pa.float32()},
+            encode_record({**record, "key": self.key}),
+        )
         with atomic_path(self.out) as temporary, _writer(temporary, schema) as writer:
             for table in self.tables():
                 bad = table.filter(table["problem"].is_valid())
                 problems += [f"{r['image']}\t{r['problem']}" for r in bad.to_pylist()]
                 writer.write_table(
-                    table.select(_SCHEMA.names).replace_schema_metadata(schema.metadata)
+                    table.select(schema.names).replace_schema_metadata(schema.metadata)
                 )
             if problems:
                 write_text(self.corrupt_path, "\n".join(problems) + "\n")

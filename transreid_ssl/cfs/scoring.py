@@ -1,34 +1,33 @@
-"""The catastrophic forgetting score (CFS) of every image of a pool (TransReID-SSL, section 3).
+"""Scores of all images of a pool, in parts, on any number of processes, and what they are worth.
 
-A backbone is taken twice: as pre-trained, and after supervised fine-tuning on the target. The
-score of an image is the cosine between its two features. What the target resembles keeps its
-feature; what it does not is forgotten. Both features are class tokens before the BN neck, without
-camera embedding.
+What an image's score is, is told by a ``Scorer``: the catastrophic forgetting score (CFS), or how
+like the target's it is.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator, InitProcessGroupKwargs
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import transreid_ssl
+from transreid_ssl.cfs.judge import judge
+from transreid_ssl.cfs.likeness import Method
 from transreid_ssl.cfs.parts import ScoreParts
+from transreid_ssl.cfs.scorers import ForgettingScorer, Input, LikenessScorer, Scorer
 from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
-from transreid_ssl.models import BackboneSpec, load_backbone, weights_digest
 from transreid_ssl.outputs import SCORES
 from transreid_ssl.processes import on_main, together
 from transreid_ssl.retrieval.embed import refuse_not_finite
-
-_Input = tuple[tuple[int, int], str]
-"""(height, width) of a network's images, and the interpolation that they are resized with."""
 
 
 def score(
@@ -45,6 +44,7 @@ def score(
     overwrite: bool = False,
     accelerator: Accelerator | None = None,
     progress: bool = False,
+    target: Pool | None = None,
 ) -> Path:
     """Score every image of ``pool`` into a Parquet table with columns ``image`` and ``cfs``.
 
@@ -65,6 +65,8 @@ def score(
         overwrite: throw away what another scoring left at ``out``.
         accelerator: taken as it is when given; it then decides the precision.
         progress: show a progress bar.
+        target: images of the target, best such as no network was trained on, by which the scores
+            are judged (see ``judge``); the table remembers how. None leaves them unjudged.
 
     Returns:
         ``out``.
@@ -73,21 +75,125 @@ def score(
         UserError: different architectures, an empty pool, leftovers of another scoring, too many
             unreadable images, or features that are not finite.
     """
+    _require_images(pool)
+    accelerator = accelerator or make_accelerator(precision)
+    scorer = ForgettingScorer(before, after, accelerator)
+    work = _Work(pool, scorer, batch_size, num_workers, max_bad_fraction, progress, target)
+    return _score(work, Path(out), shard_size, overwrite)
+
+
+def score_likeness(
+    pool: Pool,
+    target: Pool,
+    weights: str | Path,
+    out: str | Path = SCORES,
+    *,
+    method: Method = "density-ratio",
+    sample: int = 20_000,
+    seed: int = 0,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    shard_size: int = 16_384,
+    precision: str = "no",
+    max_bad_fraction: float = 0.01,
+    overwrite: bool = False,
+    accelerator: Accelerator | None = None,
+    progress: bool = False,
+) -> Path:
+    """Score every image of ``pool`` by how like ``target``'s it is: columns ``image``, ``score``.
+
+    As ``score`` does, but with one network as it was pre-trained, and without any label. The table
+    remembers how well the scores tell the target's images from the pool's.
+
+    Args:
+        pool: the crops.
+        target: images of the target.
+        weights: of the network: a file, a folder or a hub id.
+        out: the table.
+        method: see ``cfs/likeness.py``.
+        sample: images of the pool, and of the target, to learn from at most.
+        seed: of the sample and its halves.
+        batch_size, num_workers, shard_size, precision, max_bad_fraction, overwrite, accelerator,
+            progress: see ``score``.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UserError: too few images of the target or of the pool, and what ``score`` raises.
+    """
+    _require_images(pool)
+    accelerator = accelerator or make_accelerator(precision)
+    scorer = LikenessScorer(
+        pool, target, weights, accelerator, method=method, sample=sample, seed=seed,
+        batch_size=batch_size, num_workers=num_workers,
+    )  # fmt: skip
+    work = _Work(pool, scorer, batch_size, num_workers, max_bad_fraction, progress, scorer.target)
+    return _score(work, Path(out), shard_size, overwrite)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What all parts of a scoring have in common; see ``score`` for the attributes."""
+
+    pool: Pool
+    scorer: Scorer
+    batch_size: int
+    num_workers: int
+    max_bad_fraction: float
+    progress: bool
+    target: Pool | None
+
+
+def _require_images(pool: Pool) -> None:
     if not len(pool):
         raise UserError(f"{pool.source}: the pool holds no image")
-    accelerator = accelerator or make_accelerator(precision)
-    scorer = _Scorer(before, after, accelerator)
-    record = _record(pool, scorer, before, after)
-    key = fingerprint([f"{k}={record[k]}" for k in _IDENTIFYING] + [str(shard_size)])
-    parts = ScoreParts(Path(out), key, len(pool), shard_size)
+
+
+def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
+    pool, scorer, accelerator = work.pool, work.scorer, work.scorer.accelerator
+    record = {
+        "pool": pool.source, "pool_fingerprint": pool.fingerprint, "images": len(pool),
+        "precision": accelerator.mixed_precision, "version": transreid_ssl.__version__,
+        **scorer.record,
+    }  # fmt: skip
+    named = ("pool_fingerprint", *scorer.identifying)
+    key = fingerprint([f"{k}={record[k]}" for k in named] + [str(shard_size)])
+    parts = ScoreParts(out, key, len(pool), shard_size, scorer.column)
     if not _prepare(parts, overwrite, accelerator):
         # Before any process begins: a part written early would shift another's share.
         pending = together(accelerator, parts.pending)
         mine = pending[accelerator.process_index :: accelerator.num_processes]
-        options = batch_size, num_workers, max_bad_fraction, progress
-        together(accelerator, lambda: _score_shards(parts, mine, pool, scorer, *options))
-        on_main(accelerator, lambda: parts.merge(record, max_bad_fraction))
-    return Path(out)
+        together(accelerator, lambda: _score_shards(parts, mine, work))
+        on_main(accelerator, lambda: _merge(parts, record, work))
+    return out
+
+
+def _merge(parts: ScoreParts, record: dict[str, Any], work: _Work) -> None:
+    if work.target is not None:
+        theirs = _target_scores(work.target, work)
+        if not np.isfinite(theirs).any():
+            raise UserError(f"{work.target.source}: not one image of the target can be read")
+        found = judge(theirs, parts.scores())
+        record = record | {
+            "target": work.target.source, "target_images": len(work.target),
+            "judgement": dataclasses.asdict(found),
+        }  # fmt: skip
+    parts.merge(record, work.max_bad_fraction)
+
+
+def _target_scores(target: Pool, work: _Work) -> np.ndarray:
+    """Scores float32 (M,) of the target's images, NaN where one cannot be read."""
+    batches = [
+        range(start, min(start + work.batch_size, len(target)))
+        for start in range(0, len(target), work.batch_size)
+    ]
+    scores = []
+    for images, (views, reasons) in zip(batches, _open_loader(target, batches, work)):
+        found = work.scorer(views, work.scorer.target_half[images.start : images.stop])
+        readable = [not reason for reason in reasons]
+        scores.append(np.where(readable, found.cpu().numpy(), np.float32(np.nan)))
+    return np.concatenate(scores)
 
 
 def make_accelerator(precision: str = "no") -> Accelerator:
@@ -115,43 +221,10 @@ def _prepare(parts: ScoreParts, overwrite: bool, accelerator: Accelerator) -> bo
     return done
 
 
-class _Scorer:
-    """The two networks on their device, and the score of a batch."""
-
-    def __init__(self, before: str | Path, after: str | Path, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        self.networks = [self._load(path) for path in (before, after)]
-        self.specs = [network.spec for network in self.networks]
-        _check_same_architecture(before, after, *self.specs)
-        # One decoded and resized copy of each image serves both networks where their inputs agree.
-        self.inputs = list(dict.fromkeys(map(_input_of, self.specs)))
-
-    def _load(self, path: str | Path) -> nn.Module:
-        # Camera embeddings and a norm behind the feature belong to the fine-tuning alone.
-        network = load_backbone(path, num_cameras=0, feature_norm=False)
-        return network.requires_grad_(False).to(self.accelerator.device)
-
-    @torch.inference_mode()
-    def __call__(self, views: list[Tensor]) -> Tensor:
-        """Scores float32 (B,) of uint8 images (B, H, W, 3), one tensor for each of ``inputs``."""
-        device = self.accelerator.device
-        views = [view.to(device, non_blocking=True).permute(0, 3, 1, 2) for view in views]
-        features = []
-        for network, spec in zip(self.networks, self.specs):
-            with self.accelerator.autocast():
-                features.append(network(views[self.inputs.index(_input_of(spec))]).float())
-        return F.cosine_similarity(*features, dim=1)
-
-
-def _input_of(spec: BackboneSpec) -> _Input:
-    """How a network wants its images resized."""
-    return spec.img_size, spec.interpolation
-
-
 class _Crops(Dataset):
     """Each image decoded once and resized in every way that is asked for, or why it cannot be."""
 
-    def __init__(self, pool: Pool, inputs: list[_Input]) -> None:
+    def __init__(self, pool: Pool, inputs: list[Input]) -> None:
         self.pool, self.inputs = pool, inputs
 
     def __getitem__(self, index: int) -> tuple[list[Tensor], str]:
@@ -163,97 +236,50 @@ class _Crops(Dataset):
         return [torch.from_numpy(resize(image, *wanted)) for wanted in self.inputs], ""
 
 
-def _score_shards(
-    parts: ScoreParts,
-    mine: list[int],
-    pool: Pool,
-    scorer: _Scorer,
-    batch_size: int,
-    num_workers: int,
-    max_bad_fraction: float,
-    progress: bool,
-) -> None:
+def _score_shards(parts: ScoreParts, mine: list[int], work: _Work) -> None:
     """Score the shards of this process and write each when it is finished."""
-    process, world = scorer.accelerator.process_index, scorer.accelerator.num_processes
-    loader = _open_loader(parts, mine, pool, scorer, batch_size, num_workers)
+    scorer, accelerator = work.scorer, work.scorer.accelerator
+    process, world = accelerator.process_index, accelerator.num_processes
+    # A batch never reaches over the end of a shard.
+    shards = [
+        [
+            images[start : start + work.batch_size]
+            for start in range(0, len(images), work.batch_size)
+        ]
+        for images in map(parts.images, mine)
+    ]
+    loader = _open_loader(work.pool, [batch for shard in shards for batch in shard], work)
     bar = tqdm(
         total=sum(len(parts.images(part)) for part in mine),
         unit=" images",
-        disable=not (progress and process == 0),
+        disable=not (work.progress and process == 0),
         desc="scoring" if world == 1 else f"scoring, process 1 of {world}",
     )
     bad, batches = 0, iter(loader)
     with bar:
-        for part in mine:
-            images = parts.images(part)
+        for part, shard in zip(mine, shards):
             scores, problems = [], []
-            for _ in range(0, len(images), batch_size):
+            for images in shard:
                 views, reasons = next(batches)
-                scores.append(scorer(views))
+                scores.append(scorer(views, scorer.half[images.start : images.stop]))
                 problems += reasons
                 bar.update(len(reasons))
-            names = pool.names[images.start : images.stop]
+            images = parts.images(part)
+            names = work.pool.names[images.start : images.stop]
             _write_part(parts, part, list(names), torch.cat(scores).cpu(), problems)
             bad += sum(map(bool, problems))
-            parts.check_bad(bad, max_bad_fraction)
+            parts.check_bad(bad, work.max_bad_fraction)
 
 
-def _open_loader(
-    parts: ScoreParts,
-    mine: list[int],
-    pool: Pool,
-    scorer: _Scorer,
-    batch_size: int,
-    num_workers: int,
-) -> DataLoader:
-    """One loader for all shards of this process; a batch never reaches over the end of a shard."""
-    batches = [
-        images[start : start + batch_size]
-        for images in map(parts.images, mine)
-        for start in range(0, len(images), batch_size)
-    ]
-    return open_loader(_Crops(pool, scorer.inputs), num_workers, batch_sampler=batches)
+def _open_loader(images: Pool, batches: Sequence[range], work: _Work) -> DataLoader:
+    crops = _Crops(images, work.scorer.inputs)
+    return open_loader(crops, work.num_workers, batch_sampler=batches)
 
 
 def _write_part(
-    parts: ScoreParts, part: int, names: list[str], cfs: Tensor, problems: list[str]
+    parts: ScoreParts, part: int, names: list[str], scores: Tensor, problems: list[str]
 ) -> None:
-    for name, problem, finite in zip(names, problems, cfs.isfinite().tolist()):
+    for name, problem, finite in zip(names, problems, scores.isfinite().tolist()):
         if not (finite or problem):
             refuse_not_finite(name)
-    parts.write_scores(part, names, cfs.numpy(), problems)
-
-
-def _check_same_architecture(
-    before: str | Path, after: str | Path, one: BackboneSpec, other: BackboneSpec
-) -> None:
-    for field in ("name", "stride", "gem"):
-        ours, theirs = getattr(one, field), getattr(other, field)
-        if ours != theirs:
-            raise UserError(
-                f"{after}: is not {before} fine-tuned: its {field} is {theirs}, not {ours}; "
-                "the score compares one architecture before and after"
-            )
-
-
-# What two scorings must share to continue each other; paths may move, digests may not.
-_IDENTIFYING = (
-    "pool_fingerprint", "before_digest", "after_digest", "precision", "sizes", "interpolations",
-)  # fmt: skip
-
-
-def _record(pool: Pool, scorer: _Scorer, before: str | Path, after: str | Path) -> dict[str, Any]:
-    return {
-        "pool": pool.source,
-        "pool_fingerprint": pool.fingerprint,
-        "images": len(pool),
-        "before": str(before),
-        "before_digest": weights_digest(before),
-        "after": str(after),
-        "after_digest": weights_digest(after),
-        "architecture": scorer.specs[0].name,
-        "sizes": [list(spec.img_size) for spec in scorer.specs],
-        "interpolations": [spec.interpolation for spec in scorer.specs],
-        "precision": scorer.accelerator.mixed_precision,
-        "version": transreid_ssl.__version__,
-    }
+    parts.write_scores(part, names, scores.numpy(), problems)

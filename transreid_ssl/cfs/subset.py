@@ -1,8 +1,8 @@
-"""Choosing the part of a pool to pre-train on.
+"""Choosing the part of a pool to pre-train on: the highest scores are kept.
 
 A crop whose feature hardly moves when the backbone is fine-tuned on the target (a high CFS) is
-close to the target; the highest scores are kept (TransReID-SSL, section 3: half of LUPerson is
-enough).
+close to the target (TransReID-SSL, section 3: half of LUPerson is enough). Other scores say in
+other ways how like the target's a crop is.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from transreid_ssl.outputs import MADE_BY, SCORES, SUBSET
 from transreid_ssl.reading import load_plain_pickle
 from transreid_ssl.tables import read_columns, read_record, write_table
 
-Strategy = Literal["cfs", "random"]
+Strategy = Literal["best", "random"]
 
 
 def select(
@@ -30,7 +30,7 @@ def select(
     keep: float = 0.5,
     out: str | Path = SUBSET,
     *,
-    strategy: Strategy = "cfs",
+    strategy: Strategy = "best",
     seed: int = 0,
     pool: Pool | None = None,
 ) -> Path:
@@ -43,7 +43,7 @@ def select(
         scores: table written by ``score``.
         keep: a fraction in (0, 1] of the readable images, or a whole number >= 2 of images.
         out: where the table goes.
-        strategy: "cfs" keeps the highest scores; "random" is the baseline of equal size.
+        strategy: "best" keeps the highest scores; "random" is the baseline of equal size.
         seed: of the random strategy.
         pool: when given, the scores must be of exactly this pool.
 
@@ -57,7 +57,7 @@ def select(
     if pool is not None:
         check_pool(scores, record, pool)
     table = read_scores(scores)
-    table = table.filter(pc.is_finite(table["cfs"]))  # null counts as not finite here: dropped
+    table = table.filter(pc.is_finite(table["score"]))  # null counts as not finite here: dropped
     if not len(table):
         raise UserError(f"{scores}: holds no score at all; run `{MADE_BY[SCORES]}` again")
     count = resolve_keep(keep, len(table))
@@ -65,7 +65,7 @@ def select(
     made = {
         "pool": record.get("pool"),
         "pool_fingerprint": record.get("pool_fingerprint"),
-        "strategy": strategy,
+        "strategy": record.get("method", "cfs") if strategy == "best" else strategy,
         "keep": keep,
         "seed": seed if strategy == "random" else None,
         "images": count,
@@ -78,12 +78,18 @@ def select(
 
 
 def read_scores(path: str | Path) -> pa.Table:
-    """The columns ``image`` and ``cfs`` of a table of scores.
+    """The names and the scores of a table of scores, as columns ``image`` and ``score``.
 
     Raises:
         UserError: another table, or none.
     """
-    return read_columns(path, "image", "cfs", made_by=MADE_BY[SCORES])
+    table = read_columns(path, "image", score_column(path), made_by=MADE_BY[SCORES])
+    return table.rename_columns(["image", "score"])
+
+
+def score_column(path: str | Path) -> str:
+    """The column of a table that its scores are in: ``cfs``, or ``score`` for all others."""
+    return "score" if "method" in read_record(path) else "cfs"
 
 
 def check_pool(scores: str | Path, record: dict[str, Any], pool: Pool) -> None:
@@ -115,7 +121,7 @@ def resolve_keep(keep: float, available: int) -> int:
 
 
 def _best_first(table: pa.Table) -> pa.Array:
-    return pc.sort_indices(table, sort_keys=[("cfs", "descending"), ("image", "ascending")])
+    return pc.sort_indices(table, sort_keys=[("score", "descending"), ("image", "ascending")])
 
 
 def _random_order(count: int, seed: int) -> pa.Array:

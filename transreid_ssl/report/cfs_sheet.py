@@ -32,13 +32,20 @@ class Row:
     kept: np.ndarray
 
 
-def extreme_rows(scores: np.ndarray, kept: np.ndarray, count: int = 24) -> list[Row]:
+_TITLES = {"cfs": ("the target changed these features least", "forgotten")}
+_LIKENESS = ("most like the target", "least like the target")
+
+
+def extreme_rows(
+    scores: np.ndarray, kept: np.ndarray, count: int = 24, method: str = "cfs"
+) -> list[Row]:
     """The highest scores, those nearest to the cut on both sides, and the lowest.
 
     Args:
         scores: float32 (N,), NaN where an image has none.
         kept: bool (N,).
         count: images a row.
+        method: what the scores are.
 
     Returns:
         Three rows; fewer, and shorter ones, when there are not so many images.
@@ -47,28 +54,34 @@ def extreme_rows(scores: np.ndarray, kept: np.ndarray, count: int = 24) -> list[
     order = order[: int(np.isfinite(scores).sum())]
     cut = int(kept[order].sum())
     begin = int(np.clip(cut - count // 2, 0, max(0, len(order) - count)))
+    highest, lowest = _TITLES.get(method, _LIKENESS)
     parts = {
-        "highest scores: the target changed these features least": order[:count],
+        f"highest scores: {highest}": order[:count],
         "around the cut": order[begin : begin + count],
-        "lowest scores: forgotten": order[-count:],
+        f"lowest scores: {lowest}": order[-count:],
     }
     return [Row(t, i, scores[i], kept[i]) for t, i in parts.items() if len(i)]
 
 
 def draw_cfs_sheet(
-    pool: Pool, scores: np.ndarray, kept: np.ndarray, out: str | Path, count: int = 24
+    pool: Pool,
+    scores: np.ndarray,
+    kept: np.ndarray,
+    out: str | Path,
+    count: int = 24,
+    method: str = "cfs",
 ) -> Path:
     """Write a PNG: the histogram of ``scores`` (N,) and what is kept, above crops of ``pool``.
 
     Raises:
         UserError: the file cannot be written.
     """
-    rows = extreme_rows(scores, kept, count)
+    rows = extreme_rows(scores, kept, count, method)
     lines = [-(-len(row.indices) // 12) for row in rows]  # strips of twelve stay legible
     heights = [3.0, *(1.75 * n for n in lines)]
     figure = Figure(figsize=(10, sum(heights) + 0.5), layout="constrained")
     axes = figure.subplots(len(heights), 1, height_ratios=heights)
-    _draw_histogram(axes[0], scores, kept)
+    _draw_histogram(axes[0], scores, kept, method)
     axes[0].set_title(pool.describe(), fontsize=9)
     for axis, row in zip(axes[1:], rows):
         _draw_row(axis, pool, row)
@@ -77,7 +90,7 @@ def draw_cfs_sheet(
     return Path(out)
 
 
-def _draw_histogram(axis: Axes, scores: np.ndarray, kept: np.ndarray) -> None:
+def _draw_histogram(axis: Axes, scores: np.ndarray, kept: np.ndarray, method: str) -> None:
     finite = np.isfinite(scores)
     low, high = float(scores[finite].min()), float(scores[finite].max())
     edges = np.linspace(low, high if high > low else low + 1e-3, 61)
@@ -87,7 +100,8 @@ def _draw_histogram(axis: Axes, scores: np.ndarray, kept: np.ndarray) -> None:
     if len(groups[0]) and len(groups[1]) and groups[0].min() >= groups[1].max():
         cut = float(groups[0].min())
         axis.axvline(cut, color="black", linewidth=1, linestyle="--", label=f"cut at {cut:.4f}")
-    axis.set(xlabel="catastrophic forgetting score (cosine before / after)", ylabel="images")
+    named = "catastrophic forgetting score (cosine before / after)" if method == "cfs" else method
+    axis.set(xlabel=named, ylabel="images")
     axis.legend(fontsize=8)
 
 

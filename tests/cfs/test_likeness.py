@@ -1,0 +1,130 @@
+"""Scores without labels: what they learn, that nothing is learnt by heart, and their judgement."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import launch
+from transreid_ssl import UserError
+from transreid_ssl.cfs import judge, score, score_likeness
+from transreid_ssl.cfs.__main__ import main
+from transreid_ssl.cfs.judge import recorded
+from transreid_ssl.cfs.likeness import DensityRatio, Nearest, halves
+from transreid_ssl.cfs.subset import read_scores
+from transreid_ssl.data import open_pool
+from transreid_ssl.tables import read_record
+
+
+def test_judgement_counts_pairs():
+    found = judge(np.array([1.0, 2.0, 3.0, np.nan]), np.array([0.0, 2.5, np.nan]))
+    assert found.auc == pytest.approx(4 / 6)  # of six pairs, four have the target above
+    assert found.low < found.auc < found.high
+    assert (found.images, found.knows) == (3, False)  # so few say nothing
+    rng = np.random.default_rng(0)
+    assert not judge(rng.normal(size=500), rng.normal(size=900)).knows
+    assert judge(rng.normal(1, 1, size=500), rng.normal(size=900)).knows
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, 0.5), (0.4, 0.95)])
+def test_a_density_ratio_knows_what_is_common_to_a_set_and_no_image_by_heart(shift, expected):
+    # In 100 dimensions a plane separates any 120 points: learnt by heart, the ratio would know all.
+    rng = np.random.default_rng(0)
+    target, pool = unit(rng.normal(size=(120, 100)) + shift), unit(rng.normal(size=(120, 100)))
+    half = halves(120, 0)
+    ratio = DensityRatio.fit(target, half, pool, half)
+    scores = [ratio(torch.from_numpy(rows), torch.from_numpy(half)) for rows in (target, pool)]
+    auc = judge(*(values.numpy() for values in scores)).auc
+    assert auc == pytest.approx(expected, abs=0.1)
+
+
+def test_nearest_is_the_mean_cosine_to_five_of_the_other_half():
+    rng = np.random.default_rng(0)
+    target, features = unit(rng.normal(size=(30, 8))), unit(rng.normal(size=(20, 8)))
+    target_half, half = halves(30, 0), halves(20, 1)
+    found = Nearest(target, target_half)(torch.from_numpy(features), torch.from_numpy(half))
+    for row, own, value in zip(features, half, found.tolist()):
+        cosines = sorted((float(row @ other) for other in target[target_half != own]), reverse=True)
+        assert value == pytest.approx(np.mean(cosines[:5]), abs=1e-6)
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Folders of crops of a calm place, of it and a noisy one, and more of the calm one."""
+    rng = np.random.default_rng(0)
+    for folder, kind, count in (
+        ("target", "calm", 24), ("mixed", "calm", 20), ("mixed", "noisy", 20),
+        ("calm", "calm", 40),
+    ):  # fmt: skip
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for number in range(count):
+            image = rng.integers(0, 30 if kind == "calm" else 256, (32, 16, 3))
+            image[:, :, number % 3] //= 2
+            cv2.imwrite(str(tmp_path / folder / f"{kind}_{number:02d}.png"), image.astype(np.uint8))
+    return tmp_path
+
+
+@pytest.mark.parametrize("method", ["density-ratio", "nearest"])
+def test_what_is_like_the_target_is_kept(places, weights, method, monkeypatch, capsys):
+    monkeypatch.chdir(places)
+    shared = ["--pool=mixed", "--target=target", f"--before={weights[0]}", "--num_workers=0"]
+    main(["score", *shared, f"--method={method}"])
+    assert "this score knows your target" in capsys.readouterr().out
+    main(["select", "--strict=true"])
+    main(["report", "--count=4"])
+    kept = open_pool("mixed", "outputs/cfs/subset.parquet")
+    assert sum(name.startswith("calm") for name in kept.names) >= 18
+    record = read_record("outputs/cfs/scores.parquet")
+    assert (record["method"], record["target_images"]) == (method, 24)
+    assert 0.65 < recorded(record).auc < 0.8  # half of the pool is as good as the target
+    assert read_record("outputs/cfs/subset.parquet")["strategy"] == method
+
+
+def test_a_pool_that_is_all_target_has_nothing_to_gain(places, weights, monkeypatch, capsys):
+    monkeypatch.chdir(places)
+    score_likeness(open_pool("calm"), open_pool("target"), weights[0], "s.parquet")
+    main(["select", "--scores=s.parquet"])
+    assert "warning: this score does not know your target" in capsys.readouterr().err
+    with pytest.raises(UserError, match="does not know your target"):
+        main(["select", "--scores=s.parquet", "--strict=true", "--out=other.parquet"])
+    main(["select", "--scores=s.parquet", "--strict=true", "--strategy=random"])
+
+
+def test_cfs_is_judged_and_keeps_its_scores(places, weights):
+    pool = open_pool(str(places / "mixed"))
+    plain = score(pool, *weights, places / "plain.parquet")
+    target = open_pool(str(places / "target"))
+    judged = score(pool, *weights, places / "judged.parquet", target=target)
+    assert read_scores(plain).equals(read_scores(judged))
+    theirs = read_scores(score(target, *weights, places / "theirs.parquet"))["score"].to_numpy()
+    ours = read_scores(plain)["score"].to_numpy()
+    assert recorded(read_record(judged)).auc == pytest.approx(judge(theirs, ours).auc)
+    assert recorded(read_record(plain)) is None
+
+
+def test_too_few_images_to_learn_from(places, weights):
+    for path in sorted((places / "target").iterdir())[5:]:
+        path.unlink()
+    pools = (open_pool(str(places / name)) for name in ("mixed", "target"))
+    with pytest.raises(UserError, match=r"target: 5 readable image.* 10 or more"):
+        score_likeness(*pools, weights[0], places / "s.parquet")
+
+
+def test_two_processes_learn_and_score_as_one(places, weights):
+    with launch.fresh_process():
+        one = score_likeness(
+            open_pool(str(places / "mixed")), open_pool(str(places / "target")), weights[0],
+            places / "one.parquet", batch_size=4, shard_size=8, sample=30,
+        )  # fmt: skip
+    launch.run(
+        "-m", "transreid_ssl.cfs", "score", "--method=density-ratio", f"--pool={places / 'mixed'}",
+        f"--target={places / 'target'}", f"--before={weights[0]}", "--batch_size=4",
+        "--shard_size=8", "--sample=30", "--num_workers=0", f"--out={places / 'two.parquet'}",
+        processes=2,
+    )  # fmt: skip
+    scores = [read_scores(path)["score"].to_numpy() for path in (one, places / "two.parquet")]
+    np.testing.assert_allclose(*scores, rtol=1e-5)
