@@ -165,7 +165,8 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
     """The same for a labelled set, part by part."""
     generated = options.protocol.startswith("demo")
     name = options.path if generated and options.path.startswith("demo") else options.protocol
-    protocol = open_reid(name, options.path, options.pattern)
+    root = None if name == options.path else options.path
+    protocol = open_reid(name, root, options.pattern)
     print(protocol.describe().replace("; ", "\n  "))
     advice = doctor.check_protocol(protocol)
     for part in PARTS:
