@@ -171,13 +171,14 @@ class Import:
 
 def run_score(options: Score) -> None:
     """The command ``score``."""
-    weights = [options.before, options.after] if options.method == "cfs" else [options.before]
-    for path in weights:
+    found = []
+    for path in [options.before, options.after] if options.method == "cfs" else [options.before]:
         if path in MADE_BY:
             require(path)
+        found.append(find_weights(path))
     source = options.pool or trained_pool(read_spec(options.before))
     listed = corrupt_path(Path(options.out))
-    inputs = [source, options.target, *map(find_weights, weights)]
+    inputs = [source, options.target, *found]
     check_outputs(options.out, inputs=inputs, beside={listed: is_corrupt_list})
     accelerator = make_accelerator(options.precision)
     pool = on_all(accelerator, lambda: open_pool(source))
