@@ -101,6 +101,7 @@ def test_scores_are_not_replaced_by_what_is_made_of_them(cfs, pool, weights, tmp
         (["select", "--scores", "there.parquet"], "there.parquet"),
         (["select", "--strategy", "worst"], "strategy"),
         (["score", "--method", "nearest"], "--target"),
+        (["score", "--method", "nearest", "--target", "x", "--after", "y"], "--after"),
         (["select", "--fraction", "0.5"], "fraction"),
         (["score", "--batch_size", "0"], "batch_size is 0: give 1 or more"),
         (["score", "--shard_size", "-5"], "shard_size is -5: give 1 or more"),

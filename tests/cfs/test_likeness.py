@@ -104,6 +104,8 @@ def test_cfs_is_judged_and_keeps_its_scores(places, weights):
     ours = read_scores(plain)["score"].to_numpy()
     assert recorded(read_record(judged)).auc == pytest.approx(judge(theirs, ours).auc)
     assert recorded(read_record(plain)) is None
+    with pytest.raises(UserError, match="was not judged by"):
+        score(pool, *weights, places / "plain.parquet", target=target)
 
 
 def test_too_few_images_to_learn_from(places, weights):

@@ -96,6 +96,8 @@ class Score:
         )  # fmt: skip
         if self.method != "cfs" and not self.target:
             raise UserError(f"--method {self.method}: give crops of the target with --target")
+        if self.method != "cfs" and self.after != SUPERVISED:
+            raise UserError(f"--after: is not asked by --method {self.method}; leave it out")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from transreid_ssl.files import fingerprint
 from transreid_ssl.outputs import SCORES
 from transreid_ssl.processes import on_main, together
 from transreid_ssl.retrieval.embed import refuse_not_finite
+from transreid_ssl.tables import read_record
 
 
 def score(
@@ -160,7 +161,9 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
     named = ("pool_fingerprint", *scorer.identifying)
     key = fingerprint([f"{k}={record[k]}" for k in named] + [str(shard_size)])
     parts = ScoreParts(out, key, len(pool), shard_size, scorer.column)
-    if not _prepare(parts, overwrite, accelerator):
+    if _prepare(parts, overwrite, accelerator):
+        _require_judgement(out, work.target)
+    else:
         # Before any process begins: a part written early would shift another's share.
         pending = together(accelerator, parts.pending)
         mine = pending[accelerator.process_index :: accelerator.num_processes]
@@ -169,16 +172,23 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
     return out
 
 
+def _require_judgement(out: Path, target: Pool | None) -> None:
+    """Raise ``UserError`` if a table that is there already was not judged by ``target``."""
+    if target is not None and read_record(out).get("target") != target.source:
+        raise UserError(
+            f"{out}: is there already, and was not judged by {target.source}; use --overwrite true "
+            "to score again, or another --out"
+        )
+
+
 def _merge(parts: ScoreParts, record: dict[str, Any], work: _Work) -> None:
     if work.target is not None:
-        theirs = _target_scores(work.target, work)
+        record = record | {"target": work.target.source, "target_images": len(work.target)}
+        theirs, ours = _target_scores(work.target, work), parts.scores()
         if not np.isfinite(theirs).any():
             raise UserError(f"{work.target.source}: not one image of the target can be read")
-        found = judge(theirs, parts.scores())
-        record = record | {
-            "target": work.target.source, "target_images": len(work.target),
-            "judgement": dataclasses.asdict(found),
-        }  # fmt: skip
+        if np.isfinite(ours).any():
+            record["judgement"] = dataclasses.asdict(judge(theirs, ours))
     parts.merge(record, work.max_bad_fraction)
 
 
