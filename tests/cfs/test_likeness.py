@@ -57,7 +57,7 @@ def places(tmp_path):
     """Folders of crops of a calm place, of it and a noisy one, and more of the calm one."""
     rng = np.random.default_rng(0)
     for folder, kind, count in (
-        ("target", "calm", 24), ("mixed", "calm", 20), ("mixed", "noisy", 20),
+        ("target", "calm", 60), ("mixed", "calm", 40), ("mixed", "noisy", 40),
         ("calm", "calm", 40),
     ):  # fmt: skip
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -77,9 +77,9 @@ def test_what_is_like_the_target_is_kept(places, weights, method, monkeypatch, c
     main(["select", "--strict=true"])
     main(["report", "--count=4"])
     kept = open_pool("mixed", "outputs/cfs/subset.parquet")
-    assert sum(name.startswith("calm") for name in kept.names) >= 18
+    assert sum(name.startswith("calm") for name in kept.names) >= 36
     record = read_record("outputs/cfs/scores.parquet")
-    assert (record["method"], record["target_images"]) == (method, 24)
+    assert (record["method"], record["target_images"]) == (method, 60)
     assert 0.65 < recorded(record).auc < 0.8  # half of the pool is as good as the target
     assert read_record("outputs/cfs/subset.parquet")["strategy"] == method
 

@@ -63,7 +63,8 @@ def _separate(target: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Weight float64 (D,) and bias, 0-d, of the plane between two sets of features."""
     rows = np.concatenate([target, pool]).astype(np.float64)
     centre, scale = rows.mean(0), rows.std(0) + 1e-6
-    fitted = LogisticRegression(class_weight="balanced", max_iter=2000)
+    # Strongly regularised: of few images it is the direction between the two means.
+    fitted = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
     fitted.fit((rows - centre) / scale, np.repeat([1, 0], [len(target), len(pool)]))
     weight = fitted.coef_[0] / scale
     return weight, fitted.intercept_[0] - weight @ centre
