@@ -36,7 +36,7 @@ def test_a_density_ratio_knows_what_is_common_to_a_set_and_no_image_by_heart(shi
     rng = np.random.default_rng(0)
     target, pool = unit(rng.normal(size=(120, 100)) + shift), unit(rng.normal(size=(120, 100)))
     half = halves(120, 0)
-    ratio = DensityRatio.fit(target, half, pool, half)
+    ratio = DensityRatio(target, half, pool, half)
     scores = [ratio(torch.from_numpy(rows), torch.from_numpy(half)) for rows in (target, pool)]
     auc = judge(*(values.numpy() for values in scores)).auc
     assert auc == pytest.approx(expected, abs=0.1)
@@ -114,6 +114,15 @@ def test_too_few_images_to_learn_from(places, weights):
     pools = (open_pool(str(places / name)) for name in ("mixed", "target"))
     with pytest.raises(UserError, match=r"target: 5 readable image.* 10 or more"):
         score_likeness(*pools, weights[0], places / "s.parquet")
+
+
+def test_another_scoring_is_refused_before_anything_is_embedded(places, weights, monkeypatch):
+    pools = [open_pool(str(places / name)) for name in ("mixed", "target")]
+    out = score_likeness(*pools, weights[0], places / "s.parquet")
+    monkeypatch.setattr("transreid_ssl.cfs.scorers.embed_images", None)
+    assert score_likeness(*pools, weights[0], out) == out  # nothing is left to be done
+    with pytest.raises(UserError, match="is of other images, weights or settings"):
+        score_likeness(*pools, weights[0], out, method="nearest")
 
 
 def test_two_processes_learn_and_score_as_one(places, weights):

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from torch import Tensor, nn
 
 Method = Literal["density-ratio", "nearest"]
 _NEAREST = 5
@@ -22,41 +22,45 @@ def halves(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(count) % 2
 
 
-class Likeness(ABC):
+class Likeness(nn.Module, ABC):
     """A score of features: the higher, the more like the target."""
 
-    @abstractmethod
-    def __call__(self, features: Tensor, half: Tensor) -> Tensor:
+    def forward(self, features: Tensor, half: Tensor) -> Tensor:
         """Scores float32 (B,) of unit features (B, D), each by what the other half has taught.
 
         Args:
             features: float32 (B, D), of the pool or of the target.
             half: int64 (B,), which half each is in.
         """
+        return self.by_half(features).gather(1, 1 - half[:, None])[:, 0]
+
+    @abstractmethod
+    def by_half(self, features: Tensor) -> Tensor:
+        """Scores float32 (B, 2), by what the first half has taught and by the second."""
 
 
 class DensityRatio(Likeness):
     """Log-odds of a logistic regression between target and pool, equally many of both.
 
     With enough of both it is the logarithm of the ratio of their densities.
+
+    Args:
+        target: unit features float32 (M, D) of the target.
+        target_half: int64 (M,), which half each is in.
+        pool, pool_half: the same (N, D) and (N,) of some of the pool.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight, self.bias = weight, bias
-        """float32 (2, D) and (2,): those learnt from each half."""
+    def __init__(
+        self, target: np.ndarray, target_half: np.ndarray, pool: np.ndarray, pool_half: np.ndarray
+    ) -> None:
+        super().__init__()
+        planes = [_separate(target[target_half == h], pool[pool_half == h]) for h in (0, 1)]
+        weight, bias = (np.stack(values).astype(np.float32) for values in zip(*planes))
+        self.register_buffer("weight", torch.from_numpy(weight))  # (2, D)
+        self.register_buffer("bias", torch.from_numpy(bias))  # (2,)
 
-    @classmethod
-    def fit(
-        cls, target: np.ndarray, target_half: np.ndarray, pool: np.ndarray, pool_half: np.ndarray
-    ) -> "DensityRatio":
-        """Learn from unit features float32 (M, D) of the target and (N, D) of some of the pool."""
-        lines = [_separate(target[target_half == half], pool[pool_half == half]) for half in (0, 1)]
-        weight, bias = (np.stack(values).astype(np.float32) for values in zip(*lines))
-        return cls(torch.from_numpy(weight), torch.from_numpy(bias))
-
-    def __call__(self, features: Tensor, half: Tensor) -> Tensor:
-        both = features @ self.weight.to(features.device).T + self.bias.to(features.device)
-        return both.gather(1, 1 - half[:, None])[:, 0]
+    def by_half(self, features: Tensor) -> Tensor:
+        return features @ self.weight.T + self.bias
 
 
 def _separate(target: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -71,15 +75,14 @@ def _separate(target: np.ndarray, pool: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 class Nearest(Likeness):
-    """Mean cosine to the five nearest images in the other half of the target."""
+    """Mean cosine to the five nearest images of the target; arguments as of ``DensityRatio``."""
 
     def __init__(self, target: np.ndarray, target_half: np.ndarray) -> None:
-        self.halves = [torch.from_numpy(target[target_half == half]) for half in (0, 1)]
+        super().__init__()
+        for half in (0, 1):
+            self.register_buffer(f"target_{half}", torch.from_numpy(target[target_half == half]))
 
-    def __call__(self, features: Tensor, half: Tensor) -> Tensor:
-        scores = torch.empty(len(features), device=features.device)
-        for number, rows in enumerate(self.halves):
-            asked = half == 1 - number
-            cosines = features[asked] @ rows.to(features.device).T
-            scores[asked] = cosines.topk(min(_NEAREST, len(rows)), dim=1).values.mean(dim=1)
-        return scores
+    def by_half(self, features: Tensor) -> Tensor:
+        cosines = [features @ rows.T for rows in (self.target_0, self.target_1)]
+        best = [values.topk(min(_NEAREST, values.shape[1]), dim=1).values for values in cosines]
+        return torch.stack([values.mean(dim=1) for values in best], dim=1)

@@ -46,6 +46,14 @@ class Scorer(ABC):
     target_half: Tensor
 
     @abstractmethod
+    def learn(self, batch_size: int, num_workers: int) -> None:
+        """Called before the first batch, on all processes at once, if there is anything to score.
+
+        Args:
+            batch_size, num_workers: of the embedding of what is learnt from.
+        """
+
+    @abstractmethod
     def __call__(self, views: list[Tensor], half: Tensor) -> Tensor:
         """Scores float32 (B,) of uint8 images (B, H, W, 3), one tensor for each of ``inputs``."""
 
@@ -88,6 +96,9 @@ class ForgettingScorer(Scorer):
             "interpolations": [spec.interpolation for spec in self.specs],
         }  # fmt: skip
 
+    def learn(self, batch_size: int, num_workers: int) -> None:
+        """Nothing: fine-tuning has."""
+
     @torch.inference_mode()
     def __call__(self, views: list[Tensor], half: Tensor) -> Tensor:
         features = [
@@ -108,11 +119,9 @@ class LikenessScorer(Scorer):
         method: see ``likeness``.
         sample: images of either to learn from at most.
         seed: which ones, and of the halves.
-        batch_size, num_workers: of the embedding.
-
-    Raises:
-        UserError: too few images.
     """
+
+    likeness: Likeness
 
     column = "score"
     identifying = (
@@ -130,28 +139,39 @@ class LikenessScorer(Scorer):
         method: Method,
         sample: int,
         seed: int,
-        batch_size: int,
-        num_workers: int,
     ) -> None:
         self.accelerator = accelerator
         self.network = self._load(weights)
         self.inputs = [_input_of(self.network.spec)]
-        some, places = _some(pool, sample, seed)
+        self.method = method
+        self.sample, self.places = _some(pool, sample, seed)
         self.target = _some(target, sample, seed)[0]
         """Those of the target that are learnt from, and judged by."""
         self.half = torch.from_numpy(halves(len(pool), seed))
         self.target_half = torch.from_numpy(halves(len(self.target), seed + 1))
-        embed = {"batch_size": batch_size, "num_workers": num_workers}
-        theirs, of_target = self._embed(self.target, embed)
-        ours, of_pool = self._embed(some, embed)
-        learnt = (theirs, self.target_half.numpy()[of_target], ours, self.half[places[of_pool]])
-        self.likeness: Likeness = on_main(accelerator, lambda: _learn(method, *learnt))
         self.record = {
             "method": method, "target_fingerprint": target.fingerprint,
             "before": str(weights), "before_digest": weights_digest(weights),
             "architecture": self.network.spec.name, "sizes": [list(self.inputs[0][0])],
             "interpolations": [self.inputs[0][1]], "sample": sample, "seed": seed,
         }  # fmt: skip
+
+    def learn(self, batch_size: int, num_workers: int) -> None:
+        """As it is said above.
+
+        Raises:
+            UserError: too few images.
+        """
+        options = {"batch_size": batch_size, "num_workers": num_workers}
+        theirs, found = self._embed(self.target, options)
+        target = theirs, self.target_half.numpy()[found]
+        ours, found = self._embed(self.sample, options)
+        pool = ours, self.half.numpy()[self.places[found]]
+
+        def fit() -> Likeness:
+            return Nearest(*target) if self.method == "nearest" else DensityRatio(*target, *pool)
+
+        self.likeness = on_main(self.accelerator, fit).to(self.accelerator.device)
 
     def _embed(self, images: Pool, options: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
         """Unit features float32 (R, D), and the places of the R images that can be read."""
@@ -178,14 +198,6 @@ def _some(pool: Pool, count: int, seed: int) -> tuple[Pool, np.ndarray]:
     if len(pool) > count:
         places = np.sort(np.random.default_rng(seed).choice(len(pool), count, replace=False))
     return (pool if len(places) == len(pool) else SubsetPool(pool, places)), places
-
-
-def _learn(
-    method: Method, target: np.ndarray, target_half: np.ndarray, pool: np.ndarray, pool_half: Tensor
-) -> Likeness:
-    if method == "nearest":
-        return Nearest(target, target_half)
-    return DensityRatio.fit(target, target_half, pool, pool_half.numpy())
 
 
 def _input_of(spec: BackboneSpec) -> Input:

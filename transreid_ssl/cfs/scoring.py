@@ -126,9 +126,8 @@ def score_likeness(
     _require_images(pool)
     accelerator = accelerator or make_accelerator(precision)
     scorer = LikenessScorer(
-        pool, target, weights, accelerator, method=method, sample=sample, seed=seed,
-        batch_size=batch_size, num_workers=num_workers,
-    )  # fmt: skip
+        pool, target, weights, accelerator, method=method, sample=sample, seed=seed
+    )
     work = _Work(pool, scorer, batch_size, num_workers, max_bad_fraction, progress, scorer.target)
     return _score(work, Path(out), shard_size, overwrite)
 
@@ -167,6 +166,7 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
         # Before any process begins: a part written early would shift another's share.
         pending = together(accelerator, parts.pending)
         mine = pending[accelerator.process_index :: accelerator.num_processes]
+        scorer.learn(work.batch_size, work.num_workers)
         together(accelerator, lambda: _score_shards(parts, mine, work))
         on_main(accelerator, lambda: _merge(parts, record, work))
     return out
