@@ -1,11 +1,14 @@
-"""What every benchmark says at its end: one line of JSON, and the machine it ran on."""
+"""What benchmarks say: tables, error bars, and one line of JSON with the machine at the end."""
 
 import json
 import os
 import platform
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
 
 import torch
 
@@ -44,3 +47,27 @@ def _processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def spread(values: Sequence[float]) -> str:
+    """``46.1 ± 1.2 (45.0, 46.3, 47.1)``; a single value stands alone."""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    single = ", ".join(f"{value:.1f}" for value in values)
+    return f"{mean(values):.1f} ± {stdev(values):.1f} ({single})"
+
+
+def heading(*titles: str) -> list[str]:
+    """The first two lines of a table in Markdown; all columns but the first hold numbers."""
+    return [row(*titles), "|---|" + "---:|" * (len(titles) - 1)]
+
+
+def row(*cells: str) -> str:
+    """A line of one."""
+    return f"| {' | '.join(cells)} |"
+
+
+def deviations(found: Sequence[Sequence[float]], name: str) -> dict[str, Any]:
+    """Means, under ``name``, with error bars; none where there was one seed."""
+    errors = [stdev(values) for values in found] if len(found[0]) > 1 else None
+    return {name: [mean(values) for values in found], "yerr": errors, "capsize": 3}

@@ -32,7 +32,7 @@ def benchmark(monkeypatch):
     """The module and a list of the runs that it has made, whose files are made up."""
     monkeypatch.syspath_prepend(launch.ROOT)
     objectives = importlib.import_module("benchmarks.objectives.__main__")
-    runs = importlib.import_module("benchmarks.objectives.runs")
+    runs = importlib.import_module("benchmarks.runs")
     made = []
 
     def pretend(run):
@@ -177,7 +177,7 @@ def test_options_that_cannot_work_are_refused_before_any_run(benchmark, argument
 
 def test_a_run_that_fails_is_told_of_with_its_last_line(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(launch.ROOT)
-    runs = importlib.import_module("benchmarks.objectives.runs")
+    runs = importlib.import_module("benchmarks.runs")
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     (tmp_path / "recipes").mkdir()
     recipe = tmp_path / "recipes" / "some_pretrain.py"
@@ -210,7 +210,7 @@ def test_the_recipes_give_a_table(tmp_path):
 
 def test_a_stop_is_passed_on_and_is_no_failure(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(launch.ROOT)
-    runs = importlib.import_module("benchmarks.objectives.runs")
+    runs = importlib.import_module("benchmarks.runs")
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "slow_pretrain.py").write_text(

@@ -39,8 +39,8 @@ import yaml
 
 from benchmarks.objectives.commands import ROWS, TRAINED, finetuning, pretraining
 from benchmarks.objectives.results import COLUMNS, Cell, Results, draw, floor_of, report
-from benchmarks.objectives.runs import Line, Run, Runs, probes
 from benchmarks.reporting import finish
+from benchmarks.runs import Line, Run, Runs, probes
 from transreid_ssl import command
 from transreid_ssl.data import IdentitySampler, LabelledImages, open_reid
 from transreid_ssl.data.budget import label_budget

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.objectives.runs import Run
+from benchmarks.runs import Run
 from transreid_ssl.outputs import BACKBONE
 
 

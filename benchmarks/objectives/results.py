@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.reporting import hardware
+from benchmarks.reporting import deviations, hardware, heading, row, spread
 from transreid_ssl.training.config import software
 
 Cell = dict[str, Any]
@@ -114,14 +114,14 @@ def report(results: Results) -> str:
 
 def objectives_table(results: Results) -> list[str]:
     """A line a row; the fastest seed counts for the time of a step."""
-    lines = _heading("objective", *COLUMNS.values(), "ms a step")
+    lines = heading("objective", *COLUMNS.values(), "ms a step")
     for name, title in results.titles.items():
         cells = [spread(results.values(name, column)) for column in COLUMNS]
         times = results.values(name, "step_seconds") if name in results.trained else []
-        lines.append(_row(title, *cells, f"{1000 * min(times):.0f}" if times else "–"))
+        lines.append(row(title, *cells, f"{1000 * min(times):.0f}" if times else "–"))
     for name, title in BASELINES.items():
         figures = [f"{results.baselines[name + suffix]:.1f}" for suffix in ("", "_rank1")]
-        lines.append(_row(title, *figures, "–", "–", "–"))
+        lines.append(row(title, *figures, "–", "–", "–"))
     return lines
 
 
@@ -130,30 +130,14 @@ def budgets_table(results: Results) -> list[str]:
     figures = {"mAP": "finetuned", "rank-1": "finetuned_rank1"}
     names = (floor_of(results.best), results.best)
     columns = [f"{results.titles[name]}: {figure} %" for name in names for figure in figures]
-    lines = _heading("labels", "people", "images", *columns)
+    lines = heading("labels", "people", "images", *columns)
     groups = results.budget_groups()
     for by, share in dict.fromkeys(key[:2] for key in groups):
         pair = [groups[by, share, name] for name in names]
         cells = [spread([run[key] for run in runs]) for runs in pair for key in figures.values()]
         counts = [_listed(sorted({run[kind] for run in pair[0]})) for kind in ("people", "images")]
-        lines.append(_row(f"{share:.0%} by {by}", *counts, *cells))
+        lines.append(row(f"{share:.0%} by {by}", *counts, *cells))
     return lines
-
-
-def spread(values: Sequence[float]) -> str:
-    """``46.1 ± 1.2 (45.0, 46.3, 47.1)``; a single value stands alone."""
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    single = ", ".join(f"{value:.1f}" for value in values)
-    return f"{mean(values):.1f} ± {stdev(values):.1f} ({single})"
-
-
-def _heading(*titles: str) -> list[str]:
-    return [_row(*titles), "|---|" + "---:|" * (len(titles) - 1)]
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _listed(values: Sequence[Any]) -> str:
@@ -184,7 +168,7 @@ def _draw_rows(results: Results, axis: Any) -> None:
         (-0.5, "direct", "direct retrieval"), (0.5, "finetuned", "after fine-tuning"),
     ):  # fmt: skip
         places = [place + side * width for place in range(len(names))]
-        bars = _bars([results.values(name, column) for name in names], "height")
+        bars = deviations([results.values(name, column) for name in names], "height")
         axis.bar(places, width=width, label=label, **bars)
         floors = [results.mean(floor_of(name), column) for name in names]
         ends = [[x + half * width for x in places] for half in (-0.5, 0.5)]
@@ -201,19 +185,13 @@ def _draw_rows(results: Results, axis: Any) -> None:
 
 def _draw_budgets(results: Results, axis: Any) -> None:
     groups = results.budget_groups()
-    for by, row in dict.fromkeys((by, row) for by, _, row in groups):
-        found = {share: runs for (b, share, r), runs in groups.items() if (b, r) == (by, row)}
-        bars = _bars([[run["finetuned"] for run in runs] for runs in found.values()], "y")
-        style = "--" if row.startswith("untrained") else "-"
-        label = f"{results.titles[row]}, by {by}"
+    for by, name in dict.fromkeys((by, name) for by, _, name in groups):
+        found = {share: runs for (b, share, r), runs in groups.items() if (b, r) == (by, name)}
+        bars = deviations([[run["finetuned"] for run in runs] for runs in found.values()], "y")
+        style = "--" if name.startswith("untrained") else "-"
+        label = f"{results.titles[name]}, by {by}"
         axis.errorbar([100 * s for s in found], **bars, marker="o", ms=4, ls=style, label=label)
     axis.set_xlabel("% of the labels", fontsize=9)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
-
-
-def _bars(found: Sequence[Sequence[float]], name: str) -> dict[str, Any]:
-    """Means, under ``name``, with error bars; none where there was one seed."""
-    deviations = [stdev(values) for values in found] if len(found[0]) > 1 else None
-    return {name: [mean(values) for values in found], "yerr": deviations, "capsize": 3}

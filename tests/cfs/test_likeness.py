@@ -4,13 +4,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
 import launch
 from transreid_ssl import UserError
-from transreid_ssl.cfs import judge, score, score_likeness
+from transreid_ssl.cfs import judge, score
 from transreid_ssl.cfs.__main__ import main
 from transreid_ssl.cfs.judge import recorded
-from transreid_ssl.cfs.likeness import DensityRatio, Nearest, halves
+from transreid_ssl.cfs.likeness import LIKENESSES, DensityRatio, Moments, Nearest, halves
 from transreid_ssl.cfs.subset import read_scores
 from transreid_ssl.data import open_pool
 from transreid_ssl.tables import read_record
@@ -24,6 +25,13 @@ def test_judgement_counts_pairs():
     rng = np.random.default_rng(0)
     assert not judge(rng.normal(size=500), rng.normal(size=900)).knows
     assert judge(rng.normal(1, 1, size=500), rng.normal(size=900)).knows
+
+
+def likeness(places, weights, **options):
+    """Scores of the mixed pool, or of ``pool``, by a density ratio unless told otherwise."""
+    options = {"method": "density-ratio", "out": places / "s.parquet"} | options
+    pool, target = (open_pool(str(places / name)) for name in ("mixed", "target"))
+    return score(pool, weights[0], target=target, **options)
 
 
 def unit(rows):
@@ -46,10 +54,23 @@ def test_nearest_is_the_mean_cosine_to_five_of_the_other_half():
     rng = np.random.default_rng(0)
     target, features = unit(rng.normal(size=(30, 8))), unit(rng.normal(size=(20, 8)))
     target_half, half = halves(30, 0), halves(20, 1)
-    found = Nearest(target, target_half)(torch.from_numpy(features), torch.from_numpy(half))
+    nearest = Nearest(target, target_half, features, half)
+    found = nearest(torch.from_numpy(features), torch.from_numpy(half))
     for row, own, value in zip(features, half, found.tolist()):
         cosines = sorted((float(row @ other) for other in target[target_half != own]), reverse=True)
         assert value == pytest.approx(np.mean(cosines[:5]), abs=1e-6)
+
+
+def test_moments_are_the_ratio_of_two_normal_densities():
+    rng = np.random.default_rng(0)
+    spreads, means = (0.5, 1.0), (0.3, 0.0)
+    target, pool = (rng.normal(m, s, size=(8000, 3)) for m, s in zip(means, spreads))
+    half = halves(8000, 0)
+    rows = pool.astype(np.float32)
+    found = Moments(target, half, pool, half)(torch.from_numpy(rows), torch.from_numpy(half))
+    logs = [multivariate_normal([m] * 3, s**2).logpdf(rows) for m, s in zip(means, spreads)]
+    assert np.std(logs[0] - logs[1]) > 3
+    np.testing.assert_allclose(found, logs[0] - logs[1], atol=0.3, rtol=0.15)
 
 
 @pytest.fixture
@@ -68,7 +89,7 @@ def places(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("method", ["density-ratio", "nearest"])
+@pytest.mark.parametrize("method", LIKENESSES)
 def test_what_is_like_the_target_is_kept(places, weights, method, monkeypatch, capsys):
     monkeypatch.chdir(places)
     shared = ["--pool=mixed", "--target=target", f"--before={weights[0]}", "--num_workers=0"]
@@ -86,10 +107,13 @@ def test_what_is_like_the_target_is_kept(places, weights, method, monkeypatch, c
 
 def test_a_pool_that_is_all_target_has_nothing_to_gain(places, weights, monkeypatch, capsys):
     monkeypatch.chdir(places)
-    score_likeness(open_pool("calm"), open_pool("target"), weights[0], "s.parquet")
+    score(
+        open_pool("calm"), weights[0], out="s.parquet",
+        method="density-ratio", target=open_pool("target"),
+    )  # fmt: skip
     main(["select", "--scores=s.parquet"])
-    assert "warning: this score does not know your target" in capsys.readouterr().err
-    with pytest.raises(UserError, match="does not know your target"):
+    assert "warning: nothing is to be gained here" in capsys.readouterr().err
+    with pytest.raises(UserError, match="nothing is to be gained"):
         main(["select", "--scores=s.parquet", "--strict=true", "--out=other.parquet"])
     main(["select", "--scores=s.parquet", "--strict=true", "--strategy=random"])
 
@@ -111,26 +135,23 @@ def test_cfs_is_judged_and_keeps_its_scores(places, weights):
 def test_too_few_images_to_learn_from(places, weights):
     for path in sorted((places / "target").iterdir())[5:]:
         path.unlink()
-    pools = (open_pool(str(places / name)) for name in ("mixed", "target"))
     with pytest.raises(UserError, match=r"target: 5 readable image.* 10 or more"):
-        score_likeness(*pools, weights[0], places / "s.parquet")
+        likeness(places, weights)
 
 
 def test_another_scoring_is_refused_before_anything_is_embedded(places, weights, monkeypatch):
-    pools = [open_pool(str(places / name)) for name in ("mixed", "target")]
-    out = score_likeness(*pools, weights[0], places / "s.parquet")
+    out = likeness(places, weights)
     monkeypatch.setattr("transreid_ssl.cfs.scorers.embed_images", None)
-    assert score_likeness(*pools, weights[0], out) == out  # nothing is left to be done
+    assert likeness(places, weights) == out  # nothing is left to be done
     with pytest.raises(UserError, match="is of other images, weights or settings"):
-        score_likeness(*pools, weights[0], out, method="nearest")
+        likeness(places, weights, method="nearest")
 
 
 def test_two_processes_learn_and_score_as_one(places, weights):
     with launch.fresh_process():
-        one = score_likeness(
-            open_pool(str(places / "mixed")), open_pool(str(places / "target")), weights[0],
-            places / "one.parquet", batch_size=4, shard_size=8, sample=30,
-        )  # fmt: skip
+        one = likeness(
+            places, weights, out=places / "one.parquet", batch_size=4, shard_size=8, sample=30
+        )
     launch.run(
         "-m", "transreid_ssl.cfs", "score", "--method=density-ratio", f"--pool={places / 'mixed'}",
         f"--target={places / 'target'}", f"--before={weights[0]}", "--batch_size=4",

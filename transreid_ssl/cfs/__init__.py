@@ -7,7 +7,7 @@ were made.
 """
 
 from transreid_ssl.cfs.judge import Judgement, judge
-from transreid_ssl.cfs.scoring import score, score_likeness
+from transreid_ssl.cfs.scoring import score
 from transreid_ssl.cfs.subset import import_list, select
 
-__all__ = ["Judgement", "import_list", "judge", "score", "score_likeness", "select"]
+__all__ = ["Judgement", "import_list", "judge", "score", "select"]

@@ -17,14 +17,15 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
-from accelerate import Accelerator
 
 from transreid_ssl import command
 from transreid_ssl.cfs.judge import recorded
+from transreid_ssl.cfs.likeness import LIKENESSES
 from transreid_ssl.cfs.parts import corrupt_path, is_corrupt_list
-from transreid_ssl.cfs.scoring import make_accelerator, score, score_likeness
+from transreid_ssl.cfs.scorers import Method
+from transreid_ssl.cfs.scoring import make_accelerator, score
 from transreid_ssl.cfs.subset import check_pool, import_list, read_scores, score_column, select
-from transreid_ssl.data import Pool, open_pool
+from transreid_ssl.data import open_pool
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.models import find_weights, read_spec
@@ -56,15 +57,17 @@ class Score:
 
     Args:
         pool: Crops to score; by default those that ``before`` was pre-trained on.
-        method: "cfs" compares two networks, as published. The others ask one network, as it was
+        method: "cfs" compares two networks, as published; "cfs-centred" and "cfs-whitened" first
+            take away what all features of the pool share. The others ask one network, as it was
             pre-trained, how like the target's an image is: "density-ratio" by a logistic
-            regression between target and pool, "nearest" by the five nearest images of the target.
+            regression between target and pool, "moments" by two normal densities, "nearest" by the
+            five nearest images of the target. "random" is chance.
         target: Unlabelled crops of the target. The others learn from them; all scores are judged by
             how well they tell them from the pool (for cfs, give such as ``after`` has not seen).
         before: Weights of the pre-trained backbone: a file, a folder or a Hugging Face id.
-        after: Weights of the same backbone, fine-tuned on the target, likewise; for cfs alone.
+        after: Weights of the same backbone, fine-tuned on the target, likewise; for cfs methods.
         out: The table of scores (columns image and cfs, or score).
-        sample: Images of the pool, and of the target, to learn a likeness from at most.
+        sample: Images of the pool, and of the target, to learn from at most.
         seed: Of that sample.
         batch_size: Images at once, in each process.
         num_workers: Decoding processes, for each process.
@@ -75,7 +78,7 @@ class Score:
     """
 
     pool: str | None = None
-    method: Literal["cfs", "density-ratio", "nearest"] = "cfs"
+    method: Method = "cfs"
     target: str | None = None
     before: str = PRETRAINED
     after: str = SUPERVISED
@@ -94,10 +97,15 @@ class Score:
             self, batch_size=(1, None), num_workers=(0, None), shard_size=(1, None),
             max_bad_fraction=(0, 1), sample=(20, None), seed=(0, None),
         )  # fmt: skip
-        if self.method != "cfs" and not self.target:
+        if self.method in LIKENESSES and not self.target:
             raise UserError(f"--method {self.method}: give crops of the target with --target")
-        if self.method != "cfs" and self.after != SUPERVISED:
+        if self.after != SUPERVISED and not self.compares:
             raise UserError(f"--after: is not asked by --method {self.method}; leave it out")
+
+    @property
+    def compares(self) -> bool:
+        """Whether a network is compared with itself after fine-tuning."""
+        return self.method.startswith("cfs")
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ class Import:
 def run_score(options: Score) -> None:
     """The command ``score``."""
     found = []
-    for path in [options.before, options.after] if options.method == "cfs" else [options.before]:
+    for path in [options.before, options.after] if options.compares else [options.before]:
         if path in MADE_BY:
             require(path)
         found.append(find_weights(path))
@@ -188,7 +196,14 @@ def run_score(options: Score) -> None:
     if accelerator.device.type == "cpu":
         share_cores(options.num_workers)
     accelerator.print(f"scoring {pool.describe()}", flush=True)
-    out = _score(options, pool, target, accelerator)
+    out = score(
+        pool, options.before, options.after, options.out,
+        target=target, accelerator=accelerator, progress=True,
+        method=options.method, sample=options.sample, seed=options.seed,
+        batch_size=options.batch_size, num_workers=options.num_workers,
+        shard_size=options.shard_size, max_bad_fraction=options.max_bad_fraction,
+        overwrite=options.overwrite,
+    )  # fmt: skip
     if accelerator.is_main_process:
         print(f"{out}: {_summary(out)}; next: {_COMMAND} select", flush=True)
         if judgement := recorded(read_record(out)):
@@ -196,21 +211,6 @@ def run_score(options: Score) -> None:
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def _score(options: Score, pool: Pool, target: Pool | None, accelerator: Accelerator) -> Path:
-    shared = {
-        "batch_size": options.batch_size, "num_workers": options.num_workers,
-        "shard_size": options.shard_size, "max_bad_fraction": options.max_bad_fraction,
-        "overwrite": options.overwrite, "accelerator": accelerator, "progress": True,
-    }  # fmt: skip
-    if options.method == "cfs" or target is None:
-        networks = options.before, options.after
-        return score(pool, *networks, options.out, target=target, **shared)
-    return score_likeness(
-        pool, target, options.before, options.out,
-        method=options.method, sample=options.sample, seed=options.seed, **shared,
-    )  # fmt: skip
 
 
 def run_select(options: Select) -> None:

@@ -2,60 +2,94 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from transreid_ssl.cfs.likeness import DensityRatio, Likeness, Method, Nearest, halves
+from transreid_ssl.cfs.likeness import LIKENESSES, DensityRatio, Likeness, halves
 from transreid_ssl.data import Pool, SubsetPool
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import BackboneSpec, load_backbone, weights_digest
 from transreid_ssl.processes import on_main
 from transreid_ssl.retrieval import embed_images
 
+Method = Literal[
+    "cfs", "cfs-centred", "cfs-whitened", "density-ratio", "nearest", "moments", "random"
+]
 Input = tuple[tuple[int, int], str]
 """(height, width) of a network's images, and the interpolation that they are resized with."""
 
 _FEWEST = 10
-"""Images of the target, and of the pool, that a likeness can be learnt from."""
+"""Images of the target, and of the pool, that anything can be learnt from."""
 
 
 class Scorer(ABC):
-    """Networks, and the score of a batch.
+    """What scores a batch of images.
 
     Attributes:
-        accelerator: where they are.
+        accelerator: where its networks are.
         inputs: the ways in which an image is resized for them.
         column: of the table that the scores are in.
         record: what the table remembers of them.
         identifying: the entries of ``record`` that two scorings must share to continue each other;
             paths may move, digests may not.
-        half, target_half: int64 (N,) and (M,): see ``likeness.halves``; zeros where not asked for.
+        target: images of the target that are learnt from, if anything is, and judged by, if any.
+        separable: how well the target's images can be told from the pool's by their features, as an
+            area under a ROC curve, once ``learn`` has found out; else None.
     """
 
+    column = "score"
+    separable: float | None = None
     accelerator: Accelerator
     inputs: list[Input]
-    column: str
     record: dict[str, Any]
     identifying: tuple[str, ...]
-    half: Tensor
-    target_half: Tensor
+    target: Pool | None
 
-    @abstractmethod
-    def learn(self, batch_size: int, num_workers: int) -> None:
+    def learn(self, batch_size: int, num_workers: int) -> None:  # noqa: B027 some learn nothing
         """Called before the first batch, on all processes at once, if there is anything to score.
 
         Args:
             batch_size, num_workers: of the embedding of what is learnt from.
+
+        Raises:
+            UserError: too few images to learn from.
         """
 
     @abstractmethod
-    def __call__(self, views: list[Tensor], half: Tensor) -> Tensor:
-        """Scores float32 (B,) of uint8 images (B, H, W, 3), one tensor for each of ``inputs``."""
+    def __call__(self, views: list[Tensor], places: range, of_target: bool) -> Tensor:
+        """Scores float32 (B,) of uint8 images (B, H, W, 3), one tensor for each of ``inputs``.
+
+        Args:
+            places: where the images are in the pool, or in ``target`` where they are ``of_target``.
+        """
+
+
+class NetworkScorer(Scorer):
+    """Scores by the features that networks give images.
+
+    Args:
+        pool: what is scored.
+        target: images of the target.
+        accelerator: where networks go; all processes share the embedding of what is learnt from.
+        sample: images of either to learn from at most.
+        seed: which ones, and of the halves.
+    """
+
+    def __init__(
+        self, pool: Pool, target: Pool | None, accelerator: Accelerator, sample: int, seed: int
+    ) -> None:
+        self.accelerator, self.seed = accelerator, seed
+        self.sample, self.places = _some(pool, sample, seed)
+        self.target = None if target is None else _some(target, sample, seed)[0]
+        self.half = halves(len(pool), seed)
+        self.target_half = halves(0 if target is None else len(self.target), seed + 1)
 
     def _load(self, path: str | Path) -> nn.Module:
         # Camera embeddings and a norm behind the feature belong to the fine-tuning alone.
@@ -67,116 +101,12 @@ class Scorer(ABC):
         with self.accelerator.autocast():
             return network(images).float()
 
-
-class ForgettingScorer(Scorer):
-    """The catastrophic forgetting score, CFS (TransReID-SSL, section 3).
-
-    A backbone is taken twice: as pre-trained, and after supervised fine-tuning on the target. The
-    score of an image is the cosine between its two features. What the target resembles keeps its
-    feature; what it does not is forgotten. Both features are class tokens before the BN neck,
-    without camera embedding.
-    """
-
-    column = "cfs"
-    identifying = ("before_digest", "after_digest", "precision", "sizes", "interpolations")
-
-    def __init__(self, before: str | Path, after: str | Path, accelerator: Accelerator) -> None:
-        self.accelerator = accelerator
-        self.networks = [self._load(path) for path in (before, after)]
-        self.specs = [network.spec for network in self.networks]
-        _check_same_architecture(before, after, *self.specs)
-        # One decoded and resized copy of each image serves both networks where their inputs agree.
-        self.inputs = list(dict.fromkeys(map(_input_of, self.specs)))
-        self.half = self.target_half = torch.zeros(0, dtype=torch.int64)
-        self.record = {
-            "before": str(before), "before_digest": weights_digest(before),
-            "after": str(after), "after_digest": weights_digest(after),
-            "architecture": self.specs[0].name,
-            "sizes": [list(spec.img_size) for spec in self.specs],
-            "interpolations": [spec.interpolation for spec in self.specs],
-        }  # fmt: skip
-
-    def learn(self, batch_size: int, num_workers: int) -> None:
-        """Nothing: fine-tuning has."""
-
-    @torch.inference_mode()
-    def __call__(self, views: list[Tensor], half: Tensor) -> Tensor:
-        features = [
-            self._features(network, views[self.inputs.index(_input_of(spec))])
-            for network, spec in zip(self.networks, self.specs)
-        ]
-        return F.cosine_similarity(*features, dim=1)
-
-
-class LikenessScorer(Scorer):
-    """How like the target's an image is, to a network as it was pre-trained.
-
-    Args:
-        pool: what is scored.
-        target: images of the target.
-        weights: of the network.
-        accelerator: where it goes; all processes share the embedding of what is learnt from.
-        method: see ``likeness``.
-        sample: images of either to learn from at most.
-        seed: which ones, and of the halves.
-    """
-
-    likeness: Likeness
-
-    column = "score"
-    identifying = (
-        "method", "target_fingerprint", "before_digest", "precision", "sizes", "interpolations",
-        "sample", "seed",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        pool: Pool,
-        target: Pool,
-        weights: str | Path,
-        accelerator: Accelerator,
-        *,
-        method: Method,
-        sample: int,
-        seed: int,
-    ) -> None:
-        self.accelerator = accelerator
-        self.network = self._load(weights)
-        self.inputs = [_input_of(self.network.spec)]
-        self.method = method
-        self.sample, self.places = _some(pool, sample, seed)
-        self.target = _some(target, sample, seed)[0]
-        """Those of the target that are learnt from, and judged by."""
-        self.half = torch.from_numpy(halves(len(pool), seed))
-        self.target_half = torch.from_numpy(halves(len(self.target), seed + 1))
-        self.record = {
-            "method": method, "target_fingerprint": target.fingerprint,
-            "before": str(weights), "before_digest": weights_digest(weights),
-            "architecture": self.network.spec.name, "sizes": [list(self.inputs[0][0])],
-            "interpolations": [self.inputs[0][1]], "sample": sample, "seed": seed,
-        }  # fmt: skip
-
-    def learn(self, batch_size: int, num_workers: int) -> None:
-        """As it is said above.
-
-        Raises:
-            UserError: too few images.
-        """
-        options = {"batch_size": batch_size, "num_workers": num_workers}
-        theirs, found = self._embed(self.target, options)
-        target = theirs, self.target_half.numpy()[found]
-        ours, found = self._embed(self.sample, options)
-        pool = ours, self.half.numpy()[self.places[found]]
-
-        def fit() -> Likeness:
-            return Nearest(*target) if self.method == "nearest" else DensityRatio(*target, *pool)
-
-        self.likeness = on_main(self.accelerator, fit).to(self.accelerator.device)
-
-    def _embed(self, images: Pool, options: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    def _embed(
+        self, network: nn.Module, images: Pool, options: dict[str, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Unit features float32 (R, D), and the places of the R images that can be read."""
         found, places = embed_images(
-            self.network, images, accelerator=self.accelerator, skip_corrupt=True,
+            network, images, accelerator=self.accelerator, skip_corrupt=True,
             precision=self.accelerator.mixed_precision, **options,
         )  # fmt: skip
         if len(places) < _FEWEST:
@@ -186,10 +116,210 @@ class LikenessScorer(Scorer):
             )
         return found.numpy(), places
 
+    def _both(self, network: nn.Module, options: dict[str, int]) -> tuple[np.ndarray, ...]:
+        """What a ``Likeness`` is made from: features of the target and the pool, and the halves."""
+        theirs, found = self._embed(network, self.target, options)
+        target_half = self.target_half[found]
+        ours, found = self._embed(network, self.sample, options)
+        return theirs, target_half, ours, self.half[self.places[found]]
+
+
+class ForgettingScorer(NetworkScorer):
+    """The catastrophic forgetting score, CFS (TransReID-SSL, section 3).
+
+    A backbone is taken twice: as pre-trained, and after supervised fine-tuning on the target. The
+    score of an image is the cosine between its two features. What the target resembles keeps its
+    feature; what it does not is forgotten. Both features are class tokens before the BN neck,
+    without camera embedding.
+
+    A direction that all features share decides such a cosine for all of them alike. The variants
+    take what the pool's features have in common away first, for each of the two networks: their
+    mean ("cfs-centred"), or their mean and covariance ("cfs-whitened").
+
+    Args:
+        method: "cfs", or one of the variants.
+        before, after: weights.
+        pool, target, accelerator, sample, seed: see ``NetworkScorer``.
+    """
+
+    identifying = ("before_digest", "after_digest", "precision", "sizes", "interpolations")
+
+    def __init__(
+        self,
+        method: Method,
+        before: str | Path,
+        after: str | Path,
+        pool: Pool,
+        target: Pool | None,
+        accelerator: Accelerator,
+        sample: int,
+        seed: int,
+    ) -> None:
+        super().__init__(pool, target, accelerator, sample, seed)
+        self.method, self.frames = method, []
+        self.networks = [self._load(path) for path in (before, after)]
+        self.specs = [network.spec for network in self.networks]
+        _check_same_architecture(before, after, *self.specs)
+        # One decoded and resized copy of each image serves both networks where their inputs agree.
+        self.inputs = list(dict.fromkeys(map(_input_of, self.specs)))
+        self.record = {
+            "before": str(before), "before_digest": weights_digest(before),
+            "after": str(after), "after_digest": weights_digest(after),
+            "architecture": self.specs[0].name,
+            "sizes": [list(spec.img_size) for spec in self.specs],
+            "interpolations": [spec.interpolation for spec in self.specs],
+        }  # fmt: skip
+        if method == "cfs":
+            self.column = "cfs"
+        else:
+            self.record |= {"method": method, "sample": sample, "seed": seed}
+            self.identifying += ("method", "sample", "seed")
+
+    def learn(self, batch_size: int, num_workers: int) -> None:
+        """What the pool's features have in common, and how well they tell the target from it."""
+        options = {"batch_size": batch_size, "num_workers": num_workers}
+        if self.target is not None:
+            learnt = self._both(self.networks[0], options)
+            self.separable = on_main(self.accelerator, lambda: _separability(learnt))
+        if self.method != "cfs":
+            found = [self._embed(network, self.sample, options)[0] for network in self.networks]
+            frames = on_main(self.accelerator, lambda: [self._frame(rows) for rows in found])
+            device = self.accelerator.device
+            self.frames = [[value.to(device) for value in frame] for frame in frames]
+
+    def _frame(self, features: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What is taken from features, float32 (D,), and what they are multiplied with (D, D)."""
+        if self.method == "cfs-centred":
+            return torch.from_numpy(features.mean(0)), torch.eye(features.shape[1])
+        fitted = LedoitWolf().fit(features.astype(np.float64))
+        values, vectors = np.linalg.eigh(fitted.covariance_)
+        root = vectors / np.sqrt(np.maximum(values, 1e-12)) @ vectors.T
+        return torch.from_numpy(fitted.location_).float(), torch.from_numpy(root).float()
+
     @torch.inference_mode()
-    def __call__(self, views: list[Tensor], half: Tensor) -> Tensor:
+    def __call__(self, views: list[Tensor], places: range, of_target: bool) -> Tensor:
+        features = [
+            self._features(network, views[self.inputs.index(_input_of(spec))])
+            for network, spec in zip(self.networks, self.specs)
+        ]
+        if self.frames:
+            features = [
+                (F.normalize(rows, dim=1) - mean) @ matrix
+                for rows, (mean, matrix) in zip(features, self.frames)
+            ]
+        return F.cosine_similarity(*features, dim=1)
+
+
+class LikenessScorer(NetworkScorer):
+    """How like the target's an image is, to a network as it was pre-trained.
+
+    Args:
+        method: one of ``likeness.LIKENESSES``.
+        weights: of the network.
+        pool, target, accelerator, sample, seed: see ``NetworkScorer``.
+    """
+
+    likeness: Likeness
+
+    identifying = (
+        "method", "target_fingerprint", "before_digest", "precision", "sizes", "interpolations",
+        "sample", "seed",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        method: Method,
+        weights: str | Path,
+        pool: Pool,
+        target: Pool,
+        accelerator: Accelerator,
+        sample: int,
+        seed: int,
+    ) -> None:
+        super().__init__(pool, target, accelerator, sample, seed)
+        self.method = method
+        self.network = self._load(weights)
+        self.inputs = [_input_of(self.network.spec)]
+        self.record = {
+            "method": method, "target_fingerprint": target.fingerprint,
+            "before": str(weights), "before_digest": weights_digest(weights),
+            "architecture": self.network.spec.name, "sizes": [list(self.inputs[0][0])],
+            "interpolations": [self.inputs[0][1]], "sample": sample, "seed": seed,
+        }  # fmt: skip
+
+    def learn(self, batch_size: int, num_workers: int) -> None:
+        """Learn from images of both."""
+        options = {"batch_size": batch_size, "num_workers": num_workers}
+        learnt = self._both(self.network, options)
+        likeness = on_main(self.accelerator, lambda: LIKENESSES[self.method](*learnt))
+        self.likeness = likeness.to(self.accelerator.device)
+        self.separable = on_main(self.accelerator, lambda: _separability(learnt))
+
+    @torch.inference_mode()
+    def __call__(self, views: list[Tensor], places: range, of_target: bool) -> Tensor:
         features = F.normalize(self._features(self.network, views[0]), dim=1)
-        return self.likeness(features, half.to(features.device))
+        half = (self.target_half if of_target else self.half)[places.start : places.stop]
+        return self.likeness(features, torch.from_numpy(half).to(features.device))
+
+
+class RandomScorer(Scorer):
+    """Chance: the baseline of all others."""
+
+    identifying = ("method", "seed")
+
+    def __init__(
+        self, pool: Pool, target: Pool | None, accelerator: Accelerator, seed: int
+    ) -> None:
+        self.target, self.accelerator, self.inputs = target, accelerator, []
+        self.record = {"method": "random", "seed": seed}
+        counts = len(pool), 0 if target is None else len(target)
+        self.scores = [
+            torch.from_numpy(np.random.default_rng(seed + n).random(count, np.float32))
+            for n, count in enumerate(counts)
+        ]
+
+    def __call__(self, views: list[Tensor], places: range, of_target: bool) -> Tensor:
+        return self.scores[of_target][places.start : places.stop]
+
+
+def make_scorer(
+    method: Method,
+    before: str | Path | None,
+    after: str | Path | None,
+    pool: Pool,
+    target: Pool | None,
+    accelerator: Accelerator,
+    *,
+    sample: int,
+    seed: int,
+) -> Scorer:
+    """The scorer of a method; see ``scoring.score`` for the arguments.
+
+    Raises:
+        UserError: what the method needs is missing.
+    """
+    if method not in get_args(Method):
+        raise UserError(f"method {method}: is unknown; give one of {', '.join(get_args(Method))}")
+    if method == "random":
+        return RandomScorer(pool, target, accelerator, seed)
+    shared = pool, target, accelerator, sample, seed
+    if before is None:
+        raise UserError(f"method {method}: needs the weights of a pre-trained backbone")
+    if method in LIKENESSES:
+        if target is None:
+            raise UserError(f"method {method}: needs images of the target")
+        return LikenessScorer(method, before, *shared)
+    if after is None:
+        raise UserError(f"method {method}: needs the weights after fine-tuning as well")
+    return ForgettingScorer(method, before, after, *shared)
+
+
+def _separability(learnt: tuple[np.ndarray, ...]) -> float:
+    """Area under the ROC curve of a density ratio that is learnt from, and asked of, ``learnt``."""
+    ratio = DensityRatio(*learnt)
+    target, target_half, pool, pool_half = map(torch.from_numpy, learnt)
+    scores = torch.cat([ratio(target, target_half), ratio(pool, pool_half)])
+    return float(roc_auc_score(np.repeat([1, 0], [len(target), len(pool)]), scores.numpy()))
 
 
 def _some(pool: Pool, count: int, seed: int) -> tuple[Pool, np.ndarray]:

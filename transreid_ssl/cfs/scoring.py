@@ -1,7 +1,6 @@
 """Scores of all images of a pool, in parts, on any number of processes, and what they are worth.
 
-What an image's score is, is told by a ``Scorer``: the catastrophic forgetting score (CFS), or how
-like the target's it is.
+What an image's score is, is told by a ``Scorer``.
 """
 
 import dataclasses
@@ -19,9 +18,8 @@ from tqdm import tqdm
 
 import transreid_ssl
 from transreid_ssl.cfs.judge import judge
-from transreid_ssl.cfs.likeness import Method
 from transreid_ssl.cfs.parts import ScoreParts
-from transreid_ssl.cfs.scorers import ForgettingScorer, Input, LikenessScorer, Scorer
+from transreid_ssl.cfs.scorers import Input, Method, Scorer, make_scorer
 from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
@@ -33,63 +31,12 @@ from transreid_ssl.tables import read_record
 
 def score(
     pool: Pool,
-    before: str | Path,
-    after: str | Path,
+    before: str | Path | None = None,
+    after: str | Path | None = None,
     out: str | Path = SCORES,
     *,
-    batch_size: int = 256,
-    num_workers: int = 0,
-    shard_size: int = 16_384,
-    precision: str = "no",
-    max_bad_fraction: float = 0.01,
-    overwrite: bool = False,
-    accelerator: Accelerator | None = None,
-    progress: bool = False,
+    method: Method = "cfs",
     target: Pool | None = None,
-) -> Path:
-    """Score every image of ``pool`` into a Parquet table with columns ``image`` and ``cfs``.
-
-    Runs in one process or, under ``accelerate launch``, in many; the table is the same. The pool
-    is cut in shards; a relaunch after a stop does only those that are missing. An image that
-    cannot be read has the score null and stands in ``<out>.corrupt.txt``.
-
-    Args:
-        pool: the crops.
-        before: weights of the pre-trained backbone: a file, a folder or a hub id.
-        after: weights of the same backbone fine-tuned on the target, likewise.
-        out: the table.
-        batch_size: images at once, in each process.
-        num_workers: decoding processes for each process.
-        shard_size: images between two points from which a stopped run can go on.
-        precision: "no" (float32), "bf16" or "fp16".
-        max_bad_fraction: share of unreadable images above which there is no table.
-        overwrite: throw away what another scoring left at ``out``.
-        accelerator: taken as it is when given; it then decides the precision.
-        progress: show a progress bar.
-        target: images of the target, best such as no network was trained on, by which the scores
-            are judged (see ``judge``); the table remembers how. None leaves them unjudged.
-
-    Returns:
-        ``out``.
-
-    Raises:
-        UserError: different architectures, an empty pool, leftovers of another scoring, too many
-            unreadable images, or features that are not finite.
-    """
-    _require_images(pool)
-    accelerator = accelerator or make_accelerator(precision)
-    scorer = ForgettingScorer(before, after, accelerator)
-    work = _Work(pool, scorer, batch_size, num_workers, max_bad_fraction, progress, target)
-    return _score(work, Path(out), shard_size, overwrite)
-
-
-def score_likeness(
-    pool: Pool,
-    target: Pool,
-    weights: str | Path,
-    out: str | Path = SCORES,
-    *,
-    method: Method = "density-ratio",
     sample: int = 20_000,
     seed: int = 0,
     batch_size: int = 256,
@@ -101,34 +48,49 @@ def score_likeness(
     accelerator: Accelerator | None = None,
     progress: bool = False,
 ) -> Path:
-    """Score every image of ``pool`` by how like ``target``'s it is: columns ``image``, ``score``.
+    """Score every image of ``pool`` into a Parquet table: ``image``, and ``cfs`` or ``score``.
 
-    As ``score`` does, but with one network as it was pre-trained, and without any label. The table
-    remembers how well the scores tell the target's images from the pool's.
+    Runs in one process or, under ``accelerate launch``, in many; the table is the same. The pool
+    is cut in shards; a relaunch after a stop does only those that are missing. An image that
+    cannot be read has the score null and stands in ``<out>.corrupt.txt``.
 
     Args:
         pool: the crops.
-        target: images of the target.
-        weights: of the network: a file, a folder or a hub id.
+        before: weights of the pre-trained backbone: a file, a folder or a hub id.
+        after: weights of the same backbone fine-tuned on the target, likewise; for CFS alone.
         out: the table.
-        method: see ``cfs/likeness.py``.
+        method: "cfs", "cfs-centred" or "cfs-whitened", which compare the two networks;
+            "density-ratio", "nearest" or "moments", which ask the first how like the target's an
+            image is, without any label; or "random".
+        target: images of the target, by which the scores are judged (see ``judge``); the table
+            remembers how. The second kind of methods learns from them too. For CFS best such as no
+            network was trained on; None leaves its scores unjudged.
         sample: images of the pool, and of the target, to learn from at most.
-        seed: of the sample and its halves.
-        batch_size, num_workers, shard_size, precision, max_bad_fraction, overwrite, accelerator,
-            progress: see ``score``.
+        seed: of the sample and its halves, and of "random".
+        batch_size: images at once, in each process.
+        num_workers: decoding processes for each process.
+        shard_size: images between two points from which a stopped run can go on.
+        precision: "no" (float32), "bf16" or "fp16".
+        max_bad_fraction: share of unreadable images above which there is no table.
+        overwrite: throw away what another scoring left at ``out``.
+        accelerator: taken as it is when given; it then decides the precision.
+        progress: show a progress bar.
 
     Returns:
         ``out``.
 
     Raises:
-        UserError: too few images of the target or of the pool, and what ``score`` raises.
+        UserError: something that the method needs is missing, different architectures, an empty
+            pool, too few images to learn from, leftovers of another scoring, too many unreadable
+            images, or features that are not finite.
     """
-    _require_images(pool)
+    if not len(pool):
+        raise UserError(f"{pool.source}: the pool holds no image")
     accelerator = accelerator or make_accelerator(precision)
-    scorer = LikenessScorer(
-        pool, target, weights, accelerator, method=method, sample=sample, seed=seed
-    )
-    work = _Work(pool, scorer, batch_size, num_workers, max_bad_fraction, progress, scorer.target)
+    scorer = make_scorer(
+        method, before, after, pool, target, accelerator, sample=sample, seed=seed
+    )  # fmt: skip
+    work = _Work(pool, scorer, batch_size, num_workers, max_bad_fraction, progress)
     return _score(work, Path(out), shard_size, overwrite)
 
 
@@ -142,12 +104,6 @@ class _Work:
     num_workers: int
     max_bad_fraction: float
     progress: bool
-    target: Pool | None
-
-
-def _require_images(pool: Pool) -> None:
-    if not len(pool):
-        raise UserError(f"{pool.source}: the pool holds no image")
 
 
 def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
@@ -161,7 +117,7 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
     key = fingerprint([f"{k}={record[k]}" for k in named] + [str(shard_size)])
     parts = ScoreParts(out, key, len(pool), shard_size, scorer.column)
     if _prepare(parts, overwrite, accelerator):
-        _require_judgement(out, work.target)
+        _require_judgement(out, scorer.target)
     else:
         # Before any process begins: a part written early would shift another's share.
         pending = together(accelerator, parts.pending)
@@ -182,28 +138,31 @@ def _require_judgement(out: Path, target: Pool | None) -> None:
 
 
 def _merge(parts: ScoreParts, record: dict[str, Any], work: _Work) -> None:
-    if work.target is not None:
-        record = record | {"target": work.target.source, "target_images": len(work.target)}
-        theirs, ours = _target_scores(work.target, work), parts.scores()
+    target = work.scorer.target
+    if target is not None:
+        record = record | {"target": target.source, "target_images": len(target)}
+        theirs, ours = _target_scores(target, work), parts.scores()
         if not np.isfinite(theirs).any():
-            raise UserError(f"{work.target.source}: not one image of the target can be read")
+            raise UserError(f"{target.source}: not one image of the target can be read")
         if np.isfinite(ours).any():
-            record["judgement"] = dataclasses.asdict(judge(theirs, ours))
+            judgement = judge(theirs, ours, separable=work.scorer.separable)
+            record["judgement"] = dataclasses.asdict(judgement)
     parts.merge(record, work.max_bad_fraction)
 
 
 def _target_scores(target: Pool, work: _Work) -> np.ndarray:
     """Scores float32 (M,) of the target's images, NaN where one cannot be read."""
-    batches = [
-        range(start, min(start + work.batch_size, len(target)))
-        for start in range(0, len(target), work.batch_size)
-    ]
+    batches = _batches(range(len(target)), work.batch_size)
     scores = []
-    for images, (views, reasons) in zip(batches, _open_loader(target, batches, work)):
-        found = work.scorer(views, work.scorer.target_half[images.start : images.stop])
+    for places, (views, reasons) in zip(batches, _open_loader(target, batches, work)):
+        found = work.scorer(views, places, of_target=True)
         readable = [not reason for reason in reasons]
         scores.append(np.where(readable, found.cpu().numpy(), np.float32(np.nan)))
     return np.concatenate(scores)
+
+
+def _batches(places: range, size: int) -> list[range]:
+    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 def make_accelerator(precision: str = "no") -> Accelerator:
@@ -251,13 +210,7 @@ def _score_shards(parts: ScoreParts, mine: list[int], work: _Work) -> None:
     scorer, accelerator = work.scorer, work.scorer.accelerator
     process, world = accelerator.process_index, accelerator.num_processes
     # A batch never reaches over the end of a shard.
-    shards = [
-        [
-            images[start : start + work.batch_size]
-            for start in range(0, len(images), work.batch_size)
-        ]
-        for images in map(parts.images, mine)
-    ]
+    shards = [_batches(images, work.batch_size) for images in map(parts.images, mine)]
     loader = _open_loader(work.pool, [batch for shard in shards for batch in shard], work)
     bar = tqdm(
         total=sum(len(parts.images(part)) for part in mine),
@@ -271,7 +224,7 @@ def _score_shards(parts: ScoreParts, mine: list[int], work: _Work) -> None:
             scores, problems = [], []
             for images in shard:
                 views, reasons = next(batches)
-                scores.append(scorer(views, scorer.half[images.start : images.stop]))
+                scores.append(scorer(views, images, of_target=False))
                 problems += reasons
                 bar.update(len(reasons))
             images = parts.images(part)

@@ -18,7 +18,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint, write_json
 from transreid_ssl.outputs import BACKBONE, MODEL
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 RESULTS = {"pre-training": BACKBONE, "fine-tuning": MODEL}
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes
 Line = dict[str, float]
@@ -26,18 +26,23 @@ Line = dict[str, float]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a recipe: its kind (of ``RESULTS``), what to call it, and its command."""
+    """One run of a recipe: its kind (of ``RESULTS``), what to call it, and its command.
+
+    ``settings`` is the end of its settings file's name: dino_demo.yaml for "demo".
+    """
 
     kind: str
     title: str
     folder: Path
     recipe: str
     options: tuple[str, ...]
+    settings: str = "demo"
 
     @property
     def config(self) -> Path:
-        """The settings of the recipe's demo."""
-        return ROOT / "recipes" / "configs" / f"{self.recipe.partition('_')[0]}_demo.yaml"
+        """The file of settings that the options are added to."""
+        name = f"{self.recipe.partition('_')[0]}_{self.settings}.yaml"
+        return ROOT / "recipes" / "configs" / name
 
     @property
     def command(self) -> list[str]:

@@ -1,0 +1,1 @@
+"""An experiment: which half of a mixed pool is worth pre-training on?"""

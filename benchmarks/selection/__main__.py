@@ -1,0 +1,130 @@
+"""Which half of a mixed pool is worth pre-training on? DINO on each, in as many steps.
+
+    python -m benchmarks.selection   # generated people of two places, an hour on two CPU cores
+    python -m benchmarks.selection --target market1501 --target_root /data/Market-1501 \\
+        --other /data/crops_of_another_place --epochs 12 --out outputs/real   # real crops
+    python -m benchmarks.selection --target market1501 --target_root /data/Market-1501 \\
+        --other /data/crops --epochs 30 --pretraining model.name=vit_small_patch16_ics \\
+        model.img_size=[256,128] views.global_size=[256,128] run.batch_size=256 \\
+        run.num_workers=14 run.precision=bf16 optim.lr=5e-4 dino.out_dim=65536 --finetuning \\
+        model.name=vit_small_patch16_ics model.img_size=[256,128]   # on a GPU
+
+The target is a labelled set. Its people are dealt out: some keep their labels, for the fine-tuning
+that CFS needs and that ends each row; some are shown to the scores without labels; the rest are the
+target's part of the pool. As many crops of another place stand beside them, and among both bad
+detections and near-copies, made of crops of either. Queries and gallery are the set's own and play
+no part in any selection.
+
+Each seed begins with DINO on all of the pool, whose network all scores ask; CFS compares it with
+itself after fine-tuning. Then DINO begins anew on each half, in as many steps as on the whole.
+Settings are those of recipes/configs/{dino,supervised}_cpu.yaml; nobody tuned them for any row.
+A table that was broken off goes on when the same command is given again.
+``ratio`` is the best score's mean mAP over that of a random half.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.reporting import finish
+from benchmarks.runs import Line, Runs, probes
+from benchmarks.selection.commands import finetuning, pretraining
+from benchmarks.selection.pools import MixedPool, mix
+from benchmarks.selection.results import Results, save
+from benchmarks.selection.scores import ALL, LOWEST, PARTS, RANDOM, choose
+from transreid_ssl import command
+from transreid_ssl.data import open_pool, open_reid
+from transreid_ssl.errors import UserError
+from transreid_ssl.outputs import BACKBONE, MODEL
+
+TARGET = "demo:identities=300,images=12,height=64,width=32,test=100"
+OTHER = "demo:identities=200,images=12,height=64,width=32,style=2,first=5000"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing, then write and say the table."""
+    options = parse(arguments)
+    protocol = open_reid(options.target, options.target_root)
+    mixed = mix(
+        options.out / "images", protocol.train, open_pool(options.other),
+        labels=options.labels, sample=options.sample, bad=options.bad, copies=options.copies,
+        limit=options.limit,
+    )  # fmt: skip
+    print(f"{mixed.pool.describe()}; {dict(Counter(mixed.kinds().tolist()))}", flush=True)
+    tuned = len(options.parts) if options.finetune_all else 1
+    seeds = len(options.seeds)
+    runs = Runs(Counter({"pre-training": seeds * len(options.parts), "fine-tuning": seeds * tuned}))
+    results = Results(vars(options) | {"out": str(options.out)}, protocol.describe())
+    for seed in options.seeds:
+        for part in options.parts:
+            results.add(part, seed, measure(runs, part, seed, mixed, options))
+    save(results, options.out)
+    best = results.best()
+    ratio = results.mean(best, "mAP") / results.mean(RANDOM, "mAP") if best else None
+    means = {part: round(results.mean(part, "mAP"), 2) for part in options.parts}
+    finish(ratio, benchmark="selection", best=best, seeds=options.seeds, mAP=means)
+
+
+def measure(
+    runs: Runs, part: str, seed: int, mixed: MixedPool, options: argparse.Namespace
+) -> dict[str, object]:
+    """Choose a part of the pool, pre-train on it, and fine-tune if that is asked for."""
+    subset, found = None, {}
+    if part != ALL:
+        whole = options.out / ALL / f"seed{seed}"
+        networks = whole / "pretrain" / BACKBONE, whole / "finetune" / MODEL
+        folder = options.out / part / f"seed{seed}"
+        subset, found = choose(part, mixed, networks, folder, options.keep, seed)
+    lines = runs(pretraining(part, seed, subset, options))
+    found |= figures_of("", probes(lines)[1]) | {"steps": lines[-1]["step"]}
+    found["loss"] = [line["loss"] for line in lines if "loss" in line][-1]
+    if part == ALL or options.finetune_all:
+        found |= figures_of("finetuned_", probes(runs(finetuning(part, seed, options)))[1])
+    return found
+
+
+def figures_of(prefix: str, probe: Line) -> dict[str, float]:
+    """A line of a probe under the names of the table's columns."""
+    return {f"{prefix}{name}": probe[f"probe/{name}"] for name in ("mAP", "rank1")}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    # fmt: off
+    add("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART",
+        help=f"of {', '.join(PARTS)}; 'all' always belongs to them")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add("--target", default=TARGET, help="labelled set; generated people by default")
+    add("--target_root", help="its folder")
+    add("--other", default=OTHER, help="crops of another place; generated people by default")
+    add("--labels", type=float, default=0.3, help="share of the people that keep their labels")
+    add("--sample", type=float, default=0.25, help="share of the people shown without labels")
+    add("--bad", type=float, default=0.1, help="bad detections, as a share of the sound crops")
+    add("--copies", type=float, default=0.05, help="near-copies, likewise")
+    add("--limit", type=int, help="crops of each place at most")
+    add("--keep", type=float, default=0.5)
+    add("--epochs", type=int, default=12, help="over the whole pool: all rows take as many steps")
+    add("--finetune_epochs", type=int, default=8)
+    add("--finetune_all", action="store_true", help="fine-tune the network of every row")
+    add("--threads", type=int, help="of each run on a CPU")
+    add("--pretraining", nargs="+", default=[], metavar="NAME=VALUE",
+        help="further settings of the recipe, such as optim.lr=1e-3")
+    add("--finetuning", nargs="+", default=[], metavar="NAME=VALUE", help="likewise")
+    add("--out", type=Path, default=Path("outputs/benchmarks/selection"))
+    # fmt: on
+    options = parser.parse_args(arguments)
+    if not 0 < options.labels + options.sample < 1:
+        raise UserError("--labels and --sample: together they must leave people for the pool")
+    wanted = {ALL, *options.parts, *(["cfs"] if LOWEST in options.parts else [])}
+    options.parts = [part for part in PARTS if part in wanted]
+    options.seeds = list(dict.fromkeys(options.seeds))
+    return options
+
+
+if __name__ == "__main__":
+    command.run(main, resumes=True)
