@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from transreid_ssl import UserError, embed, feature_files
-from transreid_ssl.data import open_pool
+from transreid_ssl import UserError, embed
+from transreid_ssl.data import feature_files, open_pool
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.parts import Parts
 

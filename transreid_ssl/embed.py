@@ -10,7 +10,7 @@ import torch
 
 from transreid_ssl import __version__, command
 from transreid_ssl.data import Pool, open_pool
-from transreid_ssl.feature_files import (
+from transreid_ssl.data.feature_files import (
     Batch,
     check_suffix,
     is_table_of_names,

@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limit=options.limit,
     )  # fmt: skip
     print(f"{mixed.pool.describe()}; {dict(Counter(mixed.kinds().tolist()))}", flush=True)
-    tuned = len(options.parts) if options.finetune_all else 1
-    seeds = len(options.seeds)
-    runs = Runs(Counter({"pre-training": seeds * len(options.parts), "fine-tuning": seeds * tuned}))
+    tuned = len(options.trained) if options.finetune_all else 1
+    seeds, trained = len(options.seeds), len(options.trained)
+    runs = Runs(Counter({"pre-training": seeds * trained, "fine-tuning": seeds * tuned}))
     results = Results(vars(options) | {"out": str(options.out)}, protocol.describe())
     for seed in options.seeds:
         for part in options.parts:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save(results, options.out)
     best = results.best()
     ratio = results.mean(best, "mAP") / results.mean(RANDOM, "mAP") if best else None
-    means = {part: round(results.mean(part, "mAP"), 2) for part in options.parts}
+    means = {part: round(results.mean(part, "mAP"), 2) for part in options.trained}
     finish(ratio, benchmark="selection", best=best, seeds=options.seeds, mAP=means)
 
 
@@ -76,6 +76,8 @@ def measure(
         networks = whole / "pretrain" / BACKBONE, whole / "finetune" / MODEL
         folder = options.out / part / f"seed{seed}"
         subset, found = choose(part, mixed, networks, folder, options.keep, seed)
+    if part not in options.trained:
+        return found
     lines = runs(pretraining(part, seed, subset, options))
     found |= figures_of("", probes(lines)[1]) | {"steps": lines[-1]["step"]}
     found["loss"] = [line["loss"] for line in lines if "loss" in line][-1]
@@ -98,6 +100,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     # fmt: off
     add("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART",
         help=f"of {', '.join(PARTS)}; 'all' always belongs to them")
+    add("--trained", nargs="+", choices=list(PARTS), metavar="PART",
+        help="parts to pre-train on; all of them by default, the others are only scored")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--target", default=TARGET, help="labelled set; generated people by default")
     add("--target_root", help="its folder")
@@ -122,6 +126,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         raise UserError("--labels and --sample: together they must leave people for the pool")
     wanted = {ALL, *options.parts, *(["cfs"] if LOWEST in options.parts else [])}
     options.parts = [part for part in PARTS if part in wanted]
+    trained = options.trained or options.parts
+    options.trained = [part for part in options.parts if part in {ALL, *trained}]
     options.seeds = list(dict.fromkeys(options.seeds))
     return options
 

@@ -46,17 +46,25 @@ class Results:
         """The rows that were measured."""
         return [part for part in PARTS if any(run["part"] == part for run in self.runs)]
 
+    @property
+    def trained(self) -> list[str]:
+        """Those of them that a network was trained on."""
+        return [part for part in self.parts if self.values(part, "mAP")]
+
     def best(self) -> str | None:
         """The score whose half gave the highest mean mAP, if there is a random half beside."""
-        scores = [part for part in self.parts if part not in (ALL, RANDOM, LOWEST, TRUTH)]
-        if RANDOM not in self.parts or not scores:
+        if RANDOM not in self.trained:
             return None
-        return max(scores, key=lambda part: self.mean(part, "mAP"))
+        scores = [part for part in self.trained if part not in (ALL, RANDOM, LOWEST, TRUTH)]
+        return max(scores, key=lambda part: self.mean(part, "mAP"), default=None)
 
 
 def report(results: Results) -> str:
     """Two tables: what each half gave, and what each score keeps."""
-    settings, steps = results.settings, sorted({run["steps"] for run in results.runs})
+    settings, steps = (
+        results.settings,
+        sorted({run["steps"] for run in results.runs if "steps" in run}),
+    )
     lines = [
         f"DINO, {', '.join(map(str, steps))} steps each, on a pool of {settings['target']} and "
         f"{settings['other']} with {settings['bad']:.0%} bad detections and "
@@ -69,7 +77,7 @@ def report(results: Results) -> str:
         lines += ["On generated people: the figures say nothing about real cameras.", ""]
     columns = [c for c in TRAINED if any(len(results.values(p, c)) for p in results.parts[1:])]
     lines += heading("trained on", *(TRAINED[c] for c in columns), "loss at the end")
-    for part in results.parts:
+    for part in results.trained:
         cells = [_spread(results, part, column) for column in columns]
         lines.append(row(PARTS[part], *cells, _mean(results, part, "loss", "{:.2f}")))
     return "\n".join([*lines, "", *scores_table(results)]) + "\n"
@@ -106,7 +114,7 @@ def _mean(results: Results, part: str, column: str, form: str) -> str:
 
 def draw(results: Results, path: Path) -> None:
     """mAP of each row with error bars beside the share of the target that it was trained on."""
-    parts = results.parts
+    parts = results.trained
     figure = Figure(figsize=(9, 1.6 + 0.45 * len(parts)), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     bars = deviations([results.values(part, "mAP") for part in parts], "width")

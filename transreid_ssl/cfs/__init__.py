@@ -6,8 +6,9 @@ Subsets: ``image`` (string), best first. Both record the pool's source and finge
 were made.
 """
 
+from transreid_ssl.cfs.diversity import Diversity
 from transreid_ssl.cfs.judge import Judgement, judge
 from transreid_ssl.cfs.scoring import score
 from transreid_ssl.cfs.subset import import_list, select
 
-__all__ = ["Judgement", "import_list", "judge", "score", "select"]
+__all__ = ["Diversity", "Judgement", "import_list", "judge", "score", "select"]

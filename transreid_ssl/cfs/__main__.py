@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from transreid_ssl import command
+from transreid_ssl.cfs.account import follows, make_account
+from transreid_ssl.cfs.diversity import Diversity
 from transreid_ssl.cfs.judge import recorded
 from transreid_ssl.cfs.likeness import LIKENESSES
 from transreid_ssl.cfs.parts import corrupt_path, is_corrupt_list
@@ -109,23 +111,41 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Select:
+class Select(Diversity):
     """Keep the best part of a scored pool, for ``--data.subset`` of the pre-training recipes.
 
-    Example: ``python -m transreid_ssl.cfs select --keep 0.5``.
+    Examples: ``python -m transreid_ssl.cfs select --keep 0.5``;
+    ``python -m transreid_ssl.cfs select --target_share 0.8 --max_source 0.2``;
+    ``python -m transreid_ssl.cfs select --near_duplicates 0.98 --features outputs/embed/f.npy``.
+    A smaller selection is always part of a larger one.
 
     Args:
         scores: Table written by score.
-        keep: A fraction in (0, 1] of the readable images, or a whole number of at least 2 images.
+        keep: A fraction in (0, 1] of the readable images, or a whole number of at least 2 images;
+            0.5 where neither this nor one of the next two is given.
+        threshold: Keep scores from here on.
+        target_share: Keep as many as are expected to be of the target by so large a share. For
+            scores that were judged by --target.
         strategy: "best" keeps the highest scores; "random" is the baseline of equal size.
         strict: Refuse scores that were judged and do not know the target; else it is only said.
-        seed: Of the random strategy.
+        drop_blurred: Share of the images that is left out first, the least sharp; needs --pool.
+        near_duplicates: Leave out what looks like a better image: a cosine such as 0.98; needs
+            --features.
+        balance: Take from each group in turns: source (folders), track (--pattern), cluster
+            (--features).
+        max_source: No folder has a larger share than this of what is kept.
+        pattern: Regular expression that finds an image's track, or its source, in its name.
+        features: File that python -m transreid_ssl.embed --images POOL wrote.
+        clusters: How many clusters to balance over.
+        seed: Of the random strategy, and of clusters.
         pool: When given, checks that the scores are of this pool.
         out: The table (column image, best first).
     """
 
     scores: str = SCORES
-    keep: float = 0.5
+    keep: float | None = None
+    threshold: float | None = None
+    target_share: float | None = None
     strategy: Literal["best", "random"] = "best"
     strict: bool = False
     seed: int = 0
@@ -133,7 +153,8 @@ class Select:
     out: str = SUBSET
 
     def __post_init__(self) -> None:
-        check_ranges(self, seed=(0, None))
+        super().__post_init__()
+        check_ranges(self, seed=(0, None), clusters=(1, None))
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,10 @@ class Report:
         scores: Table written by score.
         subset: Table written by select.
         pool: The crops; by default the pool that the scores are of.
+        pattern: Regular expression that finds an image's source in its name; else its folder is it.
+        features: File that python -m transreid_ssl.embed wrote of the pool: near-duplicates are
+            counted.
+        near_duplicates: Cosine from which on two images are such.
         count: Images shown at each end.
         out: The picture.
     """
@@ -153,11 +178,14 @@ class Report:
     scores: str = SCORES
     subset: str = SUBSET
     pool: str | None = None
+    pattern: str | None = None
+    features: str | None = None
+    near_duplicates: float = 0.98
     count: int = 24
     out: str = "outputs/cfs/sheet.png"
 
     def __post_init__(self) -> None:
-        check_ranges(self, count=(1, None))
+        check_ranges(self, count=(1, None), near_duplicates=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -208,6 +236,7 @@ def run_score(options: Score) -> None:
         print(f"{out}: {_summary(out)}; next: {_COMMAND} select", flush=True)
         if judgement := recorded(read_record(out)):
             print(judgement, flush=True)
+        print(follows(pool, read_scores(out)["score"].to_numpy()), flush=True)
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -216,7 +245,7 @@ def run_score(options: Score) -> None:
 def run_select(options: Select) -> None:
     """The command ``select``."""
     require(options.scores)
-    check_outputs(options.out, inputs=[options.scores, options.pool])
+    check_outputs(options.out, inputs=[options.scores, options.pool, options.features])
     judgement = recorded(read_record(options.scores))
     if judgement and not judgement.knows and options.strategy == "best":
         if options.strict:
@@ -224,11 +253,15 @@ def run_select(options: Select) -> None:
         print(f"warning: {judgement}", file=sys.stderr)
     out = select(
         options.scores, options.keep, options.out,
-        strategy=options.strategy, seed=options.seed,
+        threshold=options.threshold, target_share=options.target_share,
+        strategy=options.strategy, seed=options.seed, diversity=options,
         pool=open_pool(options.pool) if options.pool else None,
     )  # fmt: skip
     record = read_record(out)
     print(f"{out}: {record['images']:,} of {record['scored']:,} images of {record['pool']}")
+    if judgement and judgement.found and options.strategy == "best":
+        share = judgement.expected_share(record["images"] / record["scored"])
+        print(f"about {share:.0%} of them resemble the target, {judgement.share:.0%} of all")
     print(f"pre-train on them with --data.pool {record['pool']} --data.subset {out}")
 
 
@@ -241,11 +274,16 @@ def run_report(options: Report) -> None:
     check_outputs(options.out, inputs=[options.scores, options.subset, source])
     pool = open_pool(source)
     check_pool(options.scores, record, pool)
-    scores = read_scores(options.scores)["score"].to_numpy().astype(np.float32)
     kept = np.zeros(len(pool), bool)
     kept[take_subset(pool, options.subset).indices] = True
-    method = record.get("method", "cfs")
-    out = draw_cfs_sheet(pool, scores, kept, options.out, options.count, method)
+    account = make_account(
+        pool, read_scores(options.scores), kept, record,
+        pattern=options.pattern, features=options.features, threshold=options.near_duplicates,
+    )  # fmt: skip
+    print(*account.lines(), sep="\n")
+    out = draw_cfs_sheet(
+        pool, account.scores, kept, options.out, options.count, account.method, account.curves()
+    )
     print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
 
 

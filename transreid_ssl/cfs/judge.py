@@ -23,7 +23,7 @@ class Judgement:
         images: of the target, that it was judged on.
         separable: the same figure of a density ratio that is learnt from features: what a score can
             know at least. None where there were no features to learn from.
-        share: of the pool, that resembles the target: at most about so much (see ``target_share``).
+        share: of the pool, that resembles the target, as ``target_share`` estimates it.
         found: 101 values: the share of the target's images that score as high as the best 0, 1, …
             100 % of the pool. What the best n % of the pool keep of what resembles the target.
     """
@@ -114,7 +114,7 @@ def judge(target: np.ndarray, pool: np.ndarray, separable: float | None = None) 
 
 
 def target_share(target: np.ndarray, pool: np.ndarray) -> float:
-    """At most about which share of the pool resembles the target, from sorted scores of both.
+    """About which share of the pool resembles the target, from sorted scores of both.
 
     If a share s of the pool is like the target, a cut that a share f of the target's images pass is
     passed by s f of the pool's at least. So s is at most the smallest ratio of the two shares over
@@ -144,7 +144,7 @@ def _found(target: np.ndarray, pool: np.ndarray) -> tuple[float, ...]:
         level = np.searchsorted(pool, cut, side="right") - np.searchsorted(pool, cut)
         part = (kept - ours) / level if level else 0.0
         shares.append(float((above + part * equal) / len(target)))
-    return tuple(shares)
+    return (*shares[:-1], 1.0)  # all of the pool keeps all
 
 
 def recorded(record: dict[str, Any]) -> Judgement | None:

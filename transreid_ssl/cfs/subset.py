@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import transreid_ssl
+from transreid_ssl.cfs.diversity import Diversity
+from transreid_ssl.cfs.judge import recorded
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError
@@ -27,54 +29,120 @@ Strategy = Literal["best", "random"]
 
 def select(
     scores: str | Path,
-    keep: float = 0.5,
+    keep: float | None = None,
     out: str | Path = SUBSET,
     *,
     strategy: Strategy = "best",
+    threshold: float | None = None,
+    target_share: float | None = None,
+    diversity: Diversity | None = None,
     seed: int = 0,
     pool: Pool | None = None,
 ) -> Path:
     """Write the names of the images to keep, best first, as a Parquet table.
 
-    Images that could not be read (null scores) are never kept. Equal scores go by name. Random
-    subsets of one seed are nested: the smaller is the front of the larger, as with CFS.
+    Images that could not be read (null scores) are never kept. Equal scores go by name. A smaller
+    selection is the front of a larger one, whatever else is asked for.
 
     Args:
         scores: table written by ``score``.
-        keep: a fraction in (0, 1] of the readable images, or a whole number >= 2 of images.
+        keep: a fraction in (0, 1] of the readable images, or a whole number >= 2 of images. 0.5
+            where neither this nor one of the next is given; one of the three may be.
         out: where the table goes.
         strategy: "best" keeps the highest scores; "random" is the baseline of equal size.
-        seed: of the random strategy.
+        threshold: keep scores from here on.
+        target_share: keep as many of the best as are expected to be of the target by so large a
+            share; for scores that were judged.
+        diversity: what else is asked for; fewer images than ``keep`` says may be left.
+        seed: of the random strategy, and of clusters.
         pool: when given, the scores must be of exactly this pool.
 
     Returns:
         ``out``; ``data.open_pool(path, subset=out)`` opens the part.
 
     Raises:
-        UserError: an impossible ``keep``, no usable scores, or scores of another pool.
+        UserError: an impossible ``keep`` or share, no usable scores, or scores of another pool.
     """
-    record = read_record(scores)
+    record, diversity = read_record(scores), diversity or Diversity()
     if pool is not None:
         check_pool(scores, record, pool)
     table = read_scores(scores)
     table = table.filter(pc.is_finite(table["score"]))  # null counts as not finite here: dropped
     if not len(table):
         raise UserError(f"{scores}: holds no score at all; run `{MADE_BY[SCORES]}` again")
-    count = resolve_keep(keep, len(table))
+    asked = {"keep": keep, "threshold": threshold, "target_share": target_share}
+    count = _count(scores, table["score"], **asked)
     order = _random_order(len(table), seed) if strategy == "random" else _best_first(table)
+    if threshold is not None and strategy == "best":
+        order = order[:count]
+    order = diversity.shape(order.to_numpy(), table["image"], pool, seed)
+    _check_left(diversity, len(order), count)
     made = {
         "pool": record.get("pool"),
         "pool_fingerprint": record.get("pool_fingerprint"),
         "strategy": record.get("method", "cfs") if strategy == "best" else strategy,
-        "keep": keep,
+        "keep": 0.5 if {*asked.values()} == {None} else keep,
         "seed": seed if strategy == "random" else None,
-        "images": count,
+        "images": min(count, len(order)),
         "scored": len(table),
         "scores": str(scores),
         "version": transreid_ssl.__version__,
     }
-    write_table(out, {"image": table["image"].take(order[:count])}, made)
+    more = {"threshold": threshold, "target_share": target_share} | diversity.asked()
+    made |= {name: str(value) for name, value in more.items() if value is not None}
+    write_table(out, {"image": table["image"].take(pa.array(order[:count]))}, made)
     return Path(out)
+
+
+def _count(
+    path: str | Path,
+    scores: pa.ChunkedArray,
+    keep: float | None,
+    threshold: float | None,
+    target_share: float | None,
+) -> int:
+    """How many of the best are asked for."""
+    given = [value is not None for value in (keep, threshold, target_share)]
+    if sum(given) > 1:
+        raise UserError("keep, threshold and target_share: give one of them")
+    if threshold is not None:
+        count = pc.sum(pc.greater_equal(scores, pa.scalar(threshold, scores.type))).as_py()
+        if not count:
+            raise UserError(f"{path}: no score is {threshold:g} or above")
+        return count
+    if target_share is not None:
+        keep = _fraction(path, target_share)
+    return resolve_keep(0.5 if keep is None else keep, len(scores))
+
+
+def _fraction(path: str | Path, target_share: float) -> float:
+    """The largest part of the pool that is expected to be of the target by ``target_share``."""
+    if not 0 < target_share <= 1:
+        raise UserError(f"--target_share {target_share:g}: give a share above 0 and up to 1")
+    judgement = recorded(read_record(path))
+    if judgement is None or not judgement.found:
+        raise UserError(
+            f"{path}: was not judged by images of the target, so no share of it is expected; score "
+            "with --target"
+        )
+    fraction = judgement.largest(target_share)
+    if fraction is None:
+        best = max(judgement.expected_share(part / 100) for part in range(1, 101))
+        raise UserError(
+            f"{path}: no part of the pool is expected to be of the target by {target_share:.0%}; "
+            f"{best:.0%} is the most"
+        )
+    return fraction
+
+
+def _check_left(diversity: Diversity, left: int, wanted: int) -> None:
+    if not left:
+        raise UserError("no image is left: ask for less diversity")
+    if diversity.max_source is not None and left < wanted:
+        raise UserError(
+            f"--max_source {diversity.max_source:g}: only {left:,} images can be kept so, not "
+            f"{wanted:,}: there are too few sources, or too few images left in them"
+        )
 
 
 def read_scores(path: str | Path) -> pa.Table:

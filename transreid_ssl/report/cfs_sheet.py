@@ -1,6 +1,6 @@
 """Looking at a selection: its scores, and the images at both ends and at the cut."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,20 +70,28 @@ def draw_cfs_sheet(
     out: str | Path,
     count: int = 24,
     method: str = "cfs",
+    curves: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Write a PNG: the histogram of ``scores`` (N,) and what is kept, above crops of ``pool``.
+
+    Args:
+        curves: shares float (101,) of something among, or kept by, the best 0, 1, … 100 % of the
+            pool, by what they are; drawn below the histogram.
 
     Raises:
         UserError: the file cannot be written.
     """
     rows = extreme_rows(scores, kept, count, method)
     lines = [-(-len(row.indices) // 12) for row in rows]  # strips of twelve stay legible
-    heights = [3.0, *(1.75 * n for n in lines)]
+    charts = [3.0] * (1 + bool(curves))
+    heights = [*charts, *(1.75 * n for n in lines)]
     figure = Figure(figsize=(10, sum(heights) + 0.5), layout="constrained")
     axes = figure.subplots(len(heights), 1, height_ratios=heights)
     _draw_histogram(axes[0], scores, kept, method)
     axes[0].set_title(pool.describe(), fontsize=9)
-    for axis, row in zip(axes[1:], rows):
+    if curves:
+        _draw_curves(axes[1], curves, 100 * float(kept.mean()))
+    for axis, row in zip(axes[len(charts) :], rows):
         _draw_row(axis, pool, row)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
@@ -102,6 +110,17 @@ def _draw_histogram(axis: Axes, scores: np.ndarray, kept: np.ndarray, method: st
         axis.axvline(cut, color="black", linewidth=1, linestyle="--", label=f"cut at {cut:.4f}")
     named = "catastrophic forgetting score (cosine before / after)" if method == "cfs" else method
     axis.set(xlabel=named, ylabel="images")
+    axis.legend(fontsize=8)
+
+
+def _draw_curves(axis: Axes, curves: Mapping[str, np.ndarray], kept: float) -> None:
+    for number, (label, shares) in enumerate(curves.items()):
+        style = ("-", "--", "-.", ":")[number % 4]
+        axis.plot(np.linspace(0, 100, len(shares)), 100 * shares, ls=style, label=label)
+    axis.axvline(kept, color="black", linewidth=1, linestyle="--")
+    axis.text(kept, 101, f" {kept:.0f} % kept", fontsize=8, va="bottom")
+    axis.set(xlabel="best part of the pool (%)", ylabel="%", xlim=(0, 100), ylim=(0, 101))
+    axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 
 

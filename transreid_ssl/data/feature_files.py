@@ -1,4 +1,4 @@
-"""Files of features: as many rows as there are images, written as they come."""
+"""Files of features: as many rows as there are images, written as they come, and read again."""
 
 import json
 import struct
@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transreid_ssl.data import Pool
+from transreid_ssl.data.index import Names
+from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, atomic_paths
 from transreid_ssl.parts import rows
-from transreid_ssl.tables import encode_record, read_record
+from transreid_ssl.tables import encode_record, read_columns, read_record
 
 SUFFIXES = (".safetensors", ".npy", ".parquet")
 _HEADER_BYTES = 4096  # of the file of features; the header is written last, when all is known
@@ -122,3 +123,48 @@ def _write_header(
         raise UserError(f"the header of {len(header)} bytes is too long: shorten the paths")
     file.seek(0)
     file.write(header)
+
+
+def read_features(path: str | Path) -> tuple[Names, np.ndarray]:
+    """The names of the rows, and the rows float32 (N, D), mapped from the file where it can be.
+
+    Raises:
+        UserError: no such file, not one that ``write_features`` writes, or its names are missing.
+    """
+    path = Path(path)
+    check_suffix(path)
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; make it with `{_MADE_BY}`")
+    table = names_path(path) or path
+    columns = ["image"] if table != path else ["image", "feature"]
+    found = read_columns(table, *columns, made_by=_MADE_BY)
+    names = Names(found["image"].cast(pa.large_string()).combine_chunks())
+    try:
+        rows = _table_rows(found) if table == path else _mapped_rows(path)
+    except (ValueError, KeyError, TypeError, OSError, EOFError, struct.error) as error:
+        raise UserError(f"{path}: not a file of features; make it with `{_MADE_BY}`") from error
+    if rows.ndim != 2 or len(rows) != len(names):
+        raise UserError(f"{path}: {len(rows)} rows, but {len(names)} names in {table}")
+    return names, rows
+
+
+_MADE_BY = "python -m transreid_ssl.embed"
+
+
+def _table_rows(table: pa.Table) -> np.ndarray:
+    features = table["feature"].combine_chunks()
+    return features.flatten().to_numpy().reshape(len(features), -1)
+
+
+def _mapped_rows(path: Path) -> np.ndarray:
+    if path.suffix == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    with open(path, "rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        if size > path.stat().st_size:
+            raise ValueError("longer than the file")
+        about = json.loads(file.read(size))["features"]
+    if about["dtype"] != "F32":
+        raise ValueError(about["dtype"])
+    offset = 8 + size + about["data_offsets"][0]
+    return np.memmap(path, "<f4", "r", offset, tuple(about["shape"]))

@@ -1,0 +1,118 @@
+"""What is asked of a selection besides high scores: sharp images, few repeats, fair shares."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from transreid_ssl.cfs.groups import Groups, Kind, by_cluster, by_folder, by_pattern
+from transreid_ssl.cfs.looks import LOOKS, measure_looks
+from transreid_ssl.cfs.order import bounded, in_turns, without_near_duplicates
+from transreid_ssl.data.feature_files import read_features
+from transreid_ssl.data.index import Names
+from transreid_ssl.data.pool import Pool
+from transreid_ssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """What is asked of a selection besides high scores, in the order in which it is done.
+
+    Attributes:
+        drop_blurred: share in [0, 1) of the images that is left out for being the least sharp.
+        near_duplicates: cosine in (0, 1] from which on an image that looks like a better one is
+            left out; needs ``features``.
+        balance: take from each group in turns: "source", the folders that images lie in; "track",
+            what ``pattern`` finds in their names; "cluster", how they look, which needs
+            ``features``.
+        max_source: share in (0, 1] that no source has more of.
+        pattern: regular expression on names: tracks, or sources other than folders.
+        features: a file that ``python -m transreid_ssl.embed`` wrote of the same pool.
+        clusters: how many "cluster" makes.
+    """
+
+    drop_blurred: float = 0.0
+    near_duplicates: float | None = None
+    balance: Kind | None = None
+    max_source: float | None = None
+    pattern: str | None = None
+    features: str | Path | None = None
+    clusters: int = 100
+
+    def __post_init__(self) -> None:
+        if self.features is None and (
+            self.near_duplicates is not None or self.balance == "cluster"
+        ):
+            raise UserError(
+                "near-duplicates and clusters are told by features: give --features, made with "
+                "`python -m transreid_ssl.embed --images POOL --out outputs/embed/features.npy`"
+            )
+        if self.balance == "track" and self.pattern is None:
+            raise UserError(
+                "a track is told by the name of an image: give --pattern, such as "
+                r"'\d+_c\d+s\d+' for 0002_c1s1_000451_03.jpg"
+            )
+        for name in ("near_duplicates", "max_source"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise UserError(f"--{name} {value:g}: give a number above 0 and up to 1")
+        if not 0 <= self.drop_blurred < 1:
+            raise UserError(f"--drop_blurred {self.drop_blurred:g}: give a share from 0 to below 1")
+
+    def asked(self) -> dict[str, Any]:
+        """What is asked for, by name: all that is not as by default."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(Diversity)
+            if getattr(self, field.name) != field.default
+        }
+
+    def shape(
+        self, order: np.ndarray, names: pa.ChunkedArray, pool: Pool | None, seed: int
+    ) -> np.ndarray:
+        """The ``order`` int64 (N,) of all ``names``, without what is left out, and rearranged.
+
+        Raises:
+            UserError: ``pool`` is needed and not given, or ``features`` lack an image.
+        """
+        if self.drop_blurred:
+            order = self._without_blurred(order, names, pool)
+        rows = self.rows(names)
+        if self.near_duplicates is not None:
+            order = without_near_duplicates(order, *rows, self.near_duplicates, seed)
+        if self.balance is not None:
+            order = in_turns(order, self.groups(self.balance, names, rows, seed).codes)
+        if self.max_source is not None:
+            order = bounded(order, self.groups("source", names, rows, seed).codes, self.max_source)
+        return order
+
+    def rows(self, names: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Features (R, D) and the row of each name, int64 (N,); None where none are given."""
+        if self.features is None:
+            return None
+        known, features = read_features(self.features)
+        rows = known.find(Names(names.cast(pa.large_string()).combine_chunks()))
+        if (rows < 0).any():
+            lost = names[int(np.argmax(rows < 0))].as_py()
+            raise UserError(f"{self.features}: has no features of {lost}; make them of this pool")
+        return features, rows
+
+    def groups(
+        self, kind: Kind, names: pa.ChunkedArray, rows: tuple | None = None, seed: int = 0
+    ) -> Groups:
+        """The groups of a kind that ``names`` are in; ``rows`` for clusters."""
+        if kind == "cluster":
+            return by_cluster(*rows, self.clusters, seed)
+        return by_folder(names) if self.pattern is None else by_pattern(names, self.pattern)
+
+    def _without_blurred(
+        self, order: np.ndarray, names: pa.ChunkedArray, pool: Pool | None
+    ) -> np.ndarray:
+        if pool is None:
+            raise UserError("blur is seen in the images: give --pool")
+        places = pool.arrow_names().find(Names(names.cast(pa.large_string()).combine_chunks()))
+        sharpness = measure_looks(pool, places[order])[:, LOOKS.index("sharpness")]
+        dropped = np.argsort(sharpness, kind="stable")[: round(self.drop_blurred * len(order))]
+        return np.delete(order, dropped)
