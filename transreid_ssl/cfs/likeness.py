@@ -55,12 +55,17 @@ class Likeness(nn.Module, ABC):
             features: float32 (B, D), of the pool or of the target.
             half: int64 (B,), which half each is in.
         """
-        taught = [
-            {name[:-2]: value for name, value in self.named_buffers() if name.endswith(f"_{h}")}
-            for h in (0, 1)
-        ]
-        scores = torch.stack([self.score(features, **known) for known in taught], dim=1)
-        return scores.gather(1, 1 - half[:, None])[:, 0]
+        scores = features.new_empty(len(features))
+        for own in (0, 1):
+            other = f"_{1 - own}"
+            taught = {
+                name.removesuffix(other): value
+                for name, value in self.named_buffers()
+                if name.endswith(other)
+            }
+            picked = half == own
+            scores[picked] = self.score(features[picked], **taught)
+        return scores
 
     @abstractmethod
     def learn(self, target: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
