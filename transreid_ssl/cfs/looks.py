@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from scipy.stats import spearmanr
 
 from transreid_ssl.data import CorruptImage, Pool, decode
 
@@ -42,6 +41,8 @@ def measure_looks(pool: Pool, places: np.ndarray) -> np.ndarray:
 
 def rank_correlations(scores: np.ndarray, looks: np.ndarray) -> dict[str, float]:
     """Spearman's correlation of scores (M,) with each look (M, 5) that is not the same for all."""
+    from scipy.stats import spearmanr
+
     found = {}
     for name, values in zip(LOOKS, looks.T):
         both = np.isfinite(values) & np.isfinite(scores)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from sklearn.metrics import adjusted_rand_score, v_measure_score
 from torch import Tensor, nn
 
 from transreid_ssl.data import LabelledImages
@@ -169,6 +168,11 @@ def figures(labels: np.ndarray, identities: np.ndarray) -> dict[str, float]:
     known = identities >= 0
     if not known.any():
         return found
+    from sklearn.metrics import (  # a second, for those who cluster
+        adjusted_rand_score,
+        v_measure_score,
+    )
+
     alone = labels < 0
     everyone = np.where(alone, labels.max() + np.cumsum(alone), labels)
     truth, everyone = identities[known], everyone[known]

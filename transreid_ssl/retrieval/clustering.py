@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix, csr_matrix
-from sklearn.cluster import DBSCAN
-from sklearn.neighbors import sort_graph_by_row_values
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
@@ -121,6 +119,10 @@ def cluster(
     )  # fmt: skip
     if method == "louvain":
         return _communities(graph, min_samples)
+    # Here, since all recipes import this module and few cluster: scikit-learn takes a second.
+    from sklearn.cluster import DBSCAN
+    from sklearn.neighbors import sort_graph_by_row_values
+
     graph = sort_graph_by_row_values(graph, copy=False, warn_when_not_sorted=False)
     # The largest float32 below or at eps, which the graph was cut at, must not be lost again.
     model = DBSCAN(eps=float(np.float32(eps)), min_samples=min_samples, metric="precomputed")

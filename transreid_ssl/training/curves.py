@@ -4,10 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 _CLUSTERS = {
     "found": "clusters by epoch",
@@ -33,9 +30,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     panels = _panels(lines)
     columns = min(3, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.6 * columns, 3.2 * rows), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (heading, series) in zip(axes.flat, panels.items()):
         for name, (steps, values) in series.items():
             constant = heading.startswith("retrieval") and ("histogram" in name or "chance" in name)
@@ -60,7 +56,6 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
         axis.set_axis_off()
     figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=110, format="png")
-    plt.close(figure)
 
 
 def _label(name: str) -> str:
