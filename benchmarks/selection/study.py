@@ -1,0 +1,221 @@
+"""What the catastrophic forgetting score depends on, on the pool of a finished ``selection`` run.
+
+    python -m benchmarks.selection --parts random --out outputs/real …   # leaves pool and network
+    python -m benchmarks.selection.study --out outputs/real
+
+The network that was pre-trained on all of the pool is fine-tuned in several ways. The score is then
+computed as published, and from other features of the same two networks: patches for the class
+token, earlier blocks, centred or whitened first, and with another normalisation of the images for
+the second network than for the first. Each is told by how often it puts an image of the target
+above one of the other place (AUC; 0.5 is chance), above a bad detection, and by what it follows.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from benchmarks.reporting import finish, heading, row
+from benchmarks.runs import Run, Runs
+from benchmarks.selection.commands import finetuning
+from benchmarks.selection.pools import BAD, OTHER, TARGET
+from transreid_ssl import command
+from transreid_ssl.cfs.looks import LOOKS, measure_looks, rank_correlations
+from transreid_ssl.data import Pool, decode, open_pool, resize
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import atomic_path, write_json, write_text
+from transreid_ssl.models import HALF, load_backbone
+from transreid_ssl.models.statistics import normalise
+from transreid_ssl.outputs import BACKBONE, MODEL
+
+TUNINGS = {
+    "as the recipe": (),
+    "a tenth of the rate": ("optim.lr=6e-3",),
+    "a hundredth of the rate": ("optim.lr=6e-4",),
+    "a quarter of the epochs": ("run.epochs=2",),
+    "four times the epochs": ("run.epochs=32",),
+    "a rate that falls by 0.5 a block": ("optim.layer_decay=0.5",),
+    "from random weights": ("model.weights=null",),
+}
+FRAMES = ("as published", "centred", "whitened")
+PLACES = ("class token", "mean of the patches", "class token, two blocks earlier")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fine-tune, score in all ways, write and say the tables."""
+    options = parse(arguments)
+    pool = open_pool(options.out / "images" / "pool")
+    kinds = np.array([name.partition("/")[0] for name in pool.names])
+    looks = measure_looks(pool, np.arange(len(pool)))
+    before = options.out / "all" / f"seed{options.seed}" / "pretrain" / BACKBONE
+    first = features(load_backbone(before), pool)
+    runs = Runs(Counter({"fine-tuning": len(TUNINGS)}))
+    found: dict[str, Any] = {}
+    for name, settings in TUNINGS.items():
+        run = tuned(name, settings, options)
+        runs(run)
+        second = features(load_backbone(run.folder / MODEL), pool)
+        cells = {
+            f"{place}, {frame}": judged(
+                forgetting(first[place], second[place], frame), kinds, looks
+            )
+            for place in PLACES
+            for frame in FRAMES
+        }
+        found[name] = cells | {"moved": moved(before, run.folder / MODEL)}
+    recipe = load_backbone(tuned("as the recipe", (), options).folder / MODEL)
+    other = features(recipe, pool, shifted=True)["class token"]
+    shifted = judged(forgetting(first["class token"], other, FRAMES[0]), kinds, looks)
+    found["as the recipe, other normalisation"] = {f"{PLACES[0]}, {FRAMES[0]}": shifted}
+    save(found, options.out / "study")
+
+
+def tuned(name: str, settings: Sequence[str], options: argparse.Namespace) -> Run:
+    """The run that fine-tunes in one of the ways."""
+    run = finetuning("all", options.seed, options)
+    folder = options.out / "study" / name.replace(" ", "_").replace(".", "")
+    given = (*run.options, *(f"--{setting}" for setting in settings))
+    return Run(run.kind, name, folder / "finetune", run.recipe, given, run.settings)
+
+
+@torch.inference_mode()
+def features(network: nn.Module, pool: Pool, shifted: bool = False) -> dict[str, np.ndarray]:
+    """Features float32 (N, D) of all images by ``PLACES``.
+
+    Args:
+        shifted: normalise images to [-1, 1], whatever the network was trained with.
+    """
+    network.eval()
+    kept: list[torch.Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, output: kept.append(output))
+        for block in (network.blocks[-1], network.blocks[-3])
+    ]
+    found: dict[str, list[np.ndarray]] = {place: [] for place in PLACES}
+    for start in range(0, len(pool), 256):
+        names = range(start, min(start + 256, len(pool)))
+        images = [resize(decode(pool.read(n)), *wanted(network)) for n in names]
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        kept.clear()
+        network(normalise(batch, HALF.mean, HALF.std) if shifted else batch)
+        earlier, last = kept
+        tokens = network.norm(last)
+        for place, rows in zip(PLACES, (tokens[:, 0], tokens[:, 1:].mean(1), earlier[:, 0])):
+            found[place].append(rows.float().numpy())
+    for hook in hooks:
+        hook.remove()
+    return {place: np.concatenate(rows) for place, rows in found.items()}
+
+
+def wanted(network: nn.Module) -> tuple[tuple[int, int], str]:
+    """Size and interpolation of a network's images."""
+    return network.spec.img_size, network.spec.interpolation
+
+
+def forgetting(one: np.ndarray, other: np.ndarray, frame: str) -> np.ndarray:
+    """Cosines float64 (N,) of two networks' features (N, D), in one of the ``FRAMES``."""
+    one, other = (framed(rows, frame) for rows in (one, other))
+    return (one * other).sum(1) / (np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1))
+
+
+def framed(rows: np.ndarray, frame: str) -> np.ndarray:
+    """Features without what all of them share."""
+    rows = rows.astype(np.float64)
+    if frame == FRAMES[0]:
+        return rows
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    if frame == FRAMES[1]:
+        return rows - rows.mean(0)
+    fitted = LedoitWolf().fit(rows)
+    values, vectors = np.linalg.eigh(fitted.covariance_)
+    return (rows - fitted.location_) @ (vectors / np.sqrt(np.maximum(values, 1e-12)) @ vectors.T)
+
+
+def judged(scores: np.ndarray, kinds: np.ndarray, looks: np.ndarray) -> dict[str, Any]:
+    """AUCs against the truth, and what the scores follow."""
+    aucs = {}
+    for other in (OTHER, BAD):
+        both = np.isin(kinds, [TARGET, other])
+        aucs[other] = float(roc_auc_score(kinds[both] == TARGET, scores[both]))
+    return {"auc": aucs, "looks": rank_correlations(scores, looks), "mean": float(scores.mean())}
+
+
+def moved(before: Path, after: Path) -> float:
+    """How far fine-tuning moved the weights, as a share of their length."""
+    one, other = (load_backbone(path).state_dict() for path in (before, after))
+    shared = [name for name in one if name in other and one[name].shape == other[name].shape]
+    floats = [name for name in shared if one[name].is_floating_point()]
+    squares = [
+        (float((one[n] - other[n]).square().sum()), float(one[n].square().sum())) for n in floats
+    ]
+    return (sum(a for a, _ in squares) / sum(b for _, b in squares)) ** 0.5
+
+
+def save(found: dict[str, Any], folder: Path) -> None:
+    """Write table.md, study.json and study.png, and print the table."""
+    lines = heading(
+        "fine-tuning", "weights moved", *(f"AUC, {frame}" for frame in FRAMES), "AUC, patches",
+        "AUC, earlier", "mean score", "AUC against bad", *(f"corr. {name}" for name in LOOKS[:3]),
+    )  # fmt: skip
+    for name, cells in found.items():
+        published = cells[f"{PLACES[0]}, {FRAMES[0]}"]
+        keys = [f"{PLACES[0]}, {frame}" for frame in FRAMES]
+        keys += [f"{place}, {FRAMES[0]}" for place in PLACES[1:]]
+        aucs = [f"{cells[key]['auc'][OTHER]:.3f}" if key in cells else "–" for key in keys]
+        follows = [
+            f"{published['looks'][n]:+.2f}" for n in ("saturation", "brightness", "sharpness")
+        ]
+        distance = f"{cells['moved']:.2f}" if "moved" in cells else "–"
+        bad = f"{published['auc'][BAD]:.3f}"
+        lines.append(row(name, distance, *aucs, f"{published['mean']:.2f}", bad, *follows))
+    write_text(folder / "table.md", "\n".join(lines) + "\n")
+    write_json(folder / "study.json", found)
+    with atomic_path(folder / "study.png") as temporary:
+        draw(found, temporary)
+    print("\n".join(lines))
+    best = max(cells[f"{PLACES[0]}, {FRAMES[0]}"]["auc"][OTHER] for cells in found.values())
+    finish(None, benchmark="what CFS depends on", best_auc_as_published=round(best, 3))
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """AUC of each way against how far fine-tuning moved the weights."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    told = [cells for cells in found.values() if "moved" in cells]
+    for frame, marker in zip(FRAMES, "o^s"):
+        points = sorted((c["moved"], c[f"{PLACES[0]}, {frame}"]["auc"][OTHER]) for c in told)
+        axis.plot(*zip(*points), marker=marker, label=frame)
+    axis.axhline(0.5, color="grey", ls=":", label="chance")
+    axis.set(xlabel="how far fine-tuning moved the weights (share of their length)", ylim=(0, 1))
+    axis.set_ylabel("AUC: an image of the target above one of the other place")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110, format="png")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options; those of the run that is looked at are read from its record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/selection"))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    record = given.out / "selection.json"
+    if not record.is_file():
+        raise UserError(f"{record}: is not there; run `python -m benchmarks.selection` first")
+    settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
+    return argparse.Namespace(**(settings | vars(given)))
+
+
+if __name__ == "__main__":
+    command.run(main, resumes=True)
