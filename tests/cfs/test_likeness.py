@@ -3,8 +3,10 @@
 import cv2
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from scipy.stats import multivariate_normal
+from sklearn.covariance import LedoitWolf
 
 import launch
 from transreid_ssl import UserError
@@ -14,6 +16,8 @@ from transreid_ssl.cfs.judge import recorded
 from transreid_ssl.cfs.likeness import LIKENESSES, DensityRatio, Moments, Nearest, halves
 from transreid_ssl.cfs.subset import read_scores
 from transreid_ssl.data import open_pool
+from transreid_ssl.models import load_backbone
+from transreid_ssl.retrieval import embed_images
 from transreid_ssl.tables import read_record
 
 
@@ -160,3 +164,54 @@ def test_two_processes_learn_and_score_as_one(places, weights):
     )  # fmt: skip
     scores = [read_scores(path)["score"].to_numpy() for path in (one, places / "two.parquet")]
     np.testing.assert_allclose(*scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["cfs-centred", "cfs-whitened"])
+def test_cfs_without_what_all_features_share(places, weights, method):
+    pool = open_pool(str(places / "mixed"))
+    out = score(pool, *weights, places / "s.parquet", method=method)
+    assert read_record(out)["method"] == method
+    features = [embed_images(load_backbone(path), pool)[0].double().numpy() for path in weights]
+    framed = []
+    for rows in features:
+        rows = rows - rows.mean(0)
+        if method == "cfs-whitened":
+            inverse = np.linalg.inv(LedoitWolf().fit(rows).covariance_)
+            rows = rows @ scipy.linalg.sqrtm(inverse).real
+        framed.append(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    found = read_scores(out)["score"].to_numpy()
+    np.testing.assert_allclose(found, (framed[0] * framed[1]).sum(1), atol=2e-3)
+    plain = read_scores(score(pool, *weights, places / "plain.parquet"))["score"].to_numpy()
+    assert np.abs(found - plain).max() > 0.05
+
+
+def test_chance_asks_no_network_and_is_judged_as_chance(places, monkeypatch, capsys):
+    monkeypatch.chdir(places)
+    main(["score", "--method=random", "--pool=mixed", "--target=target", "--num_workers=0"])
+    said = capsys.readouterr().out
+    assert "this score does not know your target" in said
+    table = read_scores("outputs/cfs/scores.parquet")
+    assert len(set(table["score"].to_pylist())) == 80
+    main(["score", "--method=random", "--pool=mixed", "--target=target", "--seed=1",
+          "--out=other.parquet"])  # fmt: skip
+    assert not table.equals(read_scores("other.parquet"))
+
+
+def test_a_score_that_does_not_see_what_the_features_show_is_said_to_be_one(places, weights):
+    # Compared with itself a network forgets nothing: all scores are 1, and tell nobody from nobody.
+    pool, target = (open_pool(str(places / name)) for name in ("mixed", "target"))
+    out = score(pool, weights[0], weights[0], places / "s.parquet", target=target)
+    found = recorded(read_record(out))
+    assert not found.knows
+    assert found.separable > 0.65
+    assert "use --method density-ratio" in str(found)
+
+
+def test_a_method_says_what_it_lacks(places, weights):
+    pool = open_pool(str(places / "mixed"))
+    for method, given, lacks in (
+        ("nearest", weights[:1], "images of the target"), ("cfs", weights[:1], "after fine-tuning"),
+        ("cfs-centred", (), "a pre-trained backbone"), ("magic", weights, "is unknown"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=lacks):
+            score(pool, *given, out=places / "s.parquet", method=method)

@@ -101,13 +101,15 @@ class Score:
         )  # fmt: skip
         if self.method in LIKENESSES and not self.target:
             raise UserError(f"--method {self.method}: give crops of the target with --target")
-        if self.after != SUPERVISED and not self.compares:
+        if self.after not in (SUPERVISED, *self.networks):
             raise UserError(f"--after: is not asked by --method {self.method}; leave it out")
 
     @property
-    def compares(self) -> bool:
-        """Whether a network is compared with itself after fine-tuning."""
-        return self.method.startswith("cfs")
+    def networks(self) -> list[str]:
+        """The weights that the method asks."""
+        if self.method.startswith("cfs"):
+            return [self.before, self.after]
+        return [] if self.method == "random" else [self.before]
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class Import:
 def run_score(options: Score) -> None:
     """The command ``score``."""
     found = []
-    for path in [options.before, options.after] if options.compares else [options.before]:
+    for path in options.networks:
         if path in MADE_BY:
             require(path)
         found.append(find_weights(path))
