@@ -171,6 +171,8 @@ def _make_lists() -> None:
     Path("strangers.parquet").write_bytes(b"")
     pq.write_table(pa.table({"image": ["nobody.jpg"]}), "strangers.parquet")
     pq.write_table(pa.table({"image": names, "cfs": [1.0] * 12}), "scores.parquet")
+    Path("text.npy").write_text("no features")
+    pq.write_table(pa.table({"image": names}), "text.parquet")
     Path("CFS_list.pkl").write_bytes(pickle.dumps(names))
     Path("hostile.pkl").write_bytes(pickle.dumps(print))
 
@@ -250,6 +252,7 @@ def bad_inputs() -> Iterator[BadInput]:
     yield from _pools()
     yield from _settings()
     yield from _weights()
+    yield from _selections()
     yield from _outputs()
 
 
@@ -330,6 +333,27 @@ def _weights() -> Iterator[BadInput]:
     )  # fmt: skip
     for name in names:
         yield BadInput("embed", (f"--weights={name}", f"--images={POOL}", "--out=out/f.npy"), name)
+
+
+def _selections() -> Iterator[BadInput]:
+    select = "select", "--scores=scores.parquet", "--out=out/kept.parquet"
+    for options, said in {
+        ("--near_duplicates=0.9",): "--features",
+        ("--near_duplicates=0.9", "--features=none.npy"): "none.npy",
+        ("--near_duplicates=0.9", "--features=text.npy"): "text.npy",
+        ("--near_duplicates=2", "--features=text.npy"): "near_duplicates",
+        ("--balance=track",): "--pattern",
+        ("--balance=track", "--pattern=("): "no regular expression",
+        ("--balance=track", "--pattern=_q"): "finds nothing",
+        ("--max_source=0.1",): "max_source",
+        ("--drop_blurred=0.5",): "--pool",
+        ("--target_share=0.5",): "was not judged",
+        ("--threshold=9",): "no score is 9",
+        ("--keep=0.5", "--threshold=0"): "give one of them",
+    }.items():
+        yield BadInput("cfs", (*select, *options), said)
+    score = "score", "--method=nearest", f"--pool={POOL}", "--before=before.safetensors"
+    yield BadInput("cfs", (*score, "--out=out/scores.parquet"), "--target")
 
 
 def _outputs() -> Iterator[BadInput]:

@@ -55,7 +55,7 @@ def test_no_source_has_more_than_its_share(scores):
     names = kept(scores, 20, max_source=0.5)
     assert sum(name.startswith("hall") for name in names) == 10
     assert kept(scores, 10, max_source=0.5) == names[:10]
-    with pytest.raises(UserError, match=r"only 21 images can be kept so, not 30"):
+    with pytest.raises(UserError, match=r"only 21 of 30 images can be kept so"):
         kept(scores, 30, max_source=0.5)
 
 
