@@ -140,8 +140,8 @@ def _check_left(diversity: Diversity, left: int, wanted: int) -> None:
         raise UserError("no image is left: ask for less diversity")
     if diversity.max_source is not None and left < wanted:
         raise UserError(
-            f"--max_source {diversity.max_source:g}: only {left:,} of {wanted:,} images can be kept "
-            "so: there are too few sources, or too few images left in them"
+            f"--max_source {diversity.max_source:g}: only {left:,} of {wanted:,} images can be "
+            "kept so: there are too few sources, or too few images left in them"
         )
 
 
