@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -29,6 +28,7 @@ from benchmarks.runs import Run, Runs
 from benchmarks.selection.commands import finetuning
 from benchmarks.selection.pools import BAD, OTHER, TARGET
 from transreid_ssl import command
+from transreid_ssl.cfs.likeness import whitening
 from transreid_ssl.cfs.looks import LOOKS, measure_looks, rank_correlations
 from transreid_ssl.data import Pool, decode, open_pool, resize
 from transreid_ssl.errors import UserError
@@ -135,9 +135,8 @@ def framed(rows: np.ndarray, frame: str) -> np.ndarray:
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     if frame == FRAMES[1]:
         return rows - rows.mean(0)
-    fitted = LedoitWolf().fit(rows)
-    values, vectors = np.linalg.eigh(fitted.covariance_)
-    return (rows - fitted.location_) @ (vectors / np.sqrt(np.maximum(values, 1e-12)) @ vectors.T)
+    centre, matrix = whitening(rows)
+    return (rows - centre) @ matrix
 
 
 def judged(scores: np.ndarray, kinds: np.ndarray, looks: np.ndarray) -> dict[str, Any]:

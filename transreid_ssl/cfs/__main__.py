@@ -261,7 +261,7 @@ def run_select(options: Select) -> None:
     )  # fmt: skip
     record = read_record(out)
     print(f"{out}: {record['images']:,} of {record['scored']:,} images of {record['pool']}")
-    if judgement and judgement.found and options.strategy == "best":
+    if judgement and judgement.found and judgement.knows and options.strategy == "best":
         share = judgement.expected_share(record["images"] / record["scored"])
         print(f"about {share:.0%} of them resemble the target, {judgement.share:.0%} of all")
     print(f"pre-train on them with --data.pool {record['pool']} --data.subset {out}")

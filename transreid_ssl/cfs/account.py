@@ -43,7 +43,7 @@ class Account:
     def lines(self) -> list[str]:
         """The account for people."""
         lines = [str(self.judgement)] if self.judgement else []
-        if self.judgement and self.judgement.found and len(self.kept):
+        if self.judgement and self.judgement.knows and self.judgement.found:
             share = self.judgement.expected_share(max(1, self.kept.sum()) / len(self.kept))
             lines.append(
                 f"about {self.judgement.share:.0%} of the pool resemble the target; of as many of "
@@ -65,7 +65,7 @@ class Account:
         """Shares float64 (101,) by what they are of, for the best 0, 1, … 100 % of the pool."""
         parts = np.linspace(0, 1, 101)
         curves = {}
-        if self.judgement and self.judgement.found:
+        if self.judgement and self.judgement.knows and self.judgement.found:
             curves["found of what resembles the target"] = np.array(self.judgement.found)
             expected = [self.judgement.expected_share(part) for part in parts[1:]]
             curves["resemble the target, of those kept"] = np.array([np.nan, *expected])

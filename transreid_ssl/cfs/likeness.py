@@ -2,20 +2,36 @@
 
 Beside the catastrophic forgetting score, which needs a network fine-tuned with the target's labels.
 All are cross-fitted: pool and target are cut in two halves, and an image is scored by what was
-learnt from the other half, so that neither it nor the person in it is known by heart.
+learnt from the other half, so that neither it nor the person in it is known by heart. Where images
+are many, whitened features tell most: what a network tells loudest, clothing say, is not what
+tells two places apart. Where they are few, whitening is mostly noise. So settings are chosen, among
+a few, by how well they tell the other half's images.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-_NEAREST = 5
+_RATIOS = (
+    *(("scaled", strength) for strength in (1e-4, 1e-3, 1e-2)),
+    *(("white", strength) for strength in (1e-4, 1e-3, 1e-2, 1e-1)),
+)
+"""Frames and regularisations that density ratios are tried with; scikit-learn's C, its inverse."""
+_NEAREST, _FEWEST = 0.05, 5
+"""The share of the target's images, and their least number, that count as the nearest."""
 _RUNS = 64
 """Into so many runs of names images are cut before they are dealt out to two halves."""
+
+Learnt = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Unit features float32 (M, D) of images of the target, and the half, int64 (M,), that each is in;
+the same (N, D) and (N,) of images of the pool."""
 
 
 def halves(count: int, seed: int) -> np.ndarray:
@@ -29,24 +45,46 @@ def halves(count: int, seed: int) -> np.ndarray:
     return dealt[np.arange(count) * runs // max(1, count)]
 
 
+def whitening(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What to take from features (N, D), and the symmetric matrix to multiply them with then.
+
+    The covariance is shrunk as the number of rows asks for (Ledoit and Wolf, Journal of
+    Multivariate Analysis 88, 2004).
+
+    Returns:
+        float64 (D,) and (D, D).
+    """
+    fitted = LedoitWolf().fit(rows.astype(np.float64))
+    values, vectors = np.linalg.eigh(fitted.covariance_)
+    # The limit is for features that are all the same.
+    return fitted.location_, vectors / np.sqrt(np.maximum(values, 1e-12)) @ vectors.T
+
+
+def frame(rows: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same of one of the kinds "raw" (as they are), "scaled" (unit variances) and "white"."""
+    if kind == "white":
+        return whitening(rows)
+    if kind == "raw":
+        return np.zeros(rows.shape[1]), np.eye(rows.shape[1])
+    return rows.mean(0, dtype=np.float64), np.diag(1 / (rows.std(0, dtype=np.float64) + 1e-6))
+
+
 class Likeness(nn.Module, ABC):
     """A score of features: the higher, the more like the target.
 
-    Made from ``target`` and ``pool``, unit features float32 (M, D) and (N, D) of images of either,
-    and ``target_half`` and ``pool_half``, int64 (M,) and (N,), which half each is in.
+    Args:
+        learnt: what both halves teach.
+        settings: for ``learn``.
     """
 
-    def __init__(
-        self, target: np.ndarray, target_half: np.ndarray, pool: np.ndarray, pool_half: np.ndarray
-    ) -> None:
+    def __init__(self, *learnt: np.ndarray, **settings: Any) -> None:
         super().__init__()
-        learnt = [
-            self.learn(target[target_half == half], pool[pool_half == half]) for half in (0, 1)
-        ]
-        for name in learnt[0]:
-            for half in (0, 1):
-                value = np.asarray(learnt[half][name], dtype=np.float32)
-                self.register_buffer(f"{name}_{half}", torch.from_numpy(value))
+        target, target_half, pool, pool_half = learnt
+        for half in (0, 1):
+            taught = self.learn(target[target_half == half], pool[pool_half == half], **settings)
+            for name, value in taught.items():
+                value = torch.from_numpy(np.asarray(value, dtype=np.float32))
+                self.register_buffer(f"{name}_{half}", value)
 
     def forward(self, features: Tensor, half: Tensor) -> Tensor:
         """Scores float32 (B,) of unit features (B, D), each by what the other half has taught.
@@ -67,6 +105,18 @@ class Likeness(nn.Module, ABC):
             scores[picked] = self.score(features[picked], **taught)
         return scores
 
+    @torch.inference_mode()
+    def tells_apart(self, *learnt: np.ndarray) -> float:
+        """How well it tells the target from the pool: the mean area under ROC of the halves."""
+        target, target_half, pool, pool_half = map(torch.from_numpy, learnt)
+        theirs, ours = self(target, target_half).numpy(), self(pool, pool_half).numpy()
+        areas = []
+        for half in (0, 1):
+            scores = theirs[learnt[1] == half], ours[learnt[3] == half]
+            truth = np.repeat([1, 0], [len(values) for values in scores])
+            areas.append(roc_auc_score(truth, np.concatenate(scores)))
+        return float(np.mean(areas))
+
     @abstractmethod
     def learn(self, target: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
         """What one half of target and pool teaches."""
@@ -82,14 +132,15 @@ class DensityRatio(Likeness):
     With enough of both it is the logarithm of the ratio of their densities.
     """
 
-    def learn(self, target: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
+    def learn(
+        self, target: np.ndarray, pool: np.ndarray, kind: str = "white", strength: float = 1e-2
+    ) -> dict[str, np.ndarray]:
         """The plane between the two."""
-        rows = np.concatenate([target, pool]).astype(np.float64)
-        centre, scale = rows.mean(0), rows.std(0) + 1e-6
-        # Strongly regularised: of few images it is the direction between the two means.
-        fitted = LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
-        fitted.fit((rows - centre) / scale, np.repeat([1, 0], [len(target), len(pool)]))
-        weight = fitted.coef_[0] / scale
+        rows = np.concatenate([target, pool])
+        centre, matrix = frame(rows, kind)
+        fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+        fitted.fit((rows - centre) @ matrix, np.repeat([1, 0], [len(target), len(pool)]))
+        weight = matrix @ fitted.coef_[0]
         return {"weight": weight, "bias": fitted.intercept_[0] - weight @ centre}
 
     def score(self, features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -97,23 +148,33 @@ class DensityRatio(Likeness):
         return features @ weight + bias
 
 
+def density_ratio(*learnt: np.ndarray) -> DensityRatio:
+    """The density ratio whose regularisation tells the other half's images best.
+
+    Of few images that is the strongest, which leaves the direction between the two means.
+    """
+    tried = [DensityRatio(*learnt, kind=kind, strength=strength) for kind, strength in _RATIOS]
+    return max(tried, key=lambda ratio: ratio.tells_apart(*learnt))
+
+
+def separability(*learnt: np.ndarray) -> float:
+    """How well features tell the target from the pool: the density ratio's area under ROC."""
+    return density_ratio(*learnt).tells_apart(*learnt)
+
+
 class Moments(Likeness):
     """The logarithm of the ratio of two normal densities, with the means and covariances of each.
 
-    Covariances are shrunk (Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004).
+    Covariances are shrunk as in ``whitening``.
     """
 
     def learn(self, target: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
         """Means, roots of the precisions, and the ratio at the means."""
         taught, logs = {}, {}
         for name, rows in (("target", target), ("pool", pool)):
-            fitted = LedoitWolf().fit(rows.astype(np.float64))
-            values, vectors = np.linalg.eigh(fitted.covariance_)
-            values = np.maximum(values, 1e-12)  # features that are all the same
-            taught[f"{name}_mean"] = fitted.location_
-            taught[f"{name}_root"] = vectors / np.sqrt(values)
-            logs[name] = np.log(values).sum()
-        return taught | {"bias": (logs["pool"] - logs["target"]) / 2}
+            taught[f"{name}_mean"], taught[f"{name}_root"] = whitening(rows)
+            logs[name] = np.linalg.slogdet(taught[f"{name}_root"])[1]
+        return taught | {"bias": logs["target"] - logs["pool"]}
 
     def score(
         self, features: Tensor, bias: Tensor, target_mean: Tensor, target_root: Tensor,
@@ -126,16 +187,28 @@ class Moments(Likeness):
 
 
 class Nearest(Likeness):
-    """Mean cosine to the five nearest images of the target."""
+    """Mean cosine to the nearest images of the target: one in twenty of them, and at least five."""
 
-    def learn(self, target: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
+    def learn(
+        self, target: np.ndarray, pool: np.ndarray, kind: str = "white"
+    ) -> dict[str, np.ndarray]:
         """The target's features, by heart."""
-        return {"rows": target}
+        centre, matrix = frame(np.concatenate([target, pool]), kind)
+        rows = (target - centre) @ matrix
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return {"centre": centre, "matrix": matrix, "rows": rows}
 
-    def score(self, features: Tensor, rows: Tensor) -> Tensor:
+    def score(self, features: Tensor, centre: Tensor, matrix: Tensor, rows: Tensor) -> Tensor:
         """The mean of the largest cosines."""
-        cosines = features @ rows.T
-        return cosines.topk(min(_NEAREST, cosines.shape[1]), dim=1).values.mean(dim=1)
+        cosines = F.normalize((features - centre) @ matrix, dim=1) @ rows.T
+        count = min(len(rows), max(_FEWEST, round(_NEAREST * len(rows))))
+        return cosines.topk(count, dim=1).values.mean(dim=1)
 
 
-LIKENESSES = {"density-ratio": DensityRatio, "nearest": Nearest, "moments": Moments}
+def nearest(*learnt: np.ndarray) -> Nearest:
+    """The one of features as they are, or in a frame, that tells the other half's images best."""
+    tried = [Nearest(*learnt, kind=kind) for kind in ("raw", "scaled", "white")]
+    return max(tried, key=lambda likeness: likeness.tells_apart(*learnt))
+
+
+LIKENESSES = {"density-ratio": density_ratio, "nearest": nearest, "moments": Moments}

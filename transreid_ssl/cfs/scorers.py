@@ -8,11 +8,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from sklearn.covariance import LedoitWolf
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from transreid_ssl.cfs.likeness import LIKENESSES, DensityRatio, Likeness, halves
+from transreid_ssl.cfs.likeness import (
+    LIKENESSES,
+    Learnt,
+    Likeness,
+    density_ratio,
+    halves,
+    whitening,
+)
 from transreid_ssl.data import Pool, SubsetPool
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import BackboneSpec, load_backbone, weights_digest
@@ -116,8 +121,8 @@ class NetworkScorer(Scorer):
             )
         return found.numpy(), places
 
-    def _both(self, network: nn.Module, options: dict[str, int]) -> tuple[np.ndarray, ...]:
-        """What a ``Likeness`` is made from: features of the target and the pool, and the halves."""
+    def _both(self, network: nn.Module, options: dict[str, int]) -> Learnt:
+        """What a ``Likeness`` is made from."""
         theirs, found = self._embed(network, self.target, options)
         target_half = self.target_half[found]
         ours, found = self._embed(network, self.sample, options)
@@ -180,7 +185,9 @@ class ForgettingScorer(NetworkScorer):
         options = {"batch_size": batch_size, "num_workers": num_workers}
         if self.target is not None:
             learnt = self._both(self.networks[0], options)
-            self.separable = on_main(self.accelerator, lambda: _separability(learnt))
+            self.separable = on_main(
+                self.accelerator, lambda: density_ratio(*learnt).tells_apart(*learnt)
+            )
         if self.method != "cfs":
             found = [self._embed(network, self.sample, options)[0] for network in self.networks]
             frames = on_main(self.accelerator, lambda: [self._frame(rows) for rows in found])
@@ -191,10 +198,8 @@ class ForgettingScorer(NetworkScorer):
         """What is taken from features, float32 (D,), and what they are multiplied with (D, D)."""
         if self.method == "cfs-centred":
             return torch.from_numpy(features.mean(0)), torch.eye(features.shape[1])
-        fitted = LedoitWolf().fit(features.astype(np.float64))
-        values, vectors = np.linalg.eigh(fitted.covariance_)
-        root = vectors / np.sqrt(np.maximum(values, 1e-12)) @ vectors.T
-        return torch.from_numpy(fitted.location_).float(), torch.from_numpy(root).float()
+        mean, matrix = (torch.from_numpy(values).float() for values in whitening(features))
+        return mean, matrix
 
     @torch.inference_mode()
     def __call__(self, views: list[Tensor], places: range, of_target: bool) -> Tensor:
@@ -253,7 +258,9 @@ class LikenessScorer(NetworkScorer):
         learnt = self._both(self.network, options)
         likeness = on_main(self.accelerator, lambda: LIKENESSES[self.method](*learnt))
         self.likeness = likeness.to(self.accelerator.device)
-        self.separable = on_main(self.accelerator, lambda: _separability(learnt))
+        self.separable = on_main(
+            self.accelerator, lambda: density_ratio(*learnt).tells_apart(*learnt)
+        )
 
     @torch.inference_mode()
     def __call__(self, views: list[Tensor], places: range, of_target: bool) -> Tensor:
@@ -312,14 +319,6 @@ def make_scorer(
     if after is None:
         raise UserError(f"method {method}: needs the weights after fine-tuning as well")
     return ForgettingScorer(method, before, after, *shared)
-
-
-def _separability(learnt: tuple[np.ndarray, ...]) -> float:
-    """Area under the ROC curve of a density ratio that is learnt from, and asked of, ``learnt``."""
-    ratio = DensityRatio(*learnt)
-    target, target_half, pool, pool_half = map(torch.from_numpy, learnt)
-    scores = torch.cat([ratio(target, target_half), ratio(pool, pool_half)])
-    return float(roc_auc_score(np.repeat([1, 0], [len(target), len(pool)]), scores.numpy()))
 
 
 def _some(pool: Pool, count: int, seed: int) -> tuple[Pool, np.ndarray]:

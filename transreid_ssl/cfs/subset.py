@@ -120,6 +120,8 @@ def _fraction(path: str | Path, target_share: float) -> float:
     if not 0 < target_share <= 1:
         raise UserError(f"--target_share {target_share:g}: give a share above 0 and up to 1")
     judgement = recorded(read_record(path))
+    if judgement and not judgement.knows:
+        raise UserError(f"{path}: no share can be expected: {judgement}")
     if judgement is None or not judgement.found:
         raise UserError(
             f"{path}: was not judged by images of the target, so no share of it is expected; score "
