@@ -102,7 +102,10 @@ def _free_port() -> int:
 # takes no time.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["launch", "transreid_ssl.finetune", "transreid_ssl.pretrain", "transreid_ssl.training.curves"]
+    [
+        "launch", "transreid_ssl.finetune", "transreid_ssl.pretrain",
+        "transreid_ssl.training.curves", "sklearn.cluster", "sklearn.metrics",
+    ]  # fmt: skip
 )
 
 
