@@ -103,9 +103,13 @@ def _free_port() -> int:
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "launch", "transreid_ssl.finetune", "transreid_ssl.pretrain",
-        "transreid_ssl.training.curves", "sklearn.cluster", "sklearn.metrics",
-    ]  # fmt: skip
+        "launch",
+        "transreid_ssl.finetune",
+        "transreid_ssl.pretrain",
+        "transreid_ssl.training.curves",
+        "sklearn.cluster",
+        "sklearn.metrics",
+    ]
 )
 
 

@@ -70,11 +70,11 @@ class Account:
             expected = [self.judgement.expected_share(part) for part in parts[1:]]
             curves["resemble the target, of those kept"] = np.array([np.nan, *expected])
         order = np.argsort(-self.scores, kind="stable")[: int(np.isfinite(self.scores).sum())]
-        fronts = [order[: max(1, round(part * len(order)))] for part in parts]
         if len(self.sources.labels) > 1:
-            shares = np.array([self.sources.shares(front) for front in fronts])
-            largest = np.argsort(-shares.max(axis=0), kind="stable")[:_DRAWN]
-            curves |= {f"{self.sources.labels[n]}, of those kept": shares[:, n] for n in largest}
+            ends = np.maximum(1, np.round(parts * len(order)).astype(int))
+            for group in np.argsort(-self.sources.shares(), kind="stable")[:_DRAWN]:
+                found = np.cumsum(self.sources.codes[order] == group)
+                curves[f"{self.sources.labels[group]}, of those kept"] = found[ends - 1] / ends
         return curves
 
     def _sources(self) -> list[str]:
