@@ -85,7 +85,7 @@ def report(results: Results) -> str:
 
 def scores_table(results: Results) -> list[str]:
     """A line a score: what it knows, what its half holds, and what it follows."""
-    held = {TARGET: "target kept %", OTHER: "other place %", BAD: "bad %"}
+    held = {TARGET: "target among kept %", OTHER: "other place %", BAD: "bad %"}
     lines = heading(
         "kept", "AUC of the target", "AUC as judged without truth", "AUC against bad detections",
         *held.values(), *(f"corr. {name}" for name in LOOKS if name != "aspect"),

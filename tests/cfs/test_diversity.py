@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -91,6 +92,48 @@ def test_a_threshold_and_a_share_of_the_target(pool, scores, tmp_path):
         select(scores, 0.5, out, threshold=3)
     with pytest.raises(UserError, match="was not judged by images of the target"):
         select(scores, out=out, target_share=0.5)
+
+
+def test_a_higher_threshold_keeps_a_part(pool, scores, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    write_features(tmp_path / "f.npy", [(np.arange(40), rows)], pool, 3, {})
+    options = {"near_duplicates": 0.9, "features": tmp_path / "f.npy", "drop_blurred": 0.2}
+    kept_by = {}
+    for threshold in (5, 20, 30):
+        out = select(
+            scores, out=tmp_path / "t.parquet", threshold=threshold, pool=pool,
+            diversity=Diversity(**options),
+        )  # fmt: skip
+        kept_by[threshold] = pq.read_table(out)["image"].to_pylist()
+    assert kept_by[5][: len(kept_by[20])] == kept_by[20]
+    assert kept_by[20][: len(kept_by[30])] == kept_by[30]
+    assert 0 < len(kept_by[30]) < len(kept_by[5])
+
+
+def test_the_account_of_a_pool_with_a_broken_image(pool, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    values = pa.array([None, *map(float, range(39))], pa.float32())
+    record = {"pool": pool.source, "pool_fingerprint": pool.fingerprint, "method": "nearest"}
+    write_table(tmp_path / "s.parquet", {"image": list(pool.names), "score": values}, record)
+    rows = np.eye(39, dtype=np.float32)  # embedding has left the broken one out
+    write_features(tmp_path / "f.npy", [(np.arange(1, 40), rows)], pool, 39, {})
+    main(["select", "--scores=s.parquet"])
+    main(["report", "--scores=s.parquet", "--features=f.npy", "--count=2"])
+    assert "near-duplicates: 0 of the pool's 40 images" in capsys.readouterr().out
+
+
+def test_features_and_their_names_are_not_replaced(pool, scores, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_features(
+        tmp_path / "f.npy", [(np.arange(40), np.eye(40, dtype=np.float32))], pool, 40, {}
+    )
+    for out in ("f.npy", "f.parquet"):
+        for command in ("select", "report"):
+            if command == "report":
+                main(["select", "--scores=s.parquet"])
+            with pytest.raises(UserError, match="is read by this command"):
+                main([command, "--scores=s.parquet", "--features=f.npy", f"--out={out}"])
 
 
 @pytest.mark.parametrize(

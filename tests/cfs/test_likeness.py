@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from sklearn.covariance import LedoitWolf
 
 import launch
@@ -20,12 +20,12 @@ from transreid_ssl.cfs.likeness import (
     Nearest,
     density_ratio,
     halves,
-    separability,
     whitening,
 )
 from transreid_ssl.cfs.subset import read_scores
 from transreid_ssl.data import open_pool
-from transreid_ssl.models import load_backbone
+from transreid_ssl.models import load_backbone, save_backbone
+from transreid_ssl.parts import Parts
 from transreid_ssl.retrieval import embed_images
 from transreid_ssl.tables import read_record
 
@@ -97,9 +97,10 @@ def test_the_regularisation_fits_the_number_of_images(count, dim):
     half = halves(count, 0)
     learnt = unit(target), half, unit(pool), half
     chosen = density_ratio(*learnt).tells_apart(*learnt)
-    assert chosen >= max(DensityRatio(*learnt, strength=s).tells_apart(*learnt) for s in (1e-4, 1))
-    assert chosen == pytest.approx(separability(*learnt))
-    assert chosen > (0.9 if count > 1000 else 0.4)
+    for kind, strength in (("scaled", 1e-4), ("scaled", 1e-2), ("white", 1e-4), ("white", 1e-1)):
+        assert DensityRatio(*learnt, kind=kind, strength=strength).tells_apart(*learnt) <= chosen
+    if count > 1000:
+        assert chosen > 0.95
 
 
 def test_moments_are_the_ratio_of_two_normal_densities():
@@ -188,19 +189,81 @@ def test_another_scoring_is_refused_before_anything_is_embedded(places, weights,
         likeness(places, weights, method="nearest")
 
 
-def test_two_processes_learn_and_score_as_one(places, weights):
+@pytest.mark.parametrize("method", ["density-ratio", "cfs-whitened"])
+def test_two_processes_learn_and_score_as_one(places, weights, method):
+    networks = weights if method.startswith("cfs") else weights[:1]
+    target = open_pool(str(places / "target"))
     with launch.fresh_process():
-        one = likeness(
-            places, weights, out=places / "one.parquet", batch_size=4, shard_size=8, sample=30
-        )
+        one = score(
+            open_pool(str(places / "mixed")), *networks, out=places / "one.parquet", method=method,
+            target=target, batch_size=4, shard_size=8, sample=30,
+        )  # fmt: skip
+    named = [f"--before={weights[0]}", f"--after={weights[1]}"][: len(networks)]
     launch.run(
-        "-m", "transreid_ssl.cfs", "score", "--method=density-ratio", f"--pool={places / 'mixed'}",
-        f"--target={places / 'target'}", f"--before={weights[0]}", "--batch_size=4",
-        "--shard_size=8", "--sample=30", "--num_workers=0", f"--out={places / 'two.parquet'}",
-        processes=2,
+        "-m", "transreid_ssl.cfs", "score", f"--method={method}", f"--pool={places / 'mixed'}",
+        f"--target={places / 'target'}", *named, "--batch_size=4", "--shard_size=8",
+        "--sample=30", "--num_workers=0", f"--out={places / 'two.parquet'}", processes=2,
     )  # fmt: skip
     scores = [read_scores(path)["score"].to_numpy() for path in (one, places / "two.parquet")]
-    np.testing.assert_allclose(*scores, rtol=1e-5)
+    np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["density-ratio", "nearest", "moments", "cfs-whitened", "cfs"])
+def test_a_stopped_scoring_goes_on_with_what_it_had_learnt(places, weights, method, monkeypatch):
+    pools = [open_pool(str(places / name)) for name in ("mixed", "target")]
+    networks = weights if method.startswith("cfs") else weights[:1]
+    shared = {"method": method, "target": pools[1], "shard_size": 20}
+    whole = score(pools[0], *networks, out=places / "whole.parquet", **shared)
+    with monkeypatch.context() as patch:
+        write = Parts.write
+
+        def stop(self, part, columns):
+            if part == 2:
+                raise KeyboardInterrupt
+            write(self, part, columns)
+
+        patch.setattr(Parts, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            score(pools[0], *networks, out=places / "s.parquet", **shared)
+    monkeypatch.setattr("transreid_ssl.cfs.scorers.embed_images", None)  # nothing is learnt anew
+    found = score(pools[0], *networks, out=places / "s.parquet", batch_size=7, **shared)
+    np.testing.assert_allclose(
+        *(read_scores(path)["score"].to_numpy() for path in (found, whole)), atol=1e-4, rtol=1e-4
+    )
+    one, other = (recorded(read_record(path)) for path in (found, whole))
+    assert one.separable == other.separable is not None
+    assert not list(places.glob("*.parts"))
+
+
+def test_weights_that_give_no_numbers_are_noticed_while_learning(places, weights):
+    network = load_backbone(weights[0])
+    network.norm.weight.data[0] = torch.nan
+    save_backbone(places / "nan.safetensors", network)
+    for method, networks in (("nearest", 1), ("cfs", 2)):
+        given = [places / "nan.safetensors", weights[1]][:networks]
+        pools = [open_pool(str(places / name)) for name in ("mixed", "target")]
+        with pytest.raises(UserError, match="features are not finite"):
+            score(pools[0], *given, out=places / "s.parquet", method=method, target=pools[1])
+
+
+@pytest.mark.parametrize(
+    ("auc", "separable", "images", "said"),
+    [
+        (0.9, 0.92, 500, "this score knows your target"),
+        (0.51, 0.52, 500, "nothing is to be gained"),
+        (0.51, 0.8, 500, "use --method density-ratio"),
+        (0.51, 0.6, 20, "too close to call"),
+        (0.545, 0.56, 500, "too close to call"),
+        (0.51, None, 500, "unless all of the pool is of the target"),
+    ],
+)
+def test_the_verdicts(auc, separable, images, said):
+    # Normal scores whose means are so far apart have this area under the curve, but for sampling.
+    points = (np.arange(images) + 0.5) / images
+    shift = np.sqrt(2) * norm.ppf(auc)
+    found = judge(norm.ppf(points) + shift, norm.ppf(points), separable)
+    assert found.auc == pytest.approx(auc, abs=0.02)
+    assert said in str(found)
 
 
 @pytest.mark.parametrize("method", ["cfs-centred", "cfs-whitened"])

@@ -27,7 +27,8 @@ from transreid_ssl.cfs.parts import corrupt_path, is_corrupt_list
 from transreid_ssl.cfs.scorers import Method
 from transreid_ssl.cfs.scoring import make_accelerator, score
 from transreid_ssl.cfs.subset import check_pool, import_list, read_scores, score_column, select
-from transreid_ssl.data import open_pool
+from transreid_ssl.data import Pool, open_pool
+from transreid_ssl.data.feature_files import names_path
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.models import find_weights, read_spec
@@ -41,7 +42,7 @@ from transreid_ssl.outputs import (
     check_outputs,
     require,
 )
-from transreid_ssl.processes import on_all
+from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
 from transreid_ssl.tables import read_columns, read_record
 from transreid_ssl.training import share_cores
@@ -63,14 +64,14 @@ class Score:
             take away what all features of the pool share. The others ask one network, as it was
             pre-trained, how like the target's an image is: "density-ratio" by a logistic
             regression between target and pool, "moments" by two normal densities, "nearest" by the
-            five nearest images of the target. "random" is chance.
+            nearest twentieth of the target's images. "random" is chance.
         target: Unlabelled crops of the target. The others learn from them; all scores are judged by
             how well they tell them from the pool (for cfs, give such as ``after`` has not seen).
         before: Weights of the pre-trained backbone: a file, a folder or a Hugging Face id.
         after: Weights of the same backbone, fine-tuned on the target, likewise; for cfs methods.
         out: The table of scores (columns image and cfs, or score).
         sample: Images of the pool, and of the target, to learn from at most.
-        seed: Of that sample.
+        seed: Of that sample, of its two halves, and of "random".
         batch_size: Images at once, in each process.
         num_workers: Decoding processes, for each process.
         shard_size: Images between two points from which a stopped run can go on.
@@ -126,8 +127,8 @@ class Select(Diversity):
         keep: A fraction in (0, 1] of the readable images, or a whole number of at least 2 images;
             0.5 where neither this nor one of the next two is given.
         threshold: Keep scores from here on.
-        target_share: Keep as many as are expected to be of the target by so large a share. For
-            scores that were judged by --target.
+        target_share: Keep so many as would, were they the best, be expected to be of the target by
+            so large a share. For scores that were judged by --target.
         strategy: "best" keeps the highest scores; "random" is the baseline of equal size.
         strict: Refuse scores that were judged and do not know the target; else it is only said.
         drop_blurred: Share of the images that is left out first, the least sharp; needs --pool.
@@ -135,8 +136,9 @@ class Select(Diversity):
             --features.
         balance: Take from each group in turns: source (folders), track (--pattern), cluster
             (--features).
-        max_source: No folder has a larger share than this of what is kept.
-        pattern: Regular expression that finds an image's track, or its source, in its name.
+        max_source: No source has a larger share than this of what is kept.
+        pattern: Regular expression that finds an image's track in its name, or its source; without
+            it a source is a folder.
         features: File that python -m transreid_ssl.embed --images POOL wrote.
         clusters: How many clusters to balance over.
         seed: Of the random strategy, and of clusters.
@@ -238,7 +240,7 @@ def run_score(options: Score) -> None:
         print(f"{out}: {_summary(out)}; next: {_COMMAND} select", flush=True)
         if judgement := recorded(read_record(out)):
             print(judgement, flush=True)
-        print(follows(pool, read_scores(out)["score"].to_numpy()), flush=True)
+    on_main(accelerator, lambda: print(_followed(pool, out), flush=True))
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -247,7 +249,7 @@ def run_score(options: Score) -> None:
 def run_select(options: Select) -> None:
     """The command ``select``."""
     require(options.scores)
-    check_outputs(options.out, inputs=[options.scores, options.pool, options.features])
+    check_outputs(options.out, inputs=[options.scores, options.pool, *_files_of(options.features)])
     judgement = recorded(read_record(options.scores))
     if judgement and not judgement.knows and options.strategy == "best":
         if options.strict:
@@ -261,7 +263,8 @@ def run_select(options: Select) -> None:
     )  # fmt: skip
     record = read_record(out)
     print(f"{out}: {record['images']:,} of {record['scored']:,} images of {record['pool']}")
-    if judgement and judgement.found and judgement.knows and options.strategy == "best":
+    told = options.strategy == "best" and not options.asked()
+    if judgement and judgement.found and judgement.knows and told:
         share = judgement.expected_share(record["images"] / record["scored"])
         print(f"about {share:.0%} of them resemble the target, {judgement.share:.0%} of all")
     print(f"pre-train on them with --data.pool {record['pool']} --data.subset {out}")
@@ -273,7 +276,8 @@ def run_report(options: Report) -> None:
         require(path)
     record = read_record(options.scores)
     source = str(options.pool or record.get("pool") or "demo")
-    check_outputs(options.out, inputs=[options.scores, options.subset, source])
+    inputs = [options.scores, options.subset, source, *_files_of(options.features)]
+    check_outputs(options.out, inputs=inputs)
     pool = open_pool(source)
     check_pool(options.scores, record, pool)
     kept = np.zeros(len(pool), bool)
@@ -297,6 +301,16 @@ def run_import(options: Import) -> None:
     print(
         f"{out}: {read_record(out)['images']:,} images; pre-train on them with --data.subset {out}"
     )
+
+
+def _files_of(features: str | Path | None) -> list[Path | None]:
+    """A file of features, and the table of names beside it."""
+    return [] if features is None else [Path(features), names_path(Path(features))]
+
+
+def _followed(pool: Pool, path: Path) -> str:
+    """What the scores of a table follow, in words."""
+    return follows(pool, read_scores(path)["score"].to_numpy())
 
 
 def _summary(path: Path) -> str:

@@ -125,8 +125,10 @@ def make_account(
     told = Diversity(pattern=pattern, features=features)
     repeats = None
     if features is not None:
-        found, rows = told.rows(table["image"])
-        orders = np.arange(len(kept)), np.flatnonzero(kept)
+        scored = np.flatnonzero(np.isfinite(scores))  # broken images have no features
+        rows = np.zeros(len(kept), np.int64)
+        found, rows[scored] = told.rows(table["image"].take(pa.array(scored)))
+        orders = scored, np.flatnonzero(kept)
         left = [without_near_duplicates(order, found, rows, threshold) for order in orders]
         repeats = len(orders[0]) - len(left[0]), len(orders[1]) - len(left[1])
     return Account(

@@ -28,7 +28,8 @@ class Diversity:
             what ``pattern`` finds in their names; "cluster", how they look, which needs
             ``features``.
         max_source: share in (0, 1] that no source has more of.
-        pattern: regular expression on names: tracks, or sources other than folders.
+        pattern: regular expression on names: of tracks, where they are balanced; else of sources,
+            which are folders without it.
         features: a file that ``python -m transreid_ssl.embed`` wrote of the same pool.
         clusters: how many "cluster" makes.
     """
@@ -54,6 +55,8 @@ class Diversity:
                 "a track is told by the name of an image: give --pattern, such as "
                 r"'\d+_c\d+s\d+' for 0002_c1s1_000451_03.jpg"
             )
+        if self.clusters < 1:
+            raise UserError(f"--clusters {self.clusters}: give 1 or more")
         for name in ("near_duplicates", "max_source"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
@@ -70,22 +73,37 @@ class Diversity:
         }
 
     def shape(
-        self, order: np.ndarray, names: pa.ChunkedArray, pool: Pool | None, seed: int
+        self,
+        order: np.ndarray,
+        names: pa.ChunkedArray,
+        pool: Pool | None,
+        seed: int,
+        allowed: np.ndarray | None = None,
     ) -> np.ndarray:
         """The ``order`` int64 (N,) of all ``names``, without what is left out, and rearranged.
 
+        Args:
+            pool: for blur.
+            seed: of clusters.
+            allowed: bool (N,), by place: of those that are not left out, only these; None for all.
+
         Raises:
-            UserError: ``pool`` is needed and not given, or ``features`` lack an image.
+            UserError: ``pool`` is needed and not given, ``features`` lack an image, or ``pattern``
+                finds nothing in a name; before any image is looked at.
         """
+        rows = self.rows(names)
+        kinds = [self.balance, "source" if self.max_source is not None else None]
+        groups = [kind and self.groups(kind, names, rows, seed).codes for kind in kinds]
         if self.drop_blurred:
             order = self._without_blurred(order, names, pool)
-        rows = self.rows(names)
         if self.near_duplicates is not None:
             order = without_near_duplicates(order, *rows, self.near_duplicates, seed)
+        if allowed is not None:
+            order = order[allowed[order]]
         if self.balance is not None:
-            order = in_turns(order, self.groups(self.balance, names, rows, seed).codes)
+            order = in_turns(order, groups[0])
         if self.max_source is not None:
-            order = bounded(order, self.groups("source", names, rows, seed).codes, self.max_source)
+            order = bounded(order, groups[1], self.max_source)
         return order
 
     def rows(self, names: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -105,7 +123,8 @@ class Diversity:
         """The groups of a kind that ``names`` are in; ``rows`` for clusters."""
         if kind == "cluster":
             return by_cluster(*rows, self.clusters, seed)
-        return by_folder(names) if self.pattern is None else by_pattern(names, self.pattern)
+        folders = self.pattern is None or (kind == "source" and self.balance == "track")
+        return by_folder(names) if folders else by_pattern(names, self.pattern)
 
     def _without_blurred(
         self, order: np.ndarray, names: pa.ChunkedArray, pool: Pool | None
@@ -114,5 +133,6 @@ class Diversity:
             raise UserError("blur is seen in the images: give --pool")
         places = pool.arrow_names().find(Names(names.cast(pa.large_string()).combine_chunks()))
         sharpness = measure_looks(pool, places[order])[:, LOOKS.index("sharpness")]
+        sharpness = np.nan_to_num(sharpness, nan=-1.0)  # broken since: the first to go
         dropped = np.argsort(sharpness, kind="stable")[: round(self.drop_blurred * len(order))]
         return np.delete(order, dropped)

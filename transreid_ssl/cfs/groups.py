@@ -62,15 +62,15 @@ def by_cluster(features: np.ndarray, places: np.ndarray, count: int, seed: int =
     """
     count = min(count, len(places))
     rng = np.random.default_rng(seed)
-    sample = np.sort(rng.permutation(places)[:_LEARNT_FROM])
+    sample = np.sort(rng.permutation(places)[: max(count, _LEARNT_FROM)])
     means = MiniBatchKMeans(count, batch_size=4096, n_init=1, random_state=seed)
     means.fit(np.asarray(features[sample]))
-    codes = [
-        means.predict(np.asarray(features[places[start : start + _BLOCK]]))
-        for start in range(0, len(places), _BLOCK)
-    ]
-    labels = [f"cluster {number}" for number in range(count)]
-    return Groups(np.concatenate(codes).astype(np.int64), labels)
+    codes = np.empty(len(places), np.int64)
+    order = np.argsort(places, kind="stable")  # rows of a file are read one after the other
+    for start in range(0, len(places), _BLOCK):
+        block = order[start : start + _BLOCK]
+        codes[block] = means.predict(np.asarray(features[places[block]]))
+    return Groups(codes, [f"cluster {number}" for number in range(count)])
 
 
 def _encode(labels: pa.Array | pa.ChunkedArray) -> Groups:

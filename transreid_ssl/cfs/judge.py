@@ -9,6 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 _KNOWS = 0.55
 """Below, the order of two images says little more than a coin."""
+_CLOSE = 0.03
+"""Two such figures that differ by less are told as one."""
 _DOUBT = 0.05
 """How sure the estimate of the target's share is: the chance that a bound on a rate is broken."""
 
@@ -46,6 +48,14 @@ class Judgement:
         """Whether not even features tell the target's images from the pool's."""
         return not self.knows and self.separable is not None and self.separable < _KNOWS
 
+    @property
+    def overlooks(self) -> bool:
+        """Whether features tell the target's images well, which this score does not."""
+        if self.knows or self.separable is None or self.separable < _KNOWS:
+            return False
+        sure = self.separable - _reach(self.separable, self.images, self.images) > 0.5
+        return sure and self.separable > self.auc + _CLOSE
+
     def kept(self, keep: float) -> float:
         """What the best ``keep``, in [0, 1], of the pool keeps of what resembles the target."""
         return float(np.interp(keep, np.linspace(0, 1, len(self.found)), self.found))
@@ -76,6 +86,8 @@ class Judgement:
                 f"nothing is to be gained here: {ranks}, and to the pre-trained network all of the "
                 "pool looks as your target does; keep all of it"
             )
+        if self.separable is not None and not self.overlooks:
+            return f"too close to call: {ranks}; give more images of the target"
         text = (
             f"this score does not know your target: {ranks}; selecting by it is no better than "
             "chance"
@@ -104,13 +116,18 @@ def judge(target: np.ndarray, pool: np.ndarray, separable: float | None = None) 
         raise ValueError("scores of the target and of the pool are needed")
     of_target = np.repeat([1, 0], [len(target), len(pool)])
     auc = float(roc_auc_score(of_target, np.concatenate([target, pool])))
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = auc * (1 - auc) + (len(target) - 1) * (q1 - auc**2) + (len(pool) - 1) * (q2 - auc**2)
-    reach = 1.96 * math.sqrt(max(0.0, variance) / (len(target) * len(pool)))
+    reach = _reach(auc, len(target), len(pool))
     return Judgement(
         auc, max(0.0, auc - reach), min(1.0, auc + reach), len(target), separable,
         target_share(target, pool), _found(target, pool),
     )  # fmt: skip
+
+
+def _reach(auc: float, positives: int, negatives: int) -> float:
+    """Half the width of the interval of 95 % (Hanley and McNeil)."""
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    return 1.96 * math.sqrt(max(0.0, variance) / (positives * negatives))
 
 
 def target_share(target: np.ndarray, pool: np.ndarray) -> float:
@@ -133,7 +150,7 @@ def target_share(target: np.ndarray, pool: np.ndarray) -> float:
 
 
 def _found(target: np.ndarray, pool: np.ndarray) -> tuple[float, ...]:
-    """See ``Judgement.found``; of sorted scores. Equal ones count by half, as in a random order."""
+    """See ``Judgement.found``; of sorted scores. Of equal ones as many count as are kept."""
     places = np.round(np.linspace(0, len(pool), 101)).astype(int)
     shares = [0.0]
     for kept in places[1:]:

@@ -2,10 +2,10 @@
 
 Beside the catastrophic forgetting score, which needs a network fine-tuned with the target's labels.
 All are cross-fitted: pool and target are cut in two halves, and an image is scored by what was
-learnt from the other half, so that neither it nor the person in it is known by heart. Where images
-are many, whitened features tell most: what a network tells loudest, clothing say, is not what
-tells two places apart. Where they are few, whitening is mostly noise. So settings are chosen, among
-a few, by how well they tell the other half's images.
+learnt from the other half, so that it is not known by heart, nor are most of the people. Where
+images are many, whitened features tell most: what a network tells loudest, clothing say, is not
+what tells two places apart. Where they are few, whitening is mostly noise. So settings are chosen,
+among a few, by how well they tell the other half's images.
 """
 
 from abc import ABC, abstractmethod
@@ -28,6 +28,8 @@ _NEAREST, _FEWEST = 0.05, 5
 """The share of the target's images, and their least number, that count as the nearest."""
 _RUNS = 64
 """Into so many runs of names images are cut before they are dealt out to two halves."""
+
+_BLOCK = 4096
 
 Learnt = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Unit features float32 (M, D) of images of the target, and the half, int64 (M,), that each is in;
@@ -83,8 +85,19 @@ class Likeness(nn.Module, ABC):
         for half in (0, 1):
             taught = self.learn(target[target_half == half], pool[pool_half == half], **settings)
             for name, value in taught.items():
-                value = torch.from_numpy(np.asarray(value, dtype=np.float32))
-                self.register_buffer(f"{name}_{half}", value)
+                self._keep(f"{name}_{half}", value)
+
+    @classmethod
+    def taught(cls, buffers: dict[str, np.ndarray]) -> "Likeness":
+        """One that was taught before, from its buffers by name."""
+        likeness = cls.__new__(cls)
+        nn.Module.__init__(likeness)
+        for name, value in buffers.items():
+            likeness._keep(name, value)
+        return likeness
+
+    def _keep(self, name: str, value: np.ndarray) -> None:
+        self.register_buffer(name, torch.from_numpy(np.array(value, dtype=np.float32)))
 
     def forward(self, features: Tensor, half: Tensor) -> Tensor:
         """Scores float32 (B,) of unit features (B, D), each by what the other half has taught.
@@ -108,14 +121,18 @@ class Likeness(nn.Module, ABC):
     @torch.inference_mode()
     def tells_apart(self, *learnt: np.ndarray) -> float:
         """How well it tells the target from the pool: the mean area under ROC of the halves."""
-        target, target_half, pool, pool_half = map(torch.from_numpy, learnt)
-        theirs, ours = self(target, target_half).numpy(), self(pool, pool_half).numpy()
+        theirs, ours = self._all(*learnt[:2]), self._all(*learnt[2:])
         areas = []
         for half in (0, 1):
             scores = theirs[learnt[1] == half], ours[learnt[3] == half]
             truth = np.repeat([1, 0], [len(values) for values in scores])
             areas.append(roc_auc_score(truth, np.concatenate(scores)))
         return float(np.mean(areas))
+
+    def _all(self, features: np.ndarray, half: np.ndarray) -> np.ndarray:
+        """Scores (N,), made block by block."""
+        blocks = zip(torch.from_numpy(features).split(_BLOCK), torch.from_numpy(half).split(_BLOCK))
+        return torch.cat([self(*block) for block in blocks]).numpy()
 
     @abstractmethod
     def learn(self, target: np.ndarray, pool: np.ndarray) -> dict[str, np.ndarray]:
@@ -195,7 +212,7 @@ class Nearest(Likeness):
         """The target's features, by heart."""
         centre, matrix = frame(np.concatenate([target, pool]), kind)
         rows = (target - centre) @ matrix
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return {"centre": centre, "matrix": matrix, "rows": rows}
 
     def score(self, features: Tensor, centre: Tensor, matrix: Tensor, rows: Tensor) -> Tensor:
@@ -211,4 +228,5 @@ def nearest(*learnt: np.ndarray) -> Nearest:
     return max(tried, key=lambda likeness: likeness.tells_apart(*learnt))
 
 
+KINDS = {"density-ratio": DensityRatio, "nearest": Nearest, "moments": Moments}
 LIKENESSES = {"density-ratio": density_ratio, "nearest": nearest, "moments": Moments}

@@ -5,12 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from transreid_ssl.data import CorruptImage, Pool, decode
 
 LOOKS = ("saturation", "brightness", "sharpness", "height", "aspect")
 _FOLLOWS = 0.3
 """A rank correlation from which on a score is said to follow a look."""
+_BLOCK = 4096
+_ENOUGH = 40
+"""Fewer images say nothing about a correlation of that size."""
 
 
 def looks_of(image: np.ndarray) -> tuple[float, ...]:
@@ -35,8 +39,15 @@ def measure_looks(pool: Pool, places: np.ndarray) -> np.ndarray:
         except CorruptImage:
             return (np.nan,) * len(LOOKS)
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as executor:
-        return np.array(list(executor.map(look, places.tolist()))).reshape(-1, len(LOOKS))
+    found = np.empty((len(places), len(LOOKS)))
+    hidden = None if len(places) > _BLOCK else True  # None: hidden where there is no terminal
+    bar = tqdm(total=len(places), unit=" images", desc="looking", disable=hidden)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as executor, bar:
+        for start in range(0, len(places), _BLOCK):
+            block = places[start : start + _BLOCK].tolist()
+            found[start : start + len(block)] = list(executor.map(look, block))
+            bar.update(len(block))
+    return found
 
 
 def rank_correlations(scores: np.ndarray, looks: np.ndarray) -> dict[str, float]:
@@ -46,14 +57,16 @@ def rank_correlations(scores: np.ndarray, looks: np.ndarray) -> dict[str, float]
     found = {}
     for name, values in zip(LOOKS, looks.T):
         both = np.isfinite(values) & np.isfinite(scores)
-        if both.sum() > 2 and np.ptp(values[both]) > 0 and np.ptp(scores[both]) > 0:
+        if both.sum() >= _ENOUGH and np.ptp(values[both]) > 0 and np.ptp(scores[both]) > 0:
             found[name] = float(spearmanr(scores[both], values[both]).statistic)
     return found
 
 
 def describe_correlations(found: dict[str, float]) -> str:
     """One line for people."""
+    if not found:
+        return "rank correlations: none, of too few images, equal scores or equal looks"
     listed = ", ".join(f"{name} {value:+.2f}" for name, value in found.items())
     follows = [name for name, value in found.items() if abs(value) >= _FOLLOWS]
     said = f"; the score follows {' and '.join(follows)}" if follows else ""
-    return f"rank correlation with {listed or 'nothing: all images look alike'}{said}"
+    return f"rank correlation with {listed}{said}"

@@ -77,7 +77,8 @@ def _repeats(features: np.ndarray, rows: np.ndarray, threshold: float) -> np.nda
     for start in range(0, len(rows), _BLOCK):
         block = found[start : start + _BLOCK]
         for other in range(0, start + len(block), _BLOCK):
-            close = block @ found[other : other + _BLOCK].T >= threshold
+            # Equal unit features have a product that may round to less than 1.
+            close = block @ found[other : other + _BLOCK].T >= threshold - 1e-6
             if other == start:
                 close = np.tril(close, -1)
             repeats[start : start + len(block)] |= close.any(axis=1)

@@ -67,6 +67,31 @@ class ScoreParts(Parts):
         }
         self.write(part, columns)
 
+    def write_learnt(self, state: dict[str, np.ndarray]) -> None:
+        """Write what a scorer has learnt as one more part, so that a relaunch need not learn anew.
+
+        It would not learn the same to the last digit with other batches or processes.
+        """
+        if state:
+            values = [np.asarray(value) for value in state.values()]
+            columns = {
+                "name": pa.array(list(state)),
+                "dtype": pa.array([str(value.dtype) for value in values]),
+                "shape": pa.array([list(value.shape) for value in values], pa.list_(pa.int64())),
+                "bytes": pa.array([value.tobytes() for value in values], pa.large_binary()),
+            }
+            self.write(len(self), columns)
+
+    def learnt(self) -> dict[str, np.ndarray] | None:
+        """What ``write_learnt`` wrote, if it is there."""
+        path = self.finished().get(len(self))
+        if path is None:
+            return None
+        return {
+            row["name"]: np.frombuffer(row["bytes"], row["dtype"]).reshape(row["shape"]).copy()
+            for row in pq.read_table(path).to_pylist()
+        }
+
     def scores(self) -> np.ndarray:
         """All scores float32 (N,), NaN for an image that could not be read."""
         columns = [table[self.column].to_numpy() for table in self.tables()]

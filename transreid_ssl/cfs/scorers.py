@@ -11,11 +11,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from transreid_ssl.cfs.likeness import (
+    KINDS,
     LIKENESSES,
+    DensityRatio,
     Learnt,
     Likeness,
-    density_ratio,
     halves,
+    separability,
     whitening,
 )
 from transreid_ssl.data import Pool, SubsetPool
@@ -23,6 +25,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models import BackboneSpec, load_backbone, weights_digest
 from transreid_ssl.processes import on_main
 from transreid_ssl.retrieval import embed_images
+from transreid_ssl.retrieval.embed import refuse_not_finite
 
 Method = Literal[
     "cfs", "cfs-centred", "cfs-whitened", "density-ratio", "nearest", "moments", "random"
@@ -32,6 +35,8 @@ Input = tuple[tuple[int, int], str]
 
 _FEWEST = 10
 """Images of the target, and of the pool, that anything can be learnt from."""
+_LEARNING = 2
+"""Raised when a method learns in another way: scorings before are not continued then."""
 
 
 class Scorer(ABC):
@@ -66,6 +71,14 @@ class Scorer(ABC):
         Raises:
             UserError: too few images to learn from.
         """
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What ``learn`` has learnt; empty where nothing is."""
+        return {} if self.separable is None else {"separable": np.float64(self.separable)}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Take what another run of the same scoring has learnt, instead of ``learn``."""
+        self.separable = float(state["separable"]) if "separable" in state else None
 
     @abstractmethod
     def __call__(self, views: list[Tensor], places: range, of_target: bool) -> Tensor:
@@ -119,6 +132,9 @@ class NetworkScorer(Scorer):
                 f"{images.source}: {len(places)} readable image(s), too few to learn from: give "
                 f"{_FEWEST} or more"
             )
+        finite = found.isfinite().all(dim=1).numpy()
+        if not finite.all():
+            refuse_not_finite(images.names[int(places[~finite][0])])
         return found.numpy(), places
 
     def _both(self, network: nn.Module, options: dict[str, int]) -> Learnt:
@@ -126,7 +142,13 @@ class NetworkScorer(Scorer):
         theirs, found = self._embed(network, self.target, options)
         target_half = self.target_half[found]
         ours, found = self._embed(network, self.sample, options)
-        return theirs, target_half, ours, self.half[self.places[found]]
+        half = self.half[self.places[found]]
+        for images, dealt in ((self.target, target_half), (self.sample, half)):
+            if np.bincount(dealt, minlength=2).min() < _FEWEST // 2:
+                raise UserError(
+                    f"{images.source}: too few images can be read to learn from both halves of it"
+                )
+        return theirs, target_half, ours, half
 
 
 class ForgettingScorer(NetworkScorer):
@@ -177,22 +199,39 @@ class ForgettingScorer(NetworkScorer):
         if method == "cfs":
             self.column = "cfs"
         else:
-            self.record |= {"method": method, "sample": sample, "seed": seed}
-            self.identifying += ("method", "sample", "seed")
+            self.record |= {"method": method, "sample": sample, "seed": seed, "learning": _LEARNING}
+            self.identifying += ("method", "sample", "seed", "learning")
 
     def learn(self, batch_size: int, num_workers: int) -> None:
         """What the pool's features have in common, and how well they tell the target from it."""
         options = {"batch_size": batch_size, "num_workers": num_workers}
+        features: list[np.ndarray] = []
         if self.target is not None:
             learnt = self._both(self.networks[0], options)
-            self.separable = on_main(
-                self.accelerator, lambda: density_ratio(*learnt).tells_apart(*learnt)
-            )
+            self.separable = on_main(self.accelerator, lambda: separability(*learnt))
+            features.append(learnt[2])
         if self.method != "cfs":
-            found = [self._embed(network, self.sample, options)[0] for network in self.networks]
-            frames = on_main(self.accelerator, lambda: [self._frame(rows) for rows in found])
-            device = self.accelerator.device
-            self.frames = [[value.to(device) for value in frame] for frame in frames]
+            for network in self.networks[len(features) :]:
+                features.append(self._embed(network, self.sample, options)[0])
+            self.frames = on_main(self.accelerator, lambda: [self._frame(f) for f in features])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See ``Scorer``."""
+        parts = {
+            f"{name}_{number}": value.numpy()
+            for number, frame in enumerate(self.frames)
+            for name, value in zip(("mean", "matrix"), frame)
+        }
+        return super().state() | parts
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """See ``Scorer``."""
+        super().load_state(state)
+        if self.method != "cfs":
+            self.frames = [
+                tuple(torch.from_numpy(state[f"{name}_{n}"]) for name in ("mean", "matrix"))
+                for n in range(len(self.networks))
+            ]
 
     def _frame(self, features: np.ndarray) -> tuple[Tensor, Tensor]:
         """What is taken from features, float32 (D,), and what they are multiplied with (D, D)."""
@@ -209,7 +248,7 @@ class ForgettingScorer(NetworkScorer):
         ]
         if self.frames:
             features = [
-                (F.normalize(rows, dim=1) - mean) @ matrix
+                (F.normalize(rows, dim=1) - mean.to(rows.device)) @ matrix.to(rows.device)
                 for rows, (mean, matrix) in zip(features, self.frames)
             ]
         return F.cosine_similarity(*features, dim=1)
@@ -228,7 +267,7 @@ class LikenessScorer(NetworkScorer):
 
     identifying = (
         "method", "target_fingerprint", "before_digest", "precision", "sizes", "interpolations",
-        "sample", "seed",
+        "sample", "seed", "learning",
     )  # fmt: skip
 
     def __init__(
@@ -250,17 +289,32 @@ class LikenessScorer(NetworkScorer):
             "before": str(weights), "before_digest": weights_digest(weights),
             "architecture": self.network.spec.name, "sizes": [list(self.inputs[0][0])],
             "interpolations": [self.inputs[0][1]], "sample": sample, "seed": seed,
+            "learning": _LEARNING,
         }  # fmt: skip
 
     def learn(self, batch_size: int, num_workers: int) -> None:
         """Learn from images of both."""
         options = {"batch_size": batch_size, "num_workers": num_workers}
         learnt = self._both(self.network, options)
-        likeness = on_main(self.accelerator, lambda: LIKENESSES[self.method](*learnt))
-        self.likeness = likeness.to(self.accelerator.device)
-        self.separable = on_main(
-            self.accelerator, lambda: density_ratio(*learnt).tells_apart(*learnt)
-        )
+
+        def fit() -> tuple[Likeness, float]:
+            likeness = LIKENESSES[self.method](*learnt)
+            ratio = isinstance(likeness, DensityRatio)
+            return likeness, likeness.tells_apart(*learnt) if ratio else separability(*learnt)
+
+        self.likeness, self.separable = on_main(self.accelerator, fit)
+        self.likeness.to(self.accelerator.device)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """See ``Scorer``."""
+        taught = {name: value.cpu().numpy() for name, value in self.likeness.named_buffers()}
+        return super().state() | taught
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """See ``Scorer``."""
+        super().load_state(state)
+        taught = {name: value for name, value in state.items() if name != "separable"}
+        self.likeness = KINDS[self.method].taught(taught).to(self.accelerator.device)
 
     @torch.inference_mode()
     def __call__(self, views: list[Tensor], places: range, of_target: bool) -> Tensor:

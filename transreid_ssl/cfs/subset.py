@@ -42,7 +42,8 @@ def select(
     """Write the names of the images to keep, best first, as a Parquet table.
 
     Images that could not be read (null scores) are never kept. Equal scores go by name. A smaller
-    selection is the front of a larger one, whatever else is asked for.
+    selection is the front of a larger one, whatever else is asked for; with a higher threshold and
+    balance or ``max_source`` it is a part of it.
 
     Args:
         scores: table written by ``score``.
@@ -51,8 +52,8 @@ def select(
         out: where the table goes.
         strategy: "best" keeps the highest scores; "random" is the baseline of equal size.
         threshold: keep scores from here on.
-        target_share: keep as many of the best as are expected to be of the target by so large a
-            share; for scores that were judged.
+        target_share: keep so many as would, were they the best, be expected to be of the target by
+            so large a share; for scores that were judged.
         diversity: what else is asked for; fewer images than ``keep`` says may be left.
         seed: of the random strategy, and of clusters.
         pool: when given, the scores must be of exactly this pool.
@@ -73,9 +74,10 @@ def select(
     asked = {"keep": keep, "threshold": threshold, "target_share": target_share}
     count = _count(scores, table["score"], **asked)
     order = _random_order(len(table), seed) if strategy == "random" else _best_first(table)
+    allowed = None
     if threshold is not None and strategy == "best":
-        order = order[:count]
-    order = diversity.shape(order.to_numpy(), table["image"], pool, seed)
+        allowed = table["score"].to_numpy() >= np.float32(threshold)
+    order = diversity.shape(order.to_numpy(), table["image"], pool, seed, allowed)
     _check_left(diversity, len(order), count)
     made = {
         "pool": record.get("pool"),
@@ -89,6 +91,8 @@ def select(
         "version": transreid_ssl.__version__,
     }
     more = {"threshold": threshold, "target_share": target_share} | diversity.asked()
+    if made["seed"] is None and diversity.features is not None:
+        made["seed"] = seed  # of the clusters
     made |= {name: str(value) for name, value in more.items() if value is not None}
     write_table(out, {"image": table["image"].take(pa.array(order[:count]))}, made)
     return Path(out)

@@ -138,16 +138,19 @@ def read_features(path: str | Path) -> tuple[Names, np.ndarray]:
     table = names_path(path) or path
     columns = ["image"] if table != path else ["image", "feature"]
     found = read_columns(table, *columns, made_by=_MADE_BY)
-    names = Names(found["image"].cast(pa.large_string()).combine_chunks())
     try:
+        names = Names(found["image"].cast(pa.large_string()).combine_chunks())
         rows = _table_rows(found) if table == path else _mapped_rows(path)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, struct.error) as error:
+    except _ODD as error:
         raise UserError(f"{path}: not a file of features; make it with `{_MADE_BY}`") from error
     if rows.ndim != 2 or len(rows) != len(names):
         raise UserError(f"{path}: {len(rows)} rows, but {len(names)} names in {table}")
     return names, rows
 
 
+# What a file of another kind, or a damaged one, makes its readers raise.
+_ODD = (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, struct.error)
+_ODD += (pa.ArrowException,)
 _MADE_BY = "python -m transreid_ssl.embed"
 
 

@@ -32,8 +32,13 @@ class Row:
     kept: np.ndarray
 
 
-_TITLES = {"cfs": ("the target changed these features least", "forgotten")}
-_LIKENESS = ("most like the target", "least like the target")
+def _ends(method: str) -> tuple[str, str]:
+    """What the highest and the lowest scores of a method mean."""
+    if method.startswith("cfs"):
+        return ": the target changed these features least", ": forgotten"
+    if method in ("density-ratio", "nearest", "moments"):
+        return ": most like the target", ": least like the target"
+    return "", ""
 
 
 def extreme_rows(
@@ -54,11 +59,11 @@ def extreme_rows(
     order = order[: int(np.isfinite(scores).sum())]
     cut = int(kept[order].sum())
     begin = int(np.clip(cut - count // 2, 0, max(0, len(order) - count)))
-    highest, lowest = _TITLES.get(method, _LIKENESS)
+    highest, lowest = _ends(method)
     parts = {
-        f"highest scores: {highest}": order[:count],
+        f"highest scores{highest}": order[:count],
         "around the cut": order[begin : begin + count],
-        f"lowest scores: {lowest}": order[-count:],
+        f"lowest scores{lowest}": order[-count:],
     }
     return [Row(t, i, scores[i], kept[i]) for t, i in parts.items() if len(i)]
 
