@@ -128,6 +128,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.parts = [part for part in PARTS if part in wanted]
     trained = options.trained or options.parts
     options.trained = [part for part in options.parts if part in {ALL, *trained}]
+    if not 0 < options.keep <= 1:
+        raise UserError(f"--keep {options.keep:g}: give a share above 0 and up to 1")
     options.seeds = list(dict.fromkeys(options.seeds))
     return options
 

@@ -4,9 +4,10 @@
     python -m benchmarks.selection.scale --rows 100000 --methods density-ratio
 
 Rows are made block by block, as a network would give them, and are not kept; their making is not
-timed. Each method learns from a sample of target and pool, scores all rows, and half of them are
-selected with no folder above a twentieth. Near-duplicates are looked for only with
-``--near_duplicates``: that takes the features on disk, 6.4 GB of them.
+timed. Memory is the most that the process has held so far. Each method learns from a sample of
+target and pool, scores all rows, and half of them are selected with no folder above a twentieth.
+Near-duplicates are looked for only with ``--near_duplicates``: that takes the features on disk,
+6.4 GB of them.
 """
 
 import argparse

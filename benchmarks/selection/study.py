@@ -12,6 +12,7 @@ above one of the other place (AUC; 0.5 is chance), above a bad detection, and by
 
 import argparse
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,14 +39,15 @@ from transreid_ssl.models.statistics import normalise
 from transreid_ssl.outputs import BACKBONE, MODEL
 
 TUNINGS = {
-    "as the recipe": (),
-    "a tenth of the rate": ("optim.lr=6e-3",),
-    "a hundredth of the rate": ("optim.lr=6e-4",),
-    "a quarter of the epochs": ("run.epochs=2",),
-    "four times the epochs": ("run.epochs=32",),
-    "a rate that falls by 0.5 a block": ("optim.layer_decay=0.5",),
-    "from random weights": ("model.weights=null",),
+    "rate 0.06, 8 epochs": ("optim.lr=6e-2", "run.epochs=8"),
+    "rate 0.006": ("optim.lr=6e-3", "run.epochs=8"),
+    "rate 0.0006": ("optim.lr=6e-4", "run.epochs=8"),
+    "2 epochs": ("optim.lr=6e-2", "run.epochs=2"),
+    "32 epochs": ("optim.lr=6e-2", "run.epochs=32"),
+    "rate halved from block to block": ("optim.lr=6e-2", "run.epochs=8", "optim.layer_decay=0.5"),
+    "from random weights": ("optim.lr=6e-2", "run.epochs=8", "model.weights=null"),
 }
+FIRST = next(iter(TUNINGS))
 FRAMES = ("as published", "centred", "whitened")
 PLACES = ("class token", "mean of the patches", "class token, two blocks earlier")
 
@@ -72,17 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for frame in FRAMES
         }
         found[name] = cells | {"moved": moved(before, run.folder / MODEL)}
-    recipe = load_backbone(tuned("as the recipe", (), options).folder / MODEL)
+    recipe = load_backbone(tuned(FIRST, TUNINGS[FIRST], options).folder / MODEL)
     other = features(recipe, pool, shifted=True)["class token"]
     shifted = judged(forgetting(first["class token"], other, FRAMES[0]), kinds, looks)
-    found["as the recipe, other normalisation"] = {f"{PLACES[0]}, {FRAMES[0]}": shifted}
+    found[f"{FIRST}, other normalisation"] = {f"{PLACES[0]}, {FRAMES[0]}": shifted}
     save(found, options.out / "study")
 
 
 def tuned(name: str, settings: Sequence[str], options: argparse.Namespace) -> Run:
     """The run that fine-tunes in one of the ways."""
     run = finetuning("all", options.seed, options)
-    folder = options.out / "study" / name.replace(" ", "_").replace(".", "")
+    folder = options.out / "study" / re.sub(r"\W+", "_", name)
     given = (*run.options, *(f"--{setting}" for setting in settings))
     return Run(run.kind, name, folder / "finetune", run.recipe, given, run.settings)
 
