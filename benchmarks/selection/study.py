@@ -152,11 +152,13 @@ def judged(scores: np.ndarray, kinds: np.ndarray, looks: np.ndarray) -> dict[str
 
 def moved(before: Path, after: Path) -> float:
     """How far fine-tuning moved the weights, as a share of their length."""
-    one, other = (load_backbone(path).state_dict() for path in (before, after))
+    one, other = (
+        {name: value.detach() for name, value in load_backbone(path).named_parameters()}
+        for path in (before, after)
+    )
     shared = [name for name in one if name in other and one[name].shape == other[name].shape]
-    floats = [name for name in shared if one[name].is_floating_point()]
     squares = [
-        (float((one[n] - other[n]).square().sum()), float(one[n].square().sum())) for n in floats
+        (float((one[n] - other[n]).square().sum()), float(one[n].square().sum())) for n in shared
     ]
     return (sum(a for a, _ in squares) / sum(b for _, b in squares)) ** 0.5
 
