@@ -253,7 +253,8 @@ def test_weights_that_give_no_numbers_are_noticed_while_learning(places, weights
         (0.51, 0.52, 500, "nothing is to be gained"),
         (0.51, 0.8, 500, "use --method density-ratio"),
         (0.51, 0.6, 20, "too close to call"),
-        (0.545, 0.56, 500, "too close to call"),
+        (0.57, 0.57, 2000, "nothing is to be gained"),  # other people of the same place
+        (0.58, 0.605, 500, "too close to call"),
         (0.51, None, 500, "unless all of the pool is of the target"),
     ],
 )
