@@ -16,6 +16,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -83,7 +84,10 @@ class Likeness(nn.Module, ABC):
         super().__init__()
         target, target_half, pool, pool_half = learnt
         for half in (0, 1):
-            taught = self.learn(target[target_half == half], pool[pool_half == half], **settings)
+            rows = target[target_half == half], pool[pool_half == half]
+            # Small products, over and over: threads would wait for one another, and move digits.
+            with threadpool_limits(limits=1):
+                taught = self.learn(*rows, **settings)
             for name, value in taught.items():
                 self._keep(f"{name}_{half}", value)
 
