@@ -12,10 +12,9 @@ Near-duplicates are looked for only with ``--near_duplicates``: that takes the f
 
 import argparse
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.reporting import finish, heading, peak_memory_mb, row
+from benchmarks.scaling import timed
 from transreid_ssl.cfs import Diversity, select
 from transreid_ssl.cfs.likeness import LIKENESSES, halves
 from transreid_ssl.cfs.order import without_near_duplicates
@@ -46,24 +46,17 @@ def features(count: int, dim: int, share: float, seed: Sequence[int]) -> np.ndar
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a call, and what it returned."""
-    begin = time.perf_counter()
-    result = function()
-    return time.perf_counter() - begin, result
-
-
 def score_all(method: str, options: argparse.Namespace) -> tuple[float, float, np.ndarray]:
     """Seconds of learning and of scoring, and the scores float32 (N,)."""
     target = features(options.sample, options.dim, 1.0, (1,))
     pool = features(options.sample, options.dim, 0.2, (2,))
     half = halves(options.sample, 0)
-    learning, likeness = timed(lambda: LIKENESSES[method](target, half, pool, half))
+    learning, likeness = timed(LIKENESSES[method], (target, half, pool, half))
     half, scores, scoring = torch.from_numpy(halves(options.rows, 1)), [], 0.0
     for found in blocks(options.rows, options.dim):
         start = _BLOCK * len(scores)
         own = half[start : start + len(found)]
-        seconds, block = timed(lambda rows=found, own=own: _scored(likeness, rows, own))
+        seconds, block = timed(_scored, (likeness, found, own))
         scores.append(block)
         scoring += seconds
     return learning, scoring, np.concatenate(scores)
@@ -83,7 +76,7 @@ def select_all(scores: np.ndarray, folder: Path) -> float:
     del names, columns
     bounds = Diversity(max_source=0.05)
     paths = folder / "scores.parquet", 0.5, folder / "kept.parquet"
-    return timed(lambda: select(*paths, diversity=bounds))[0]
+    return timed(partial(select, diversity=bounds), paths)[0]
 
 
 def near_duplicates(options: argparse.Namespace, folder: Path) -> tuple[float, int]:
@@ -97,7 +90,7 @@ def near_duplicates(options: argparse.Namespace, folder: Path) -> tuple[float, i
         first.tofile(file)
     mapped = np.memmap(path, np.float32, "r", shape=(options.rows, options.dim))
     order = np.arange(options.rows)
-    seconds, left = timed(lambda: without_near_duplicates(order, mapped, order, 0.98))
+    seconds, left = timed(without_near_duplicates, (order, mapped, order, 0.98))
     return seconds, options.rows - len(left)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyarrow.parquet import read_table
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.selection.pools import BAD, KINDS, OTHER, TARGET, MixedPool
@@ -13,6 +12,8 @@ from transreid_ssl.cfs import score, select
 from transreid_ssl.cfs.judge import recorded
 from transreid_ssl.cfs.looks import measure_looks, rank_correlations
 from transreid_ssl.cfs.subset import read_scores
+from transreid_ssl.data import doctor
+from transreid_ssl.data.subset import take_subset
 from transreid_ssl.tables import read_record, write_table
 
 ALL, RANDOM, LOWEST, TRUTH = "all", "random", "cfs-lowest", "target"
@@ -82,8 +83,8 @@ def figures(scores: Path, subset: Path, mixed: MixedPool) -> dict[str, Any]:
     """
     kinds, values = mixed.kinds(), read_scores(scores)["score"].to_numpy()
     known = np.isin(kinds, [TARGET, OTHER, BAD])
-    kept = np.isin(np.asarray(mixed.pool.names), read_names(subset))
-    sample = np.sort(np.random.default_rng(0).permutation(len(kinds))[:2000])
+    kept = take_subset(mixed.pool, subset).indices
+    sample = doctor.choose(len(kinds), 2000)
     judgement = recorded(read_record(scores))
     return {
         "auc": _auc((kinds == TARGET)[known], values[known]),
@@ -94,11 +95,6 @@ def figures(scores: Path, subset: Path, mixed: MixedPool) -> dict[str, Any]:
         "judged_share": None if judgement is None else judgement.share,
         "said": None if judgement is None else str(judgement),
     }
-
-
-def read_names(subset: Path) -> list[str]:
-    """The names in a table that ``select`` wrote."""
-    return read_table(subset)["image"].to_pylist()
 
 
 def _auc(positive: np.ndarray, values: np.ndarray) -> float | None:

@@ -22,6 +22,7 @@ from transreid_ssl.cfs.likeness import (
     halves,
     whitening,
 )
+from transreid_ssl.cfs.parts import ScoreParts
 from transreid_ssl.cfs.subset import read_scores
 from transreid_ssl.data import open_pool
 from transreid_ssl.models import load_backbone, save_backbone
@@ -183,7 +184,7 @@ def test_too_few_images_to_learn_from(places, weights):
 
 def test_another_scoring_is_refused_before_anything_is_embedded(places, weights, monkeypatch):
     out = likeness(places, weights)
-    monkeypatch.setattr("transreid_ssl.cfs.scorers.embed_images", None)
+    monkeypatch.setattr("transreid_ssl.cfs.scorers.networks.embed_images", None)
     assert likeness(places, weights) == out  # nothing is left to be done
     with pytest.raises(UserError, match="is of other images, weights or settings"):
         likeness(places, weights, method="nearest")
@@ -225,7 +226,8 @@ def test_a_stopped_scoring_goes_on_with_what_it_had_learnt(places, weights, meth
         patch.setattr(Parts, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             score(pools[0], *networks, out=places / "s.parquet", **shared)
-    monkeypatch.setattr("transreid_ssl.cfs.scorers.embed_images", None)  # nothing is learnt anew
+    # Nothing is learnt anew.
+    monkeypatch.setattr("transreid_ssl.cfs.scorers.networks.embed_images", None)
     found = score(pools[0], *networks, out=places / "s.parquet", batch_size=7, **shared)
     np.testing.assert_allclose(
         *(read_scores(path)["score"].to_numpy() for path in (found, whole)), atol=1e-4, rtol=1e-4
@@ -233,6 +235,19 @@ def test_a_stopped_scoring_goes_on_with_what_it_had_learnt(places, weights, meth
     one, other = (recorded(read_record(path)) for path in (found, whole))
     assert one.separable == other.separable is not None
     assert not list(places.glob("*.parts"))
+
+
+def test_a_stopped_scoring_may_be_judged_by_another_target(places, weights, monkeypatch):
+    mixed, calm, target = (open_pool(str(places / name)) for name in ("mixed", "calm", "target"))
+    shared = {"method": "cfs-whitened", "shard_size": 20}
+    whole = score(mixed, *weights, out=places / "whole.parquet", target=target, **shared)
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreParts, "merge", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            score(mixed, *weights, out=places / "s.parquet", target=calm, **shared)
+    found = score(mixed, *weights, out=places / "s.parquet", target=target, **shared)
+    assert recorded(read_record(found)) == recorded(read_record(whole))
+    assert read_scores(found).equals(read_scores(whole))
 
 
 def test_weights_that_give_no_numbers_are_noticed_while_learning(places, weights):

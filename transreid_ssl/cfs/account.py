@@ -12,6 +12,7 @@ from transreid_ssl.cfs.judge import Judgement, recorded
 from transreid_ssl.cfs.looks import describe_correlations, measure_looks, rank_correlations
 from transreid_ssl.cfs.order import without_near_duplicates
 from transreid_ssl.data import Pool
+from transreid_ssl.data.doctor import choose
 
 _LOOKED_AT = 2000
 _LISTED, _DRAWN = 8, 4
@@ -93,9 +94,9 @@ class Account:
 
 def follows(pool: Pool, scores: np.ndarray) -> str:
     """What scores (N,) of a pool's images follow, in words: seen in at most 2,000 of them."""
-    places = np.random.default_rng(0).permutation(len(pool))[:_LOOKED_AT]
-    looks = measure_looks(pool, np.sort(places))
-    return describe_correlations(rank_correlations(scores[np.sort(places)], looks))
+    places = choose(len(pool), _LOOKED_AT)
+    looks = measure_looks(pool, places)
+    return describe_correlations(rank_correlations(scores[places], looks))
 
 
 def make_account(

@@ -91,6 +91,8 @@ class Diversity:
             UserError: ``pool`` is needed and not given, ``features`` lack an image, or ``pattern``
                 finds nothing in a name; before any image is looked at.
         """
+        if self.drop_blurred and pool is None:
+            raise UserError("blur is seen in the images: give --pool")
         rows = self.rows(names)
         kinds = [self.balance, "source" if self.max_source is not None else None]
         groups = [kind and self.groups(kind, names, rows, seed).codes for kind in kinds]
@@ -126,11 +128,7 @@ class Diversity:
         folders = self.pattern is None or (kind == "source" and self.balance == "track")
         return by_folder(names) if folders else by_pattern(names, self.pattern)
 
-    def _without_blurred(
-        self, order: np.ndarray, names: pa.ChunkedArray, pool: Pool | None
-    ) -> np.ndarray:
-        if pool is None:
-            raise UserError("blur is seen in the images: give --pool")
+    def _without_blurred(self, order: np.ndarray, names: pa.ChunkedArray, pool: Pool) -> np.ndarray:
         places = pool.arrow_names().find(Names(names.cast(pa.large_string()).combine_chunks()))
         sharpness = measure_looks(pool, places[order])[:, LOOKS.index("sharpness")]
         sharpness = np.nan_to_num(sharpness, nan=-1.0)  # broken since: the first to go

@@ -72,7 +72,11 @@ class ScoreParts(Parts):
 
         It would not learn the same to the last digit with other batches or processes.
         """
-        if state:
+        before, known = self.finished().get(len(self)), self.learnt()
+        same = state.keys() == known.keys() and all(
+            np.array_equal(value, known[name]) for name, value in state.items()
+        )
+        if not same:
             values = [np.asarray(value) for value in state.values()]
             columns = {
                 "name": pa.array(list(state)),
@@ -80,13 +84,15 @@ class ScoreParts(Parts):
                 "shape": pa.array([list(value.shape) for value in values], pa.list_(pa.int64())),
                 "bytes": pa.array([value.tobytes() for value in values], pa.large_binary()),
             }
+            if before is not None:  # of fewer things, or judged by another target
+                before.unlink()
             self.write(len(self), columns)
 
-    def learnt(self) -> dict[str, np.ndarray] | None:
-        """What ``write_learnt`` wrote, if it is there."""
+    def learnt(self) -> dict[str, np.ndarray]:
+        """What ``write_learnt`` wrote; empty where it did not."""
         path = self.finished().get(len(self))
         if path is None:
-            return None
+            return {}
         return {
             row["name"]: np.frombuffer(row["bytes"], row["dtype"]).reshape(row["shape"]).copy()
             for row in pq.read_table(path).to_pylist()

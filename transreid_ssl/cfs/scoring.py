@@ -122,12 +122,9 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
         # Before any process begins: a part written early would shift another's share.
         pending = together(accelerator, parts.pending)
         mine = pending[accelerator.process_index :: accelerator.num_processes]
-        learnt = on_main(accelerator, parts.learnt)
-        if learnt is None:
-            scorer.learn(work.batch_size, work.num_workers)
-            on_main(accelerator, lambda: parts.write_learnt(scorer.state()))
-        else:
-            scorer.load_state(learnt)
+        scorer.load_state(on_main(accelerator, parts.learnt))
+        scorer.learn(work.batch_size, work.num_workers)
+        on_main(accelerator, lambda: parts.write_learnt(scorer.state()))
         together(accelerator, lambda: _score_shards(parts, mine, work))
         on_main(accelerator, lambda: _merge(parts, record, work))
     return out
