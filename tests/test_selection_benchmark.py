@@ -73,7 +73,9 @@ def test_the_experiment_at_toy_size(tmp_path):
     assert runs["cfs"]["auc"] == pytest.approx(1 - runs["cfs-lowest"]["auc"])
     for part in ("cfs", "cfs-centred", "cfs-whitened", "density-ratio", "nearest", "moments"):
         assert runs[part]["looks"].keys() >= {"saturation", "brightness", "sharpness"}
-        assert 0 <= runs[part]["judged"] <= 1
+    assert runs["density-ratio"]["judged"] > 0.6
+    assert 0.35 < runs["random"]["judged"] < 0.65
+    assert runs["target"]["judged"] is None  # it is told the truth
     table = (tmp_path / "table.md").read_text()
     assert "| nearest to the target |" in table
     assert table in text

@@ -1,6 +1,5 @@
 """What each score says of the images of a mixed pool, held against the truth."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,9 @@ def _write_truth(mixed: MixedPool, out: Path, seed: int) -> None:
     kinds = mixed.kinds()
     order = np.random.default_rng(seed).random(len(kinds))
     order += np.select([kinds == TARGET, kinds == OTHER], [2.0, 1.0], 0.0)
-    _write(out, list(mixed.pool.names), order, mixed)
+    record = {"pool": mixed.pool.source, "pool_fingerprint": mixed.pool.fingerprint}
+    columns = {"image": list(mixed.pool.names), "score": order.astype(np.float32)}
+    write_table(out, columns, {"method": TRUTH} | record)
 
 
 def _write_lowest(cfs: Path, out: Path) -> None:
@@ -67,12 +68,6 @@ def _write_lowest(cfs: Path, out: Path) -> None:
     record = {name: read_record(cfs)[name] for name in ("pool", "pool_fingerprint")}
     columns = {"image": table["image"], "score": -table["score"].to_numpy()}
     write_table(out, columns, {"method": LOWEST} | record)
-
-
-def _write(out: Path, names: Sequence[str], scores: np.ndarray, mixed: MixedPool) -> None:
-    record = {"pool": mixed.pool.source, "pool_fingerprint": mixed.pool.fingerprint}
-    columns = {"image": names, "score": scores.astype(np.float32)}
-    write_table(out, columns, {"method": TRUTH} | record)
 
 
 def figures(scores: Path, subset: Path, mixed: MixedPool) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from benchmarks.selection.pools import BAD, OTHER, TARGET
 from transreid_ssl import command
 from transreid_ssl.cfs.likeness import whitening
 from transreid_ssl.cfs.looks import LOOKS, measure_looks, rank_correlations
+from transreid_ssl.cfs.scorers.networks import input_of
 from transreid_ssl.data import Pool, decode, open_pool, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, write_json, write_text
@@ -105,7 +106,7 @@ def features(network: nn.Module, pool: Pool, shifted: bool = False) -> dict[str,
     found: dict[str, list[np.ndarray]] = {place: [] for place in PLACES}
     for start in range(0, len(pool), 256):
         names = range(start, min(start + 256, len(pool)))
-        images = [resize(decode(pool.read(n)), *wanted(network)) for n in names]
+        images = [resize(decode(pool.read(n)), *input_of(network.spec)) for n in names]
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         kept.clear()
         network(normalise(batch, HALF.mean, HALF.std) if shifted else batch)
@@ -116,11 +117,6 @@ def features(network: nn.Module, pool: Pool, shifted: bool = False) -> dict[str,
     for hook in hooks:
         hook.remove()
     return {place: np.concatenate(rows) for place, rows in found.items()}
-
-
-def wanted(network: nn.Module) -> tuple[tuple[int, int], str]:
-    """Size and interpolation of a network's images."""
-    return network.spec.img_size, network.spec.interpolation
 
 
 def forgetting(one: np.ndarray, other: np.ndarray, frame: str) -> np.ndarray:
