@@ -61,8 +61,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         UserError: ``path`` holds something already, or cannot be written.
     """
     path = Path(path)
-    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{path}: exists already; choose another folder or remove this one")
+    _refuse_taken(path)
     with _workplace(path) as temporary:
         temporary.mkdir()
         try:
@@ -70,6 +69,75 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         except OSError as error:
             raise UserError(f"{path}: writing failed ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def continued_folder(path: str | Path, key: str) -> Iterator[Path]:
+    """Yield a folder that becomes ``path`` on success; else it stays, for the same work to go on.
+
+    It lies in ``path``.parts meanwhile, locked by this process, and is yielded again as it was left
+    to work of the same ``key``, which stands for all that the result depends on. A folder in which
+    nothing was left is removed.
+
+    Raises:
+        UserError: ``path`` holds something already or cannot be written; ``path``.parts is of other
+            work, or at work in another process.
+    """
+    path = Path(path)
+    _refuse_taken(path)
+    work = path.with_name(f"{path.name}.parts")
+    with _taken_up(work, key):
+        folder = work / path.name
+        try:
+            folder.mkdir(exist_ok=True)
+            sweep(folder)
+            yield folder
+            os.replace(folder, path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: writing failed ({error.strerror or error}); free some space and run the "
+                "same command again, which goes on"
+            ) from error
+        finally:
+            if not folder.is_dir() or not any(folder.iterdir()):
+                shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _taken_up(work: Path, key: str) -> Iterator[None]:
+    """Hold the lock of an unfinished folder, whose file says of which work it is."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with open(work / _LOCK, "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{work}: another process is writing there; wait for its end, or choose "
+                    "another folder"
+                ) from error
+            except OSError:
+                pass  # a file system without locks
+            lock.seek(0)
+            known, others = lock.read(), len(os.listdir(work)) > 1
+            if known != key and (known or others):
+                raise UserError(
+                    f"{work}: is of other images or settings, or not of this command; remove it, "
+                    "or choose another folder"
+                )
+            if not known:
+                lock.write(key)
+                lock.flush()
+            yield
+    except OSError as error:
+        raise UserError(
+            f"{work}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
+
+
+def _refuse_taken(path: Path) -> None:
+    if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{path}: exists already; choose another folder or remove this one")
 
 
 @contextlib.contextmanager

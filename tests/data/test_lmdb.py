@@ -214,11 +214,14 @@ def test_a_full_disk_is_one_line(tmp_path, write_images, monkeypatch):
     def full(*_arguments):
         raise lmdb.DiskError("no space left on device")
 
-    monkeypatch.setattr(lmdb_pool, "_put", full)
     pool = open_pool(write_images(tmp_path / "images", ["1.jpg"]))
-    with pytest.raises(UserError, match=r"writing the LMDB failed \(no space left"):
-        pack(pool, tmp_path / "out/packed", kind="lmdb")
-    assert list((tmp_path / "out").iterdir()) == []
+    with monkeypatch.context() as disk:
+        disk.setattr(lmdb_pool, "_put", full)
+        with pytest.raises(UserError, match=r"writing the LMDB failed \(no space left.*goes on"):
+            pack(pool, tmp_path / "out/packed", kind="lmdb")
+    assert pack(pool, tmp_path / "out/packed", kind="lmdb") == []
+    assert open_pool(tmp_path / "out/packed").read(0) == pool.read(0)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["packed"]
 
 
 def test_writing_without_the_library_names_the_install(tmp_path, write_images, monkeypatch):

@@ -12,6 +12,7 @@ command for its options.
 
 import re
 import shlex
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ class Pack:
 
     Example: ``python -m transreid_ssl.data pack demo:identities=20 packed``. Read it again with
     ``--data.pool packed`` or ``datasets.load_dataset("parquet", data_files="packed/*.parquet")``.
+    A stopped packing goes on when the same command is given again; until its end what is written
+    lies in OUT.parts.
 
     Args:
         path: A pool.
@@ -303,4 +306,4 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, resumes="pack" in sys.argv[1:2])

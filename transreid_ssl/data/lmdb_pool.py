@@ -12,15 +12,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from transreid_ssl.data.folder import is_utf8
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.lists import once_each
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
+from transreid_ssl.files import atomic_path
 from transreid_ssl.reading import load_plain_pickle
 
 _BATCH = 1_000  # images of one transaction
+_LONGEST_KEY = 511  # bytes, as LMDB is built
 _SPARE = 1 << 24  # bytes of room in a map beyond what is known to be needed
 
 _environments: dict[str, Any] = {}  # one handle a database and process, as LMDB demands
@@ -216,7 +221,8 @@ def write_lmdb(pool: Pool, folder: Path) -> Iterator[str | None]:
     """Write ``pool`` as ``lmdb/data.mdb`` and ``keys.pkl`` into ``folder``, broken images left out.
 
     Keys are the images' names and their list is a dictionary with ``keys``, as LUPerson's trainer
-    expects it. Yields once an image: None, or why it was left out.
+    expects it. Images that are in the LMDB already stay. Yields once an image: None, or why it was
+    left out.
 
     Raises:
         UserError: lmdb is not installed, a name cannot be a key, or LMDB cannot write.
@@ -224,26 +230,56 @@ def write_lmdb(pool: Pool, folder: Path) -> Iterator[str | None]:
     _require_library("writing an LMDB")
     import lmdb
 
-    (folder / "lmdb").mkdir()
+    _check_names(pool)
+    (folder / "lmdb").mkdir(exist_ok=True)
     keys: list[str] = []
     try:
         with lmdb.open(
             str(folder / "lmdb"), map_size=_SPARE, lock=False, mode=0o644
         ) as environment:
             for start in range(0, len(pool), _BATCH):
+                indices = range(start, min(start + _BATCH, len(pool)))
+                there = _there(environment, [pool.names[index] for index in indices])
                 batch: list[tuple[str, bytes]] = []
-                for index in range(start, min(start + _BATCH, len(pool))):
-                    try:
-                        batch.append((pool.names[index], pool.read_sound(index)))
-                    except CorruptImage as error:
-                        yield str(error)
-                        continue
+                for index in indices:
+                    if pool.names[index] not in there:
+                        try:
+                            batch.append((pool.names[index], pool.read_sound(index)))
+                        except CorruptImage as error:
+                            yield str(error)
+                            continue
+                    keys.append(pool.names[index])
                     yield None
                 _put(environment, batch)
-                keys += [name for name, _ in batch]
     except lmdb.Error as error:
-        raise UserError(f"writing the LMDB failed ({error})") from error
-    (folder / "keys.pkl").write_bytes(pickle.dumps({"keys": keys}))
+        raise UserError(
+            f"writing the LMDB failed ({error}); free some space and run the same command again, "
+            "which goes on"
+        ) from error
+    with atomic_path(folder / "keys.pkl") as temporary:
+        temporary.write_bytes(pickle.dumps({"keys": keys}))
+
+
+def _check_names(pool: Pool) -> None:
+    """Refuse names that cannot be keys."""
+    names = pool.arrow_names().column
+    lengths = pc.binary_length(names.cast(pa.large_binary()))
+    unfit = pc.or_(pc.equal(lengths, 0), pc.greater(lengths, _LONGEST_KEY))
+    counts = pc.value_counts(names)
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    for found, why in (
+        (names.filter(unfit), f"a key of LMDB has 1 to {_LONGEST_KEY} bytes"),
+        (repeated, "two images of this name"),
+    ):
+        if len(found):
+            raise UserError(f"{found[0].as_py()!r}: {why}; pack into Parquet instead")
+
+
+def _there(environment: Any, names: list[str]) -> set[str]:
+    """Those of the names that are keys already."""
+    with environment.begin() as transaction:
+        cursor = transaction.cursor()
+        return {name for name in names if cursor.set_key(name.encode())}
 
 
 def _put(environment: Any, batch: list[tuple[str, bytes]]) -> None:
@@ -255,11 +291,4 @@ def _put(environment: Any, batch: list[tuple[str, bytes]]) -> None:
     environment.set_mapsize(max(known["map_size"], size + -size % _SPARE))
     with environment.begin(write=True) as transaction:
         for name, encoded in batch:
-            key = name.encode()
-            if not 0 < len(key) <= environment.max_key_size():
-                raise UserError(
-                    f"{name!r}: a key of LMDB has 1 to {environment.max_key_size()} bytes, and this"
-                    " image's name has another length; pack into Parquet instead"
-                )
-            if not transaction.put(key, encoded, overwrite=False):
-                raise UserError(f"{name!r}: two images of this name; pack into Parquet instead")
+            transaction.put(name.encode(), encoded)

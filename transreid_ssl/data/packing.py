@@ -1,19 +1,22 @@
 """Writing pools and protocols: into Parquet shards or an LMDB, and generated people as files."""
 
+import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
 
+from transreid_ssl import __version__
 from transreid_ssl.data.lmdb_pool import write_lmdb
 from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol, sheet
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.shards import write_shards
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import new_folder
+from transreid_ssl.files import continued_folder, fingerprint, new_folder, write_text
 
 Tick = Callable[[], object]
 
@@ -28,23 +31,28 @@ def pack(
     """Write ``pool`` into the new folder ``out``; returns what was left out.
 
     ``kind`` is "parquet", shards of ``rows_per_shard`` images, or "lmdb", LUPerson's layout. Broken
-    images are left out; ``left_out.txt`` in ``out`` lists them.
+    images are left out; ``left_out.txt`` in ``out`` lists them. What is stopped leaves its finished
+    shards, or the images in the LMDB, in ``out``.parts, and the same call goes on from there.
 
     Raises:
-        UserError: ``out`` exists, cannot be written, or no image is sound.
+        UserError: ``out`` exists, cannot be written, or no image is sound; ``out``.parts is of
+            other images or settings.
     """
     left_out = []
-    with new_folder(out) as folder:
+    key = fingerprint([pool.fingerprint, kind, str(rows_per_shard), __version__])
+    with continued_folder(out, key) as folder:
         lmdb = kind == "lmdb"
-        written = write_lmdb(pool, folder) if lmdb else write_shards(pool, folder, rows_per_shard)
-        for complaint in written:
-            if complaint:
-                left_out.append(complaint)
-            tick()
+        images = write_lmdb(pool, folder) if lmdb else write_shards(pool, folder, rows_per_shard)
+        with closing(images) as written:
+            for complaint in written:
+                if complaint:
+                    left_out.append(complaint)
+                tick()
         if len(left_out) == len(pool):
+            shutil.rmtree(folder)
             raise UserError(f"{pool.source}: not one image can be read (such as {left_out[0]})")
         if left_out:
-            (folder / "left_out.txt").write_text("\n".join(left_out) + "\n", encoding="utf-8")
+            write_text(folder / "left_out.txt", "\n".join(left_out) + "\n")
     return left_out
 
 

@@ -15,6 +15,7 @@ from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.lists import brief, is_text
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
+from transreid_ssl.files import atomic_path
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")
 _FEATURES = {  # tells ``datasets`` that the column holds images
@@ -29,6 +30,8 @@ _FEATURES = {  # tells ``datasets`` that the column holds images
         }
     )
 }
+_LEFT_OUT = "transreid_ssl.left_out"  # in a shard's metadata: the broken images, in JSON
+_ROW_GROUP = 1_000  # images
 _NAME_COLUMNS = ("name", "image_path", "file_name", "path", "__key__")
 
 
@@ -160,26 +163,59 @@ def _checked_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iterator[str | None]:
     """Write ``pool`` as Parquet shards into ``folder``, broken images left out.
 
-    Columns are ``image`` (bytes and path, as ``datasets`` expects it) and ``name``. Yields once an
-    image: None, or why it was left out.
+    Columns are ``image`` (bytes and path, as ``datasets`` expects it) and ``name``. Shards that are
+    there already stay, if their checksums hold. Yields once an image: None, or why it was left out.
     """
-    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    schema = pa.schema({"image": image, "name": pa.string()}, _FEATURES)
     shards = np.array_split(np.arange(len(pool)), max(1, -(-len(pool) // rows_per_shard)))
     for number, indices in enumerate(shards):
         path = folder / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        # Small row groups keep memory low while writing and while ``datasets`` reads them;
-        # JPEG does not compress further.
-        with pq.ParquetWriter(path, schema, compression="none") as writer:
-            for start in range(0, len(indices), 1_000):
-                rows = []
-                for index in indices[start : start + 1_000].tolist():
-                    name = pool.names[index]
-                    try:
-                        encoded = pool.read_sound(index)
-                    except CorruptImage as error:
-                        yield str(error)
-                        continue
-                    rows.append({"image": {"bytes": encoded, "path": name}, "name": name})
-                    yield None
-                writer.write_table(pa.Table.from_pylist(rows, schema))
+        left_out = _left_out(path)
+        if left_out is None:
+            yield from _write_shard(path, pool, indices)
+        else:
+            yield from left_out
+            yield from [None] * (len(indices) - len(left_out))
+
+
+def _write_shard(path: Path, pool: Pool, indices: np.ndarray) -> Iterator[str | None]:
+    image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    schema = pa.schema({"image": image, "name": pa.string()}, _FEATURES)
+    left_out = []
+    with (
+        atomic_path(path) as temporary,
+        # JPEG does not compress further; a dictionary or the limits of images serve nobody.
+        pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=["name"],
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        # Small row groups keep memory low while writing and while ``datasets`` reads them.
+        for start in range(0, len(indices), _ROW_GROUP):
+            rows = []
+            for index in indices[start : start + _ROW_GROUP].tolist():
+                name = pool.names[index]
+                try:
+                    encoded = pool.read_sound(index)
+                except CorruptImage as error:
+                    left_out.append(str(error))
+                    yield left_out[-1]
+                    continue
+                rows.append({"image": {"bytes": encoded, "path": name}, "name": name})
+                yield None
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+        writer.add_key_value_metadata({_LEFT_OUT: json.dumps(left_out)})
+
+
+def _left_out(path: Path) -> list[str] | None:
+    """What a finished shard says was left out of it; None if it is not there, or damaged."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as shard:
+            for _ in shard.iter_batches(_ROW_GROUP):
+                pass
+            return json.loads((shard.metadata.metadata or {})[_LEFT_OUT.encode()])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return None
