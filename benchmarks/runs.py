@@ -1,19 +1,18 @@
-"""Runs of recipes, each a process as a user starts it; what is finished is read, not repeated."""
+"""Runs of recipes, each a process of its own; what is finished is read, not repeated."""
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.processes import start_program
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint, write_json
 from transreid_ssl.outputs import BACKBONE, MODEL
@@ -44,12 +43,11 @@ class Run:
         name = f"{self.recipe.partition('_')[0]}_{self.settings}.yaml"
         return ROOT / "recipes" / "configs" / name
 
-    @property
-    def command(self) -> list[str]:
-        """The program and its arguments."""
-        recipe = str(ROOT / "recipes" / f"{self.recipe}.py")
-        place = f"--run.output={self.folder}"
-        return [sys.executable, recipe, f"--config={self.config}", place, *self.options]
+    def start(self) -> ForkServerProcess:
+        """Start the program, or resume it, as a user would."""
+        arguments = [f"--config={self.config}", f"--run.output={self.folder}", *self.options]
+        program = ROOT / "recipes" / f"{self.recipe}.py"
+        return start_program(self.beside("log"), program, arguments)
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -121,12 +119,8 @@ def _execute(run: Run) -> dict:
     """
     log = run.beside("log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     begin = time.monotonic()
-    with open(log, "a", encoding="utf-8") as file:
-        output = {"stdout": file, "stderr": subprocess.STDOUT}
-        code = _wait(subprocess.Popen(run.command, env=environment, **output))
+    code = _wait(run.start())
     if code in STOPPED:
         raise KeyboardInterrupt
     if code:
@@ -137,12 +131,13 @@ def _execute(run: Run) -> dict:
     return record
 
 
-def _wait(process: subprocess.Popen) -> int:
+def _wait(process: ForkServerProcess) -> int:
     """The exit code; Ctrl-C and SIGTERM let a run end after its step, with a checkpoint."""
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         with contextlib.suppress(KeyboardInterrupt):  # the run has been sent the same Ctrl-C
-            process.wait()
-        return process.wait()
+            process.join()
+        process.join()
+        return process.exitcode
     finally:
         signal.signal(signal.SIGTERM, before)

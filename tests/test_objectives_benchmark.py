@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import signal
 
 import pytest
@@ -214,9 +215,10 @@ def test_a_stop_is_passed_on_and_is_no_failure(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "ROOT", tmp_path)
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "slow_pretrain.py").write_text(
-        "import os, signal, time\nos.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+        "import os, signal, sys, time\nos.kill(int(sys.argv[-1]), signal.SIGTERM)\ntime.sleep(60)"
     )
-    run = runs.Run("pre-training", "Slow, seed 0", tmp_path / "a" / "run", "slow_pretrain", ())
+    folder, ours = tmp_path / "a" / "run", (str(os.getpid()),)
+    run = runs.Run("pre-training", "Slow, seed 0", folder, "slow_pretrain", ours)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         runs.Runs(runs.Counter({"pre-training": 1}))(run)

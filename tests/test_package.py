@@ -27,18 +27,27 @@ NAMES = [
 ]
 
 
+def run(program):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], env=launch.environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
 def test_a_plain_import_reaches_every_public_name_and_registers_the_networks():
-    program = (
-        "import timm, transreid_ssl\n"
+    done = run(
+        "import sys, transreid_ssl\n"
+        "print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))\n"
         "from operator import attrgetter\n"
+        "import transreid_ssl.retrieval\n"
+        "print(sorted({'timm', 'sklearn', 'datasets', 'matplotlib'} & set(sys.modules)))\n"
         f"assert all(callable(attrgetter(n)(transreid_ssl)) for n in {NAMES})\n"
+        "import timm\n"
         "model = timm.create_model('vit_small_patch16_ics', img_size=(256, 128))\n"
         "print(sum(p.numel() for p in model.parameters()))\n"
         "transreid_ssl.nothing\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], env=launch.environment(),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert int(done.stdout) > 20e6
+    alone, retrieval, parameters = done.stdout.splitlines()
+    assert alone == retrieval == "[]", "slow libraries are imported when they are needed"
+    assert int(parameters) > 20e6
     assert done.stderr.strip().endswith("has no attribute 'nothing'")

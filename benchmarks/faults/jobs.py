@@ -4,7 +4,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import processes
 from transreid_ssl import command, embed
 from transreid_ssl.cfs import __main__ as _cfs_command
 from transreid_ssl.data import __main__ as _data_command
@@ -155,42 +155,18 @@ def _embed(folder: Path) -> Any:
 
 
 def _pack(folder: Path) -> Any:
-    return _data_command.main(["pack", _CROPS, f"{folder / 'packed'}"])
+    return _data_command.main(["pack", _CROPS, f"{folder / 'packed'}", "--rows_per_shard=60"])
 
 
 # -- a job as a process of its own
 
 
-# A process that has imported everything and computed nothing: what is forked from it can be killed
-# at once at its work, not at the start of Python, and its threads are not copies of used ones.
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    [
-        "benchmarks.faults.jobs", "transreid_ssl.finetune", "transreid_ssl.pretrain",
-        "transreid_ssl.training.curves",
-    ]
-)  # fmt: skip
-
-
-def warm_up() -> None:
-    """Have everything imported before the first job begins."""
-    process = _SERVER.Process(target=os.getpid)
-    process.start()
-    process.join()
-
-
 def start(name: str, folder: Path, log: Path) -> ForkServerProcess:
     """Start the job ``name``, its results going to ``folder`` and its output to ``log``."""
-    process = _SERVER.Process(target=_run, args=(name, Path.cwd(), folder, log))
-    process.start()
-    return process
+    return processes.start(log, _run, name, folder)
 
 
-def _run(name: str, inputs: Path, folder: Path, log: Path) -> None:
-    os.chdir(inputs)
-    with open(log, "ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+def _run(name: str, folder: Path) -> None:
     command.run(all_jobs()[name].program, folder)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.faults.jobs import Job, digests, start, warm_up
+from benchmarks.faults.jobs import Job, digests, start
+from benchmarks.processes import warm_up
 
 LONGEST = 600.0
 """Seconds after which a job that was not killed is taken for hanging."""

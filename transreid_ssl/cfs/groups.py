@@ -8,7 +8,6 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from sklearn.cluster import MiniBatchKMeans
 
 from transreid_ssl.errors import UserError
 
@@ -60,6 +59,8 @@ def by_cluster(features: np.ndarray, places: np.ndarray, count: int, seed: int =
 
     Learnt from a sample, then told block by block, so that only a block is in memory.
     """
+    from sklearn.cluster import MiniBatchKMeans
+
     count = min(count, len(places))
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.permutation(places)[: max(count, _LEARNT_FROM)])

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 _KNOWS = 0.6
 """Below, there is little to gain: other people of the same place are told from those of the pool by
@@ -101,6 +100,14 @@ class Judgement:
         )
 
 
+def area_under_roc(target: np.ndarray, pool: np.ndarray) -> float:
+    """How often a score of float (M,) is above one of float (N,); a tie counts half."""
+    from sklearn.metrics import roc_auc_score
+
+    of_target = np.repeat([1, 0], [len(target), len(pool)])
+    return float(roc_auc_score(of_target, np.concatenate([target, pool])))
+
+
 def judge(target: np.ndarray, pool: np.ndarray, separable: float | None = None) -> Judgement:
     """Judge scores float (M,) of the target's images and float (N,) of the pool's.
 
@@ -115,8 +122,7 @@ def judge(target: np.ndarray, pool: np.ndarray, separable: float | None = None) 
     target, pool = (np.sort(values[np.isfinite(values)]) for values in (target, pool))
     if not len(target) or not len(pool):
         raise ValueError("scores of the target and of the pool are needed")
-    of_target = np.repeat([1, 0], [len(target), len(pool)])
-    auc = float(roc_auc_score(of_target, np.concatenate([target, pool])))
+    auc = area_under_roc(target, pool)
     reach = _reach(auc, len(target), len(pool))
     return Judgement(
         auc, max(0.0, auc - reach), min(1.0, auc + reach), len(target), separable,

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from transreid_ssl.cfs.judge import area_under_roc
 
 _RATIOS = (
     *(("scaled", strength) for strength in (1e-4, 1e-3, 1e-2)),
@@ -57,6 +56,8 @@ def whitening(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float64 (D,) and (D, D).
     """
+    from sklearn.covariance import LedoitWolf
+
     fitted = LedoitWolf().fit(rows.astype(np.float64))
     values, vectors = np.linalg.eigh(fitted.covariance_)
     # The limit is for features that are all the same.
@@ -128,9 +129,7 @@ class Likeness(nn.Module, ABC):
         theirs, ours = self._all(*learnt[:2]), self._all(*learnt[2:])
         areas = []
         for half in (0, 1):
-            scores = theirs[learnt[1] == half], ours[learnt[3] == half]
-            truth = np.repeat([1, 0], [len(values) for values in scores])
-            areas.append(roc_auc_score(truth, np.concatenate(scores)))
+            areas.append(area_under_roc(theirs[learnt[1] == half], ours[learnt[3] == half]))
         return float(np.mean(areas))
 
     def _all(self, features: np.ndarray, half: np.ndarray) -> np.ndarray:
@@ -157,6 +156,8 @@ class DensityRatio(Likeness):
         self, target: np.ndarray, pool: np.ndarray, kind: str = "white", strength: float = 1e-2
     ) -> dict[str, np.ndarray]:
         """The plane between the two."""
+        from sklearn.linear_model import LogisticRegression
+
         rows = np.concatenate([target, pool])
         centre, matrix = frame(rows, kind)
         fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
