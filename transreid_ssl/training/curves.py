@@ -30,7 +30,13 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     panels = _panels(lines)
     columns = min(3, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    figure = Figure(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
+    width, height = 4.6 * columns, 3.2 * rows
+    figure = Figure(figsize=(width, height))
+    # Room for numbers and legends in inches: to measure it takes longer than to draw.
+    figure.subplots_adjust(
+        left=0.55 / width, right=1 - 0.15 / width, wspace=0.2,
+        bottom=0.85 / height, top=1 - 0.65 / height, hspace=0.5,
+    )  # fmt: skip
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (heading, series) in zip(axes.flat, panels.items()):
         for name, (steps, values) in series.items():
