@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-
 LONGEST = {
     "test_benchmarks", "test_dino_pretrain", "test_faults", "test_objectives_benchmark",
     "test_options", "test_processes", "test_selection_benchmark", "test_usl_finetune",
