@@ -203,7 +203,7 @@ def _parts(path: Path) -> Iterator[bytes]:
     elif path.suffix == ".jsonl":
         for line in path.read_text(encoding="utf-8").splitlines():
             values = json.loads(line)
-            for name in ("step_seconds", "images_per_second"):
+            for name in ("step_seconds", "images_per_second", "data_wait"):
                 values.pop(name, None)
             yield json.dumps(values, sort_keys=True).encode()
     else:

@@ -1,5 +1,6 @@
 """The training loop on a toy objective: logging, stops that leave a good state, and collapse."""
 
+import io
 import os
 import signal
 
@@ -188,6 +189,42 @@ def test_the_rate_of_a_line_is_that_of_its_steps(tmp_path, monkeypatch):
     trainer(tmp_path, Toy(on_step=pass_time)).fit(batches(0))
     seconds = [line["step_seconds"] for line in RunFolder(tmp_path).read_metrics()]
     assert seconds == pytest.approx([0.1, 0.1, 0.1, 1, 1, 1])
+
+
+def test_the_first_step_is_told_apart_and_waiting_is_measured(tmp_path, monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def pass_time(step):
+        now[0] += 30.0 if step == 1 else 0.3
+
+    def slow_batches():
+        for batch in batches(0):
+            now[0] += 0.1
+            yield batch
+
+    trainer(tmp_path, Toy(on_step=pass_time)).fit(slow_batches())
+    lines = RunFolder(tmp_path).read_metrics()
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
+    assert [line["step_seconds"] for line in lines] == pytest.approx([0.4] * 6)
+    assert [line["data_wait"] for line in lines] == pytest.approx([0.25] * 6)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("step 1/12  loss ")
+    assert "the first step took 30.1 s" in said[0]
+    assert "(waits 25%)  0 min 04 s left" in said[1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("screen", [Terminal(), io.StringIO()])
+def test_a_terminal_shows_a_bar_and_a_file_does_not(tmp_path, monkeypatch, capsys, screen):
+    monkeypatch.setattr("sys.stderr", screen)
+    trainer(tmp_path, Toy()).fit(batches(0))
+    assert ("12/12 [" in screen.getvalue()) == screen.isatty()
+    assert "step 12/12  loss " in capsys.readouterr().out
 
 
 def test_an_interrupt_ends_the_step_and_a_new_start_goes_on_exactly(tmp_path):

@@ -2,15 +2,18 @@
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator
+
+from tqdm import tqdm
 
 
 class Clock:
     """Seconds a step since the last reading; what happens in ``untimed`` is no training."""
 
     def __init__(self, step: int = 0) -> None:
-        self._begin, self._step = time.monotonic(), step
+        self._begin, self._step, self._waited = time.monotonic(), step, 0.0
 
     @contextlib.contextmanager
     def untimed(self) -> Iterator[None]:
@@ -19,12 +22,47 @@ class Clock:
         yield
         self._begin += time.monotonic() - begin
 
-    def read(self, step: int) -> float:
-        """Seconds that each step up to ``step`` took, on the mean since the last call."""
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent inside is waited for images."""
+        begin = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begin
+
+    def read(self, step: int) -> tuple[float, float]:
+        """Seconds that each step up to ``step`` took, on the mean since the last call.
+
+        And the share of them, 0 to 1, that was waited for images.
+        """
         now = time.monotonic()
-        seconds = (now - self._begin) / max(1, step - self._step)
-        self._begin, self._step = now, step
-        return seconds
+        passed = now - self._begin
+        seconds = passed / max(1, step - self._step)
+        waited = min(1.0, self._waited / passed) if passed > 0 else 0.0
+        self._begin, self._step, self._waited = now, step, 0.0
+        return seconds, waited
+
+
+class Progress:
+    """A bar on a terminal, of the steps of a run; elsewhere only what is said, line by line."""
+
+    def __init__(self, is_main: bool, step: int, total: int) -> None:
+        shown = is_main and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, initial=step, unit=" steps", disable=not shown, dynamic_ncols=True
+        )
+
+    def step(self) -> None:
+        """One step is done."""
+        self._bar.update()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bar where there is one."""
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """The bar stays as it is."""
+        self._bar.close()
 
 
 def describe_progress(step: int, total: int, values: dict[str, float]) -> str:
@@ -32,8 +70,16 @@ def describe_progress(step: int, total: int, values: dict[str, float]) -> str:
     speed = values["images_per_second"]
     return (
         f"step {step}/{total}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
-        f"{speed:.{0 if speed >= 10 else 1}f} images/s  "
+        f"{speed:.{0 if speed >= 10 else 1}f} images/s (waits {values['data_wait']:.0%})  "
         f"{_duration(values['step_seconds'] * (total - step))} left"
+    )
+
+
+def describe_first(step: int, total: int, loss: float, seconds: float) -> str:
+    """The line after the first step since the start, which is no measure of those that follow."""
+    return (
+        f"step {step}/{total}  loss {loss:.4f}  the first step took {seconds:.1f} s: "
+        "it warms up (and compiles), and counts in no rate"
     )
 
 

@@ -16,7 +16,7 @@ _CLUSTERS = {
     "adjusted_rand_index": "clusters against true identities",
     "v_measure": "clusters against true identities",
 }
-_SKIPPED = {"step", "epoch", "images_per_second", "step_seconds"}
+_SKIPPED = {"step", "epoch", "images_per_second", "step_seconds", "data_wait"}
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:

@@ -20,7 +20,7 @@ from transreid_ssl.models import block_norms, group_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
 from transreid_ssl.training.checkpoint import capture, load_checkpoint, restore
-from transreid_ssl.training.clock import Clock, describe_progress
+from transreid_ssl.training.clock import Clock, Progress, describe_first, describe_progress
 from transreid_ssl.training.health import total_norm
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
@@ -84,6 +84,7 @@ class Trainer:
         self.bad_images = BadImages(accelerator, run, max_bad_images)
         self.skipped = 0
         self.stop = StopRequest(accelerator)
+        self.progress: Progress | None = None
         self.step = self._restore()
         self._check_same_step()
 
@@ -128,7 +129,8 @@ class Trainer:
 
     def say(self, text: str) -> None:
         """Print on the main process."""
-        self.accelerator.print(text, flush=True)
+        if self.accelerator.is_main_process:
+            self.progress.say(text) if self.progress else print(text, flush=True)
 
     # -- the loop
 
@@ -141,16 +143,21 @@ class Trainer:
         """
         # A generator would keep its workers until the garbage collector finds it.
         closing = contextlib.closing(batches) if hasattr(batches, "close") else nullcontext()
-        with self.stop, closing:
-            self.clock = Clock(self.step)
+        main, total = self.accelerator.is_main_process, self.plan.total_steps
+        self.progress = Progress(main, self.step, total)
+        with self.stop, closing, contextlib.closing(self.progress):
+            self.clock, begin = Clock(self.step), self.step
             probed = on_main(self.accelerator, lambda: self.run.has(self.step, "probe/mAP"))
             if self._probe_is_due() and not probed:
                 self._probe()  # a stop may have come between a checkpoint and its probe
             self.model.train()
-            while self.step < self.plan.total_steps:
+            while self.step < total:
                 self.watch.begin_step()
                 self._optimise(batches)
                 self.step += 1
+                self.progress.step()
+                if self.step == begin + 1 < total and self.step % self.settings.log_every:
+                    self._say_first()
                 self._housekeeping()
             self.watch.check_end(self.step)
 
@@ -180,7 +187,9 @@ class Trainer:
         accelerator, count = self.accelerator, self.settings.accumulation
         total: dict[str, Tensor] = {}
         for micro in range(count):
-            batch = self._to_device(next(batches))
+            with self.clock.waiting():
+                batch = next(batches)
+            batch = self._to_device(batch)
             last = micro == count - 1
             for norm in self.norms:
                 norm.tracks = micro == 0
@@ -231,6 +240,16 @@ class Trainer:
         if self._probe_is_due():
             self._probe()
 
+    def _say_first(self) -> None:
+        """Say how long the first step took; the clock begins anew after it."""
+        if self.meter.count:  # else it was skipped
+            loss = self.meter.read(self.accelerator)["loss"]
+            self.say(
+                describe_first(
+                    self.step, self.plan.total_steps, loss, self.clock.read(self.step)[0]
+                )
+            )
+
     def _log(self) -> None:
         """Log the steps since the last line, and look whether they were sound."""
         self.watch.check_finite(self.step)
@@ -239,7 +258,9 @@ class Trainer:
                 f"{self.run.path}: none of the {self.skipped} steps before step {self.step} had a "
                 f"finite gradient; {self.watch.kept()}: lower --optim.lr, with another --run.output"
             )
-        self.meter.note("step_seconds", self.clock.read(self.step))
+        seconds, waited = self.clock.read(self.step)
+        self.meter.note("step_seconds", seconds)
+        self.meter.note("data_wait", waited)
         self.meter.note("weight_norm", total_norm(self.parameters))
         values = self.meter.read(self.accelerator)
         self.watch.check(self.step, values)
