@@ -2,8 +2,11 @@
 
     python -m benchmarks.selection --parts random --out outputs/real …   # leaves pool and network
     python -m benchmarks.selection.study --out outputs/real
+    python -m benchmarks.selection.study --out outputs/real \\
+        --before outputs/longer/backbone.safetensors
 
-The network that was pre-trained on all of the pool is fine-tuned in several ways. The score is then
+The network that was pre-trained on all of the pool, or another one that is given (larger, or
+trained for longer), is fine-tuned in several ways. The score is then
 computed as published, and from other features of the same two networks: patches for the class
 token, earlier blocks, centred or whitened first, and with another normalisation of the images for
 the second network than for the first. Each is told by how often it puts an image of the target
@@ -59,12 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pool = open_pool(options.out / "images" / "pool")
     kinds = np.array([name.partition("/")[0] for name in pool.names])
     looks = measure_looks(pool, np.arange(len(pool)))
-    before = options.out / "all" / f"seed{options.seed}" / "pretrain" / BACKBONE
-    first = features(load_backbone(before), pool)
-    runs = Runs(Counter({"fine-tuning": len(TUNINGS)}))
+    first = features(load_backbone(options.before), pool)
+    runs = Runs(Counter({"fine-tuning": len(options.tunings)}))
     found: dict[str, Any] = {}
-    for name, settings in TUNINGS.items():
-        run = tuned(name, settings, options)
+    for name in options.tunings:
+        run = tuned(name, options)
         runs(run)
         second = features(load_backbone(run.folder / MODEL), pool)
         cells = {
@@ -74,20 +76,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for place in PLACES
             for frame in FRAMES
         }
-        found[name] = cells | {"moved": moved(before, run.folder / MODEL)}
-    recipe = load_backbone(tuned(FIRST, TUNINGS[FIRST], options).folder / MODEL)
-    other = features(recipe, pool, shifted=True)["class token"]
-    shifted = judged(forgetting(first["class token"], other, FRAMES[0]), kinds, looks)
-    found[f"{FIRST}, other normalisation"] = {f"{PLACES[0]}, {FRAMES[0]}": shifted}
-    save(found, options.out / "study")
+        found[name] = cells | {"moved": moved(options.before, run.folder / MODEL)}
+    if FIRST in options.tunings:
+        recipe = load_backbone(tuned(FIRST, options).folder / MODEL)
+        other = features(recipe, pool, shifted=True)["class token"]
+        shifted = judged(forgetting(first["class token"], other, FRAMES[0]), kinds, looks)
+        found[f"{FIRST}, other normalisation"] = {f"{PLACES[0]}, {FRAMES[0]}": shifted}
+    save(found, options.folder)
 
 
-def tuned(name: str, settings: Sequence[str], options: argparse.Namespace) -> Run:
+def tuned(name: str, options: argparse.Namespace) -> Run:
     """The run that fine-tunes in one of the ways."""
     run = finetuning("all", options.seed, options)
-    folder = options.out / "study" / re.sub(r"\W+", "_", name)
+    folder = options.folder / re.sub(r"\W+", "_", name) / "finetune"
+    settings = (f"model.weights={options.before}", *TUNINGS[name])
     given = (*run.options, *(f"--{setting}" for setting in settings))
-    return Run(run.kind, name, folder / "finetune", run.recipe, given, run.settings)
+    return Run(run.kind, name, folder, run.recipe, given, run.settings)
 
 
 @torch.inference_mode()
@@ -208,11 +212,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/benchmarks/selection"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--before", type=Path, help="another pre-trained network to begin with")
+    parser.add_argument(
+        "--tunings", nargs="+", choices=list(TUNINGS), default=list(TUNINGS), metavar="TUNING",
+        help=f"of {', '.join(map(repr, TUNINGS))}",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     record = given.out / "selection.json"
     if not record.is_file():
         raise UserError(f"{record}: is not there; run `python -m benchmarks.selection` first")
     settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
+    given.folder = given.out / "study"
+    if given.before:
+        given.folder /= re.sub(r"\W+", "_", str(given.before))
+    given.before = given.before or given.out / "all" / f"seed{given.seed}" / "pretrain" / BACKBONE
     return argparse.Namespace(**(settings | vars(given)))
 
 
