@@ -42,6 +42,40 @@ def test_cross_view_loss_equals_a_double_loop(num_student, num_teacher):
     torch.testing.assert_close(cross_view_loss(student, teacher), torch.stack(terms).mean())
 
 
+@pytest.mark.parametrize(("num_student", "num_teacher"), [(2, 2), (5, 2), (4, 1)])
+def test_its_gradient_is_that_of_its_values(num_student, num_teacher):
+    generator = torch.Generator().manual_seed(num_student)
+    student = torch.randn(num_student, 3, 7, generator=generator, dtype=torch.float64)
+    teacher = torch.randn(num_teacher, 3, 7, generator=generator, dtype=torch.float64).softmax(-1)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(lambda logits: cross_view_loss(logits, teacher, 0.3), student)
+
+
+def test_logits_are_kept_once_and_in_their_own_precision():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(10, 4, 512, generator=generator).bfloat16()
+    teacher = torch.randn(2, 4, 512, generator=generator).softmax(dim=-1)
+    kept = []
+
+    def keep(value):
+        kept.append(value.detach())
+        return value
+
+    found = {}
+    for precision, exact in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        student = logits.detach().to(precision).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            loss = cross_view_loss(student, teacher.to(exact), 0.1)
+        loss.backward()
+        found[precision] = loss.detach().double(), student.grad.double()
+        large = [value.dtype for value in kept if value.numel() >= logits.numel()]
+        assert large == [precision]
+        kept.clear()
+    (loss, gradient), (true_loss, true_gradient) = found.values()
+    torch.testing.assert_close(loss, true_loss, rtol=1e-6, atol=0)  # the sums are not of bf16
+    torch.testing.assert_close(gradient, true_gradient, rtol=2**-8, atol=1e-8)  # rounded once
+
+
 def test_the_loss_of_an_ideal_student_is_the_entropy_of_the_teacher():
     loss = DINOLoss(16, 2, teacher_temp=0.5, student_temp=0.5).eval()
     logits = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))

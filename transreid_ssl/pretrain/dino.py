@@ -5,6 +5,7 @@ the teacher's sharpened, centred output across crops.
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,23 +66,63 @@ class DINOConfig:
         )  # fmt: skip
 
 
-def cross_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def cross_view_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Mean cross-entropy of every student view against every teacher view but itself (eq. 3).
 
     With log-softmax written as ``z - logsumexp(z)`` and a teacher that sums to one, a pair costs
-    ``logsumexp(z_s) - <p_t, z_s>``: one logsumexp a view, and no log-probabilities are stored.
+    ``logsumexp(z_s) - <p_t, z_s>``: one logsumexp a view, and one product with the sum of the
+    teacher's other views. The logits, the largest tensor of a step, are kept as they are for the
+    backward pass; in float32 there is only one view at a time.
 
     Args:
-        student: Logits over temperature, (S, B, K); view v < T is the teacher's view v.
-        teacher: Probabilities, (T, B, K).
+        student: Logits, (S, B, K), of any precision; view v < T is the teacher's view v.
+        teacher: Probabilities, (T, B, K), float32.
+        temperature: The student's.
     """
-    num_student, num_teacher = len(student), len(teacher)
-    normaliser = student.logsumexp(dim=-1)  # (S, B)
-    # t = teacher views, s = student views, b = batch, k = outputs
-    agreement = torch.einsum("tbk,sbk->tsb", teacher, student)
-    pairs = (normaliser - agreement).mean(dim=-1)  # (T, S)
-    same = torch.eye(num_teacher, num_student, dtype=torch.bool, device=student.device)
-    return pairs.masked_fill(same, 0.0).sum() / (num_teacher * num_student - num_teacher)
+    return _CrossView.apply(student, teacher, temperature)
+
+
+class _CrossView(torch.autograd.Function):
+    """Gradient of a pair in the student's logits: ``(softmax(z_s) - p_t) / temperature``."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        normalisers, loss = [], 0.0
+        for view, (count, others) in zip(student, _others(student, teacher)):
+            view = _precise(view) / temperature
+            normalisers.append(view.logsumexp(dim=-1))
+            loss = loss + (count * normalisers[-1] - torch.einsum("bk,bk->b", others, view)).mean()
+        ctx.save_for_backward(student, teacher, torch.stack(normalisers))
+        ctx.temperature = temperature
+        return loss / _num_pairs(student, teacher)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        student, teacher, normalisers = ctx.saved_tensors
+        scale = _num_pairs(student, teacher) * student.shape[1] * ctx.temperature
+        found = torch.empty_like(student)
+        views = zip(found, student, normalisers, _others(student, teacher))
+        for out, view, normaliser, (count, others) in views:
+            softmax = (_precise(view) / ctx.temperature).sub_(normaliser[:, None]).exp_()
+            out.copy_(softmax.mul_(count).sub_(others).mul_(gradient / scale))
+        return found, None, None
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _others(student: Tensor, teacher: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """For each student view how many teacher views it is compared with, and their sum (B, K)."""
+    total = teacher.sum(dim=0)
+    for view in range(len(student)):
+        own = view < len(teacher)
+        yield len(teacher) - own, total - teacher[view] if own else total
+
+
+def _num_pairs(student: Tensor, teacher: Tensor) -> int:
+    return len(teacher) * len(student) - min(len(teacher), len(student))
 
 
 class DINOLoss(nn.Module):
@@ -141,18 +182,19 @@ class DINOLoss(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """``forward``, and the mean entropy of the teacher's output in nats."""
-        student_logits, teacher_logits = student_logits.float(), teacher_logits.float()
         # In float32 whatever the networks run in: autocast would round the product below.
         with torch.autocast(student_logits.device.type, enabled=False):
-            student = student_logits.unflatten(0, (self.num_crops, -1)) / self.student_temp
             with torch.no_grad():
                 sharp = self.sharpen(teacher_logits, epoch)
-                teacher = sharp.softmax(dim=-1)
-                entropy = (sharp.logsumexp(dim=-1) - (teacher * sharp).sum(dim=-1)).mean()
+                normaliser = sharp.logsumexp(dim=-1)
+                teacher = (sharp - normaliser[:, None]).exp_()
+                entropy = (normaliser - torch.einsum("bk,bk->b", teacher, sharp)).mean()
                 teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
-            loss = cross_view_loss(student, teacher)
+            student = student_logits.unflatten(0, (self.num_crops, -1))
+            loss = cross_view_loss(student, teacher, self.student_temp)
         if self.training:
-            mean = teacher_logits.detach().mean(dim=0, keepdim=True)
+            logits = teacher_logits.detach()
+            mean = logits.mean(dim=0, keepdim=True, dtype=self.center.dtype)
             self._sum = mean if self._sum is None else self._sum + mean
             self._calls += 1
         return loss, entropy
