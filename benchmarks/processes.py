@@ -34,7 +34,8 @@ def warm_up() -> None:
 def start(log: Path, function: Callable[..., Any], *arguments: Any) -> ForkServerProcess:
     """Call a function of a module in a process of its own, all output going to the end of ``log``.
 
-    It has the folder and the environment that this process has now.
+    It has this process's folder, and the variables of its environment; libraries that read them
+    when they are imported have seen those of the first call.
     """
     given = (str(log), dict(os.environ), function, *arguments)
     process = _SERVER.Process(target=_call, args=given)
@@ -54,7 +55,10 @@ def _call(
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ |= environment
-    function(*arguments)
+    try:
+        function(*arguments)
+    except KeyboardInterrupt:  # before the program could answer it
+        sys.exit(130)
 
 
 def _program(path: str, arguments: list[str]) -> None:

@@ -120,7 +120,7 @@ def _execute(run: Run) -> dict:
     log = run.beside("log")
     log.parent.mkdir(parents=True, exist_ok=True)
     begin = time.monotonic()
-    code = _wait(run.start())
+    code = _wait(run)
     if code in STOPPED:
         raise KeyboardInterrupt
     if code:
@@ -131,10 +131,22 @@ def _execute(run: Run) -> dict:
     return record
 
 
-def _wait(process: ForkServerProcess) -> int:
-    """The exit code; Ctrl-C and SIGTERM let a run end after its step, with a checkpoint."""
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+def _wait(run: Run) -> int:
+    """The exit code of a run; Ctrl-C and SIGTERM let it end after its step, with a checkpoint."""
+    started: list[ForkServerProcess] = []
+    asked: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
+        for process in started:
+            process.terminate()
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
+        process = run.start()
+        started.append(process)
+        if asked:  # before it was known
+            process.terminate()
         with contextlib.suppress(KeyboardInterrupt):  # the run has been sent the same Ctrl-C
             process.join()
         process.join()

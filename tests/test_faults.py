@@ -13,7 +13,7 @@ def last_line(text):
     return json.loads(text.splitlines()[-1])
 
 
-@pytest.mark.parametrize("job", ["dino", "usl", "cfs score", "embed", "pack"])
+@pytest.mark.parametrize("job", ["dino", "usl", "cfs score", "embed", "pack", "pack lmdb"])
 def test_killed_jobs_end_as_if_nothing_had_happened(job, tmp_path):
     folder = tmp_path / "faults"
     alone = ["--kills=2", "--ranks=0", "--no-inputs", "--no-errors"]

@@ -184,7 +184,10 @@ def test_a_run_that_fails_is_told_of_with_its_last_line(monkeypatch, tmp_path):
     recipe = tmp_path / "recipes" / "some_pretrain.py"
     recipe.write_text("import sys\nprint('begun', flush=True)\nsys.exit('error: no such pool')")
     run = runs.Run("pre-training", "Some, seed 0", tmp_path / "a" / "pretrain", recipe.stem, ())
-    with pytest.raises(UserError, match=r"Some, seed 0, pre-training: .*error: no such pool"):
+    with (
+        launch.fresh_process(),
+        pytest.raises(UserError, match=r"Some, seed 0, pre-training: .*error: no such pool"),
+    ):
         runs.Runs(runs.Counter({"pre-training": 1}))(run)
     assert (tmp_path / "a" / "pretrain.log").read_text().startswith("begun")
     assert not (tmp_path / "a" / "pretrain.json").exists()
@@ -220,7 +223,7 @@ def test_a_stop_is_passed_on_and_is_no_failure(monkeypatch, tmp_path):
     folder, ours = tmp_path / "a" / "run", (str(os.getpid()),)
     run = runs.Run("pre-training", "Slow, seed 0", folder, "slow_pretrain", ours)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    with launch.fresh_process(), pytest.raises(KeyboardInterrupt):
         runs.Runs(runs.Counter({"pre-training": 1}))(run)
     assert signal.getsignal(signal.SIGTERM) == before
     assert not (tmp_path / "a" / "run.json").exists()

@@ -34,7 +34,7 @@ def run(program):
     )  # fmt: skip
 
 
-def test_a_plain_import_reaches_every_public_name_and_registers_the_networks():
+def test_a_plain_import_reaches_every_public_name_and_models_registers_the_networks():
     done = run(
         "import sys, transreid_ssl\n"
         "print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))\n"

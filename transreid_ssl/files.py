@@ -75,39 +75,49 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 def continued_folder(path: str | Path, key: str) -> Iterator[Path]:
     """Yield a folder that becomes ``path`` on success; else it stays, for the same work to go on.
 
-    It lies in ``path``.parts meanwhile, locked by this process, and is yielded again as it was left
-    to work of the same ``key``, which stands for all that the result depends on. A folder in which
-    nothing was left is removed.
+    It lies in ``path``.unfinished meanwhile, locked by this process, and is yielded again as it was
+    left to work of the same ``key``. Where nothing was left, nothing stays.
 
     Raises:
-        UserError: ``path`` holds something already or cannot be written; ``path``.parts is of other
-            work, or at work in another process.
+        UserError: ``path`` holds something already or cannot be written; ``path``.unfinished is
+            of other work, or at work in another process.
     """
     path = Path(path)
     _refuse_taken(path)
-    work = path.with_name(f"{path.name}.parts")
+    work = path.with_name(f"{path.name}.unfinished")
     with _taken_up(work, key):
         folder = work / path.name
         try:
+            _refuse_taken(path)  # another process may have finished meanwhile
             folder.mkdir(exist_ok=True)
             sweep(folder)
             yield folder
             os.replace(folder, path)
         except OSError as error:
             raise UserError(
-                f"{path}: writing failed ({error.strerror or error}); free some space and run the "
-                "same command again, which goes on"
+                f"{path}: writing failed ({error.strerror or error}); what is finished is kept in "
+                f"{work}: free some space and run the same command again"
             ) from error
         finally:
-            if not folder.is_dir() or not any(folder.iterdir()):
-                shutil.rmtree(work, ignore_errors=True)
+            # Only what is ours goes, and the folders only if nothing else is in them.
+            with contextlib.suppress(OSError):
+                if folder.is_dir():
+                    folder.rmdir()
+                (work / _LOCK).unlink()
+                work.rmdir()
 
 
 @contextlib.contextmanager
 def _taken_up(work: Path, key: str) -> Iterator[None]:
     """Hold the lock of an unfinished folder, whose file says of which work it is."""
+    other = (
+        f"{work}: is of other images or settings, or not of this command; remove it, or choose "
+        "another folder"
+    )
     try:
         work.mkdir(parents=True, exist_ok=True)
+        if any(work.iterdir()) and not (work / _LOCK).is_file():
+            raise UserError(other)
         with open(work / _LOCK, "a+", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,15 +129,13 @@ def _taken_up(work: Path, key: str) -> Iterator[None]:
             except OSError:
                 pass  # a file system without locks
             lock.seek(0)
-            known, others = lock.read(), len(os.listdir(work)) > 1
-            if known != key and (known or others):
-                raise UserError(
-                    f"{work}: is of other images or settings, or not of this command; remove it, "
-                    "or choose another folder"
-                )
-            if not known:
+            if lock.read() != key:
+                if len(os.listdir(work)) > 1:
+                    raise UserError(other)
+                lock.truncate(0)
                 lock.write(key)
                 lock.flush()
+                os.fsync(lock.fileno())
             yield
     except OSError as error:
         raise UserError(
@@ -136,6 +144,8 @@ def _taken_up(work: Path, key: str) -> Iterator[None]:
 
 
 def _refuse_taken(path: Path) -> None:
+    if not path.name:
+        raise UserError(f"{path}: give the path of a new folder")
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path}: exists already; choose another folder or remove this one")
 

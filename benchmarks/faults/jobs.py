@@ -114,7 +114,7 @@ def all_jobs() -> dict[str, Job]:
         Job(name, _recipe(name), tuple(f"**/{pattern}" for pattern in trained)) for name in SETTINGS
     ]
     jobs += [Job("cfs score", _score, ("scores.parquet",)), Job("embed", _embed, ("f.*",))]
-    jobs += [Job("pack", _pack, ("packed/*",))]
+    jobs += [Job("pack", _pack, ("packed/*",)), Job("pack lmdb", _pack_lmdb, ("packed/**/*",))]
     return {job.name: job for job in jobs}
 
 
@@ -156,6 +156,11 @@ def _embed(folder: Path) -> Any:
 
 def _pack(folder: Path) -> Any:
     return _data_command.main(["pack", _CROPS, f"{folder / 'packed'}", "--rows_per_shard=60"])
+
+
+def _pack_lmdb(folder: Path) -> Any:
+    many = _CROPS.replace("identities=60", "identities=300")  # an LMDB gets a thousand at a time
+    return _data_command.main(["pack", many, f"{folder / 'packed'}", "--format=lmdb"])
 
 
 # -- a job as a process of its own
@@ -200,6 +205,14 @@ def _parts(path: Path) -> Iterator[bytes]:
     elif path.suffix == ".parquet":
         for column in pq.read_table(path).columns:
             yield repr(column.to_pylist()).encode()
+    elif path.suffix == ".mdb":  # its pages may lie in another order
+        import lmdb
+
+        with (
+            lmdb.open(str(path.parent), readonly=True, lock=False) as database,
+            database.begin() as transaction,
+        ):
+            yield from (part for item in transaction.cursor() for part in item)
     elif path.suffix == ".jsonl":
         for line in path.read_text(encoding="utf-8").splitlines():
             values = json.loads(line)

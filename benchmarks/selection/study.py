@@ -38,7 +38,7 @@ from transreid_ssl.cfs.scorers.networks import input_of
 from transreid_ssl.data import Pool, decode, open_pool, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, write_json, write_text
-from transreid_ssl.models import HALF, load_backbone
+from transreid_ssl.models import HALF, load_backbone, read_spec, weights_digest
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.outputs import BACKBONE, MODEL
 
@@ -82,14 +82,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         other = features(recipe, pool, shifted=True)["class token"]
         shifted = judged(forgetting(first["class token"], other, FRAMES[0]), kinds, looks)
         found[f"{FIRST}, other normalisation"] = {f"{PLACES[0]}, {FRAMES[0]}": shifted}
-    save(found, options.folder)
+    record = options.folder / "study.json"
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    save(known | found, options.folder)
 
 
 def tuned(name: str, options: argparse.Namespace) -> Run:
     """The run that fine-tunes in one of the ways."""
     run = finetuning("all", options.seed, options)
     folder = options.folder / re.sub(r"\W+", "_", name) / "finetune"
-    settings = (f"model.weights={options.before}", *TUNINGS[name])
+    spec = read_spec(options.before)
+    settings = (
+        f"model.weights={options.before}", f"model.name={spec.name}",
+        f"model.img_size=[{','.join(map(str, spec.img_size))}]", *TUNINGS[name],
+    )  # fmt: skip
     given = (*run.options, *(f"--{setting}" for setting in settings))
     return Run(run.kind, name, folder, run.recipe, given, run.settings)
 
@@ -224,7 +230,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     settings = json.loads(record.read_text(encoding="utf-8"))["settings"]
     given.folder = given.out / "study"
     if given.before:
-        given.folder /= re.sub(r"\W+", "_", str(given.before))
+        given.folder /= f"{given.before.stem}_{weights_digest(given.before)}"
     given.before = given.before or given.out / "all" / f"seed{given.seed}" / "pretrain" / BACKBONE
     return argparse.Namespace(**(settings | vars(given)))
 

@@ -217,7 +217,7 @@ def test_a_full_disk_is_one_line(tmp_path, write_images, monkeypatch):
     pool = open_pool(write_images(tmp_path / "images", ["1.jpg"]))
     with monkeypatch.context() as disk:
         disk.setattr(lmdb_pool, "_put", full)
-        with pytest.raises(UserError, match=r"writing the LMDB failed \(no space left.*goes on"):
+        with pytest.raises(UserError, match=r"unfinished: writing the LMDB failed \(no space left"):
             pack(pool, tmp_path / "out/packed", kind="lmdb")
     assert pack(pool, tmp_path / "out/packed", kind="lmdb") == []
     assert open_pool(tmp_path / "out/packed").read(0) == pool.read(0)

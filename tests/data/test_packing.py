@@ -65,13 +65,17 @@ def test_stopped_packing_goes_on_where_it_was(pool, tmp_path, kind):
     assert expected == ["1.jpg: truncated JPEG (no end marker)"]
     with pytest.raises(KeyboardInterrupt):
         pack(pool, out, 3, stop_at(8), kind)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "packed.parts", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "images",
+        "packed.unfinished",
+        "whole",
+    ]
     pool.reads.clear()
     ticks = []
     assert pack(pool, out, 3, lambda: ticks.append(1), kind) == expected
-    # Only the shard or batch that was begun is read again; why the second was left out is in its
-    # shard, and the LMDB has no place for it.
-    assert set(pool.reads) == {6, 7, 8, 9} | ({1} if kind == "lmdb" else set())
+    # The first image of each shard or batch is compared, the broken one is looked at again, and
+    # only what was begun or comes after it is read.
+    assert set(pool.reads) == {0, 3, 1, 6, 7, 8, 9}
     assert len(ticks) == 10
     assert content(out) == content(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "packed", "whole"]
@@ -86,7 +90,7 @@ def test_a_stop_before_anything_is_done_leaves_nothing_to_trip_over(pool, tmp_pa
 
 
 def test_a_damaged_shard_is_made_again(pool, tmp_path):
-    out, begun = tmp_path / "packed", tmp_path / "packed.parts/packed"
+    out, begun = tmp_path / "packed", tmp_path / "packed.unfinished/packed"
     pack(pool, tmp_path / "whole", 3)
     with pytest.raises(KeyboardInterrupt):
         pack(pool, out, 3, stop_at(8))
@@ -103,19 +107,63 @@ def test_what_was_begun_otherwise_is_not_mixed(pool, tmp_path):
     out = tmp_path / "packed"
     with pytest.raises(KeyboardInterrupt):
         pack(pool, out, 3, stop_at(8))
-    before = content(tmp_path / "packed.parts")
-    for other, rows, kind in ((pool, 4, "parquet"), (pool, 3, "lmdb"), (pool.pool, 2, "parquet")):
-        with pytest.raises(UserError, match=r"packed\.parts: is of other images or settings"):
+    before = content(tmp_path / "packed.unfinished")
+    fewer = SubsetPool(pool, range(9))
+    for other, rows, kind in ((pool, 4, "parquet"), (pool, 3, "lmdb"), (fewer, 3, "parquet")):
+        with pytest.raises(UserError, match=r"packed\.unfinished: is of other images or settings"):
             pack(other, out, rows, kind=kind)
-    assert content(tmp_path / "packed.parts") == before
+    assert content(tmp_path / "packed.unfinished") == before
 
 
-def test_somebody_elses_folder_is_left_alone(pool, tmp_path):
-    (tmp_path / "packed.parts").mkdir()
-    (tmp_path / "packed.parts/notes").write_text("mine")
+@pytest.mark.parametrize("kind", ["parquet", "lmdb"])
+def test_other_images_of_the_same_names_are_not_mixed_in(pool, tmp_path, encoded, kind):
+    with pytest.raises(KeyboardInterrupt):
+        pack(pool, tmp_path / "packed", 3, stop_at(8), kind)
+    (tmp_path / "images/0.jpg").write_bytes(encoded(5))
+    with pytest.raises(UserError, match=r"packed\.unfinished: was begun with other images of the"):
+        pack(pool, tmp_path / "packed", 3, kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lmdb"])
+def test_an_image_that_was_repaired_meanwhile_is_taken(pool, tmp_path, encoded, kind):
+    with pytest.raises(KeyboardInterrupt):
+        pack(pool, tmp_path / "packed", 3, stop_at(8), kind)
+    (tmp_path / "images/1.jpg").write_bytes(encoded(1))
+    assert pack(pool, tmp_path / "packed", 3, kind=kind) == []
+    again = open_pool(tmp_path / "packed")
+    assert list(again.names) == list(pool.names)
+    assert again.read(1) == encoded(1)
+
+
+def test_somebody_elses_files_are_left_alone(pool, tmp_path):
+    mine = tmp_path / "packed.unfinished/notes"
+    mine.parent.mkdir()
+    mine.write_text("mine")
     with pytest.raises(UserError, match="not of this command"):
         pack(pool, tmp_path / "packed")
-    assert (tmp_path / "packed.parts/notes").read_text() == "mine"
+    assert [path.name for path in mine.parent.iterdir()] == ["notes"]
+    mine.rename(tmp_path / "notes")
+    with pytest.raises(KeyboardInterrupt):
+        pack(pool, tmp_path / "packed", 3, stop_at(8))
+    (tmp_path / "notes").rename(mine)
+    pack(pool, tmp_path / "packed", 3)
+    assert [path.name for path in mine.parent.iterdir()] == ["notes"]
+
+
+def test_a_shortened_database_is_one_line(pool, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        pack(pool, tmp_path / "packed", 3, stop_at(8), "lmdb")
+    with open(tmp_path / "packed.unfinished/packed/lmdb/data.mdb", "rb+") as database:
+        database.truncate(8192)
+    with pytest.raises(UserError, match=r"should have .*: remove .*packed\.unfinished"):
+        pack(pool, tmp_path / "packed", 3, kind="lmdb")
+
+
+def test_a_folder_without_a_name_is_refused(pool, monkeypatch, tmp_path):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(UserError, match="give the path of a new folder"):
+        pack(pool, ".")
 
 
 def test_two_at_once_on_one_folder(tmp_path):

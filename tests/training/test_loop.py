@@ -22,6 +22,7 @@ from transreid_ssl.training import (
     feature_spread,
 )
 from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
+from transreid_ssl.training.clock import Clock
 
 
 class Toy(Objective):
@@ -212,6 +213,18 @@ def test_the_first_step_is_told_apart_and_waiting_is_measured(tmp_path, monkeypa
     assert said[0].startswith("step 1/12  loss ")
     assert "the first step took 30.1 s" in said[0]
     assert "(waits 25%)  0 min 04 s left" in said[1]
+
+
+def test_clustering_within_the_wait_for_images_is_neither(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    clock = Clock()
+    with clock.waiting():
+        now[0] += 1.0
+        with clock.untimed():
+            now[0] += 100.0
+    now[0] += 3.0
+    assert clock.read(2) == pytest.approx((2.0, 0.25))
 
 
 class Terminal(io.StringIO):

@@ -82,7 +82,7 @@ class Pack:
     Example: ``python -m transreid_ssl.data pack demo:identities=20 packed``. Read it again with
     ``--data.pool packed`` or ``datasets.load_dataset("parquet", data_files="packed/*.parquet")``.
     A stopped packing goes on when the same command is given again; until its end what is written
-    lies in OUT.parts.
+    lies in OUT.unfinished.
 
     Args:
         path: A pool.

@@ -147,20 +147,19 @@ def _environment(database: str) -> Any:
                 environment = lmdb.open(path, readonly=True, lock=False, readahead=False)
             except lmdb.Error as error:
                 raise UserError(f"{database}: not a readable LMDB ({error})") from error
-            _refuse_unfinished(database, environment)
+            _refuse_unfinished(database, environment, "an unfinished copy; copy it again")
             _environments[path] = environment
         return _environments[path]
 
 
-def _refuse_unfinished(database: str, environment: Any) -> None:
+def _refuse_unfinished(database: str, environment: Any, advice: str) -> None:
     """A page behind the end of the file would end the process with a bus error."""
     expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = os.path.getsize(os.path.join(database, "data.mdb"))
     if size < expected:
         environment.close()
         raise UserError(
-            f"{database}: data.mdb has {size:,} bytes and should have {expected:,}: an unfinished "
-            "copy; copy it again"
+            f"{database}: data.mdb has {size:,} bytes and should have {expected:,}: {advice}"
         )
 
 
@@ -237,12 +236,13 @@ def write_lmdb(pool: Pool, folder: Path) -> Iterator[str | None]:
         with lmdb.open(
             str(folder / "lmdb"), map_size=_SPARE, lock=False, mode=0o644
         ) as environment:
+            _refuse_unfinished(str(folder / "lmdb"), environment, f"remove {folder.parent}")
             for start in range(0, len(pool), _BATCH):
                 indices = range(start, min(start + _BATCH, len(pool)))
-                there = _there(environment, [pool.names[index] for index in indices])
+                there = _there(environment, pool, indices, folder.parent)
                 batch: list[tuple[str, bytes]] = []
                 for index in indices:
-                    if pool.names[index] not in there:
+                    if index not in there:
                         try:
                             batch.append((pool.names[index], pool.read_sound(index)))
                         except CorruptImage as error:
@@ -251,10 +251,14 @@ def write_lmdb(pool: Pool, folder: Path) -> Iterator[str | None]:
                     keys.append(pool.names[index])
                     yield None
                 _put(environment, batch)
+    except (lmdb.DiskError, lmdb.MapFullError) as error:
+        raise UserError(
+            f"{folder.parent}: writing the LMDB failed ({error}); what is finished is kept: free "
+            "some space and run the same command again"
+        ) from error
     except lmdb.Error as error:
         raise UserError(
-            f"writing the LMDB failed ({error}); free some space and run the same command again, "
-            "which goes on"
+            f"{folder.parent}: writing the LMDB failed ({error}); remove it and begin anew"
         ) from error
     with atomic_path(folder / "keys.pkl") as temporary:
         temporary.write_bytes(pickle.dumps({"keys": keys}))
@@ -275,11 +279,14 @@ def _check_names(pool: Pool) -> None:
             raise UserError(f"{found[0].as_py()!r}: {why}; pack into Parquet instead")
 
 
-def _there(environment: Any, names: list[str]) -> set[str]:
-    """Those of the names that are keys already."""
+def _there(environment: Any, pool: Pool, indices: range, where: Path) -> set[int]:
+    """Those of the images whose names are keys already; the first is compared with the pool's."""
     with environment.begin() as transaction:
         cursor = transaction.cursor()
-        return {name for name in names if cursor.set_key(name.encode())}
+        found = {index for index in indices if cursor.set_key(pool.names[index].encode())}
+        for index in sorted(found)[:1]:
+            pool.require_same(index, transaction.get(pool.names[index].encode()), where)
+    return found
 
 
 def _put(environment: Any, batch: list[tuple[str, bytes]]) -> None:

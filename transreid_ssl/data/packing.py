@@ -32,11 +32,12 @@ def pack(
 
     ``kind`` is "parquet", shards of ``rows_per_shard`` images, or "lmdb", LUPerson's layout. Broken
     images are left out; ``left_out.txt`` in ``out`` lists them. What is stopped leaves its finished
-    shards, or the images in the LMDB, in ``out``.parts, and the same call goes on from there.
+    shards, or the images in the LMDB, in ``out``.unfinished, and the same call goes on from there;
+    images that were left out are looked at again.
 
     Raises:
-        UserError: ``out`` exists, cannot be written, or no image is sound; ``out``.parts is of
-            other images or settings.
+        UserError: ``out`` exists, cannot be written, or no image is sound; ``out``.unfinished is of
+            other images (one in a thousand is compared) or settings.
     """
     left_out = []
     key = fingerprint([pool.fingerprint, kind, str(rows_per_shard), __version__])

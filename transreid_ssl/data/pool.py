@@ -11,6 +11,7 @@ import numpy as np
 
 from transreid_ssl.data.images import CorruptImage, decode
 from transreid_ssl.data.index import Names
+from transreid_ssl.errors import UserError
 from transreid_ssl.reading import read_regular
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -54,6 +55,22 @@ class Pool(ABC):
         encoded = self.read(index)
         decode(encoded, self.names[index])
         return encoded
+
+    def require_same(self, index: int, encoded: bytes, where: Path) -> None:
+        """Compare an image with the bytes that were kept of it when other work was begun.
+
+        Raises:
+            UserError: it is another one; ``where`` they were kept is named.
+        """
+        try:
+            same = self.read(index) == encoded
+        except CorruptImage:
+            return  # it was sound when it was read
+        if not same:
+            raise UserError(
+                f"{where}: was begun with other images of the same names ({self.names[index]}); "
+                "remove it, or choose another folder"
+            )
 
     def describe(self) -> str:
         """One line for people: how many images, and what was left out or is odd."""

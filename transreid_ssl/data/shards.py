@@ -1,5 +1,6 @@
 """Pools in Parquet shards: the layout of HuggingFace ``datasets`` and its hub, written and read."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ _FEATURES = {  # tells ``datasets`` that the column holds images
         }
     )
 }
-_LEFT_OUT = "transreid_ssl.left_out"  # in a shard's metadata: the broken images, in JSON
+_LEFT_OUT = "transreid_ssl.left_out"  # in a shard's metadata: the places of broken images, in JSON
 _ROW_GROUP = 1_000  # images
 _NAME_COLUMNS = ("name", "image_path", "file_name", "path", "__key__")
 
@@ -164,12 +165,16 @@ def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iter
     """Write ``pool`` as Parquet shards into ``folder``, broken images left out.
 
     Columns are ``image`` (bytes and path, as ``datasets`` expects it) and ``name``. Shards that are
-    there already stay, if their checksums hold. Yields once an image: None, or why it was left out.
+    there already stay, if their checksums hold and what was left out of them is still broken.
+    Yields once an image: None, or why it was left out.
+
+    Raises:
+        UserError: a shard that is there holds other images.
     """
     shards = np.array_split(np.arange(len(pool)), max(1, -(-len(pool) // rows_per_shard)))
     for number, indices in enumerate(shards):
         path = folder / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        left_out = _left_out(path)
+        left_out = _left_out(path, pool, indices)
         if left_out is None:
             yield from _write_shard(path, pool, indices)
         else:
@@ -201,8 +206,8 @@ def _write_shard(path: Path, pool: Pool, indices: np.ndarray) -> Iterator[str | 
                 try:
                     encoded = pool.read_sound(index)
                 except CorruptImage as error:
-                    left_out.append(str(error))
-                    yield left_out[-1]
+                    left_out.append(index)
+                    yield str(error)
                     continue
                 rows.append({"image": {"bytes": encoded, "path": name}, "name": name})
                 yield None
@@ -210,12 +215,27 @@ def _write_shard(path: Path, pool: Pool, indices: np.ndarray) -> Iterator[str | 
         writer.add_key_value_metadata({_LEFT_OUT: json.dumps(left_out)})
 
 
-def _left_out(path: Path) -> list[str] | None:
-    """What a finished shard says was left out of it; None if it is not there, or damaged."""
+def _left_out(path: Path, pool: Pool, indices: np.ndarray) -> list[str] | None:
+    """Why images were left out of a finished shard; None if it has to be made (again).
+
+    The first image of each row group is compared with the pool's.
+    """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as shard:
-            for _ in shard.iter_batches(_ROW_GROUP):
-                pass
-            return json.loads((shard.metadata.metadata or {})[_LEFT_OUT.encode()])
-    except (pa.ArrowException, OSError, KeyError, ValueError):
+            left_out = json.loads((shard.metadata.metadata or {})[_LEFT_OUT.encode()])
+            held = iter(np.setdiff1d(indices, left_out).tolist())
+            for batch in shard.iter_batches(_ROW_GROUP, columns=["image"]):
+                places = list(itertools.islice(held, len(batch)))
+                first = batch.column("image")[0]["bytes"].as_py()
+                pool.require_same(places[0], first, path.parents[1])
+    except (pa.ArrowException, OSError, KeyError, ValueError, IndexError):
         return None
+    complaints = []
+    for index in left_out:
+        try:
+            pool.read_sound(index)
+        except CorruptImage as error:
+            complaints.append(str(error))
+        else:
+            return None
+    return complaints

@@ -1,6 +1,7 @@
 """The networks under their names in timm.
 
-For example ``timm.create_model("vit_small_patch16_ics", img_size=(256, 128))``.
+After ``import transreid_ssl.models``, for example
+``timm.create_model("vit_small_patch16_ics", img_size=(256, 128))``.
 """
 
 from collections.abc import Callable

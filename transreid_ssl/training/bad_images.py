@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
 from transreid_ssl.processes import on_main
+from transreid_ssl.training.clock import say
 from transreid_ssl.training.runfolder import RunFolder
 
 
@@ -59,4 +60,4 @@ class BadImages:
             path = self.run.path / "bad_images_met.txt"
             text = "".join(f"{name}\n" for name in names)
             on_main(self.accelerator, lambda: write_text(path, text))
-            self.accelerator.print(f"{len(names)} unreadable images were replaced: {path}")
+            say(self.accelerator, f"{len(names)} unreadable images were replaced: {path}")

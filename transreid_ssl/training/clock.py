@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 
+from accelerate import Accelerator
 from tqdm import tqdm
 
 
@@ -14,20 +15,23 @@ class Clock:
 
     def __init__(self, step: int = 0) -> None:
         self._begin, self._step, self._waited = time.monotonic(), step, 0.0
+        self._left_out = 0.0  # all that was ever spent in ``untimed``
 
     @contextlib.contextmanager
     def untimed(self) -> Iterator[None]:
         """Time spent inside does not count."""
         begin = time.monotonic()
         yield
-        self._begin += time.monotonic() - begin
+        passed = time.monotonic() - begin
+        self._begin += passed
+        self._left_out += passed
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent inside is waited for images."""
-        begin = time.monotonic()
+        """Time spent inside is waited for images, but for what is ``untimed`` in it."""
+        begin, left_out = time.monotonic(), self._left_out
         yield
-        self._waited += time.monotonic() - begin
+        self._waited += time.monotonic() - begin - (self._left_out - left_out)
 
     def read(self, step: int) -> tuple[float, float]:
         """Seconds that each step up to ``step`` took, on the mean since the last call.
@@ -37,32 +41,22 @@ class Clock:
         now = time.monotonic()
         passed = now - self._begin
         seconds = passed / max(1, step - self._step)
-        waited = min(1.0, self._waited / passed) if passed > 0 else 0.0
+        waited = self._waited / passed if passed > 0 else 0.0
         self._begin, self._step, self._waited = now, step, 0.0
         return seconds, waited
 
 
-class Progress:
-    """A bar on a terminal, of the steps of a run; elsewhere only what is said, line by line."""
+def progress_bar(accelerator: Accelerator, step: int, total: int) -> tqdm:
+    """A bar of the steps of a run, on a terminal of the main process."""
+    shown = accelerator.is_main_process and sys.stderr.isatty()
+    return tqdm(total=total, initial=step, unit=" steps", disable=not shown, dynamic_ncols=True)
 
-    def __init__(self, is_main: bool, step: int, total: int) -> None:
-        shown = is_main and sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, initial=step, unit=" steps", disable=not shown, dynamic_ncols=True
-        )
 
-    def step(self) -> None:
-        """One step is done."""
-        self._bar.update()
-
-    def say(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+def say(accelerator: Accelerator, text: str) -> None:
+    """Print on the main process, above the bar where there is one."""
+    if accelerator.is_main_process:
         with tqdm.external_write_mode(file=sys.stdout):
             print(text, flush=True)
-
-    def close(self) -> None:
-        """The bar stays as it is."""
-        self._bar.close()
 
 
 def describe_progress(step: int, total: int, values: dict[str, float]) -> str:

@@ -33,9 +33,10 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     width, height = 4.6 * columns, 3.2 * rows
     figure = Figure(figsize=(width, height))
     # Room for numbers and legends in inches: to measure it takes longer than to draw.
+    below = 0.5 + 0.17 * max(-(-len(series) // 3) for series in [*panels.values(), {}])
     figure.subplots_adjust(
-        left=0.55 / width, right=1 - 0.15 / width, wspace=0.2,
-        bottom=0.85 / height, top=1 - 0.65 / height, hspace=0.5,
+        left=0.7 / width, right=1 - 0.15 / width, wspace=0.22,
+        bottom=below / height, top=1 - 0.65 / height, hspace=0.5,
     )  # fmt: skip
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (heading, series) in zip(axes.flat, panels.items()):

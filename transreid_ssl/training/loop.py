@@ -20,7 +20,7 @@ from transreid_ssl.models import block_norms, group_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
 from transreid_ssl.training.checkpoint import capture, load_checkpoint, restore
-from transreid_ssl.training.clock import Clock, Progress, describe_first, describe_progress
+from transreid_ssl.training.clock import Clock, describe_first, describe_progress, progress_bar, say
 from transreid_ssl.training.health import total_norm
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
@@ -84,7 +84,6 @@ class Trainer:
         self.bad_images = BadImages(accelerator, run, max_bad_images)
         self.skipped = 0
         self.stop = StopRequest(accelerator)
-        self.progress: Progress | None = None
         self.step = self._restore()
         self._check_same_step()
 
@@ -129,8 +128,7 @@ class Trainer:
 
     def say(self, text: str) -> None:
         """Print on the main process."""
-        if self.accelerator.is_main_process:
-            self.progress.say(text) if self.progress else print(text, flush=True)
+        say(self.accelerator, text)
 
     # -- the loop
 
@@ -143,9 +141,8 @@ class Trainer:
         """
         # A generator would keep its workers until the garbage collector finds it.
         closing = contextlib.closing(batches) if hasattr(batches, "close") else nullcontext()
-        main, total = self.accelerator.is_main_process, self.plan.total_steps
-        self.progress = Progress(main, self.step, total)
-        with self.stop, closing, contextlib.closing(self.progress):
+        total = self.plan.total_steps
+        with self.stop, closing, progress_bar(self.accelerator, self.step, total) as bar:
             self.clock, begin = Clock(self.step), self.step
             probed = on_main(self.accelerator, lambda: self.run.has(self.step, "probe/mAP"))
             if self._probe_is_due() and not probed:
@@ -155,9 +152,9 @@ class Trainer:
                 self.watch.begin_step()
                 self._optimise(batches)
                 self.step += 1
-                self.progress.step()
+                bar.update()
                 if self.step == begin + 1 < total and self.step % self.settings.log_every:
-                    self._say_first()
+                    self._say_first()  # otherwise it has a line of its own
                 self._housekeeping()
             self.watch.check_end(self.step)
 
@@ -242,13 +239,10 @@ class Trainer:
 
     def _say_first(self) -> None:
         """Say how long the first step took; the clock begins anew after it."""
+        seconds, _ = self.clock.read(self.step)
         if self.meter.count:  # else it was skipped
             loss = self.meter.read(self.accelerator)["loss"]
-            self.say(
-                describe_first(
-                    self.step, self.plan.total_steps, loss, self.clock.read(self.step)[0]
-                )
-            )
+            self.say(describe_first(self.step, self.plan.total_steps, loss, seconds))
 
     def _log(self) -> None:
         """Log the steps since the last line, and look whether they were sound."""

@@ -13,6 +13,7 @@ from transreid_ssl.data import LabelledImages, ReIDProtocol, decoded, open_reid
 from transreid_ssl.data.reid import labels
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.retrieval import chance, colour_histogram, embed_protocol, evaluate
+from transreid_ssl.training.clock import say
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.settings import ProbeSettings
 
@@ -63,11 +64,11 @@ class RetrievalProbe:
         metrics = evaluate(query, *of_query, gallery, *of_gallery, device=device)
         mean_ap, rank1 = 100 * metrics.mAP, 100 * metrics.rank(1)
         spread = float(feature_spread(gallery))
-        self.accelerator.print(
+        say(
+            self.accelerator,
             f"probe at step {step}: mAP {mean_ap:.1f} %, rank-1 {rank1:.1f} %  (colour histogram "
             f"{self.baselines['probe/mAP_histogram']:.1f} %, chance "
             f"{self.baselines['probe/mAP_chance']:.1f} % mAP; feature spread {spread:.3f})",
-            flush=True,
         )
         values = {"probe/mAP": mean_ap, "probe/rank1": rank1, "probe/feature_spread": spread}
         return values | self.baselines
