@@ -24,6 +24,10 @@ COMMANDS = {
         "Write the features of a pool of images to a file.",
         "--images demo:identities=20 --out features.npy",
     ),
+    "plan": (
+        "What a training would take: images a second, hours, memory, disk, by a few of its steps.",
+        "dino_pretrain",
+    ),
     "report": (
         "Pictures of what a run has learnt: curves and attention.",
         "curves outputs/dino_pretrain",

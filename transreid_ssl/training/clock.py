@@ -15,7 +15,7 @@ class Clock:
 
     def __init__(self, step: int = 0) -> None:
         self._begin, self._step, self._waited = time.monotonic(), step, 0.0
-        self._left_out = 0.0  # all that was ever spent in ``untimed``
+        self.left_out = 0.0  # all that was ever spent in ``untimed``
 
     @contextlib.contextmanager
     def untimed(self) -> Iterator[None]:
@@ -24,14 +24,14 @@ class Clock:
         yield
         passed = time.monotonic() - begin
         self._begin += passed
-        self._left_out += passed
+        self.left_out += passed
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Time spent inside is waited for images, but for what is ``untimed`` in it."""
-        begin, left_out = time.monotonic(), self._left_out
+        begin, left_out = time.monotonic(), self.left_out
         yield
-        self._waited += time.monotonic() - begin - (self._left_out - left_out)
+        self._waited += time.monotonic() - begin - (self.left_out - left_out)
 
     def read(self, step: int) -> tuple[float, float]:
         """Seconds that each step up to ``step`` took, on the mean since the last call.
@@ -65,7 +65,7 @@ def describe_progress(step: int, total: int, values: dict[str, float]) -> str:
     return (
         f"step {step}/{total}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
         f"{speed:.{0 if speed >= 10 else 1}f} images/s (waits {values['data_wait']:.0%})  "
-        f"{_duration(values['step_seconds'] * (total - step))} left"
+        f"{duration(values['step_seconds'] * (total - step))} left"
     )
 
 
@@ -77,7 +77,8 @@ def describe_first(step: int, total: int, loss: float, seconds: float) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Hours and minutes, or minutes and seconds."""
     if not math.isfinite(seconds):
         return "?"
     minutes, rest = divmod(round(seconds), 60)

@@ -149,14 +149,18 @@ class Trainer:
                 self._probe()  # a stop may have come between a checkpoint and its probe
             self.model.train()
             while self.step < total:
-                self.watch.begin_step()
-                self._optimise(batches)
-                self.step += 1
+                self.advance(batches)
                 bar.update()
                 if self.step == begin + 1 < total and self.step % self.settings.log_every:
                     self._say_first()  # otherwise it has a line of its own
                 self._housekeeping()
             self.watch.check_end(self.step)
+
+    def advance(self, batches: Iterator[dict[str, Any]]) -> None:
+        """Make the next step, without what happens between steps."""
+        self.watch.begin_step()
+        self._optimise(batches)
+        self.step += 1
 
     def _optimise(self, batches: Iterator[dict[str, Any]]) -> None:
         """One optimiser step, noted by the meter."""
@@ -282,9 +286,10 @@ class Trainer:
         if self.watch.collapse.low:
             return
         bad_images = self.bad_images.gathered()
-        on_main(self.accelerator, lambda: self._save(bad_images))
+        on_main(self.accelerator, lambda: self.save(bad_images))
 
-    def _save(self, bad_images: list[str]) -> None:
+    def save(self, bad_images: list[str]) -> None:
+        """Write the state, if it is sound; on the main process."""
         state = self.state(bad_images)
         self.watch.check_state(self.step, state)
         keep = self.settings.keep_checkpoints, self.settings.keep_every

@@ -11,6 +11,7 @@ from transreid_ssl.models import save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.training.config import provenance
 from transreid_ssl.training.loop import Trainer
+from transreid_ssl.training.measure import end_if_measured
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import build_optimizer
 from transreid_ssl.training.plan import make_plan
@@ -70,6 +71,7 @@ def train(
         probe_every=probe.every,
         keep_best=None if best is None else lambda: save(best),
     )  # fmt: skip
+    end_if_measured(trainer, batches)
     trainer.fit(batches(trainer))
     on_main(accelerator, lambda: save(result))
     trainer.report(result)

@@ -1,0 +1,91 @@
+"""What a training would take: measured as a user would, and the arithmetic behind it."""
+
+import re
+
+import pytest
+
+import launch
+from transreid_ssl.plan import describe
+from transreid_ssl.training.measure import Measurement
+
+PEOPLE = "height=32,width=16"
+RUN = [
+    "--model.img_size=[32,16]", "--run.batch_size=16", "--run.num_workers=0", "--run.num_threads=1",
+    "--run.checkpoint_every=5",
+]  # fmt: skip
+DINO = [
+    "dino_pretrain", f"--data.pool=demo:identities=24,images=4,{PEOPLE}", *RUN, "--run.epochs=3",
+    "--views.global_size=[32,16]", "--views.local_size=[16,8]", "--views.num_local=2",
+    f"--probe.data=demo:test=5,images=4,{PEOPLE}", "--probe.every=7",
+]  # fmt: skip
+USL = [
+    "usl_finetune", f"--data.name=demo:identities=10,images=6,test=5,{PEOPLE}", *RUN,
+    "--model.weights=null", "--data.statistics=half", "--augment.padding=2", "--run.epochs=2",
+    "--clusters.steps_per_epoch=4", "--clusters.k1=5", "--clusters.k2=2", "--clusters.eps=0.7",
+    "--clusters.min_samples=2", "--clusters.embed_batch_size=16",
+]  # fmt: skip
+
+
+def plan(*arguments, code=0):
+    return launch.run("-m", "transreid_ssl.plan", *arguments, code=code)
+
+
+def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
+    run = tmp_path / "run"
+    text = plan("--steps=2", *DINO, f"--run.output={run}")
+    assert re.search(
+        r"measured on cpu: 2 step\(s\) of 16 images, \S+ s each, after a first one", text
+    )
+    assert "this run: 18 steps (3 epochs of 6), " in text
+    assert re.search(r"LUPerson \(4,180,243 images\), as many epochs: \S+ h", text)
+    assert re.search(r"memory: \d+\.\d GB a process .* disk: \d+\.\d+ GB of checkpoints", text)
+    assert not run.exists()
+
+
+def test_processes_share_a_batch():
+    text = plan("--steps=1", "--processes=4", *DINO)
+    assert "1 step(s) of 4 images" in text
+    assert "on 4 processes, if they never wait for each other" in text
+    assert "this run: 18 steps (3 epochs of 6), " in text
+
+
+def test_clustering_is_counted_with_every_epoch():
+    assert "this run: 8 steps (2 epochs of 4), " in plan("--steps=1", *USL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "recipes/nothing.py: there is no such recipe"),
+        (["uda_finetune"], "has two stages"),
+        (["--steps=0", "dino_pretrain"], "give 1 or more"),
+        (["--processes=7", *DINO], "do not share 16 images"),
+        (["dino_pretrain", "--data.pool=/nowhere"], "/nowhere"),
+        (["dino_pretrain", "--optim.learning_rate=1"], "learning_rate"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    (line,) = plan(*arguments, code=2).splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_the_arithmetic():
+    found = Measurement(
+        device="cpu", batch_size=50, first=60.5, step=0.5, data_wait=0.25, epoch_start=30.0,
+        probe=10.0, checkpoint=3.0, steps_per_epoch=200, epochs=10, probes=4, checkpoints=20,
+        checkpoints_kept=2, checkpoint_bytes=250_000_000, memory=1_500_000_000, watts=400.0,
+    )  # fmt: skip
+    lines = describe(found, steps=8, processes=2)
+    assert lines == [
+        "measured on cpu: 8 step(s) of 50 images, 0.5 s each, after a first one of 60.5 s",
+        "  200 images/s on 2 processes, if they never wait for each other; "
+        "25% of a step is waiting for images",
+        "this run: 1,000 steps (10 epochs of 100), 16 min 00 s (training 9 min 20 s, "
+        "the beginnings of epochs 5 min 00 s, 4 probes 0 min 40 s, 20 checkpoints 1 min 00 s)",
+        "  LUPerson (4,180,243 images), as many epochs: 58.1 h",
+        "  its half, as many epochs: 29.0 h",
+        "memory: 1.5 GB a process with its loaders; disk: 0.50 GB of checkpoints",
+        "energy: 0.2 kWh, at 400 W a GPU",
+        "the loaders are too slow: raise --run.num_workers, or pack the pool",
+    ]

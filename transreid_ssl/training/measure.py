@@ -1,0 +1,150 @@
+"""A few steps of a run, taken to see what all of it would take."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from transreid_ssl.training.clock import Clock
+from transreid_ssl.training.loop import Trainer
+
+_STEPS: ContextVar[int] = ContextVar("steps", default=0)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured; times are in seconds.
+
+    Attributes:
+        device: "cpu", or the GPU's name.
+        batch_size: images of a step.
+        first: the first step, which warms up and compiles.
+        step: each of those after it.
+        data_wait: share of them, 0 to 1, that was waited for images.
+        epoch_start: what an epoch begins with, such as clustering.
+        probe, checkpoint: one of them.
+        steps_per_epoch, epochs, probes, checkpoints: of the whole run.
+        checkpoints_kept, checkpoint_bytes: what stays on the disk, and the size of one.
+        memory: bytes, of this process and its loaders; on a GPU the most that it held.
+        watts: that a GPU drew at the last step; None where it does not say.
+    """
+
+    device: str
+    batch_size: int
+    first: float
+    step: float
+    data_wait: float
+    epoch_start: float
+    probe: float
+    checkpoint: float
+    steps_per_epoch: int
+    epochs: int
+    probes: int
+    checkpoints: int
+    checkpoints_kept: int
+    checkpoint_bytes: int
+    memory: int
+    watts: float | None
+
+    @property
+    def images_per_second(self) -> float:
+        return self.batch_size / self.step
+
+
+class Measured(Exception):
+    """Ends a run that was only to be measured."""
+
+    def __init__(self, measurement: Measurement) -> None:
+        super().__init__(measurement)
+        self.measurement = measurement
+
+
+@contextmanager
+def measuring(steps: int) -> Iterator[None]:
+    """Within it a training raises ``Measured`` after its first step and ``steps`` more."""
+    token = _STEPS.set(steps)
+    try:
+        yield
+    finally:
+        _STEPS.reset(token)
+
+
+def end_if_measured(
+    trainer: Trainer, batches: Callable[[Trainer], Iterator[dict[str, Any]]]
+) -> None:
+    """Where a training is only to be measured, do so and raise ``Measured``."""
+    if steps := _STEPS.get():
+        raise Measured(_measure(trainer, batches(trainer), steps))
+
+
+def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) -> Measurement:
+    trainer.clock = Clock()
+    trainer.model.train()
+
+    def take(count: int) -> tuple[float, float]:
+        """Seconds a step, and the share of waiting; the device is waited for."""
+        for _ in range(count):
+            trainer.advance(batches)
+        trainer.meter.read(trainer.accelerator)
+        return trainer.clock.read(trainer.step)
+
+    first, _ = take(1)
+    epoch_start = trainer.clock.left_out
+    seconds, waited = take(steps)
+    settings, total = trainer.settings, trainer.plan.total_steps
+    checkpoint, _ = _timed(lambda: trainer.save([]))
+    probe, _ = _timed(lambda: trainer.probe(trainer.step)) if trainer.probe else (0.0, None)
+    return Measurement(
+        device=_device_name(trainer), batch_size=settings.batch_size, first=first, step=seconds,
+        data_wait=waited, epoch_start=epoch_start, probe=probe, checkpoint=checkpoint,
+        steps_per_epoch=trainer.plan.steps_per_epoch, epochs=trainer.plan.epochs,
+        probes=(1 + _times(total, trainer.probe_every)) if trainer.probe else 0,
+        checkpoints=_times(total, settings.checkpoint_every),
+        checkpoints_kept=min(_times(total, settings.checkpoint_every), settings.keep_checkpoints)
+        + (total // settings.keep_every if settings.keep_every else 0),
+        checkpoint_bytes=sum(
+            path.stat().st_size for path in trainer.run.checkpoints.iterdir() if path.is_file()
+        ),
+        memory=_memory(trainer), watts=_watts(trainer),
+    )  # fmt: skip
+
+
+def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.monotonic()
+    result = function()
+    return time.monotonic() - begin, result
+
+
+def _times(total: int, every: int) -> int:
+    """How often something happens that is due at multiples of ``every`` (0: never) and the end."""
+    return -(-total // every) if every else 1
+
+
+def _device_name(trainer: Trainer) -> str:
+    device = trainer.accelerator.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _memory(trainer: Trainer) -> int:
+    device = trainer.accelerator.device
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    process = psutil.Process()
+    return sum(
+        one.memory_full_info().pss for one in (process, *process.children(recursive=True))
+    )  # pages that processes share count once
+
+
+def _watts(trainer: Trainer) -> float | None:
+    device = trainer.accelerator.device
+    if device.type != "cuda":
+        return None
+    try:
+        return torch.cuda.power_draw(device) / 1000
+    except (ImportError, RuntimeError):  # without pynvml, or a driver that does not tell
+        return None
