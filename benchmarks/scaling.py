@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from benchmarks.reporting import finish, peak_memory_mb
 
@@ -181,6 +180,8 @@ def _table(rows: Sequence[Row], unit: str) -> str:
 
 def _draw(rows: Sequence[Row], path: Path, title: str) -> None:
     """Two panels against the last number of the sizes: seconds and memory."""
+    from matplotlib.figure import Figure  # not in the processes that are measured
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, name, label in zip(axes, ("seconds", "peak_mb"), ("seconds", "peak memory (MB)")):

@@ -12,7 +12,6 @@ import sys
 from accelerate import Accelerator
 from transreid_ssl import UserError
 from transreid_ssl.processes import on_all, on_main, together
-from transreid_ssl.training import finish
 
 accelerator = Accelerator(cpu=True)
 rank, order = accelerator.process_index, []
@@ -43,7 +42,8 @@ for call, where in cases:
         else:
             assert where >= accelerator.num_processes, (call, where, kind)
 sys.stdout.write(f"process {rank} is done\\n")
-finish(accelerator)
+accelerator.wait_for_everyone()
+accelerator.end_training()
 """
 
 
