@@ -33,9 +33,7 @@ def plan(*arguments, code=0):
 def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
     run = tmp_path / "run"
     text = plan("--steps=2", *DINO, f"--run.output={run}")
-    assert re.search(
-        r"measured on cpu: 2 step\(s\) of 16 images, \S+ s each, after a first one", text
-    )
+    assert re.search(r"measured on cpu: 2 step\(s\) of 16 images after the first, \S+ s each", text)
     assert "this run: 18 steps (3 epochs of 6), " in text
     assert re.search(r"LUPerson \(4,180,243 images\), as many epochs: \S+ h", text)
     assert re.search(r"memory: \d+\.\d GB a process .* disk: \d+\.\d+ GB of checkpoints", text)
@@ -44,13 +42,20 @@ def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
 
 def test_processes_share_a_batch():
     text = plan("--steps=1", "--processes=4", *DINO)
-    assert "1 step(s) of 4 images" in text
-    assert "on 4 processes, if they never wait for each other" in text
+    assert "s each on 4 processes that never wait for each other" in text
     assert "this run: 18 steps (3 epochs of 6), " in text
 
 
-def test_clustering_is_counted_with_every_epoch():
-    assert "this run: 8 steps (2 epochs of 4), " in plan("--steps=1", *USL)
+def test_an_epoch_of_clustering_is_no_pass_over_the_images():
+    text = plan("--steps=1", "--processes=2", *USL)
+    assert "this run: 8 steps (2 epochs of 4), " in text
+    assert "LUPerson" not in text
+
+
+def test_a_run_may_be_shorter_than_what_is_to_be_measured():
+    assert "17 step(s) of 16 images" in plan("--steps=50", *DINO)
+    text = plan(*DINO, "--run.epochs=1", "--run.batch_size=96", code=2)
+    assert text.splitlines()[-1].startswith("error: the run has one step")
 
 
 @pytest.mark.parametrize(
@@ -72,15 +77,16 @@ def test_mistakes_are_one_line(arguments, message):
 
 def test_the_arithmetic():
     found = Measurement(
-        device="cpu", batch_size=50, first=60.5, step=0.5, data_wait=0.25, epoch_start=30.0,
-        probe=10.0, checkpoint=3.0, steps_per_epoch=200, epochs=10, probes=4, checkpoints=20,
-        checkpoints_kept=2, checkpoint_bytes=250_000_000, memory=1_500_000_000, watts=400.0,
+        device="cpu", batch_size=100, steps=8, first=121.0, step=1.0, data_wait=0.25,
+        epoch_start=30.0, baselines=20.0, probe=5.0, checkpoint=3.0, steps_per_epoch=100, epochs=10,
+        probes=4, checkpoints=20, checkpoints_kept=2, checkpoint_bytes=250_000_000,
+        memory=1_500_000_000, watts=400.0,
     )  # fmt: skip
-    lines = describe(found, steps=8, processes=2)
+    lines = describe(found, processes=2, passes=True)
     assert lines == [
-        "measured on cpu: 8 step(s) of 50 images, 0.5 s each, after a first one of 60.5 s",
-        "  200 images/s on 2 processes, if they never wait for each other; "
-        "25% of a step is waiting for images",
+        "measured on cpu: 8 step(s) of 100 images after the first, 0.5 s each on 2 processes that "
+        "never wait for each other",
+        "  200 images/s; 25% of a step is waiting for images; the first step took 60.5 s",
         "this run: 1,000 steps (10 epochs of 100), 16 min 00 s (training 9 min 20 s, "
         "the beginnings of epochs 5 min 00 s, 4 probes 0 min 40 s, 20 checkpoints 1 min 00 s)",
         "  LUPerson (4,180,243 images), as many epochs: 58.1 h",

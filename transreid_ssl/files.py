@@ -146,6 +146,10 @@ def _taken_up(work: Path, key: str) -> Iterator[None]:
 def _refuse_taken(path: Path) -> None:
     if not path.name:
         raise UserError(f"{path}: give the path of a new folder")
+    if path.is_symlink() or os.path.ismount(path):
+        raise UserError(
+            f"{path}: is a link or a mount, which cannot be replaced; name a folder in it"
+        )
     if os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{path}: exists already; choose another folder or remove this one")
 

@@ -9,17 +9,20 @@ without any the recipe's demo is measured. Nothing is written to the run's folde
 """
 
 import argparse
-import contextlib
 import importlib.util
-import io
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
+from transreid_ssl.pretrain import PretrainingConfig
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.clock import duration
 from transreid_ssl.training.measure import Measured, Measurement, measuring
@@ -33,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     recipe = load_recipe(options.recipe)
     measurement = measure(recipe, options.settings, options.steps, options.processes)
-    print("\n".join(describe(measurement, options.steps, options.processes)))
+    passes = issubclass(recipe.Config, PretrainingConfig)
+    print("\n".join(describe(measurement, options.processes, passes)))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -75,8 +79,8 @@ def load_recipe(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module  # where its dataclasses look for their types
     spec.loader.exec_module(module)
-    if not hasattr(module, "Config"):
-        raise UserError(f"{path}: is no recipe, as it has no Config")
+    if not is_dataclass(getattr(module, "Config", None)) or not hasattr(module, "DEMO"):
+        raise UserError(f"{path}: is no recipe, as it has no Config and no DEMO")
     if "source_training" in module.Config.__dataclass_fields__:
         raise UserError(
             f"{path}: has two stages; plan supervised_finetune and usl_finetune on their images"
@@ -89,62 +93,68 @@ def measure(
 ) -> Measurement:
     """Run the first steps of a recipe, in a folder that is thrown away.
 
-    Raises:
-        UserError: what the recipe refuses, a batch that the processes cannot share, or a GPU whose
-            memory does not suffice.
-    """
-    config, _ = parse_config(recipe.Config, recipe.DEMO, recipe.__doc__, settings)
-    batch_size, rest = divmod(config.run.batch_size, processes)
-    if rest:
-        raise UserError(f"--processes {processes}: do not share {config.run.batch_size} images")
-    said = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, measuring(steps):
-        own = [f"--run.output={folder}/run", "--run.tracker=null", f"--run.batch_size={batch_size}"]
-        try:
-            import torch
+    For several processes this one computes their shares of a batch one after the other.
 
-            with contextlib.redirect_stdout(said):
-                recipe.main([*settings, *own])
+    Raises:
+        UserError: what the recipe refuses, a batch that the processes cannot share, a GPU whose
+            memory does not suffice, or a launch in several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a plan is made by one process: give --processes instead of launching many")
+    config, _ = parse_config(recipe.Config, recipe.DEMO, recipe.__doc__, settings)
+    parts = config.run.accumulation * processes
+    if config.run.batch_size % parts:
+        raise UserError(f"--processes {processes}: do not share {config.run.batch_size} images")
+    with tempfile.TemporaryDirectory() as folder, measuring(steps):
+        own = [f"--run.output={folder}/run", "--run.tracker=null", f"--run.accumulation={parts}"]
+        try:
+            recipe.main([*settings, *own])
         except Measured as end:
             return end.measurement
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU's memory does not suffice for {batch_size} images at once: divide them "
-                "with --run.accumulation, or give --model.gradient_checkpointing true"
+                f"the GPU's memory does not suffice for {config.run.batch_size // parts} images at "
+                "once: raise --run.accumulation, or give --model.gradient_checkpointing true"
             ) from error
-    raise UserError(f"{recipe.__name__}: ended before a step was made: {said.getvalue().strip()}")
+    raise UserError(f"{recipe.__name__}: ended without a step")
 
 
-def describe(found: Measurement, steps: int, processes: int = 1) -> list[str]:
-    """Lines for people."""
-    rate = found.images_per_second * processes
-    per_epoch = found.steps_per_epoch // processes
-    total = per_epoch * found.epochs
+def describe(found: Measurement, processes: int, passes: bool) -> list[str]:
+    """Lines for people; ``passes``: an epoch is a pass over the pool."""
+    step, rate = found.step / processes, processes * found.batch_size / found.step
+    total = found.steps_per_epoch * found.epochs
     parts = {
-        "training": found.first + found.step * (total - 1),
+        "training": found.first / processes + step * (total - 1),
         "the beginnings of epochs": found.epoch_start * found.epochs,
-        f"{found.probes} probes": found.probe * found.probes,
+        f"{found.probes} probes": found.baselines + found.probe * found.probes,
         f"{found.checkpoints} checkpoints": found.checkpoint * found.checkpoints,
     }
     told = ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value > 0.5)
-    hours = {name: count * found.epochs / rate / 3600 for name, count in _pools().items()}
     lines = [
-        f"measured on {found.device}: {steps} step(s) of {found.batch_size} images, "
-        f"{found.step:.3g} s each, after a first one of {found.first:.1f} s",
-        f"  {rate:.3g} images/s" + f" on {processes} processes, if they never wait for each other"
-        * (processes > 1) + f"; {found.data_wait:.0%} of a step is waiting for images",
-        f"this run: {total:,} steps ({found.epochs} epochs of {per_epoch:,}), "
+        f"measured on {found.device}: {found.steps} step(s) of {found.batch_size} images after the "
+        f"first, {step:.3g} s each" + f" on {processes} processes that never wait for each other"
+        * (processes > 1),
+        f"  {_number(rate)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
+        f"first step took {found.first / processes:.1f} s",
+        f"this run: {total:,} steps ({found.epochs} epochs of {found.steps_per_epoch:,}), "
         f"{duration(sum(parts.values()))} ({told})",
-        *(f"  {name}, as many epochs: {value:,.1f} h" for name, value in hours.items()),
-        f"memory: {found.memory / 1e9:.1f} GB a process with its loaders; disk: "
-        f"{found.checkpoint_bytes * found.checkpoints_kept / 1e9:.2f} GB of checkpoints",
     ]  # fmt: skip
+    for name, count in _pools().items() if passes else ():
+        lines.append(f"  {name}, as many epochs: {count * found.epochs / rate / 3600:,.1f} h")
+    lines.append(
+        f"memory: {found.memory / 1e9:.1f} GB a process with its loaders; disk: "
+        f"{found.checkpoint_bytes * found.checkpoints_kept / 1e9:.2f} GB of checkpoints"
+    )
     if found.watts:
         energy = found.watts * sum(parts.values()) * processes / 3.6e6
         lines.append(f"energy: {energy:.1f} kWh, at {found.watts:.0f} W a GPU")
     if found.data_wait > _STARVED:
         lines.append("the loaders are too slow: raise --run.num_workers, or pack the pool")
     return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def _pools() -> dict[str, int]:

@@ -197,15 +197,18 @@ def save(found: dict[str, Any], folder: Path) -> None:
 
 def draw(found: dict[str, Any], path: Path) -> None:
     """AUC of each way against how far fine-tuning moved the weights."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
-    told = [cells for cells in found.values() if "moved" in cells]
+    told = {name: cells for name, cells in found.items() if "moved" in cells}
     for frame, marker in zip(FRAMES, "o^s"):
-        points = sorted((c["moved"], c[f"{PLACES[0]}, {frame}"]["auc"][OTHER]) for c in told)
-        axis.plot(*zip(*points), marker=marker, label=frame)
+        points = [(c["moved"], c[f"{PLACES[0]}, {frame}"]["auc"][OTHER]) for c in told.values()]
+        axis.plot(*zip(*points), marker=marker, ls="", label=frame)
+    for name, cells in told.items():
+        axis.axvline(cells["moved"], color="0.9", zorder=0)
+        axis.text(cells["moved"], 0.02, name, rotation=90, fontsize=8, ha="right", va="bottom")
     axis.axhline(0.5, color="grey", ls=":", label="chance")
     axis.set(xlabel="how far fine-tuning moved the weights (share of their length)", ylim=(0, 1))
-    axis.set_ylabel("AUC: an image of the target above one of the other place")
+    axis.set_ylabel("AUC of the target against the other place")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=110, format="png")

@@ -52,6 +52,7 @@ def pack(
         if len(left_out) == len(pool):
             shutil.rmtree(folder)
             raise UserError(f"{pool.source}: not one image can be read (such as {left_out[0]})")
+        (folder / "left_out.txt").unlink(missing_ok=True)  # of an end that failed
         if left_out:
             write_text(folder / "left_out.txt", "\n".join(left_out) + "\n")
     return left_out

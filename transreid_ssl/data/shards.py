@@ -218,13 +218,13 @@ def _write_shard(path: Path, pool: Pool, indices: np.ndarray) -> Iterator[str | 
 def _left_out(path: Path, pool: Pool, indices: np.ndarray) -> list[str] | None:
     """Why images were left out of a finished shard; None if it has to be made (again).
 
-    The first image of each row group is compared with the pool's.
+    The first image of every thousand is compared with the pool's.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as shard:
             left_out = json.loads((shard.metadata.metadata or {})[_LEFT_OUT.encode()])
             held = iter(np.setdiff1d(indices, left_out).tolist())
-            for batch in shard.iter_batches(_ROW_GROUP, columns=["image"]):
+            for batch in shard.iter_batches(_ROW_GROUP):
                 places = list(itertools.islice(held, len(batch)))
                 first = batch.column("image")[0]["bytes"].as_py()
                 pool.require_same(places[0], first, path.parents[1])

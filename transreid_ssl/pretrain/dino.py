@@ -115,6 +115,7 @@ def _precise(values: Tensor) -> Tensor:
 
 def _others(student: Tensor, teacher: Tensor) -> Iterator[tuple[int, Tensor]]:
     """For each student view how many teacher views it is compared with, and their sum (B, K)."""
+    teacher = teacher.to(torch.promote_types(student.dtype, teacher.dtype))
     total = teacher.sum(dim=0)
     for view in range(len(student)):
         own = view < len(teacher)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 
+from transreid_ssl.errors import UserError
 from transreid_ssl.training.clock import Clock
 from transreid_ssl.training.loop import Trainer
 
@@ -23,23 +24,27 @@ class Measurement:
     Attributes:
         device: "cpu", or the GPU's name.
         batch_size: images of a step.
+        steps: how many were measured after the first.
         first: the first step, which warms up and compiles.
         step: each of those after it.
         data_wait: share of them, 0 to 1, that was waited for images.
         epoch_start: what an epoch begins with, such as clustering.
+        baselines: what probes are compared with, found once.
         probe, checkpoint: one of them.
         steps_per_epoch, epochs, probes, checkpoints: of the whole run.
         checkpoints_kept, checkpoint_bytes: what stays on the disk, and the size of one.
         memory: bytes, of this process and its loaders; on a GPU the most that it held.
-        watts: that a GPU drew at the last step; None where it does not say.
+        watts: that a GPU drew at the end of the steps; None where it does not say.
     """
 
     device: str
     batch_size: int
+    steps: int
     first: float
     step: float
     data_wait: float
     epoch_start: float
+    baselines: float
     probe: float
     checkpoint: float
     steps_per_epoch: int
@@ -83,6 +88,9 @@ def end_if_measured(
 
 
 def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) -> Measurement:
+    settings, total = trainer.settings, trainer.plan.total_steps
+    if total < 2:
+        raise UserError("the run has one step, after which there is nothing to measure")
     trainer.clock = Clock()
     trainer.model.train()
 
@@ -90,39 +98,41 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
         """Seconds a step, and the share of waiting; the device is waited for."""
         for _ in range(count):
             trainer.advance(batches)
+        if not trainer.meter.count:
+            raise UserError("the gradients of the first steps are not finite; lower --optim.lr")
         trainer.meter.read(trainer.accelerator)
         return trainer.clock.read(trainer.step)
 
     first, _ = take(1)
-    epoch_start = trainer.clock.left_out
+    epoch_start, steps = trainer.clock.left_out, min(steps, total - 1)
     seconds, waited = take(steps)
-    settings, total = trainer.settings, trainer.plan.total_steps
-    checkpoint, _ = _timed(lambda: trainer.save([]))
-    probe, _ = _timed(lambda: trainer.probe(trainer.step)) if trainer.probe else (0.0, None)
+    watts, memory = _watts(trainer), _memory(trainer)
+    baselines = probe = 0.0
+    if trainer.probe:
+        baselines = _seconds(trainer.probe.find_baselines)
+        probe = _seconds(lambda: trainer.probe(trainer.step))
+    written = {*range(settings.checkpoint_every, total + 1, settings.checkpoint_every), total}
+    kept = set(sorted(written)[-settings.keep_checkpoints :])
+    kept |= {step for step in written if settings.keep_every and not step % settings.keep_every}
+    every = trainer.probe_every
     return Measurement(
-        device=_device_name(trainer), batch_size=settings.batch_size, first=first, step=seconds,
-        data_wait=waited, epoch_start=epoch_start, probe=probe, checkpoint=checkpoint,
+        device=_device_name(trainer), batch_size=settings.batch_size, steps=steps, first=first,
+        step=seconds, data_wait=waited, epoch_start=epoch_start, baselines=baselines, probe=probe,
+        checkpoint=_seconds(lambda: trainer.save([])),
         steps_per_epoch=trainer.plan.steps_per_epoch, epochs=trainer.plan.epochs,
-        probes=(1 + _times(total, trainer.probe_every)) if trainer.probe else 0,
-        checkpoints=_times(total, settings.checkpoint_every),
-        checkpoints_kept=min(_times(total, settings.checkpoint_every), settings.keep_checkpoints)
-        + (total // settings.keep_every if settings.keep_every else 0),
+        probes=(1 + (-(-total // every) if every else 1)) if trainer.probe else 0,
+        checkpoints=len(written), checkpoints_kept=len(kept),
         checkpoint_bytes=sum(
             path.stat().st_size for path in trainer.run.checkpoints.iterdir() if path.is_file()
         ),
-        memory=_memory(trainer), watts=_watts(trainer),
+        memory=memory, watts=watts,
     )  # fmt: skip
 
 
-def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
+def _seconds(function: Callable[[], Any]) -> float:
     begin = time.monotonic()
-    result = function()
-    return time.monotonic() - begin, result
-
-
-def _times(total: int, every: int) -> int:
-    """How often something happens that is due at multiples of ``every`` (0: never) and the end."""
-    return -(-total // every) if every else 1
+    function()
+    return time.monotonic() - begin
 
 
 def _device_name(trainer: Trainer) -> str:
@@ -134,10 +144,12 @@ def _memory(trainer: Trainer) -> int:
     device = trainer.accelerator.device
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    process = psutil.Process()
-    return sum(
-        one.memory_full_info().pss for one in (process, *process.children(recursive=True))
-    )  # pages that processes share count once
+    process, held = psutil.Process(), 0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):  # a process that has ended meanwhile
+            found = one.memory_full_info()
+            held += getattr(found, "pss", found.rss)  # pages that processes share count once
+    return held
 
 
 def _watts(trainer: Trainer) -> float | None:
@@ -146,5 +158,5 @@ def _watts(trainer: Trainer) -> float | None:
         return None
     try:
         return torch.cuda.power_draw(device) / 1000
-    except (ImportError, RuntimeError):  # without pynvml, or a driver that does not tell
+    except Exception:  # without its library, or a GPU that does not tell: errors of many kinds
         return None

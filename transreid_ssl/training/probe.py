@@ -56,9 +56,13 @@ class RetrievalProbe:
         values = on_main(self.accelerator, lambda: self._measure(step, *features))
         return values if self.accelerator.is_main_process else {}
 
-    def _measure(self, step: int, query: Tensor, gallery: Tensor) -> dict[str, float]:
+    def find_baselines(self) -> None:
+        """What chance and colours give, found once."""
         if not self.baselines:
             self.baselines = _baselines(self.protocol)
+
+    def _measure(self, step: int, query: Tensor, gallery: Tensor) -> dict[str, float]:
+        self.find_baselines()
         of_query, of_gallery = labels(self.protocol)
         device = self.accelerator.device
         metrics = evaluate(query, *of_query, gallery, *of_gallery, device=device)
