@@ -1,6 +1,6 @@
 """Which half of a mixed pool is worth pre-training on? DINO on each, in as many steps.
 
-    python -m benchmarks.selection   # generated people of two places, an hour on two CPU cores
+    python -m benchmarks.selection   # generated people, one to two hours on two CPU cores
     python -m benchmarks.selection --target market1501 --target_root /data/Market-1501 \\
         --other /data/crops_of_another_place --epochs 12 --out outputs/real   # real crops
     python -m benchmarks.selection --target market1501 --target_root /data/Market-1501 \\
