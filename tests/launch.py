@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import io
 import json
 import multiprocessing
@@ -200,10 +199,9 @@ def _forget_accelerator() -> None:
 @functools.cache
 def recipe(name: str) -> ModuleType:
     """The recipe ``name``, such as "dino_pretrain", as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from transreid_ssl.plan import load_recipe  # slow to import, and few tests want it
+
+    return load_recipe(str(ROOT / "recipes" / f"{name}.py"))
 
 
 def kill(*arguments: str, when: Callable[[], bool], cwd: Path = ROOT) -> None:

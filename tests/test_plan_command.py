@@ -63,7 +63,10 @@ def test_a_run_may_be_shorter_than_what_is_to_be_measured():
     [
         (["nothing"], "recipes/nothing.py: there is no such recipe"),
         (["uda_finetune"], "has two stages"),
-        (["--steps=0", "dino_pretrain"], "give 1 or more"),
+        (["--steps=0", "dino_pretrain"], "steps"),
+        (["--steps", "many", "dino_pretrain"], "many"),
+        (["--step=3", "dino_pretrain"], "step"),
+        ([], "recipe"),
         (["--processes=7", *DINO], "do not share 16 images"),
         (["dino_pretrain", "--data.pool=/nowhere"], "/nowhere"),
         (["dino_pretrain", "--optim.learning_rate=1"], "learning_rate"),

@@ -12,6 +12,7 @@ import sys
 from accelerate import Accelerator
 from transreid_ssl import UserError
 from transreid_ssl.processes import on_all, on_main, together
+from transreid_ssl.training import finish
 
 accelerator = Accelerator(cpu=True)
 rank, order = accelerator.process_index, []
@@ -42,8 +43,7 @@ for call, where in cases:
         else:
             assert where >= accelerator.num_processes, (call, where, kind)
 sys.stdout.write(f"process {rank} is done\\n")
-accelerator.wait_for_everyone()
-accelerator.end_training()
+finish(accelerator)
 """
 
 

@@ -65,14 +65,10 @@ def fail_everywhere(names: list[str], folder: Path) -> list[dict[str, Any]]:
 
 
 def _program(name: str) -> Callable[[Path], Any]:
-    """A job at a batch size that processes can share, and no longer than a second epoch."""
+    """A job at a batch size that processes can share."""
     if name not in SETTINGS:
         return all_jobs()[name].program
-    sizes = [
-        "--run.batch_size=12",
-        "--run.epochs=2",
-        *["--source_training.batch_size=12"] * (name == "uda"),
-    ]
+    sizes = ["--run.batch_size=12", *["--source_training.batch_size=12"] * (name == "uda")]
     return lambda folder: recipe_main(name)([*SETTINGS[name], *sizes, f"--run.output={folder}"])
 
 

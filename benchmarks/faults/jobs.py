@@ -2,10 +2,8 @@
 
 import functools
 import hashlib
-import importlib.util
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
@@ -22,6 +20,7 @@ from transreid_ssl import command, embed
 from transreid_ssl.cfs import __main__ as _cfs_command
 from transreid_ssl.data import __main__ as _data_command
 from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.plan import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -122,12 +121,7 @@ def all_jobs() -> dict[str, Job]:
 def recipe_main(name: str) -> Callable[[list[str]], Any]:
     """The ``main`` of an objective's recipe."""
     kind = "finetune" if f"{name}_finetune.py" in os.listdir(RECIPES) else "pretrain"
-    path = RECIPES / f"{name}_{kind}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    recipe = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = recipe
-    spec.loader.exec_module(recipe)
-    return recipe.main
+    return load_recipe(str(RECIPES / f"{name}_{kind}.py")).main
 
 
 def _recipe(name: str) -> Callable[[Path], Any]:

@@ -209,7 +209,7 @@ def test_two_processes_learn_and_score_as_one(places, weights, method):
     np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["density-ratio", "cfs-whitened", "cfs"])
+@pytest.mark.parametrize("method", ["density-ratio", "nearest", "moments", "cfs-whitened", "cfs"])
 def test_a_stopped_scoring_goes_on_with_what_it_had_learnt(places, weights, method, monkeypatch):
     pools = [open_pool(str(places / name)) for name in ("mixed", "target")]
     networks = weights if method.startswith("cfs") else weights[:1]

@@ -110,7 +110,7 @@ def test_two_processes_and_accumulation_find_the_clusters_and_losses_of_one(home
     plain = [
         *TINY, "--clusters.frozen_norms=true", "--model.name=vit_nano_patch8_reid",
         "--model.weights=null", "--probe.every=0", "--run.epochs=2", "--optim.lr=0.001",
-        "--run.seed=3", "--clusters.steps_per_epoch=2",
+        "--run.seed=3",
     ]  # fmt: skip
     for name, options, processes in (
         ("one", [], 1), ("two", [], 2), ("parts", ["--run.accumulation=2"], 1)
@@ -120,7 +120,7 @@ def test_two_processes_and_accumulation_find_the_clusters_and_losses_of_one(home
             processes=processes, cwd=home,
         )  # fmt: skip
     one = tmp_path / "one"
-    assert len(logged(one, "loss")) == 4
+    assert len(logged(one, "loss")) == 8
     for other in (tmp_path / "two", tmp_path / "parts"):
         assert cluster_lines(other) == cluster_lines(one)
         assert dict(logged(other, "loss")) == pytest.approx(dict(logged(one, "loss")), rel=2e-4)
@@ -131,16 +131,16 @@ def test_norms_of_so_many_images_give_equal_losses_on_one_process_and_on_four(ho
     plain = [
         *TINY, "--run.norm_images=4", "--data.images_per_cluster=4", "--model.weights=null",
         "--probe.every=0", "--run.epochs=2", "--optim.lr=0.001", "--run.seed=3",
-        "--clusters.eps=0.6", "--clusters.steps_per_epoch=2",
+        "--clusters.eps=0.6",
     ]  # fmt: skip
-    runs = {"1": [], "4": [], "parts": ["--run.accumulation=2"]}
+    runs = {"1": [], "2": [], "4": [], "parts": ["--run.accumulation=2"]}
     for name, options in runs.items():
         launch.run(
             RECIPE, *plain, *options, f"--run.output={tmp_path / name}",
             processes=int(name) if name.isdigit() else 1, cwd=home,
         )  # fmt: skip
     expected = dict(logged(tmp_path / "1", "loss"))
-    assert len(expected) == 4
+    assert len(expected) == 8
     for name in runs:
         assert cluster_lines(tmp_path / name) == cluster_lines(tmp_path / "1")
         assert dict(logged(tmp_path / name, "loss")) == pytest.approx(expected, rel=2e-4)

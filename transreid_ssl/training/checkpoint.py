@@ -1,6 +1,7 @@
 """Checkpoints: the complete state of a run in one file, written atomically, verified on reading."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,17 @@ def save_checkpoint(
             torch.save(state, file)
         except RuntimeError as error:  # torch's writer hides the system's error in its own
             raise OSError(0, f"no space left, or a size limit was met: {error}") from error
-    for old in list_checkpoints(folder)[: -max(1, keep)]:
-        if not keep_every or step_of(old) % keep_every:
-            old.unlink(missing_ok=True)
+    found = {step_of(old): old for old in list_checkpoints(folder)}
+    for old in found.keys() - staying(found, keep, keep_every):
+        found[old].unlink(missing_ok=True)
     return path
+
+
+def staying(steps: Iterable[int], keep: int, keep_every: int) -> set[int]:
+    """Of the steps that checkpoints are of, in order, those whose checkpoints are not removed."""
+    steps = list(steps)
+    kept = {step for step in steps if keep_every and not step % keep_every}
+    return kept | set(steps[-max(1, keep) :])
 
 
 def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:

@@ -64,7 +64,7 @@ def describe_progress(step: int, total: int, values: dict[str, float]) -> str:
     speed = values["images_per_second"]
     return (
         f"step {step}/{total}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
-        f"{speed:.{0 if speed >= 10 else 1}f} images/s (waits {values['data_wait']:.0%})  "
+        f"{rate(speed)} images/s (waits {values['data_wait']:.0%})  "
         f"{duration(values['step_seconds'] * (total - step))} left"
     )
 
@@ -75,6 +75,11 @@ def describe_first(step: int, total: int, loss: float, seconds: float) -> str:
         f"step {step}/{total}  loss {loss:.4f}  the first step took {seconds:.1f} s: "
         "it warms up (and compiles), and counts in no rate"
     )
+
+
+def rate(value: float) -> str:
+    """With a digit behind the point where it is small."""
+    return f"{value:,.{0 if value >= 10 else 1}f}"
 
 
 def duration(seconds: float) -> str:

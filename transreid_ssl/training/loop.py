@@ -145,7 +145,7 @@ class Trainer:
         with self.stop, closing, progress_bar(self.accelerator, self.step, total) as bar:
             self.clock, begin = Clock(self.step), self.step
             probed = on_main(self.accelerator, lambda: self.run.has(self.step, "probe/mAP"))
-            if self._probe_is_due() and not probed:
+            if self.probe_is_due(self.step) and not probed:
                 self._probe()  # a stop may have come between a checkpoint and its probe
             self.model.train()
             while self.step < total:
@@ -236,9 +236,9 @@ class Trainer:
             if self.watch.collapse.low:
                 self.say(f"{self.watch.collapse.describe(self.step)}; {self.watch.kept()}")
             raise KeyboardInterrupt
-        if self.step % settings.checkpoint_every == 0 or end:
+        if self.checkpoint_is_due(self.step):
             self._checkpoint()
-        if self._probe_is_due():
+        if self.probe_is_due(self.step):
             self._probe()
 
     def _say_first(self) -> None:
@@ -325,11 +325,16 @@ class Trainer:
             self.run.log(self.step, values)
         return known
 
-    def _probe_is_due(self) -> bool:
+    def probe_is_due(self, step: int) -> bool:
+        """Whether retrieval is measured after this step."""
         if self.probe is None:
             return False
-        at_an_end = self.step in (0, self.plan.total_steps)
-        return at_an_end or (self.probe_every > 0 and self.step % self.probe_every == 0)
+        at_an_end = step in (0, self.plan.total_steps)
+        return at_an_end or (self.probe_every > 0 and step % self.probe_every == 0)
+
+    def checkpoint_is_due(self, step: int) -> bool:
+        """Whether a checkpoint is written after this step."""
+        return step % self.settings.checkpoint_every == 0 or step == self.plan.total_steps
 
     def report(self, result: str) -> None:
         """Say where the results are, and what retrieval was before and after."""

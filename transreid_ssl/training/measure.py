@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.training.checkpoint import staying
 from transreid_ssl.training.clock import Clock
 from transreid_ssl.training.loop import Trainer
 
@@ -55,10 +56,6 @@ class Measurement:
     checkpoint_bytes: int
     memory: int
     watts: float | None
-
-    @property
-    def images_per_second(self) -> float:
-        return self.batch_size / self.step
 
 
 class Measured(Exception):
@@ -111,17 +108,14 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
     if trainer.probe:
         baselines = _seconds(trainer.probe.find_baselines)
         probe = _seconds(lambda: trainer.probe(trainer.step))
-    written = {*range(settings.checkpoint_every, total + 1, settings.checkpoint_every), total}
-    kept = set(sorted(written)[-settings.keep_checkpoints :])
-    kept |= {step for step in written if settings.keep_every and not step % settings.keep_every}
-    every = trainer.probe_every
+    written = [step for step in range(1, total + 1) if trainer.checkpoint_is_due(step)]
     return Measurement(
         device=_device_name(trainer), batch_size=settings.batch_size, steps=steps, first=first,
         step=seconds, data_wait=waited, epoch_start=epoch_start, baselines=baselines, probe=probe,
         checkpoint=_seconds(lambda: trainer.save([])),
         steps_per_epoch=trainer.plan.steps_per_epoch, epochs=trainer.plan.epochs,
-        probes=(1 + (-(-total // every) if every else 1)) if trainer.probe else 0,
-        checkpoints=len(written), checkpoints_kept=len(kept),
+        probes=sum(map(trainer.probe_is_due, range(total + 1))), checkpoints=len(written),
+        checkpoints_kept=len(staying(written, settings.keep_checkpoints, settings.keep_every)),
         checkpoint_bytes=sum(
             path.stat().st_size for path in trainer.run.checkpoints.iterdir() if path.is_file()
         ),
