@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,12 +33,13 @@ class JPMViT(ReIDViT):
             for branch in range(1, 1 + LOCAL_BRANCHES):
                 setattr(self, f"bottleneck_{branch}", copy.deepcopy(self.bottleneck))
 
-    def _encode(
-        self, images: Tensor, cameras: Tensor | None, views: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _features(self, groups: Sequence[Tensor]) -> Tensor:
+        return torch.cat([self._encode(tokens)[0] for tokens in groups])
+
+    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         *blocks, last = self.blocks
-        before = self._run(blocks, self._embed(images, cameras, views))
-        tokens = self.norm(self._run([last], before))
+        (before,) = self._run(blocks, [tokens])
+        tokens = self.norm(self._run([last], [before])[0])
         whole, parts = self._summary(tokens), self._local_features(before)
         if self.spec.feature_norm:
             whole = self.bottleneck(whole)
@@ -53,18 +54,14 @@ class JPMViT(ReIDViT):
         patches = shift_and_shuffle(patches, self.spec.jpm_shift)[:, : LOCAL_BRANCHES * length]
         parts = patches.unflatten(1, (LOCAL_BRANCHES, length))  # (B, 4, N / 4, D)
         parts = torch.cat((token.expand(-1, LOCAL_BRANCHES, -1, -1), parts), dim=2)
-        features = self._summary(self._run(self.b2, parts.flatten(0, 1)))
+        block, norm = self.b2
+        features = self._summary(norm(self._run([block], [parts.flatten(0, 1)])[0]))
         return features.unflatten(0, (-1, LOCAL_BRANCHES)).unbind(1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's layers; the second copy of the last block, and its norm, are as late as these."""
         layers = super().group_matcher(coarse)
         return layers | {"blocks": [*layers["blocks"], (r"^b2\.", (len(self.blocks) - 1,))]}
-
-    def _choose_attention(self, fused: bool) -> None:
-        super()._choose_attention(fused)
-        if self.b2[0].attn.fused_attn is not fused:
-            self.b2[0].attn.fused_attn = fused
 
 
 def shift_and_shuffle(patches: Tensor, shift: int) -> Tensor:

@@ -1,6 +1,7 @@
 """How many images a batch norm takes its statistics of, on one process or on several."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -38,6 +39,14 @@ class BlockNorm(_BatchNorm):
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
         self.train(norm.training)
+
+    def average(self, values: Tensor) -> Tensor:
+        """Of a number an image (B, C) the mean over its block, for every image: (B, C)."""
+        views = rearrange(
+            values, "(views blocks images) channels -> views blocks images channels",
+            blocks=self.blocks, images=self.images,
+        )  # fmt: skip
+        return views.mean((0, 2), keepdim=True).expand_as(views).flatten(0, 2)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of axes: vectors (B, C) and maps (B, C, H, W)."""
@@ -122,3 +131,51 @@ def _own_group(num_processes: int, members: int) -> dist.ProcessGroup:
 def block_norms(model: nn.Module) -> Iterator[BlockNorm]:
     """The norms of ``model`` that work in blocks."""
     return (module for module in model.modules() if isinstance(module, BlockNorm))
+
+
+def average_of(norm: _BatchNorm) -> Callable[[Tensor], Tensor] | None:
+    """How a norm shares statistics: it makes of a number an image, (B, C), the mean over the images
+    that are normalised together, (B, C). None where the running statistics are used instead."""
+    if not norm.training and norm.running_mean is not None:
+        return None
+    if isinstance(norm, BlockNorm):
+        return norm.average
+    if isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
+        return partial(_average_of_processes, group=norm.process_group)
+    return _average_of_batch
+
+
+def _average_of_batch(values: Tensor) -> Tensor:
+    return values.mean(0, keepdim=True).expand_as(values)
+
+
+def _average_of_processes(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """All processes have equally many images, as the samplers see to it."""
+    mean = values.mean(0, keepdim=True)
+    dist.all_reduce(mean, group=group)
+    return mean.div_(dist.get_world_size(group)).expand_as(values)
+
+
+@torch.no_grad()
+def move_statistics(norm: _BatchNorm, mean: Tensor, variance: Tensor, pixels: int) -> None:
+    """Let the running statistics follow, as the norm's own forward pass does.
+
+    Args:
+        mean, variance: (B, C), as ``average_of`` made them; a block norm follows its first block.
+        pixels: of an image.
+    """
+    images = len(mean)
+    if isinstance(norm, BlockNorm):
+        if not norm.tracks:
+            return
+        images //= norm.blocks
+    elif isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized():
+        images *= dist.get_world_size(norm.process_group)
+    if norm.running_mean is None:
+        return
+    values = images * pixels
+    norm.running_mean.lerp_(mean[0].to(norm.running_mean.dtype), norm.momentum)
+    unbiased = variance[0] * (values / max(values - 1, 1))
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), norm.momentum)
+    if not isinstance(norm, BlockNorm):
+        norm.num_batches_tracked.add_(1)

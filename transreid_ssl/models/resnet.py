@@ -4,16 +4,18 @@ The blocks are timm's, and the weights have the names that torchvision gave them
 files.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from transreid_ssl.models.architectures import ResNetArchitecture
+from transreid_ssl.models.norm_relu import IBN
 from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
-from transreid_ssl.models.stem import IBN
 from transreid_ssl.models.timm_config import TimmConfig
 
 
@@ -68,6 +70,10 @@ class ReIDResNet(TimmConfig, Trunk):
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         return self.forward_head(self.forward_features(images))
+
+    def forward_groups(self, groups: Sequence[Tensor]) -> Tensor:
+        """Features (B, D) of images of several sizes, one group after the other."""
+        return torch.cat([self(images) for images in groups])
 
     def forward_with_map(
         self, images: Tensor, cameras: Tensor | None = None

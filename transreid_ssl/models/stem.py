@@ -1,35 +1,73 @@
 """From an image to a grid of patch embeddings: plain or overlapping patches, or the IBN stem."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
+from einops import rearrange
 from timm.layers import to_2tuple
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transreid_ssl.models.norm_relu import IBN, norm_relu, runs_kernels
+from transreid_ssl.models.statistics import Statistics, normalise
 
 
-class IBN(nn.Module):
-    """Instance norm on the first half of the channels, batch norm on the second (Pan et al., 2018).
+class ConvolutionStem(nn.Sequential):
+    """Convolution, norm and ReLU in turns; each norm and its ReLU are computed together.
 
-    Instance norm removes the style of a camera, batch norm keeps what tells people apart.
-    Input and output: (B, C, H, W). The attribute names are those of the published checkpoints.
+    (B, C, H, W) -> (B, hidden, H/2, W/2), or what ``then``, the layer that comes next, makes of it.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+    def forward(
+        self, images: Tensor, then: Callable[[Tensor], Tensor] | None = None, patch: int = 0
+    ) -> Tensor:
+        return self.after_first(self[0](images), then, patch)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((self.IN(x[:, : self.half]), self.BN(x[:, self.half :])), dim=1)
+    def after_first(
+        self, x: Tensor, then: Callable[[Tensor], Tensor] | None = None, patch: int = 0
+    ) -> Tensor:
+        """What follows the first convolution; ``patch`` is ``norm_relu``'s, for ``then``."""
+        layers = list(self)
+        for norm, following in zip(layers[1:-3:3], layers[3::3], strict=True):
+            x = norm_relu(x, norm, following)
+        return norm_relu(x, layers[-2], then or nn.Identity(), patch)
 
 
-def stem_layers(in_channels: int, hidden: int, norm: str = "ibn") -> nn.Sequential:
+def _folds(convolution: nn.Conv2d, images: Tensor) -> bool:
+    """Whether ``folded_convolution`` computes this one, for images of this size."""
+    shape = convolution.kernel_size, convolution.stride, convolution.padding
+    sides = images.shape[-2] % 2 == 0 and images.shape[-1] % 2 == 0 and images.shape[1] <= 4
+    return shape == ((7, 7), (2, 2), (3, 3)) and convolution.bias is None and sides
+
+
+def folded(images: Tensor) -> Tensor:
+    """Squares of 2x2 pixels as channels, with zeros around: (B, C, H, W), C at most 4, H and W
+    even, to (B, 16, H/2 + 3, W/2 + 3), channels last."""
+    squares = rearrange(F.pad(images, (4, 2, 4, 2)), "b c (h r) (w s) -> b h w (c r s)", r=2, s=2)
+    return F.pad(squares, (0, 16 - squares.shape[3])).permute(0, 3, 1, 2)
+
+
+def folded_convolution(squares: Tensor, weight: Tensor) -> Tensor:
+    """A convolution of 7x7, stride 2 and padding 3 as one of 4x4 over ``folded`` images.
+
+    Three channels leave matrix units idle: it takes three times as long as the same arithmetic over
+    12 channels. Weights are (O, C, 7, 7), the result (B, O, H/2, W/2).
+    """
+    # The seven rows and columns of a kernel fill eight but for the first.
+    kernel = rearrange(F.pad(weight, (1, 0, 1, 0)), "o c (h r) (w s) -> o (c r s) h w", r=2, s=2)
+    kernel = F.pad(kernel, (0, 0, 0, 0, 0, 16 - kernel.shape[1]))
+    return F.conv2d(squares, kernel.contiguous(memory_format=torch.channels_last))
+
+
+def stem_layers(in_channels: int, hidden: int, norm: str = "ibn") -> ConvolutionStem:
     """The convolution stem, at half the image's resolution (TransReID-SSL, section 3.4).
 
     (B, in_channels, H, W) -> (B, hidden, H/2, W/2). With "ibn" it is the paper's ICS, whose last
     norm is a plain batch norm; with "bn" all three are.
     """
     normalise = {"ibn": IBN, "bn": nn.BatchNorm2d}[norm]
-    return nn.Sequential(
+    return ConvolutionStem(
         nn.Conv2d(in_channels, hidden, kernel_size=7, stride=2, padding=3, bias=False),
         normalise(hidden),
         nn.ReLU(inplace=True),
@@ -127,5 +165,49 @@ class PatchEmbedding(nn.Module):
         if img_size is not None:
             self._set_grid(img_size)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """``statistics`` normalise images that are uint8; None, or floats: they are normalised."""
+        if runs_kernels(images):
+            return self._forward_on_gpu(images, statistics)
+        if statistics is not None:
+            images = normalise(images, *statistics)
         return self.proj(self.conv(images)).permute(0, 2, 3, 1)
+
+    def _forward_on_gpu(self, images: Tensor, statistics: Statistics | None) -> Tensor:
+        """The same for matrix units: channels last, and products of matrices where it can be."""
+        dtype = self.proj.weight.dtype
+        if torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+        size, stem = self.proj.kernel_size[0], isinstance(self.conv, ConvolutionStem)
+        sides = [side // (2 if stem else 1) for side in images.shape[-2:]]
+        rows = self.proj.stride == self.proj.kernel_size and not any(side % size for side in sides)
+        project = partial(project_rows, projection=self.proj) if rows else self.proj
+        fold = stem and _folds(self.conv[0], images)
+        if fold and images.dtype == torch.uint8 and statistics is not None:
+            from transreid_ssl.models.fold_kernels import fold_images
+
+            squares = fold_images(images, statistics, dtype)
+        else:
+            if statistics is not None:
+                images = normalise(images, *statistics)
+            images = images.to(dtype, memory_format=torch.channels_last)
+            squares = folded(images) if fold else None
+        if not stem:
+            maps = project(as_rows(images, size) if rows else images)
+        else:
+            first = (
+                folded_convolution(squares, self.conv[0].weight) if fold else self.conv[0](images)
+            )
+            maps = self.conv.after_first(first, project, size if rows else 0)
+        return maps if rows else maps.permute(0, 2, 3, 1)
+
+
+def as_rows(maps: Tensor, size: int) -> Tensor:
+    """Patches that do not overlap as rows: (B, C, H, W) to (B, rows, columns, size · size · C)."""
+    return rearrange(maps, "b c (h p) (w q) -> b h w (p q c)", p=size, q=size)
+
+
+def project_rows(patches: Tensor, projection: nn.Conv2d) -> Tensor:
+    """A convolution of patches that do not overlap, given as rows, as a product of matrices. Its
+    gradient takes a quarter of the time of the convolution's."""
+    return F.linear(patches, rearrange(projection.weight, "d c p q -> d (p q c)"), projection.bias)

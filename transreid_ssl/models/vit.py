@@ -1,20 +1,21 @@
 """The vision transformers: rectangular inputs, convolution stems, camera embeddings."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models.blocks import PackedBlock, best_look, draw_paths, pack, unpack
 from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import BackboneSpec
-from transreid_ssl.models.statistics import normalise
+from transreid_ssl.models.statistics import Statistics
 from transreid_ssl.models.stem import PatchEmbedding
 from transreid_ssl.models.timm_config import TimmConfig
 
@@ -44,9 +45,11 @@ class ReIDViT(TimmConfig, VisionTransformer):
             num_heads=sizes.num_heads,
             dynamic_img_size=True,
             embed_layer=embed_layer,
+            block_fn=PackedBlock,
             **{"num_classes": 0, **options},
         )
         self.spec = spec
+        self.run_block = PackedBlock.forward_packed
         if self.num_classes and spec.embed_dim != self.num_features:
             self.head = nn.Linear(spec.embed_dim, self.num_classes)
         self.num_features = spec.embed_dim
@@ -63,34 +66,46 @@ class ReIDViT(TimmConfig, VisionTransformer):
     def forward(
         self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
     ) -> Tensor:
-        return self._encode(images, cameras, views)[0]
+        return self._features([self._embed(images, cameras, views)])
+
+    def forward_groups(self, groups: Sequence[Tensor]) -> Tensor:
+        """Features (B, D) of images of several sizes, one group after the other.
+
+        Each group normalises by itself, as in passes of its own; the blocks run all together.
+        """
+        return self._features([self._embed(images, None, None) for images in groups])
 
     def forward_with_map(
         self, images: Tensor, cameras: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The feature (B, D) and, of the same pass, the patch tokens as a map (B, D, h, w)."""
-        feature, tokens = self._encode(images, cameras, None)
+        feature, tokens = self._encode(self._embed(images, cameras, None))
         grid = self.patch_embed.dynamic_feat_size(images.shape[-2:])
         return feature, tokens[:, self.num_prefix_tokens :].mT.unflatten(2, grid)
 
-    def _encode(
-        self, images: Tensor, cameras: Tensor | None, views: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _features(self, groups: Sequence[Tensor]) -> Tensor:
+        """Features (B, D) of tokens before the first block, (B, 1 + N, D) of each group."""
+        # Patches that nobody looks at need not leave the last block. An evaluation keeps to the
+        # one way of computing that gave the features and scores that are on people's disks.
+        leading = self.num_prefix_tokens if self.training and not self.spec.gem else None
+        tokens = self._run(self.blocks, groups, leading)
+        return torch.cat([self.forward_head(self.norm(group)) for group in tokens])
+
+    def _encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The feature (B, D), and the tokens after the last norm (B, 1 + N, D)."""
-        tokens = self.forward_features(images, cameras, views)
+        tokens = self.norm(self._run(self.blocks, [tokens])[0])
         return self.forward_head(tokens), tokens
 
     def forward_features(
         self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
     ) -> Tensor:
         """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
-        return self.norm(self._run(self.blocks, self._embed(images, cameras, views)))
+        return self._encode(self._embed(images, cameras, views))[1]
 
     def _embed(self, images: Tensor, cameras: Tensor | None, views: Tensor | None) -> Tensor:
         """Tokens (B, 1 + N, D) before the first block."""
-        self._choose_attention(fused=images.device.type != "cpu")
-        images = normalise(images, self.spec.mean, self.spec.std)
-        tokens = self._pos_embed(self.patch_embed(images))
+        statistics = Statistics(self.spec.mean, self.spec.std)
+        tokens = self._pos_embed(self.patch_embed(images, statistics))
         if self.spec.num_cameras:
             if cameras is None:
                 raise UserError("this network needs the camera of each image, which is not known")
@@ -98,19 +113,33 @@ class ReIDViT(TimmConfig, VisionTransformer):
             tokens = tokens + self.spec.camera_weight * self.sie_embed[rows]
         return tokens
 
-    def _run(self, layers: Iterable[nn.Module], tokens: Tensor) -> Tensor:
-        """Tokens after some of the layers."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(layers, tokens)
-        for layer in layers:
-            tokens = layer(tokens)
-        return tokens
+    def _run(
+        self, blocks: Sequence[PackedBlock], groups: Sequence[Tensor], leading: int | None = None
+    ) -> list[Tensor]:
+        """Groups of tokens (B, T, D) after some of the blocks; of the last, ``leading`` or all."""
+        sizes = tuple(tuple(group.shape[:2]) for group in groups)
+        kept = draw_paths(blocks, sizes, groups[0].device, leading)
+        tokens = pack(groups)
+        look = best_look(blocks[0].attn, tokens)
+        for i, block in enumerate(blocks):
+            arguments = tokens, sizes, kept[i], leading if i == len(blocks) - 1 else None, look
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(self.run_block, block, *arguments, use_reentrant=False)
+            else:
+                tokens = self.run_block(block, *arguments)
+        if leading:
+            sizes = tuple((images, leading) for images, _ in sizes)
+        return unpack(tokens, sizes)
 
-    def _choose_attention(self, fused: bool) -> None:
-        """Fused attention, but on a CPU: there its backward pass takes up to twice the time."""
-        for block in self.blocks:
-            if block.attn.fused_attn is not fused:
-                block.attn.fused_attn = fused
+    def compile_blocks(self) -> None:
+        """Compile the blocks, which all run one program: seconds, not minutes as the whole takes.
+
+        What an evaluation runs stays as it is: there, sizes change from batch to batch.
+        """
+        compiled = torch.compile(PackedBlock.forward_packed, dynamic=False)
+        self.run_block = lambda block, *arguments: (
+            compiled if block.training else PackedBlock.forward_packed
+        )(block, *arguments)
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, 1 + h * w, D), with class token and positions for this grid."""
@@ -167,14 +196,13 @@ def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = Non
         raise UserError(f"{model.spec.name}: has no class token to attend; give weights of a ViT")
     attention = model.blocks[-1].attn
     seen: list[Tensor] = []
-    hook = attention.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    hook = attention.qkv.register_forward_hook(lambda module, arguments, out: seen.append(out))
     try:
         model.forward_features(images, cameras)
     finally:
         hook.remove()
-    queries_keys = attention.qkv(seen[0]).unflatten(
-        -1, (3, attention.num_heads, -1)
-    )  # (B, T, 3, H, d)
+    queries_keys = seen[0].unflatten(0, (len(images), -1))
+    queries_keys = queries_keys.unflatten(-1, (3, attention.num_heads, -1))  # (B, T, 3, H, d)
     query, keys = queries_keys[:, 0, 0], queries_keys[:, :, 1]  # (B, H, d), (B, T, H, d)
     weights = torch.einsum("bhd,bthd->bht", query * attention.scale, keys).softmax(dim=-1)
     patches = weights[..., model.num_prefix_tokens :]

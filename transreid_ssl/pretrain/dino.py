@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.models import DINOHead
+from transreid_ssl.models.gpu import has_triton
 from transreid_ssl.pretrain.networks import ViewNetwork
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
@@ -183,22 +184,41 @@ class DINOLoss(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """``forward``, and the mean entropy of the teacher's output in nats."""
-        # In float32 whatever the networks run in: autocast would round the product below.
+        compare = self._compare
+        if student_logits.is_cuda and has_triton():
+            compare = self._compare_on_gpu
+        # In float32 whatever the networks run in: autocast would round the products.
         with torch.autocast(student_logits.device.type, enabled=False):
-            with torch.no_grad():
-                sharp = self.sharpen(teacher_logits, epoch)
-                normaliser = sharp.logsumexp(dim=-1)
-                teacher = (sharp - normaliser[:, None]).exp_()
-                entropy = (normaliser - torch.einsum("bk,bk->b", teacher, sharp)).mean()
-                teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
-            student = student_logits.unflatten(0, (self.num_crops, -1))
-            loss = cross_view_loss(student, teacher, self.student_temp)
+            loss, entropy = compare(student_logits, teacher_logits, epoch)
         if self.training:
             logits = teacher_logits.detach()
             mean = logits.mean(dim=0, keepdim=True, dtype=self.center.dtype)
             self._sum = mean if self._sum is None else self._sum + mean
             self._calls += 1
         return loss, entropy
+
+    def _compare(
+        self, student_logits: Tensor, teacher_logits: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            sharp = self.sharpen(teacher_logits, epoch)
+            normaliser = sharp.logsumexp(dim=-1)
+            teacher = (sharp - normaliser[:, None]).exp_()
+            entropy = (normaliser - torch.einsum("bk,bk->b", teacher, sharp)).mean()
+            teacher = teacher.unflatten(0, (self.num_teacher_crops, -1))
+        student = student_logits.unflatten(0, (self.num_crops, -1))
+        return cross_view_loss(student, teacher, self.student_temp), entropy
+
+    def _compare_on_gpu(
+        self, student_logits: Tensor, teacher_logits: Tensor, epoch: int
+    ) -> tuple[Tensor, Tensor]:
+        from transreid_ssl.pretrain.cross_view_kernels import fused_cross_view
+
+        return fused_cross_view(
+            student_logits, teacher_logits, self.center, num_crops=self.num_crops,
+            num_teacher_crops=self.num_teacher_crops, student_temp=self.student_temp,
+            teacher_temp=self.teacher_temp(epoch),
+        )  # fmt: skip
 
     def sharpen(self, teacher_logits: Tensor, epoch: int) -> Tensor:
         """Centred teacher logits over temperature, of the shape that came in, float32."""

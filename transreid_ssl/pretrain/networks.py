@@ -17,7 +17,7 @@ from transreid_ssl.training.schedules import cosine
 
 
 class ViewNetwork(nn.Module):
-    """A backbone and a head: every size of crop passes the backbone once, all together the head."""
+    """A backbone and a head, which crops of all sizes pass together."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -26,10 +26,13 @@ class ViewNetwork(nn.Module):
     def forward(self, groups: list[Tensor], with_map: bool = False) -> tuple[Tensor, ...]:
         """Features (V·B, D) and logits (V·B, K) of crop groups, each (v·B, 3, height, width);
         ``with_map`` adds the feature map of the first group, (v·B, D, h, w)."""
-        run = self.backbone.forward_with_map if with_map else lambda group: (self.backbone(group),)
-        first, *maps = run(groups[0])
-        features = torch.cat([first, *(self.backbone(group) for group in groups[1:])])
-        return features, self.head(features), *maps
+        if not with_map:
+            features = self.backbone.forward_groups(groups)
+            return features, self.head(features)
+        features, first_map = self.backbone.forward_with_map(groups[0])
+        if groups[1:]:
+            features = torch.cat([features, self.backbone.forward_groups(groups[1:])])
+        return features, self.head(features), first_map
 
 
 def check_two_views(views: MultiCropConfig) -> None:

@@ -18,6 +18,7 @@ from transreid_ssl.training.plan import make_plan
 from transreid_ssl.training.probe import retrieval_probe
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import ProbeSettings
+from transreid_ssl.training.speed import make_fast
 
 
 def train(
@@ -52,9 +53,7 @@ def train(
     Raises:
         UserError: the run folder is of other images, or training has diverged or collapsed.
     """
-    if config.run.compile:
-        for network in objective.networks:
-            network.compile()
+    make_fast(objective, config.run, accelerator.device, accelerator.num_processes)
 
     def save(name: str) -> None:
         made_of = provenance(config, **origin, step=trainer.step)

@@ -1,0 +1,152 @@
+"""Transformer blocks that run images of several sizes together.
+
+All layers of a block but its attention treat tokens one by one. So the tokens of all crops of a
+batch pass them as one matrix (N, D), which reads each weight once and keeps kernels large, and only
+the attention looks at the groups of equally large images (as in DINOv3, arXiv 2508.10104).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from timm.layers import DropPath
+from timm.models.vision_transformer import Attention, Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transreid_ssl.models.gpu import has_triton
+
+Sizes = tuple[tuple[int, int], ...]
+"""(images, tokens of an image) of each group, in the order of the rows of a matrix of tokens."""
+Kept = tuple[Tensor | None, Tensor | None]
+"""What the outputs of a block's attention and MLP are multiplied by, (rows, 1) each; None: 1."""
+
+
+Look = Callable[[Attention, Tensor, Sizes, int | None], Tensor]
+"""What tokens see of their own image: from queries, keys and values (N, 3 D) to (N, D), or to the
+rows of the ``leading`` tokens of each image."""
+
+
+class PackedBlock(Block):
+    """timm's block, with a way in for groups of images of several sizes."""
+
+    def forward_packed(
+        self,
+        tokens: Tensor,
+        sizes: Sizes,
+        kept: Kept = (None, None),
+        leading: int | None = None,
+        look: Look | None = None,
+    ) -> Tensor:
+        """Tokens (N, D) to tokens (N, D), or to the ``leading`` tokens of each image alone.
+
+        Args:
+            kept: Stochastic depth, which is given and not drawn here, so that compiled code is the
+                same for every block; each has as many rows as its branch.
+            leading: Only these tokens of an image are looked at afterwards.
+            look: The attention itself, as ``best_look`` chose it.
+        """
+        look, attention = look or _look_by_torch, self.attn
+        seen = look(attention, attention.qkv(self.norm1(tokens)), sizes, leading)
+        seen = getattr(attention, "norm", nn.Identity())(seen)
+        attended = attention.proj_drop(attention.proj(seen))
+        if leading:
+            tokens = torch.cat(
+                [group[:, :leading].flatten(0, 1) for group in unpack(tokens, sizes)]
+            )
+        tokens = tokens + _times(self.ls1(attended), kept[0])
+        return tokens + _times(self.ls2(self.mlp(self.norm2(tokens))), kept[1])
+
+
+def _times(branch: Tensor, kept: Tensor | None) -> Tensor:
+    return branch if kept is None else branch * kept
+
+
+def best_look(attention: Attention, tokens: Tensor) -> Look:
+    """How attention is best computed for these tokens, in the precision that autocast has now."""
+    if tokens.device.type != "cuda" or not has_triton():
+        return _look_by_torch
+    dtype = tokens.dtype
+    if torch.is_autocast_enabled("cuda"):
+        dtype = torch.get_autocast_dtype("cuda")
+    width = attention.qkv.out_features // (3 * attention.num_heads)
+    normed = not isinstance(attention.q_norm, nn.Identity)
+    dropped = attention.training and attention.attn_drop.p > 0
+    half = dtype in (torch.float16, torch.bfloat16)
+    fits = half and width in (16, 32, 64, 128) and not normed and not dropped
+    return _look_by_kernels if fits else _look_by_torch
+
+
+def _look_by_kernels(
+    attention: Attention, qkv: Tensor, sizes: Sizes, leading: int | None
+) -> Tensor:
+    from transreid_ssl.models.attention_kernels import packed_attention
+
+    flat = [number for size in sizes for number in size]
+    return packed_attention(qkv, flat, attention.num_heads, leading or 0)[0]
+
+
+def _look_by_torch(attention: Attention, qkv: Tensor, sizes: Sizes, leading: int | None) -> Tensor:
+    """Fused but on a CPU, where the backward pass of fused attention takes up to twice the time."""
+    outputs = []
+    for group in unpack(qkv, sizes):
+        parts = group.unflatten(-1, (3, attention.num_heads, -1))  # (B, T, 3, H, d)
+        queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys = attention.q_norm(queries[:, :, :leading]), attention.k_norm(keys)
+        if qkv.device.type == "cpu":
+            weights = (queries * attention.scale) @ keys.transpose(-2, -1)
+            seen = attention.attn_drop(weights.softmax(dim=-1)) @ values
+        else:
+            rate = attention.attn_drop.p if attention.training else 0.0
+            seen = F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate)
+        outputs.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def pack(groups: Sequence[Tensor]) -> Tensor:
+    """Groups of tokens (B, T, D) as one matrix (N, D)."""
+    rows = [group.flatten(0, 1) for group in groups]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def unpack(tokens: Tensor, sizes: Sizes) -> list[Tensor]:
+    """The groups (B, T, D) of a matrix of tokens (N, D)."""
+    parts = tokens.split([images * length for images, length in sizes])
+    return [part.unflatten(0, size) for part, size in zip(parts, sizes)]
+
+
+def draw_paths(
+    blocks: Sequence[PackedBlock], sizes: Sizes, device: torch.device, leading: int | None
+) -> list[Kept]:
+    """The stochastic depth of each block, as ``forward_packed`` takes it.
+
+    It is drawn group by group, as if each passed the network by itself.
+
+    Args:
+        leading: How many tokens of an image come out of the last block; None: all.
+    """
+    drawn = [
+        [(_draw(block.drop_path1, images, device), _draw(block.drop_path2, images, device))
+         for block in blocks]
+        for images, _ in sizes
+    ]  # fmt: skip
+    lengths = [[length for _, length in sizes]] * len(blocks)
+    if leading:
+        lengths[-1] = [leading] * len(sizes)
+    return [
+        tuple(_over_tokens(parts, length) for parts in zip(*found, strict=True))
+        for found, length in zip(zip(*drawn), lengths)
+    ]
+
+
+def _draw(path: nn.Module, images: int, device: torch.device) -> Tensor | None:
+    if not isinstance(path, DropPath) or not path.training or not path.drop_prob:
+        return None
+    kept = 1 - path.drop_prob
+    return torch.empty(images, 1, device=device).bernoulli_(kept).div_(kept)
+
+
+def _over_tokens(parts: Sequence[Tensor | None], lengths: Sequence[int]) -> Tensor | None:
+    """From a number an image, (B, 1) of each group, to one a token: (N, 1)."""
+    if parts[0] is None:
+        return None
+    return torch.cat([part.expand(-1, n).reshape(-1, 1) for part, n in zip(parts, lengths)])
