@@ -1,14 +1,13 @@
 """What few runs ask for: compiled networks, trackers, fp16 without a GPU, several processes."""
 
 import sys
-from functools import partialmethod
+from functools import partial
 from typing import ClassVar
 
 import pytest
 import torch
 from accelerate import tracking
 from accelerate.utils import LoggerType
-from torch import nn
 from torch._dynamo.utils import counters
 
 import launch
@@ -28,10 +27,11 @@ def pretrain(folder, *arguments, code=0):
     return launch.run(DINO, *TINY, f"--run.output={folder}", *arguments, code=code)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
 def test_compiled_networks_have_the_losses_of_plain_ones(tmp_path, monkeypatch):
     """The graphs are captured; a compiler for them, which not every machine has, is torch's."""
     pretrain(tmp_path / "plain")
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
     counters.clear()
     pretrain(tmp_path / "compiled", "--run.compile=true")

@@ -1,0 +1,117 @@
+"""The kernels for GPUs beside plain PyTorch, run by Triton's interpreter on a CPU.
+
+A program of its own: Triton reads TRITON_INTERPRET when it is imported.
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transreid_ssl.models import IMAGENET, LUPERSON, build_backbone, norm_relu, normalise, stem
+from transreid_ssl.models.attention_kernels import packed_attention
+from transreid_ssl.models.fold_kernels import fold_images
+from transreid_ssl.models.stem import folded, folded_convolution
+from transreid_ssl.pretrain.cross_view_kernels import fused_cross_view
+from transreid_ssl.pretrain.dino import DINOLoss
+
+
+def same(found: Tensor, expected: Tensor, tolerance: float = 2e-6) -> None:
+    """Equal to float32's precision: the norm of the difference over that of what is expected."""
+    apart = (found.double() - expected.double()).norm() / expected.double().norm()
+    assert apart < tolerance, f"{apart:.1e} apart"
+
+
+def stems() -> None:
+    """The whole way of an image into the network, forward and backward, with its statistics."""
+    for name in ("vit_nano_patch8_ics", "vit_nano_patch8_reid"):
+        for size in ((32, 32), (40, 24), (26, 18)):
+            plain = build_backbone(name, img_size=(32, 16)).patch_embed
+            fused = copy.deepcopy(plain)
+            images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+            expected = plain(images, IMAGENET)
+            gradient = torch.randn_like(expected)
+            expected.backward(gradient)
+            for module in (stem, norm_relu):
+                module.runs_kernels = lambda x: True
+            found = fused(images, IMAGENET)
+            found.backward(gradient)
+            fused.eval()
+            evaluated = fused(images, IMAGENET)
+            for module in (stem, norm_relu):
+                module.runs_kernels = lambda x: False
+            same(found, expected)
+            same(evaluated, plain.eval()(images, IMAGENET))
+            for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
+                same(ours.grad, theirs.grad)
+            for ours, theirs in zip(fused.buffers(), plain.buffers(), strict=True):
+                same(ours, theirs)
+
+
+def foldings() -> None:
+    for channels, height, width in ((3, 32, 16), (3, 38, 18), (1, 8, 8)):
+        images = torch.randn(2, channels, height, width, dtype=torch.float64)
+        convolution = nn.Conv2d(channels, 5, 7, 2, 3, bias=False).double()
+        expected = convolution(images)
+        same(folded_convolution(folded(images), convolution.weight), expected, 1e-12)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        images = torch.randint(0, 256, (2, 3, 20, 70), dtype=torch.uint8)
+        images = images.contiguous(memory_format=layout)
+        expected = folded(normalise(images, *LUPERSON))
+        same(fold_images(images, LUPERSON, torch.float32), expected)
+
+
+def attentions() -> None:
+    sizes = ((1, 129), (2, 33), (1, 64), (1, 70))
+    flat = [number for size in sizes for number in size]
+    rows = sum(math.prod(size) for size in sizes)
+    for heads, width, leading in ((2, 16, 0), (3, 32, 1), (2, 16, 3)):
+        qkv = torch.randn(rows, 3 * heads * width, requires_grad=True)
+        found, _ = packed_attention(qkv, flat, heads, leading)
+        gradient = torch.randn_like(found)
+        found.backward(gradient)
+        precise = qkv.detach().double().requires_grad_()
+        expected, parts = [], precise.split([math.prod(size) for size in sizes])
+        for part, size in zip(parts, sizes, strict=True):
+            part = part.unflatten(0, size).unflatten(-1, (3, heads, width))
+            queries, keys, values = part.permute(2, 0, 3, 1, 4).unbind(0)
+            queries = queries[:, :, : leading or None]
+            seen = F.scaled_dot_product_attention(queries, keys, values)
+            expected.append(seen.transpose(1, 2).flatten(2).flatten(0, 1))
+        expected = torch.cat(expected)
+        expected.backward(gradient.double())
+        same(found, expected)
+        same(qkv.grad, precise.grad)
+
+
+def losses() -> None:
+    for outputs, views, teacher_views, images in (
+        (300, 4, 2, 3),
+        (4096, 10, 2, 2),
+        (5000, 3, 1, 2),
+    ):
+        loss = DINOLoss(outputs, views, num_teacher_crops=teacher_views)
+        loss.center.normal_(0, 0.1)
+        student = torch.randn(views * images, outputs, requires_grad=True)
+        teacher = torch.randn(teacher_views * images, outputs) * 0.3
+        expected = loss.with_entropy(student, teacher, 3)
+        expected[0].backward()
+        again = student.detach().clone().requires_grad_()
+        found = fused_cross_view(
+            again, teacher, loss.center, num_crops=views, num_teacher_crops=teacher_views,
+            student_temp=0.1, teacher_temp=0.04,
+        )  # fmt: skip
+        found[0].backward()
+        same(found[0], expected[0])
+        assert (found[1] - expected[1]).abs() < 1e-4  # nats
+        same(again.grad, student.grad, 1e-5)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    for check in (stems, foldings, attentions, losses):
+        check()
+        print(check.__name__)

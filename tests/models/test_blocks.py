@@ -1,0 +1,99 @@
+"""Crops of several sizes in one matrix of tokens are what they are one after the other."""
+
+import copy
+
+import pytest
+import torch
+
+from transreid_ssl.models import build_backbone
+from transreid_ssl.models.blocks import PackedBlock
+
+NANO = "vit_nano_patch8_reid"
+
+
+@pytest.fixture
+def groups():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(4, 3, 64, 32), (6, 3, 32, 16)]
+    return [torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for size in sizes]
+
+
+def network(**options):
+    torch.manual_seed(0)
+    return build_backbone(NANO, img_size=(64, 32), **options)
+
+
+def gradients(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("options", [{}, {"gem": True}, {"jpm": True}])
+def test_groups_are_passes_of_their_own(groups, options):
+    together = network(drop_path=0.3, **options)
+    alone = copy.deepcopy(together)
+    torch.manual_seed(1)
+    found = together.forward_groups(groups)
+    torch.manual_seed(1)
+    expected = torch.cat([alone(group) for group in groups])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    found.square().sum().backward(), expected.square().sum().backward()
+    for name, gradient in gradients(alone).items():
+        torch.testing.assert_close(gradients(together)[name], gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_the_class_token_alone_leaves_the_last_block_as_it_does_with_the_others(groups):
+    """A feature looks at the class token alone, whatever else the last block gives."""
+    model = network()
+    feature, whole = model(groups[0]), model.forward_with_map(groups[0])[0]
+    torch.testing.assert_close(feature, whole, rtol=1e-5, atol=1e-5)
+    assert torch.equal(model.eval()(groups[0]), model.forward_with_map(groups[0])[0])
+
+
+def test_the_paths_dropped_are_timms(groups):
+    model = network(drop_path=0.5)
+    tokens = torch.randn(8, 5, model.embed_dim)
+    torch.manual_seed(1)
+    expected = tokens
+    for block in model.blocks:
+        expected = block(expected)  # timm's own way
+    torch.manual_seed(1)
+    torch.testing.assert_close(model._run(model.blocks, [tokens])[0], expected)
+    assert not torch.allclose(model.eval()._run(model.blocks, [tokens])[0], expected)
+
+
+def test_what_is_kept_back_for_checkpointing_changes_nothing(groups):
+    model = network(drop_path=0.3)
+    sparing = copy.deepcopy(model)
+    sparing.set_grad_checkpointing(True)
+    for one in (model, sparing):
+        torch.manual_seed(1)
+        one.forward_groups(groups).square().sum().backward()
+    for name, gradient in gradients(model).items():
+        assert torch.equal(gradients(sparing)[name], gradient)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
+def test_compiled_blocks_are_one_program_for_all_and_evaluate_as_before(groups, monkeypatch):
+    graphs = []
+
+    def backend(graph, _examples):
+        graphs.append(graph)
+        return graph.forward
+
+    compile = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **options: compile(f, backend=backend, **options)
+    )
+    plain = network(drop_path=0.3)
+    model = copy.deepcopy(plain)
+    model.compile_blocks()
+    for one in (plain, model):
+        torch.manual_seed(1)
+        one.forward_groups(groups).square().sum().backward()
+    # The first block drops no path, those after it do, and the last gives class tokens alone.
+    assert len(graphs) == 3 < len(model.blocks)
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(model)[name], gradient)
+    assert torch.equal(model.eval()(groups[0]), plain.eval()(groups[0]))
+    assert len(graphs) == 3
+    assert type(model.blocks[0]) is PackedBlock
