@@ -13,6 +13,10 @@ SMALL = {
         "--model=vit_nano_patch16_ics", "--batch-size=2", "--rounds=1", "--out-dim=64",
         "--precision=no",
     ],
+    "gpu": [
+        "--device=cpu", "--models=vit_nano_patch16_ics", "--batch-sizes=2", "--out-dim=64",
+        "--finetune-batch-size=4", "--steps=1", "--out={out}",
+    ],
 }  # fmt: skip
 # Each measurement is a process, which takes seconds to begin.
 SCALING = {
@@ -31,8 +35,17 @@ def last_line(text):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_benchmark_ends_with_one_line_of_json(name):
-    last_line(launch.run("-m", f"benchmarks.{name}", *SMALL[name]))
+def test_a_benchmark_ends_with_one_line_of_json(name, tmp_path):
+    options = [option.format(out=tmp_path) for option in SMALL[name]]
+    figures = last_line(launch.run("-m", f"benchmarks.{name}", *options))
+    if name == "gpu":
+        assert not figures["failed"]
+        assert {entry["how"] for entry in figures["rows"]} >= {
+            "ours",
+            "as published programs do it",
+        }
+        assert figures["numbers"][0]["gradients"] < 1e-3
+        assert "| fine-tuning with labels | ours |" in (tmp_path / "gpu.md").read_text()
 
 
 @pytest.mark.parametrize("name", SCALING)

@@ -1,0 +1,348 @@
+"""Images a second on a GPU, where the time goes, and that what is fast computes what is plain.
+
+    python -m benchmarks.gpu --out outputs/gpu     # some minutes; nothing but a GPU is needed
+
+DINO steps of ViT-S, ViT-S+ICS and ViT-B+ICS (2 crops of 256x128 and 8 of 128x64 an image, 65,536
+outputs, bf16, synthetic uint8 crops on the device), and fine-tuning of ViT-S+ICS with labels. Every
+row has images a second, peak memory, and the share of the ceiling: arithmetic of the step as one
+would first write it, over what the product of two large matrices reaches in the same minute.
+
+Beside them stands the step as published programs make it: float16 with a loss scaler, a pass for
+each size of crop, PyTorch's own operations, a loop over pairs of views in the loss, and loops over
+parameters for clipping and the teacher. And before any timing, features and gradients of the fast
+way are compared with those of plain PyTorch in float64.
+
+A part that fails is named in the table, and the exit code is 1.
+"""
+
+import argparse
+import copy
+import math
+import re
+import statistics
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.reporting import finish, hardware, heading, row
+from benchmarks.training_step import Ours, Plain, build, plain_pytorch, views
+from transreid_ssl import command
+from transreid_ssl.errors import UserError
+from transreid_ssl.files import write_json, write_text
+from transreid_ssl.finetune import SupervisedObjective
+from transreid_ssl.models import build_backbone, normalise
+from transreid_ssl.training import OptimizerSettings, RunSettings, build_optimizer
+from transreid_ssl.training.speed import make_fast
+
+OURS, PUBLISHED, EAGER = "ours", "as published programs do it", "ours, not compiled"
+Step = Callable[[], Tensor]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure all of it, then write and say the tables."""
+    options = parse(arguments)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "there is no GPU here; python -m benchmarks.training_step measures on a CPU"
+        )
+    bench = Bench(options, device)
+    bench.ceiling()
+    for name, batch in zip(options.models, options.batch_sizes, strict=True):
+        bench.attempt(f"{name}: numbers", lambda name=name: bench.compare(name))
+        bench.attempt(f"{name}: DINO", lambda name=name, batch=batch: bench.dino(name, batch))
+    bench.attempt("fine-tuning", lambda: bench.supervised(options.models[0]))
+    bench.save(options.out)
+    rates = {(entry["what"], entry["how"]): entry["images_per_second"] for entry in bench.rows}
+    first = options.models[0]
+    ours, published = rates.get((first, OURS)), rates.get((first, PUBLISHED))
+    ratio = ours / published if ours and published else None
+    finish(ratio, benchmark="gpu", rows=bench.rows, numbers=bench.numbers, failed=bench.failed)
+    if bench.failed:
+        raise SystemExit(1)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("outputs/gpu"), help="folder of the tables")
+    add("--device", default="cuda", help="where it runs; a CPU serves to try the program")
+    add(
+        "--models", nargs="+", metavar="MODEL",
+        default=["vit_small_patch16_ics", "vit_small_patch16_reid", "vit_base_patch16_ics"],
+    )  # fmt: skip
+    add("--batch-sizes", nargs="+", type=int, default=[256, 256, 128], help="one for each model")
+    add("--finetune-batch-size", type=int, default=64)
+    add("--out-dim", type=int, default=65536, help="outputs of DINO's head")
+    add("--steps", type=int, default=10, help="timed steps of each row")
+    options = parser.parse_args(arguments)
+    if len(options.models) != len(options.batch_sizes):
+        raise UserError("--batch-sizes: give one for each of --models")
+    return options
+
+
+class Bench:
+    """What was measured so far."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device) -> None:
+        self.options, self.device = options, device
+        self.on_gpu = device.type == "cuda"
+        self.rows: list[dict[str, Any]] = []
+        self.numbers: list[dict[str, Any]] = []
+        self.profiles: dict[str, list[tuple[str, float, float]]] = {}
+        self.failed: list[str] = []
+        self.peak_flops = 0.0
+
+    def attempt(self, what: str, part: Callable[[], None]) -> None:
+        """Run a part; if it fails, say so and go on with the next."""
+        print(f"{what} …", flush=True)
+        try:
+            part()
+        except Exception as error:
+            traceback.print_exc()
+            self.failed.append(
+                f"{what}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            )
+        finally:
+            torch._dynamo.reset()
+            if self.on_gpu:
+                torch.cuda.empty_cache()
+
+    def ceiling(self) -> None:
+        """Arithmetic a second of a large product of matrices of random numbers."""
+        size = 8192 if self.on_gpu else 512
+        a, b = torch.randn(
+            (2, size, size), device=self.device, dtype=torch.bfloat16 if self.on_gpu else None
+        )
+        self.peak_flops = 2 * size**3 / self.seconds(lambda: a @ b)
+
+    def compare(self, name: str) -> None:
+        """Features and gradients of the fast way beside plain PyTorch's in float64."""
+        torch.manual_seed(0)
+        backbone = build_backbone(name, img_size=(256, 128))
+        groups = [group.cpu() for group in views(2, torch.device("cpu"))]
+        fast = copy.deepcopy(backbone).to(self.device)
+        fast.compile_blocks() if self.on_gpu else None
+        plain = backbone.double()
+        spec = plain.spec
+        expected = torch.cat(
+            [plain(normalise(group, spec.mean, spec.std).double()) for group in groups]
+        )
+        gradient = torch.randn_like(expected)
+        expected.backward(gradient)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
+            found = fast.forward_groups([group.to(self.device) for group in groups])
+        found.backward(gradient.to(found))
+        self.numbers.append(
+            {
+                "model": name,
+                "precision": "bf16" if self.on_gpu else "float32",
+                "features": _apart(found, expected),
+                "gradients": _apart(_gradients(fast), _gradients(plain)),
+            }
+        )
+
+    def dino(self, name: str, batch: int) -> None:
+        """The steps of one network: ours, compiled and not, and the published one."""
+        objective = build(name, self.options.out_dim)
+        arithmetic = step_flops(objective, self.device)
+        groups = views(batch, self.device)
+        precision = "bf16" if self.on_gpu else "no"
+        for how in (OURS, EAGER, PUBLISHED):
+            one = copy.deepcopy(objective).to(self.device)
+            if how == PUBLISHED:
+                step = Published(one, self.device)
+            else:
+                compiled = "auto" if how == OURS else False
+                make_fast(one, RunSettings(compile=compiled), self.device, 1)
+                step = Ours(one, precision)
+            self.measure(name, how, batch, lambda step=step: step(groups), arithmetic)
+            del one, step
+
+    def supervised(self, name: str) -> None:
+        """Fine-tuning with labels, compiled with its passes replayed, and plain."""
+        batch = self.options.finetune_batch_size
+        images = torch.randint(0, 256, (batch, 3, 256, 128), dtype=torch.uint8, device=self.device)
+        inputs = {"images": images, "identities": torch.arange(batch, device=self.device) // 4}
+        for how, mode in ((OURS, "auto"), (EAGER, False)):
+            torch.manual_seed(0)
+            backbone = build_backbone(name, img_size=(256, 128), drop_path=0.1)
+            objective = SupervisedObjective(backbone, 751).to(self.device)
+            make_fast(objective, RunSettings(compile=mode), self.device, 1)
+            optimizer = build_optimizer(objective, OptimizerSettings(name="sgd", lr=1e-4))
+
+            def step(objective: nn.Module = objective, optimizer: Any = optimizer) -> Tensor:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
+                    loss = objective(inputs)["loss"]
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                return loss.detach()
+
+            self.measure("fine-tuning with labels", how, batch, step, None)
+
+    def measure(
+        self, what: str, how: str, batch: int, step: Step, arithmetic: float | None
+    ) -> None:
+        """Time a step, and on a GPU profile it; ``arithmetic`` is that of an image."""
+        begin = time.perf_counter()
+        loss = float(step())
+        first = time.perf_counter() - begin
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        seconds = self.seconds(step)
+        peak = torch.cuda.max_memory_allocated() / 2**30 if self.on_gpu else None
+        share = arithmetic * batch / seconds / self.peak_flops if arithmetic else None
+        if not (math.isfinite(loss) and math.isfinite(float(step()))):
+            raise RuntimeError("the loss is not finite")
+        self.rows.append(
+            {
+                "what": what, "how": how, "batch": batch, "milliseconds": 1e3 * seconds,
+                "images_per_second": batch / seconds, "peak_gib": peak, "share": share,
+                "first_step_seconds": first,
+            }
+        )  # fmt: skip
+        print(f"  {how}: {batch / seconds:,.0f} images a second", flush=True)
+        if self.on_gpu and how != EAGER:
+            self.profiles[f"{what}, {how}"] = profile(step)
+
+    def seconds(self, step: Step) -> float:
+        """The median of some steps, after two that warm up."""
+        times = []
+        for _ in range(self.options.steps + 2):
+            if self.on_gpu:
+                torch.cuda.synchronize()
+            begin = time.perf_counter()
+            step()
+            if self.on_gpu:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times[2:])
+
+    def save(self, folder: Path) -> None:
+        """Write gpu.json and gpu.md, and print the tables."""
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {"hardware": hardware(), "ceiling_tflops": self.peak_flops / 1e12}
+        found = {"rows": self.rows, "numbers": self.numbers, "profiles": self.profiles}
+        write_json(folder / "gpu.json", about | found | {"failed": self.failed})
+        text = "\n".join(self.tables())
+        write_text(folder / "gpu.md", text + "\n")
+        print(text, flush=True)
+
+    def tables(self) -> Iterator[str]:
+        machine = hardware()
+        yield (
+            f"{machine['gpu'] or machine['cpu']}, torch {machine['torch']}; a product of matrices "
+            f"reaches {self.peak_flops / 1e12:,.1f} TFLOP/s\n"
+        )
+        yield from heading(
+            "step", "way", "batch", "ms", "images/s", "peak GiB", "of the ceiling", "first step, s"
+        )
+        for entry in self.rows:
+            peak = "" if entry["peak_gib"] is None else f"{entry['peak_gib']:.1f}"
+            share = "" if entry["share"] is None else f"{entry['share']:.0%}"
+            yield row(
+                entry["what"], entry["how"], str(entry["batch"]), f"{entry['milliseconds']:.1f}",
+                f"{entry['images_per_second']:,.0f}", peak, share,
+                f"{entry['first_step_seconds']:.1f}",
+            )  # fmt: skip
+        for entry in self.numbers:
+            yield (
+                f"\n{entry['model']}, {entry['precision']} beside float64: features "
+                f"{entry['features']:.1e} apart, gradients {entry['gradients']:.1e}"
+            )
+        for what, kinds in self.profiles.items():
+            yield f"\n{what}: milliseconds of a step\n"
+            yield from heading("kind", "ms", "kernels")
+            for kind, milliseconds, count in kinds:
+                yield row(kind, f"{milliseconds:.2f}", f"{count:.0f}")
+        for failure in self.failed:
+            yield f"\nFAILED {failure}"
+
+
+class Published(Plain):
+    """The step as published programs make it."""
+
+    def __init__(self, objective: nn.Module, device: torch.device) -> None:
+        super().__init__(objective, device)
+        self.device, half = device, device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+        self.half = half
+
+    def __call__(self, groups: list[Tensor]) -> Tensor:
+        with plain_pytorch():
+            with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+                with torch.no_grad():
+                    teacher = self.outputs(self.teacher, groups[:1]).float()
+                loss = self.loss(self.outputs(self.student, groups).float(), teacher)
+            self.optimizer.zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.unscale_(self.optimizer)
+            self.clip()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.follow(teacher)
+        return loss.detach()
+
+
+def step_flops(objective: nn.Module, device: torch.device) -> float:
+    """Multiplications and additions of a plain step, for one image."""
+    groups = views(2, device)
+    one = copy.deepcopy(objective).to(device)
+    with plain_pytorch(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
+            Plain.outputs(one.teacher, groups[:1])
+        Plain.outputs(one.student, groups).sum().backward()
+    return counter.get_total_flops() / 2
+
+
+KINDS = {
+    "attention": r"sdpa|flash|fmha|^_forward$|^_backward_(queries|keys)$|compute_dot|convert_dq",
+    "stem: norm and ReLU": r"^_(moments|moments_of_images|apply|sums|combine)$|batch_norm|bn_",
+    "loss": r"^_(teacher_rows|student_rows|student_gradient)$|softmax",
+    "convolutions": r"conv|wgrad|dgrad|fprop|implicit_gemm|nchw|nhwc",
+    "linear layers": r"nvjet|gemm|cutlass|splitK|cublas",
+    "optimiser and teacher": r"multi_tensor|adam|lerp|Optimizer",
+    "layer norms, GELU, residuals": r"triton_|layer_norm|gelu|Gelu|GammaBeta",
+    "copies": r"copy|Memcpy|Memset|CatArray|fill",
+}
+
+
+def profile(step: Step, steps: int = 2) -> list[tuple[str, float, float]]:
+    """(kind, milliseconds, kernels) of a step on the GPU, the longest first."""
+    kinds = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as found:
+        for _ in range(steps):
+            step()
+        torch.cuda.synchronize()
+    times, counts = defaultdict(float), defaultdict(float)
+    for event in found.events():
+        if event.device_type != torch.autograd.DeviceType.CUDA:
+            continue
+        kind = next((k for k, pattern in KINDS.items() if re.search(pattern, event.name)), "other")
+        times[kind] += event.device_time / 1e3 / steps
+        counts[kind] += 1 / steps
+    return sorted(((k, times[k], counts[k]) for k in times), key=lambda entry: -entry[1])
+
+
+def _gradients(model: nn.Module) -> Tensor:
+    return torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    """The norm of the difference over that of what is expected."""
+    found = found.detach().double().cpu()
+    return float((found - expected.detach()).norm() / expected.detach().norm())
+
+
+if __name__ == "__main__":
+    command.run(main)
