@@ -150,55 +150,50 @@ def _combine(
     tl.store(output + places, result.to(output.dtype.element_ty), mask=exists)
 
 
-class TritonPasses:
-    """See ``norm_relu.TorchPasses``. ReLU's mask is found anew from the map."""
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each image's channels, float32 (B, C)."""
+    (images, channels), pixels = x.shape[:2], x.shape[2:].numel()
+    means, spreads = _per_tile(_moments, x, x)
+    mean, variance = torch.empty((2, images, channels), device=x.device)
+    tiles = means.shape[1]
+    _moments_of_images[images, triton.cdiv(channels, 16)](
+        means, spreads, mean, variance, pixels, channels, tiles,
+        PIXELS=PIXELS, TILES=triton.next_power_of_2(tiles), CHANNELS=16,
+    )  # fmt: skip
+    return mean, variance
 
-    keeps_output = False
 
-    @staticmethod
-    def arranged(x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last)
-
-    @staticmethod
-    def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-        (images, channels), pixels = x.shape[:2], x.shape[2:].numel()
-        means, spreads = _per_tile(_moments, x, x)
-        mean, variance = torch.empty((2, images, channels), device=x.device)
-        tiles = means.shape[1]
-        _moments_of_images[images, triton.cdiv(channels, 16)](
-            means, spreads, mean, variance, pixels, channels, tiles,
-            PIXELS=PIXELS, TILES=triton.next_power_of_2(tiles), CHANNELS=16,
-        )  # fmt: skip
-        return mean, variance
-
-    @staticmethod
-    def apply(x: Tensor, scale: Tensor, shift: Tensor, patch: int) -> Tensor:
-        output = torch.empty_like(x)
-        _launch(_apply, x, x, scale, shift, output, x.shape[3], PATCH=patch)
-        if not patch:
-            return output
-        images, channels, height, width = x.shape
-        shape = images, height // patch, width // patch, patch * patch * channels
-        return output.permute(0, 2, 3, 1).reshape(shape)
-
-    @staticmethod
-    def sums(
-        gradient: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, inverse: Tensor,
-        patch: int,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        arguments = gradient, x, scale, shift, mean, inverse
-        totals, products = _per_tile(_sums, x, *arguments, after=(x.shape[3],), PATCH=patch)
-        return totals.sum(1), products.sum(1)
-
-    @staticmethod
-    def combine(
-        gradient: Tensor, x: Tensor, scale: Tensor, shift: Tensor, slope: Tensor,
-        constant: Tensor, patch: int,
-    ) -> Tensor:  # fmt: skip
-        output = torch.empty_like(x)
-        arguments = gradient, x, scale, shift, slope, constant, output, x.shape[3]
-        _launch(_combine, x, *arguments, PATCH=patch)
+def apply(x: Tensor, scale: Tensor, shift: Tensor, patch: int) -> Tensor:
+    """``relu(scale * x + shift)``, as a map or patch by patch."""
+    output = torch.empty_like(x)
+    _launch(_apply, x, x, scale, shift, output, x.shape[3], PATCH=patch)
+    if not patch:
         return output
+    images, channels, height, width = x.shape
+    shape = images, height // patch, width // patch, patch * patch * channels
+    return output.permute(0, 2, 3, 1).reshape(shape)
+
+
+def sums(
+    gradient: Tensor, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, inverse: Tensor,
+    patch: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Sums over each image, (B, C): of the gradient that ReLU lets through, and of its product with
+    the normalised map."""
+    arguments = gradient, x, scale, shift, mean, inverse
+    totals, products = _per_tile(_sums, x, *arguments, after=(x.shape[3],), PATCH=patch)
+    return totals.sum(1), products.sum(1)
+
+
+def combine(
+    gradient: Tensor, x: Tensor, scale: Tensor, shift: Tensor, slope: Tensor,
+    constant: Tensor, patch: int,
+) -> Tensor:  # fmt: skip
+    """``scale * gradient + slope * x + constant``, of the gradient that ReLU lets through."""
+    output = torch.empty_like(x)
+    arguments = gradient, x, scale, shift, slope, constant, output, x.shape[3]
+    _launch(_combine, x, *arguments, PATCH=patch)
+    return output
 
 
 def _per_tile(
