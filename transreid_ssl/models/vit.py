@@ -85,9 +85,10 @@ class ReIDViT(TimmConfig, VisionTransformer):
 
     def _features(self, groups: Sequence[Tensor]) -> Tensor:
         """Features (B, D) of tokens before the first block, (B, 1 + N, D) of each group."""
-        # Patches that nobody looks at need not leave the last block. An evaluation keeps to the
-        # one way of computing that gave the features and scores that are on people's disks.
-        leading = self.num_prefix_tokens if self.training and not self.spec.gem else None
+        # Patches that nobody looks at need not leave the last block. On a CPU, and in evaluation,
+        # everything is computed as it was for the features and scores on people's disks.
+        spared = self.training and groups[0].is_cuda and not self.spec.gem
+        leading = self.num_prefix_tokens if spared else None
         tokens = self._run(self.blocks, groups, leading)
         return torch.cat([self.forward_head(self.norm(group)) for group in tokens])
 
