@@ -98,3 +98,27 @@ def test_the_arithmetic():
         "energy: 0.2 kWh, at 400 W a GPU",
         "the loaders are too slow: raise --run.num_workers, or pack the pool",
     ]
+
+
+def test_a_gpu_that_was_measured_is_planned_for_without_one():
+    config = launch.ROOT / "recipes/configs/dino_vit_small_ics_luperson50.yaml"
+    text = plan("--gpu=h200", "--processes=8", "dino_pretrain", f"--config={config}")
+    assert "measured on one H200: 2,273 images/s with 256 at once, 20.0 GiB" in text
+    assert "8 of them are 18,184 images/s if they never wait" in text
+    hours = 4_180_243 // 2 * 100 / 18184 / 3600
+    assert f"its half, 100 epochs: {hours:.1f} h" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--gpu=b200", "dino_pretrain"], "--gpu b200: no profile of dino_pretrain with "),
+        (["--gpu=h200", "moco_pretrain"], "--gpu h200: no profile of moco_pretrain with "),
+        (
+            ["--gpu=h200", "dino_pretrain", "--model.name=vit_small_patch16_ics"],
+            "--gpu h200: the profile is of 2 crops of 256x128 and 8 of 128x64 an image",
+        ),
+    ],
+)
+def test_a_gpu_that_was_not_is_one_line(arguments, complaint):
+    assert plan(*arguments, code=2).splitlines()[-1].startswith(f"error: {complaint}")

@@ -39,11 +39,14 @@ class Plan:
         steps: How many to measure, after the first.
         processes: Plan for so many like this one, each with its share of a batch; what they say to
             each other is not counted.
+        gpu: Take what was measured on a GPU of this name ("h200") instead of measuring here: DINO
+            of the published views, without its loaders.
     """
 
     recipe: str
     steps: int = 10
     processes: int = 1
+    gpu: str | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, steps=(1, None), processes=(1, None))
@@ -54,9 +57,63 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own, settings = split(sys.argv[1:] if arguments is None else arguments)
     options = command.options(Plan, "python -m transreid_ssl.plan", own)
     recipe = load_recipe(options.recipe)
+    if options.gpu:
+        print("\n".join(on_known_gpu(recipe, settings, options.gpu, options.processes)))
+        return
     measurement = measure(recipe, settings, options.steps, options.processes)
     passes = issubclass(recipe.Config, PretrainingConfig)
     print("\n".join(describe(measurement, options.processes, passes)))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a DINO step was measured to take; ``gib`` is the peak with ``batch_size`` images."""
+
+    images_per_second: float
+    batch_size: int
+    gib: float
+
+
+PROFILES = {
+    ("h200", "vit_small_patch16_ics"): Profile(2273, 256, 20.0),
+    ("h200", "vit_small_patch16_reid"): Profile(3354, 256, 20.4),
+    ("h200", "vit_base_patch16_ics"): Profile(1073, 128, 24.1),
+}
+"""Of ``DINO_VIEWS``, 65,536 outputs, bf16, compiled blocks (torch 2.11), crops on the device."""
+DINO_VIEWS = {"num_global": 2, "global_size": (256, 128), "num_local": 8, "local_size": (128, 64)}
+
+
+def on_known_gpu(
+    recipe: ModuleType, settings: Sequence[str], gpu: str, processes: int
+) -> list[str]:
+    """Lines for people, from a stored profile.
+
+    Raises:
+        UserError: none is stored of this GPU, network or views.
+    """
+    config, _ = parse_config(recipe.Config, recipe.DEMO, recipe.__doc__, settings)
+    profile = PROFILES.get((gpu, config.model.name))
+    if profile is None or not recipe.__name__.startswith("dino"):
+        known = ", ".join(f"{name} on {card}" for card, name in PROFILES)
+        raise UserError(
+            f"--gpu {gpu}: no profile of {recipe.__name__} with {config.model.name} is stored; "
+            f"known are dino_pretrain with {known}; leave --gpu out to measure here"
+        )
+    if any(getattr(config.views, name) != value for name, value in DINO_VIEWS.items()):
+        raise UserError(
+            f"--gpu {gpu}: the profile is of 2 crops of 256x128 and 8 of 128x64 an image, and these "
+            "settings ask for others; leave --gpu out to measure here"
+        )
+    speed, epochs = processes * profile.images_per_second, config.run.total_epochs
+    lines = [
+        f"measured on one {gpu.upper()}: {rate(profile.images_per_second)} images/s with "
+        f"{profile.batch_size} at once, {profile.gib:.1f} GiB, without its loaders"
+        + f"; {processes} of them are {rate(speed)} images/s if they never wait"
+        * (processes > 1)
+    ]
+    for name, count in _pools().items():
+        lines.append(f"  {name}, {epochs} epochs: {count * epochs / speed / 3600:,.1f} h")
+    return lines
 
 
 def split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
