@@ -101,8 +101,8 @@ def on_known_gpu(
         )
     if any(getattr(config.views, name) != value for name, value in DINO_VIEWS.items()):
         raise UserError(
-            f"--gpu {gpu}: the profile is of 2 crops of 256x128 and 8 of 128x64 an image, and these "
-            "settings ask for others; leave --gpu out to measure here"
+            f"--gpu {gpu}: the profile is of 2 crops of 256x128 and 8 of 128x64 an image, but "
+            "these settings ask for others; leave --gpu out to measure here"
         )
     speed, epochs = processes * profile.images_per_second, config.run.total_epochs
     lines = [
