@@ -89,7 +89,9 @@ class Plain:
     @staticmethod
     def outputs(network: nn.Module, groups: list[torch.Tensor]) -> torch.Tensor:
         """Logits of crops of several sizes, which pass the backbone one after the other."""
-        return network.head(torch.cat([network.backbone(group) for group in groups]))
+        # With a map, all tokens leave the last block, as they do in other programs.
+        features = [network.backbone.forward_with_map(group)[0] for group in groups]
+        return network.head(torch.cat(features))
 
     def clip(self) -> None:
         for parameter in self.student.parameters():

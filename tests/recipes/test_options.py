@@ -1,7 +1,6 @@
 """What few runs ask for: compiled networks, trackers, fp16 without a GPU, several processes."""
 
 import sys
-from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -12,6 +11,7 @@ from torch._dynamo.utils import counters
 
 import launch
 from transreid_ssl.data import open_pool
+from transreid_ssl.models.blocks import PackedBlock
 
 DINO = str(launch.ROOT / "recipes" / "dino_pretrain.py")
 TINY = [
@@ -31,7 +31,8 @@ def pretrain(folder, *arguments, code=0):
 def test_compiled_networks_have_the_losses_of_plain_ones(tmp_path, monkeypatch):
     """The graphs are captured; a compiler for them, which not every machine has, is torch's."""
     pretrain(tmp_path / "plain")
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    graphs = torch.compile(PackedBlock.forward_packed, backend="eager", dynamic=False)
+    monkeypatch.setattr("transreid_ssl.models.vit.compiled_block", lambda: graphs)
     torch._dynamo.reset()
     counters.clear()
     pretrain(tmp_path / "compiled", "--run.compile=true")

@@ -197,10 +197,6 @@ class ClusterObjective(Objective):
         self.epoch, self.labels = epoch, labels
         self._memory = [memory.to(self.device)]
 
-    @property
-    def replayed(self) -> list[nn.Module]:
-        return [self.backbone]
-
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.
 

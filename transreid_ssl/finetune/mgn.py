@@ -90,10 +90,6 @@ class MGNObjective(Objective):
         self.backbone, self.config = backbone, config or MGNConfig()
         self.classifiers = _classifiers(backbone.spec.architecture, num_identities)
 
-    @property
-    def replayed(self) -> list[nn.Module]:
-        return [self.backbone]
-
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.
 

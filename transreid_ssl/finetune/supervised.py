@@ -121,10 +121,6 @@ class SupervisedObjective(Objective):
         self.neck, self.part_necks = necks[0], nn.ModuleList(necks[1:])
         self.config = config or SupervisedConfig()
 
-    @property
-    def replayed(self) -> list[nn.Module]:
-        return [self.backbone]
-
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.
 

@@ -13,10 +13,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 BLOCK = 64
 """Queries, and keys, of a step. What is left over of a sequence has a block of its own size."""
-WARPS = 4
 _LOG2_E = 1.4426950408889634
 
 
@@ -302,11 +302,12 @@ def packed_attention(
     normalisers = qkv.new_empty((rows, heads), dtype=torch.float32)
     for images, length, queries, row, row_out in groups:
         (whole_q, rest_q, blocks), (whole, rest, _) = _blocks(queries), _blocks(length)
-        _forward[images * heads, blocks](
-            qkv, outputs, normalisers, row, row_out, length, queries, heads, dim**-0.5 * _LOG2_E,
-            WHOLE_Q=whole_q, REST_Q=rest_q, WHOLE=whole, REST=rest, BLOCK=BLOCK, DIM=dim,
-            num_warps=WARPS,
-        )  # fmt: skip
+        with torch.cuda.device_of(qkv):
+            _forward[images * heads, blocks](
+                qkv, outputs, normalisers, row, row_out, length, queries, heads,
+                dim**-0.5 * _LOG2_E, WHOLE_Q=whole_q, REST_Q=rest_q, WHOLE=whole, REST=rest,
+                BLOCK=BLOCK, DIM=dim,
+            )  # fmt: skip
     return outputs, normalisers
 
 
@@ -331,15 +332,16 @@ def _packed_attention_backward(
     for images, length, queries, row, row_out in _groups(sizes, leading):
         (whole_q, rest_q, blocks_q), (whole, rest, blocks) = _blocks(queries), _blocks(length)
         shape = {"WHOLE_Q": whole_q, "REST_Q": rest_q, "WHOLE": whole, "REST": rest}
-        shape |= {"BLOCK": BLOCK, "DIM": dim, "num_warps": WARPS}
-        _backward_queries[images * heads, blocks_q](
-            qkv, outputs, gradient, normalisers, deltas, found, row, row_out, length, queries,
-            heads, *scales, **shape,
-        )  # fmt: skip
-        _backward_keys[images * heads, blocks](
-            qkv, gradient, normalisers, deltas, found, row, row_out, length, queries, heads,
-            *scales, **shape,
-        )  # fmt: skip
+        shape |= {"BLOCK": BLOCK, "DIM": dim}
+        with torch.cuda.device_of(qkv):
+            _backward_queries[images * heads, blocks_q](
+                qkv, outputs, gradient, normalisers, deltas, found, row, row_out, length, queries,
+                heads, *scales, **shape,
+            )  # fmt: skip
+            _backward_keys[images * heads, blocks](
+                qkv, gradient, normalisers, deltas, found, row, row_out, length, queries, heads,
+                *scales, **shape,
+            )  # fmt: skip
     return found
 
 
@@ -364,3 +366,18 @@ def _differentiate(ctx, gradient: Tensor, _) -> tuple[Tensor, None, None, None]:
 
 
 packed_attention.register_autograd(_differentiate, setup_context=_keep)
+
+
+# The compiler weighs what to compute again by this; of what it does not know it thinks that it is
+# free.
+@register_flop_formula(torch.ops.transreid_ssl.packed_attention)
+def _flops(qkv_shape, sizes, heads, leading, *_, out_shape=None, **__) -> int:
+    pairs = sum(
+        images * length * queries for images, length, queries, _, _ in _groups(sizes, leading)
+    )
+    return 4 * pairs * (qkv_shape[1] // 3)
+
+
+@register_flop_formula(torch.ops.transreid_ssl.packed_attention_backward)
+def _backward_flops(_gradient, qkv_shape, _outputs, _normalisers, *rest, **options) -> int:
+    return 7 * _flops(qkv_shape, *rest, **options) // 2

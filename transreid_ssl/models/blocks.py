@@ -5,6 +5,7 @@ batch pass them as one matrix (N, D), which reads each weight once and keeps ker
 the attention looks at the groups of equally large images (as in DINOv3, arXiv 2508.10104).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -55,6 +56,12 @@ class PackedBlock(Block):
             )
         tokens = tokens + _times(self.ls1(attended), kept[0])
         return tokens + _times(self.ls2(self.mlp(self.norm2(tokens))), kept[1])
+
+
+@functools.cache
+def compiled_block() -> Callable[..., Tensor]:
+    """``PackedBlock.forward_packed``, compiled: one program for all blocks of all networks."""
+    return torch.compile(PackedBlock.forward_packed, dynamic=False)
 
 
 def _times(branch: Tensor, kept: Tensor | None) -> Tensor:

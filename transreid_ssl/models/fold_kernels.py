@@ -42,8 +42,9 @@ def fold_images(images: Tensor, statistics: Statistics, dtype: torch.dtype) -> T
     folded = torch.empty((count, rows, columns, 16), device=images.device, dtype=dtype)
     scales = [1 / (255 * deviation) for deviation in statistics.std]
     shifts = [-mean / deviation for mean, deviation in zip(*statistics)]
-    _fold[count * rows, triton.cdiv(columns, SQUARES)](
-        images, folded, height, width, rows, columns, *images.stride(), *scales, *shifts,
-        SQUARES=SQUARES,
-    )  # fmt: skip
+    with torch.cuda.device_of(images):
+        _fold[count * rows, triton.cdiv(columns, SQUARES)](
+            images, folded, height, width, rows, columns, *images.stride(), *scales, *shifts,
+            SQUARES=SQUARES,
+        )  # fmt: skip
     return folded.permute(0, 3, 1, 2)

@@ -4,7 +4,8 @@ Both norms subtract a mean and divide by a deviation of each channel; they diffe
 share them. So the moments of every image are found once, averaged over the images that normalise
 together (an instance norm's over none), and the map is then read and written once. Written as
 usual, with two halves cut out and put together, the map is read and written more than twice as
-often and kept once more. That average is its own transpose, so the gradient needs nothing else.
+often and kept once more. As a matrix over images, that average is its own transpose, so the
+gradient needs nothing else.
 
 The passes over the map are those of ``norm_kernels``; here are numbers an image and channel.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transreid_ssl.models import norm_kernels as kernels
-from transreid_ssl.models.norm_relu import IBN
+from transreid_ssl.models.ibn import IBN
 from transreid_ssl.models.norms import average_of, move_statistics
 
 
@@ -34,9 +35,10 @@ def fused_norm_relu(
     if isinstance(norm, IBN):
         weight = torch.cat((norm.IN.weight, norm.BN.weight))
         bias = torch.cat((norm.IN.bias, norm.BN.bias))
-        sharing = _Sharing(norm.BN, norm.half)
+        sharing = _Sharing(norm.BN, norm.half, average_of(norm.BN))
     else:
-        weight, bias, sharing = norm.weight, norm.bias, _Sharing(norm, 0)
+        weight, bias = norm.weight, norm.bias
+        sharing = _Sharing(norm, 0, average_of(norm))
     x = channels_last(x)
     output, scale, shift = _NormReLU.apply(x, weight, bias, sharing, patch)
     if not torch.is_grad_enabled():
@@ -72,31 +74,42 @@ def _found(kept: Tensor | tuple[_Anew, torch.Size]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Sharing:
-    """Which images share statistics, of channels from ``half`` on; below, each has its own."""
+    """Which images share statistics, of channels from ``half`` on; below, each has its own.
+
+    ``average`` is ``norms.average_of`` as it was in the forward pass: a norm may be frozen, or
+    evaluated, before its backward pass.
+    """
 
     norm: _BatchNorm
     half: int
+    average: Callable[[Tensor], Tensor] | None
 
     def statistics(self, mean: Tensor, variance: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         """What each image is normalised with, (B, C) both, from its own moments."""
-        norm, half, average = self.norm, self.half, average_of(self.norm)
-        if average is None:
+        norm, half = self.norm, self.half
+        if self.average is None:
             together = norm.running_mean.expand(len(mean), -1)
             spread = norm.running_var.expand(len(mean), -1)
         else:
             own = mean[:, half:]
-            together = average(own)
-            spread = average(variance[:, half:] + (own - together).square())
+            together = self.average(own)
+            spread = self.average(variance[:, half:] + (own - together).square())
             move_statistics(norm, together, spread, pixels)
         return (
             torch.cat((mean[:, :half], together), dim=1),
             torch.cat((variance[:, :half], spread), dim=1),
         )
 
-    def average(self, values: Tensor) -> Tensor:
-        """What of a gradient's sums (B, C) comes back to each image through the statistics."""
-        own, shared, average = values[:, : self.half], values[:, self.half :], average_of(self.norm)
-        return torch.cat((own, shared * 0 if average is None else average(shared)), dim=1)
+    def transposed(self, values: Tensor) -> Tensor:
+        """What of a gradient's sums (…, B, C) comes back to each image through the statistics."""
+        own, shared = values[..., : self.half], values[..., self.half :]
+        if self.average is None:
+            shared = torch.zeros_like(shared)
+        else:
+            # One average of all: between processes every call costs as much, however little it is.
+            images = shared.movedim(-2, 0)
+            shared = self.average(images.flatten(1)).unflatten(1, images.shape[1:]).movedim(0, -2)
+        return torch.cat((own, shared), dim=-1)
 
 
 class _NormReLU(torch.autograd.Function):
@@ -106,7 +119,11 @@ class _NormReLU(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, sharing: _Sharing, patch: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, variance = sharing.statistics(*kernels.moments(x), x.shape[2:].numel())
+        if sharing.average is None and not sharing.half:  # nobody asks what this map's are
+            moments = x.new_empty((2, *x.shape[:2]), dtype=torch.float32)
+        else:
+            moments = kernels.moments(x)
+        mean, variance = sharing.statistics(*moments, x.shape[2:].numel())
         inverse = (variance + sharing.norm.eps).rsqrt()
         scale = weight * inverse
         shift = bias - mean * scale
@@ -125,8 +142,10 @@ class _NormReLU(torch.autograd.Function):
         patch, pixels = ctx.patch, x.shape[2:].numel()
         gradient = gradient.contiguous() if patch else channels_last(gradient)
         total, product = kernels.sums(gradient, x, scale, shift, mean, inverse, patch)
-        through_mean = ctx.sharing.average(total) / pixels
-        through_spread = ctx.sharing.average(product) / pixels * inverse
+        through_mean, through_spread = (
+            ctx.sharing.transposed(torch.stack((total, product))) / pixels
+        )
+        through_spread = through_spread * inverse
         constant = scale * (through_spread * mean - through_mean)
         slope = -scale * through_spread
         found = kernels.combine(gradient, x, scale, shift, slope, constant, patch)

@@ -156,10 +156,11 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     means, spreads = _per_tile(_moments, x, x)
     mean, variance = torch.empty((2, images, channels), device=x.device)
     tiles = means.shape[1]
-    _moments_of_images[images, triton.cdiv(channels, 16)](
-        means, spreads, mean, variance, pixels, channels, tiles,
-        PIXELS=PIXELS, TILES=triton.next_power_of_2(tiles), CHANNELS=16,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):
+        _moments_of_images[images, triton.cdiv(channels, 16)](
+            means, spreads, mean, variance, pixels, channels, tiles,
+            PIXELS=PIXELS, TILES=triton.next_power_of_2(tiles), CHANNELS=16,
+        )  # fmt: skip
     return mean, variance
 
 
@@ -213,4 +214,5 @@ def _launch(kernel: triton.JITFunction, x: Tensor, *arguments: Tensor | int, **o
     block = min(CHANNELS, triton.next_power_of_2(channels))
     tiles = triton.cdiv(pixels, PIXELS)
     grid = images * tiles, triton.cdiv(channels, block)
-    kernel[grid](*arguments, pixels, channels, tiles, PIXELS=PIXELS, CHANNELS=block, **options)
+    with torch.cuda.device_of(x):  # Triton runs on the current device, whatever it is given
+        kernel[grid](*arguments, pixels, channels, tiles, PIXELS=PIXELS, CHANNELS=block, **options)

@@ -12,7 +12,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from transreid_ssl.models.architectures import ResNetArchitecture
-from transreid_ssl.models.norm_relu import IBN
+from transreid_ssl.models.ibn import IBN
 from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models.blocks import PackedBlock, best_look, draw_paths, pack, unpack
+from transreid_ssl.models.blocks import (
+    PackedBlock,
+    best_look,
+    compiled_block,
+    draw_paths,
+    pack,
+    unpack,
+)
 from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.spec import BackboneSpec
@@ -49,7 +56,7 @@ class ReIDViT(TimmConfig, VisionTransformer):
             **{"num_classes": 0, **options},
         )
         self.spec = spec
-        self.run_block = PackedBlock.forward_packed
+        self.compiles_blocks = False
         if self.num_classes and spec.embed_dim != self.num_features:
             self.head = nn.Linear(spec.embed_dim, self.num_classes)
         self.num_features = spec.embed_dim
@@ -86,7 +93,7 @@ class ReIDViT(TimmConfig, VisionTransformer):
     def _features(self, groups: Sequence[Tensor]) -> Tensor:
         """Features (B, D) of tokens before the first block, (B, 1 + N, D) of each group."""
         # Patches that nobody looks at need not leave the last block. On a CPU, and in evaluation,
-        # everything is computed as it was for the features and scores on people's disks.
+        # they do: losses and features stay those that are on people's disks.
         spared = self.training and groups[0].is_cuda and not self.spec.gem
         leading = self.num_prefix_tokens if spared else None
         tokens = self._run(self.blocks, groups, leading)
@@ -122,25 +129,23 @@ class ReIDViT(TimmConfig, VisionTransformer):
         kept = draw_paths(blocks, sizes, groups[0].device, leading)
         tokens = pack(groups)
         look = best_look(blocks[0].attn, tokens)
+        compiled = self.compiles_blocks and self.training
+        run = compiled_block() if compiled else PackedBlock.forward_packed
         for i, block in enumerate(blocks):
             arguments = tokens, sizes, kept[i], leading if i == len(blocks) - 1 else None, look
             if self.grad_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(self.run_block, block, *arguments, use_reentrant=False)
+                tokens = checkpoint(run, block, *arguments, use_reentrant=False)
             else:
-                tokens = self.run_block(block, *arguments)
+                tokens = run(block, *arguments)
         if leading:
             sizes = tuple((images, leading) for images, _ in sizes)
         return unpack(tokens, sizes)
 
     def compile_blocks(self) -> None:
-        """Compile the blocks, which all run one program: seconds, not minutes as the whole takes.
-
-        What an evaluation runs stays as it is: there, sizes change from batch to batch.
-        """
-        compiled = torch.compile(PackedBlock.forward_packed, dynamic=False)
-        self.run_block = lambda block, *arguments: (
-            compiled if block.training else PackedBlock.forward_packed
-        )(block, *arguments)
+        """Let training compile the blocks, which all run one program: that takes seconds, where a
+        whole network takes a minute or more. In evaluation, where sizes change from batch to batch,
+        nothing is compiled."""
+        self.compiles_blocks = True
 
     def _pos_embed(self, patches: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, 1 + h * w, D), with class token and positions for this grid."""

@@ -138,10 +138,11 @@ def fused_cross_view(
     teacher = teacher.detach().contiguous()
     block, stretches = _stretches(num_outputs)
     highest, sums, products = teacher.new_empty((3, rows, stretches), dtype=torch.float32)
-    _teacher_rows[rows, stretches](
-        teacher, centre, highest, sums, products, 1 / teacher_temp, num_outputs, stretches,
-        OUTPUTS=block,
-    )  # fmt: skip
+    with torch.cuda.device_of(teacher):
+        _teacher_rows[rows, stretches](
+            teacher, centre, highest, sums, products, 1 / teacher_temp, num_outputs, stretches,
+            OUTPUTS=block,
+        )  # fmt: skip
     normalisers = (highest + sums.log()).logsumexp(dim=1)
     mean_value = (products * (highest - normalisers[:, None]).exp()).sum(1)
     loss = _FusedCrossView.apply(
@@ -162,11 +163,12 @@ class _FusedCrossView(torch.autograd.Function):
         block, stretches = _stretches(num_outputs)
         shape = (2, len(student), stretches)
         partial, products = student.new_empty(shape, dtype=torch.float32)
-        _student_rows[images, stretches](
-            student, teacher, centre, teacher_normalisers, partial, products, sharpness,
-            inverse_temperature, images, num_outputs, stretches,
-            VIEWS=views, TEACHER_VIEWS=teacher_views, OUTPUTS=block,
-        )  # fmt: skip
+        with torch.cuda.device_of(student):
+            _student_rows[images, stretches](
+                student, teacher, centre, teacher_normalisers, partial, products, sharpness,
+                inverse_temperature, images, num_outputs, stretches,
+                VIEWS=views, TEACHER_VIEWS=teacher_views, OUTPUTS=block,
+            )  # fmt: skip
         normalisers = partial.logsumexp(dim=1)
         ctx.save_for_backward(student, teacher, centre, teacher_normalisers, normalisers)
         ctx.sizes = images, views, teacher_views, inverse_temperature, sharpness
@@ -184,11 +186,12 @@ class _FusedCrossView(torch.autograd.Function):
         pairs = num_pairs(views, teacher_views)
         factor = (gradient.float() * (inverse_temperature / (pairs * images))).reshape(1)
         found = torch.empty_like(student)
-        _student_gradient[images, stretches](
-            student, teacher, centre, teacher_normalisers, normalisers, factor, found,
-            sharpness, inverse_temperature, images, num_outputs,
-            VIEWS=views, TEACHER_VIEWS=teacher_views, OUTPUTS=block,
-        )  # fmt: skip
+        with torch.cuda.device_of(student):
+            _student_gradient[images, stretches](
+                student, teacher, centre, teacher_normalisers, normalisers, factor, found,
+                sharpness, inverse_temperature, images, num_outputs,
+                VIEWS=views, TEACHER_VIEWS=teacher_views, OUTPUTS=block,
+            )  # fmt: skip
         return (found,) + (None,) * 7
 
 

@@ -36,11 +36,6 @@ class Objective(nn.Module, ABC):
         return [self.backbone]
 
     @property
-    def replayed(self) -> list[nn.Module]:
-        """Those of them that are called once a step: a GPU can replay their passes."""
-        return []
-
-    @property
     def spec(self) -> BackboneSpec:
         """The backbone's."""
         return self.backbone.spec

@@ -53,7 +53,7 @@ def train(
     Raises:
         UserError: the run folder is of other images, or training has diverged or collapsed.
     """
-    make_fast(objective, config.run, accelerator.device, accelerator.num_processes)
+    make_fast(objective, config.run, accelerator.device)
 
     def save(name: str) -> None:
         made_of = provenance(config, **origin, step=trainer.step)

@@ -36,9 +36,8 @@ class RunSettings:
         not_finite: A step whose loss or gradient is not finite "stop"s the run, with the names of
             its images in the run folder, or is left out ("skip", for which the device is waited
             for in every step); with fp16 the scaler leaves steps out whose gradient overflows.
-        compile: "auto" on a GPU compiles the blocks of a ViT, some 20 s at the start, and replays
-            the passes of fine-tuning as CUDA graphs; true compiles everywhere, and other networks
-            too (a minute or more); false nothing.
+        compile: "auto" compiles the blocks of a ViT on a GPU, some 15 seconds at the start; true on
+            any device, and other networks too, whole (a minute or more); false nothing.
         timeout_minutes: How long a process waits for another before the run is given up; raise it
             where the main process takes longer to list, cluster or evaluate.
         tracker: An Accelerate tracker ("tensorboard", "wandb", …) beside metrics.jsonl.
