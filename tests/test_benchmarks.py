@@ -14,7 +14,7 @@ SMALL = {
         "--precision=no",
     ],
     "gpu": [
-        "--device=cpu", "--models=vit_nano_patch16_ics", "--batch-sizes=2", "--out-dim=64",
+        "--device=cpu", "--models=vit_nano_patch16_reid", "--batch-sizes=2", "--out-dim=64",
         "--finetune-batch-size=4", "--steps=1", "--out={out}",
     ],
 }  # fmt: skip

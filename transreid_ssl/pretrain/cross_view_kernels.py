@@ -48,6 +48,20 @@ def _probabilities(
 
 
 @triton.jit
+def _total(
+    teacher, middle, normalisers, image, images, column, known, sharpness, num_outputs,
+    TEACHER_VIEWS: tl.constexpr, OUTPUTS: tl.constexpr,
+):  # fmt: skip
+    """The sum of the probabilities of all of the teacher's views of an image."""
+    total = tl.zeros((OUTPUTS,), tl.float32)
+    for view in tl.static_range(TEACHER_VIEWS):
+        total += _probabilities(
+            teacher, middle, normalisers, view, image, images, column, known, sharpness, num_outputs
+        )
+    return total
+
+
+@triton.jit
 def _student_rows(
     student, teacher, centre, teacher_normalisers, normalisers, products,
     sharpness, inverse_temperature, images, num_outputs, stretches,
@@ -59,12 +73,10 @@ def _student_rows(
     column = stretch * OUTPUTS + tl.arange(0, OUTPUTS)
     known = column < num_outputs
     middle = tl.load(centre + column, mask=known, other=0.0)
-    total = tl.zeros((OUTPUTS,), tl.float32)
-    for view in tl.static_range(TEACHER_VIEWS):
-        total += _probabilities(
-            teacher, middle, teacher_normalisers, view, image, images, column, known, sharpness,
-            num_outputs,
-        )  # fmt: skip
+    total = _total(
+        teacher, middle, teacher_normalisers, image, images, column, known, sharpness, num_outputs,
+        TEACHER_VIEWS, OUTPUTS,
+    )  # fmt: skip
     for view in tl.static_range(VIEWS):
         others = total
         if view < TEACHER_VIEWS:
@@ -93,12 +105,10 @@ def _student_gradient(
     known = column < num_outputs
     middle = tl.load(centre + column, mask=known, other=0.0)
     scale = tl.load(factor)
-    total = tl.zeros((OUTPUTS,), tl.float32)
-    for view in tl.static_range(TEACHER_VIEWS):
-        total += _probabilities(
-            teacher, middle, teacher_normalisers, view, image, images, column, known, sharpness,
-            num_outputs,
-        )  # fmt: skip
+    total = _total(
+        teacher, middle, teacher_normalisers, image, images, column, known, sharpness, num_outputs,
+        TEACHER_VIEWS, OUTPUTS,
+    )  # fmt: skip
     for view in tl.static_range(VIEWS):
         others = total
         count = TEACHER_VIEWS
