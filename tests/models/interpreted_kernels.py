@@ -60,6 +60,33 @@ def stems() -> None:
                 same(ours, theirs)
 
 
+def memory() -> None:
+    """A stem keeps the output of each convolution and the folded images, and no more."""
+    embed = build_backbone("vit_nano_patch8_ics", img_size=(64, 32)).patch_embed
+    images = torch.randint(0, 256, (2, 3, 64, 32), dtype=torch.uint8)
+    held = []
+    for kernels in (False, True):
+        kept = {}
+
+        def note(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        for module in (stem, norm_relu):
+            module.runs_kernels = lambda x, kernels=kernels: kernels
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            rows = embed(images, IMAGENET)
+        weights = {parameter.data_ptr() for parameter in embed.parameters()}
+        held.append(sum(size for place, size in kept.items() if place not in weights))
+        rows.sum().backward()
+    for module in (stem, norm_relu):
+        module.runs_kernels = lambda x: False
+    one_map = 2 * 32 * 16 * embed.conv[0].out_channels * 4
+    folded_images = 2 * 16 * (32 + 3) * (16 + 3) * 4
+    assert held[1] < 1.15 * (3 * one_map + folded_images), held
+    assert held[1] < 0.55 * held[0], held  # of the same stem in PyTorch
+
+
 def norms() -> None:
     """Which images share statistics, and whether they are found or remembered."""
     for make in (lambda: IBN(10), lambda: nn.BatchNorm2d(10)):
@@ -157,6 +184,6 @@ def losses() -> None:
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for check in (stems, norms, far_means, foldings, attentions, losses):
+    for check in (stems, memory, norms, far_means, foldings, attentions, losses):
         check()
         print(check.__name__)

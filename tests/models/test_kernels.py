@@ -16,5 +16,5 @@ def test_interpreted_kernels_compute_what_pytorch_does():
     done = subprocess.run(
         [sys.executable, program], env=environment, capture_output=True, text=True, check=False
     )
-    checks = ["stems", "norms", "far_means", "foldings", "attentions", "losses"]
+    checks = ["stems", "memory", "norms", "far_means", "foldings", "attentions", "losses"]
     assert done.stdout.split() == checks, done.stderr
