@@ -314,7 +314,7 @@ def step_flops(objective: nn.Module, device: torch.device) -> float:
 
 
 KINDS = {
-    "attention": r"sdpa|flash|fmha|^_forward$|^_backward_(queries|keys)$|compute_dot|convert_dq",
+    "attention": r"sdpa|flash|fmha|^attention_|compute_dot|convert_dq",
     "stem: norm and ReLU": r"^_(fold|moments|moments_of_images|apply|sums|combine)$|batch_norm|bn_",
     "loss": r"^_(teacher_rows|student_rows|student_gradient)$|softmax",
     "convolutions": r"conv|wgrad|dgrad|fprop|implicit_gemm|nchw|nhwc",

@@ -19,10 +19,10 @@ from transreid_ssl.models import (
     normalise,
     stem,
 )
-from transreid_ssl.models.attention_kernels import packed_attention
 from transreid_ssl.models.fold_kernels import fold_images
 from transreid_ssl.models.fused_norm import fused_norm_relu
 from transreid_ssl.models.ibn import IBN
+from transreid_ssl.models.packed_attention import packed_attention
 from transreid_ssl.models.stem import folded, folded_convolution
 from transreid_ssl.pretrain.cross_view_kernels import fused_cross_view
 from transreid_ssl.pretrain.dino import DINOLoss

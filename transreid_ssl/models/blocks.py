@@ -86,7 +86,7 @@ def best_look(attention: Attention, tokens: Tensor) -> Look:
 def _look_by_kernels(
     attention: Attention, qkv: Tensor, sizes: Sizes, leading: int | None
 ) -> Tensor:
-    from transreid_ssl.models.attention_kernels import packed_attention
+    from transreid_ssl.models.packed_attention import packed_attention
 
     flat = [number for size in sizes for number in size]
     return packed_attention(qkv, flat, attention.num_heads, leading or 0)[0]

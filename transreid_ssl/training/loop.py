@@ -29,6 +29,7 @@ from transreid_ssl.training.optim import clip_gradients
 from transreid_ssl.training.plan import Plan
 from transreid_ssl.training.probe import RetrievalProbe, before_and_after
 from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.training.seeds import step_seed
 from transreid_ssl.training.settings import RunSettings
 from transreid_ssl.training.watch import Watch
 
@@ -166,7 +167,7 @@ class Trainer:
         """One optimiser step, noted by the meter."""
         plan, accelerator = self.plan, self.accelerator
         epoch = self.step // plan.steps_per_epoch
-        set_seed(_mix(self.settings.seed, self.step, accelerator.process_index))
+        set_seed(step_seed(self.settings.seed, self.step, accelerator.process_index))
         self._set_schedules()
         values = self._gradients(batches, epoch)
         accelerator.unscale_gradients(self.optimizer)
@@ -344,12 +345,3 @@ class Trainer:
         if probes and isinstance(self.probe, RetrievalProbe):
             self.say(before_and_after(probes, self.probe.probed))
         self.say(f"results: {self.run.path / result}, {self.run.path / 'curves.png'}")
-
-
-def _mix(seed: int, step: int, rank: int) -> int:
-    """One 31-bit seed from three numbers (a splitmix-like hash: neighbours share nothing)."""
-    value = (
-        seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB
-    ) % 2**64
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-    return (value ^ (value >> 33)) & 0x7FFFFFFF
