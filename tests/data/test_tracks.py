@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from transreid_ssl.data.open import open_pool
-from transreid_ssl.data.tracks import CropRules, crops_of_pool, find_videos, layout_of
+from transreid_ssl.data.tracks import CropRules, crops_of_pool, find_videos
 from transreid_ssl.data.tracks.choice import Screening, choose_boxes
 from transreid_ssl.data.tracks.formats import read_boxes
-from transreid_ssl.data.tracks.pool import LAYOUTS
+from transreid_ssl.data.tracks.pool import LAYOUTS, layout_of
 from transreid_ssl.errors import UserError
 
 SIZE = (200, 400)  # height and width of the frames
@@ -182,10 +182,10 @@ def test_names_of_published_sets(layout, tmp_path, write_images):
     if layout == "market1501":
         write_images(tmp_path, ["0000_c1s1_000451_02.jpg", "-1_c1s1_000451_02.jpg"])
         pool = open_pool(tmp_path)
-    crops = crops_of_pool(pool, LAYOUTS[layout], CropRules(every=1))
-    assert len(set(crops.pool.tracks.tracks)) == 3, "no two of these are of one track"
-    assert crops.left_out["of no track, by its name"] == len(pool) - 3
-    together = crops.pool.tracks.videos
+    crops, left_out = crops_of_pool(pool, LAYOUTS[layout], CropRules(every=1))
+    assert len(set(crops.tracks.tracks)) == 3, "no two of these are of one track"
+    assert left_out["of no track, by its name"] == len(pool) - 3
+    together = crops.tracks.videos
     assert len(set(together)) == (2 if layout == "market1501" else 3)
 
 
@@ -194,12 +194,10 @@ def test_a_pattern_of_ones_own(tmp_path, write_images):
     pool = open_pool(write_images(tmp_path, names))
     assert layout_of(pool) is None
     pattern = r"cam(?P<camera>\d+)_track(?P<track>\d+)_(?P<frame>\d+)"
-    crops = crops_of_pool(pool, pattern, CropRules(every=5))
-    assert crops.pool.tracks.describe() == (
-        "2 cameras, 2 videos, 4 tracks of 3 to 3 images (median 3)"
-    )
-    assert crops.pool.tracks.frames.tolist() == [0, 5, 10] * 4
-    assert crops.left_out["soon after the one before"] == 4
+    crops, left_out = crops_of_pool(pool, pattern, CropRules(every=5))
+    assert crops.tracks.describe() == ("2 cameras, 2 videos, 4 tracks of 3 to 3 images (median 3)")
+    assert crops.tracks.frames.tolist() == [0, 5, 10] * 4
+    assert left_out["soon after the one before"] == 4
     for wrong, said in [
         ("(", "not a regular"),
         ("x", "lacks the group"),

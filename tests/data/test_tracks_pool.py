@@ -36,7 +36,7 @@ def clip(tmp_path_factory):
 
 def crops(folder, rules=RULES, **options):
     videos, _ = find_videos([folder], None)
-    return crops_of_videos(str(folder), videos, rules, **options).pool
+    return crops_of_videos(str(folder), videos, rules, **options)[0]
 
 
 def content(folder):
@@ -61,10 +61,7 @@ def test_the_pool_tells_camera_track_and_frame(clip, tmp_path):
     for track in set(tracks.tracks):
         assert np.diff(tracks.frames[tracks.tracks == track]).min(initial=2) >= RULES.every
     row = len(pool) // 2
-    assert pool.names[row] == (
-        f"{columns['video'][row]}/{int(columns['track'][row].split('/')[1]):06d}_"
-        f"{columns['frame'][row]:06d}.jpg"
-    )
+    assert pool.names[row] == f"{columns['track'][row]}_{columns['frame'][row]:06d}.jpg"
     assert columns["time"][row] == pytest.approx((columns["frame"][row] - 1) / 10)
     assert 0.5 <= columns["score"][row] <= 1
     # The crop is what the box holds, with its margin.

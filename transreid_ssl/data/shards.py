@@ -73,7 +73,9 @@ class ParquetShardsPool(Pool):
     def annotations(self) -> pa.Table | None:
         """The columns of cameras, tracks and frames, if every shard has them."""
         parts = [_read_from(shard, _read_annotations) for shard in self._shards]
-        return None if any(part is None for part in parts) else pa.concat_tables(parts)
+        if any(part is None for part in parts):
+            return None
+        return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
 
     def read(self, index: int) -> bytes:
         """The bytes stored in the row."""

@@ -55,7 +55,7 @@ class Tracks:
 
 def _numbered(column: pa.ChunkedArray) -> np.ndarray:
     """The rank int64 (N,) of each entry's text among those in a column of a dictionary type."""
-    entries = column.unify_dictionaries().combine_chunks()
+    entries = column.combine_chunks()
     used, places = np.unique(entries.indices.to_numpy(), return_inverse=True)
     texts = np.array(entries.dictionary.take(pa.array(used)).to_pylist(), object)
     return np.argsort(np.argsort(texts))[places]

@@ -11,11 +11,11 @@ import numpy as np
 from transreid_ssl.data.people.figure import draw_figure
 from transreid_ssl.data.people.painter import Stance
 from transreid_ssl.data.people.render import person_of
-from transreid_ssl.data.people.scene import build_camera, compose, develop, light_figure
+from transreid_ssl.data.people.scene import build_camera, compose, develop
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.files import new_folder
 
-_WALK, _SCORE = 21, 22  # tags that keep the random streams apart
+_WALK = 21  # a tag that keeps the random streams apart
 RATE = 10  # frames a second
 
 
@@ -50,12 +50,12 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class _Walk:
-    """How a person passes a camera, as seen from the side; lengths are in pixels."""
+    """How a person passes a camera; lengths are in pixels."""
 
     identity: int
-    middle: int  # the frame in which the middle of the picture is reached
+    middle: int  # the frame in which the person is at ``across``
+    across: float
     speed: float  # a frame, below 0 to the left; 0: stands
-    across: float  # of the middle frame
     ground: float  # the row that the feet are on
     height: float  # of the body
 
@@ -63,14 +63,21 @@ class _Walk:
         """The column of the body's axis."""
         return self.across + self.speed * (frame - self.middle)
 
+    def stance(self, frame: int, left: int) -> Stance:
+        """How the person is seen in a picture that begins with column ``left``."""
+        yaw = math.copysign(math.pi / 2, self.speed) if self.speed else 0.0
+        phase = 2 * math.pi * self.place(frame) / (0.8 * self.height)
+        foot = self.place(frame) - left, self.ground
+        return Stance(yaw, phase, 0.4 if self.speed else 0.1, foot, self.height)
+
 
 def write_clip(
     config: ClipConfig, out: str | Path, tick: Callable[[], object] = lambda: None
 ) -> None:
     """Write ``camera1.avi`` (motion JPEG) and ``camera1.txt`` (MOTChallenge's format) and so on.
 
-    A track has the number of its person, from 1, and lists the box of all that would be seen if
-    nobody stood before it; boxes may reach out of the frame. ``tick`` is called for every frame.
+    A track has the number of its person, from 1; its boxes hold what would be seen of the person if
+    nobody stood before, and may reach out of the frame. ``tick`` is called for every frame.
 
     Raises:
         UserError: ``out`` exists or cannot be written, or OpenCV cannot write videos.
@@ -83,74 +90,53 @@ def write_clip(
 
 def _film(config: ClipConfig, number: int, path: Path, tick: Callable[[], object]) -> list[str]:
     """Write the video of one camera; returns the lines of its track file."""
-    height, width = config.height, config.height // 3 * 4
+    height, width = size = config.height, config.height // 3 * 4
     camera = build_camera(config.seed, 0, "moderate", (height, width // 4), number)
-    code = cv2.VideoWriter.fourcc(*"MJPG")
-    writer = cv2.VideoWriter(str(path), code, RATE, (width, height))
+    scene = camera.scene[:, :width]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), RATE, size[::-1])
     if not writer.isOpened():
         raise UserError(f"{path}: cannot be written as a video; install opencv-python-headless")
-    walks, lines = _draw_walks(config, number, (height, width)), []
+    rng = np.random.default_rng([config.seed, number, _WALK])
+    walks, lines = _draw_walks(config, rng, size), []
     for frame in range(config.frames):
-        image = camera.scene[:, :width].copy()
+        # With room at both sides, for who is partly in the picture.
+        image = cv2.copyMakeBorder(scene, 0, 0, height, height, cv2.BORDER_REPLICATE)
         for walk in walks:
-            if box := _draw(image, config.seed, walk, frame):
-                rng = np.random.default_rng([config.seed, number, walk.identity, frame, _SCORE])
-                top, left, tall, wide = box
-                found = [frame + 1, walk.identity + 1, left, top, wide, tall]
-                lines.append(f"{','.join(map(str, found))},{rng.uniform(0.5, 1):.2f},-1,-1,-1\n")
+            left = math.floor(walk.place(frame) - height / 2)
+            if -height < left < width:
+                columns, rows = _draw(image, config.seed, walk, frame, left)
+                found = [frame + 1, walk.identity + 1, left + columns[0], rows[0]]
+                found += [len(columns), len(rows), f"{rng.uniform(0.5, 1):.2f}", -1, -1, -1]
+                lines.append(",".join(map(str, found)) + "\n")
         light = np.random.default_rng([config.seed, number])  # the same in every frame
-        writer.write(np.ascontiguousarray(develop(image, camera, light, 0.3)[..., ::-1]))
+        picture = develop(image[:, height:-height].copy(), camera, light, 0.3)
+        writer.write(np.ascontiguousarray(picture[..., ::-1]))
         tick()
     writer.release()
     return lines
 
 
-def _draw_walks(config: ClipConfig, number: int, size: tuple[int, int]) -> list[_Walk]:
+def _draw(
+    image: np.ndarray, seed: int, walk: _Walk, frame: int, left: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put a person into the widened frame; returns the columns, from ``left``, and rows covered."""
+    height = len(image)
+    layer = draw_figure(person_of(seed, walk.identity), walk.stance(frame, left), (height, height))
+    compose(image[:, left + height : left + 2 * height], layer)
+    covered = layer[..., 3] > 0.5
+    return np.flatnonzero(covered.any(0)), np.flatnonzero(covered.any(1))
+
+
+def _draw_walks(config: ClipConfig, rng: np.random.Generator, size: tuple[int, int]) -> list[_Walk]:
     """From far to near; the fifth, tenth, … person stands."""
     height, width = size
-    rng = np.random.default_rng([config.seed, number, _WALK])
     walks = []
     for identity in range(config.people):
-        near = rng.uniform(0, 1)
+        near, body_speed, side, place = rng.uniform(0, 1, 4)
         body = height * (0.4 + 0.25 * near)
         stands = identity % 5 == 4
-        speed = 0.0 if stands else body * rng.uniform(0.04, 0.08) * rng.choice([-1, 1])
-        middle = int(rng.integers(0, config.frames))
-        across = width * (rng.uniform(0.15, 0.85) if stands else 0.5)
-        walks.append(_Walk(identity, middle, speed, across, height * (0.7 + 0.26 * near), body))
+        speed = 0.0 if stands else math.copysign(body * (0.04 + 0.04 * body_speed), side - 0.5)
+        across = width * (0.15 + 0.7 * place if stands else 0.5)
+        middle = int(rng.integers(config.frames))
+        walks.append(_Walk(identity, middle, across, speed, height * (0.7 + 0.26 * near), body))
     return sorted(walks, key=lambda walk: walk.ground)
-
-
-def _draw(
-    image: np.ndarray, seed: int, walk: _Walk, frame: int
-) -> tuple[int, int, int, int] | None:
-    """Put a person into the frame float32 (H, W, 3), in place.
-
-    Returns its box (top, left, height, width), or None if it is not to be seen.
-    """
-    tall, wide = math.ceil(1.1 * walk.height), math.ceil(0.8 * walk.height)
-    across = walk.place(frame)
-    top, left = (
-        math.floor(walk.ground) - math.ceil(1.04 * walk.height),
-        math.floor(across - wide / 2),
-    )
-    if left + wide <= 0 or left >= image.shape[1]:
-        return None
-    stance = Stance(
-        yaw=math.copysign(math.pi / 2, walk.speed) if walk.speed else 0.0,
-        phase=2 * math.pi * across / (0.8 * walk.height),
-        stride=0.4 if walk.speed else 0.1,
-        foot=(across - left, walk.ground - top),
-        height=walk.height,
-    )
-    layer = draw_figure(person_of(seed, walk.identity), stance, (tall, wide))
-    light_figure(layer, stance.foot[0], 0.16 * walk.height, 0.4)
-    rows, columns = (np.flatnonzero((layer[..., 3] > 0.5).any(axis)) for axis in (1, 0))
-    first = max(0, -top), max(0, -left)
-    last = min(tall, image.shape[0] - top), min(wide, image.shape[1] - left)
-    inside = image[top + first[0] : top + last[0], left + first[1] : left + last[1]]
-    compose(inside, np.ascontiguousarray(layer[first[0] : last[0], first[1] : last[1]]))
-    if columns[-1] < first[1] or columns[0] >= last[1]:
-        return None
-    size = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
-    return top + int(rows[0]), left + int(columns[0]), *size

@@ -16,7 +16,7 @@ from transreid_ssl.data.tracks.choice import CropRules
 from transreid_ssl.data.tracks.formats import FORMATS
 from transreid_ssl.data.tracks.pool import (
     LAYOUTS,
-    Crops,
+    ScreenedCrops,
     crops_of_pool,
     crops_of_videos,
     describe_left_out,
@@ -112,10 +112,9 @@ def run_tracks(options: Tracks) -> int:
     """The command ``tracks``."""
     if options.paths == [DEMO] and not Path(_DEMO_CLIP).exists():
         run_clip(Clip())
-    crops = _find_crops(options)
-    pool = crops.pool
+    pool, reasons = _find_crops(options)
     print(f"{pool.describe()} to crop: {pool.tracks.describe()}")
-    print(f"left out: {describe_left_out(crops.left_out)}", flush=True)
+    print(f"left out: {describe_left_out(reasons)}", flush=True)
     with tqdm(total=len(pool), unit=" crops", disable=None, leave=False) as bar:
         complaints = pack(
             pool, options.out, options.rows_per_shard, bar.update, num_workers=options.num_workers
@@ -127,7 +126,7 @@ def run_tracks(options: Tracks) -> int:
     return 0
 
 
-def _find_crops(options: Tracks) -> Crops:
+def _find_crops(options: Tracks) -> tuple[ScreenedCrops, Counter]:
     """What the user named, as crops that are still to be cut or looked at."""
     paths = [_DEMO_CLIP if path == DEMO else path for path in options.paths]
     given = Path(options.tracks) if options.tracks else None

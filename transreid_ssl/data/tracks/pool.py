@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,13 +37,6 @@ LAYOUTS = {
 """How the names of crops in published sets say where they are from."""
 _QUALITY = 95  # of JPEG
 _MOST_IN_FRAME = 2_000  # boxes, of which all pairs are compared
-
-
-class Crops(NamedTuple):
-    """A pool to be written, and how many boxes or images were left out before, by reason."""
-
-    pool: Pool
-    left_out: Counter
 
 
 class ScreenedCrops(Pool):
@@ -93,10 +86,9 @@ class VideoCrops(Pool):
 
     Args:
         source: what the user gave.
-        names: of the crops.
         videos: the paths of videos and folders of frames.
         places: int64 (N, 2): the video of each crop, and its frame from 0.
-        boxes: float32 (N, 4): (top, left, height, width).
+        annotations: a table (N) with ``track_columns.COLUMNS``.
         margin: as in ``CropRules``.
     """
 
@@ -105,14 +97,16 @@ class VideoCrops(Pool):
     def __init__(
         self,
         source: str,
-        names: list[str],
         videos: list[Path],
         places: np.ndarray,
-        boxes: np.ndarray,
+        annotations: pa.Table,
         margin: float,
     ) -> None:
-        super().__init__(source, Names.of(names))
-        self.videos, self.places, self.boxes, self.margin = videos, places, boxes, margin
+        of = (annotations.column(name).to_pylist() for name in ("track", "frame"))
+        super().__init__(source, Names.of(f"{track}_{frame:06d}.jpg" for track, frame in zip(*of)))
+        self.videos, self.places, self.margin = videos, places, margin
+        self.annotations = annotations
+        self.boxes = annotations.column("box").combine_chunks().flatten().to_numpy().reshape(-1, 4)
         self._reader: tuple[int, int, VideoFile | FrameFolder] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,8 +161,8 @@ def crops_of_videos(
     persons: tuple[int, ...] = (),
     first: int | None = None,
     pattern: str | None = None,
-) -> Crops:
-    """The boxes of ``videos`` that ``choose_boxes`` chooses, as a pool of crops.
+) -> tuple[ScreenedCrops, Counter]:
+    """The boxes of ``videos`` that ``choose_boxes`` chooses, as crops, and why others are not.
 
     Args:
         source: what the user gave.
@@ -184,7 +178,7 @@ def crops_of_videos(
         UserError: a video or a track file that cannot be read, or no box to crop in any.
     """
     expression = compile_pattern(pattern, "camera") if pattern else None
-    names, places, sizes, tables, left_out = [], [], [], [], Counter()
+    places, tables, left_out = [np.empty((0, 2), np.int64)], [], Counter()
     for number, video in enumerate(videos):
         frames = open_frames(video.path)
         found = read_boxes(video.tracks, kind, video.stem, frames.size)
@@ -193,25 +187,25 @@ def crops_of_videos(
         found = found if first is None else replace(found, first=first)
         chosen, reasons = choose_boxes(found, frames.size, rules, persons)
         left_out += reasons
-        tracks, numbers = found.tracks[chosen].tolist(), found.frames[chosen]
-        names += [f"{video.name}/{t:06d}_{f:06d}.jpg" for t, f in zip(tracks, numbers.tolist())]
-        places.append(np.stack([np.full(len(chosen), number), numbers - found.first], 1))
-        sizes.append(found.boxes[chosen])
+        place = found.frames[chosen] - found.first
+        places.append(np.stack([np.full(len(chosen), number), place], 1))
         table = make_table(
             camera=[_camera(expression, video.name)] * len(chosen),
             video=[video.name] * len(chosen),
-            track=[f"{video.name}/{track}" for track in tracks],
-            frame=numbers,
-            time=places[-1][:, 1] / frames.rate,
-            box=sizes[-1],
+            track=[f"{video.name}/{track}" for track in found.tracks[chosen].tolist()],
+            frame=found.frames[chosen],
+            time=place / frames.rate,
+            box=found.boxes[chosen],
             score=found.scores[chosen],
         )
         tables.append(table)
-    if not names:
+    # One chunk is one O(1) look-up, and there may be thousands of videos.
+    table = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    paths = [video.path for video in videos]
+    if not len(table):
         raise UserError(f"{source}: no box to crop; left out: {describe_left_out(left_out)}")
-    paths, boxes = [video.path for video in videos], np.concatenate(sizes).astype(np.float32)
-    pool = VideoCrops(source, names, paths, np.concatenate(places), boxes, rules.margin)
-    return Crops(ScreenedCrops(pool, pa.concat_tables(tables), rules), left_out)
+    pool = VideoCrops(source, paths, np.concatenate(places), table, rules.margin)
+    return ScreenedCrops(pool, table, rules), left_out
 
 
 def _camera(expression: re.Pattern | None, name: str) -> str:
@@ -227,13 +221,14 @@ def _camera(expression: re.Pattern | None, name: str) -> str:
 
 def layout_of(pool: Pool) -> str | None:
     """The key in ``LAYOUTS`` of a pool whose first names are all of that kind, or None."""
-    first = pool.names[:100]
-    fits = (key for key, it in LAYOUTS.items() if all(re.search(it, name) for name in first))
-    return next(fits, None)
+    for layout, pattern in LAYOUTS.items():
+        if all(re.search(pattern, name) for name in pool.names[:100]):
+            return layout
+    return None
 
 
-def crops_of_pool(pool: Pool, pattern: str, rules: CropRules) -> Crops:
-    """Those crops of a pool whose names tell their track and frame, by track and frame.
+def crops_of_pool(pool: Pool, pattern: str, rules: CropRules) -> tuple[ScreenedCrops, Counter]:
+    """Crops of a pool whose names tell their track and frame, in this order; why others are not.
 
     ``pattern`` is a regular expression with the groups ``track`` and ``frame`` (a whole number),
     and perhaps ``camera`` and ``video``. A track is one within its video, which without a group is
@@ -264,7 +259,7 @@ def crops_of_pool(pool: Pool, pattern: str, rules: CropRules) -> Crops:
     left_out = Counter({"of no track, by its name": len(pool) - len(matched), TOO_SOON: soon.sum()})
     kept = order[~soon]
     crops = SubsetPool(pool, matched[kept], "crops of tracks")
-    return Crops(ScreenedCrops(crops, table.take(kept), rules), left_out)
+    return ScreenedCrops(crops, table.take(kept), rules), left_out
 
 
 def describe_left_out(reasons: Counter) -> str:
