@@ -266,12 +266,20 @@ def _write_shard(path: Path, pool: Pool, indices: np.ndarray) -> Iterator[str | 
                 rows.append({"image": {"bytes": encoded, "path": name}, "name": name})
                 kept.append(index)
                 yield None
-            table = pa.Table.from_pylist(rows, pa.schema(list(schema)[:2]))
-            for field in known:
-                values = pool.annotations.column(field.name).take(pa.array(kept, pa.int64()))
-                table = table.append_column(field, values.cast(field.type))
-            writer.write_table(table.cast(schema))
+            if kept:  # an empty group is more than ``datasets`` can read
+                writer.write_table(_with_annotations(pool, kept, rows, schema))
         writer.add_key_value_metadata({_LEFT_OUT: json.dumps(left_out)})
+
+
+def _with_annotations(
+    pool: Pool, indices: list[int], rows: list[dict[str, Any]], schema: pa.Schema
+) -> pa.Table:
+    """A table of ``schema`` of images and names, and what the pool knows of them."""
+    table = pa.Table.from_pylist(rows, pa.schema(list(schema)[:2]))
+    for field in list(schema)[2:]:
+        values = pool.annotations.column(field.name).take(pa.array(indices))
+        table = table.append_column(field, values.cast(field.type))
+    return table.cast(schema)
 
 
 def _left_out(path: Path, pool: Pool, indices: np.ndarray) -> list[str] | None:

@@ -55,7 +55,7 @@ class Tracks(CropRules):
 
     paths: list[str] = field(
         default_factory=lambda: [DEMO],
-        metadata={**_POSITIONAL, "nargs": "*", "metavar": "PATH", "help": "see the first lines"},
+        metadata={**_POSITIONAL, "nargs": "*", "metavar": "PATH", "help": "what is read"},
     )
     out: str = f"{OUTPUTS}/tracks"
     tracks: str | None = None
