@@ -4,7 +4,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from damage import damaged, outcome
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.tracks import CropRules, crops_of_pool, find_videos
 from transreid_ssl.data.tracks.choice import Screening, choose_boxes
@@ -104,6 +107,21 @@ def test_a_malformed_line_is_named(name, text, said, tmp_path):
         read_boxes(path, None, "v", SIZE)
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(sorted(FILES)),
+    places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3),
+)
+def test_no_damaged_file_ends_otherwise_than_in_boxes_or_one_line(kind, places, tmp_path_factory):
+    name, text = FILES[kind]
+    path = tmp_path_factory.mktemp("tracks") / name
+    path.write_bytes(damaged(text.encode(), places))
+    boxes = outcome(lambda: read_boxes(path, None, "v", SIZE))
+    if not isinstance(boxes, UserError):
+        chosen, reasons = choose_boxes(boxes, SIZE, CropRules(min_height=1, keep_truncated=True))
+        assert len(chosen) + reasons.total() == len(boxes)
+
+
 def test_each_reason_to_leave_a_box_out_is_counted(tmp_path):
     lines = [
         "1,1,10,20,40,80,0.9",  # stays
@@ -129,7 +147,7 @@ def test_each_reason_to_leave_a_box_out_is_counted(tmp_path):
     assert chosen.tolist() == [0, 15]
     assert +reasons == Counter(
         {
-            "no box (NaN, infinite, or of no size)": 4,
+            "no box (NaN, too large, or of no size)": 4,
             "of no track": 1,
             "before the first frame": 1,
             "of a low score": 1,

@@ -126,6 +126,7 @@ def test_a_folder_of_frames_and_a_video_that_ends_early(clip, tmp_path):
     capture = cv2.VideoCapture(str(clip / "camera1.avi"))
     for number in range(1, 21):
         cv2.imwrite(str(root / f"img1/{number:06d}.png"), capture.read()[1])
+    cv2.imwrite(str(root / "img1/000019.png"), np.zeros((9, 9, 3), np.uint8))
     frames = crops(root)
     video = crops(clip, pattern=r"camera(?P<camera>\d)")
     same = [i for i, name in enumerate(video.names) if name.startswith("camera1")]
@@ -138,6 +139,8 @@ def test_a_folder_of_frames_and_a_video_that_ends_early(clip, tmp_path):
     for index, outcome in enumerate(outcomes):
         if late[index]:
             assert str(outcome).endswith(": beyond the end of the video")
+        elif frames.tracks.frames[index] == 19:
+            assert str(outcome).endswith(": in a frame of another size")
         elif isinstance(outcome, bytes):
             assert outcome == video.read(same[index])
     broken = tmp_path / "cut.avi"

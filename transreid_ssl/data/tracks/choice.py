@@ -11,6 +11,7 @@ from transreid_ssl.data.tracks.formats import Boxes
 from transreid_ssl.errors import check_ranges
 
 TOO_SOON = "soon after the one before"
+_LARGEST = 10**6  # pixels
 _THUMBNAIL = (16, 32)  # width and height of the grey images that are compared
 
 
@@ -73,8 +74,8 @@ def choose_boxes(
         reasons[reason] += int(kept[which].sum())
         kept[which] = False
 
-    real = np.isfinite(boxes.boxes).all(1) & (height > 0) & (width > 0)
-    leave_out(~real, "no box (NaN, infinite, or of no size)")
+    real = (np.abs(boxes.boxes) < _LARGEST).all(1) & (height > 0) & (width > 0)  # not if NaN
+    leave_out(~real, "no box (NaN, too large, or of no size)")
     leave_out(boxes.ignored, "marked as not to be looked at")
     leave_out(~np.isin(boxes.classes, (-1, *(persons or boxes.persons))), "not a person")
     leave_out(boxes.tracks < 0, "of no track")

@@ -37,7 +37,7 @@ class Tracks(CropRules):
 
     Example: ``python -m transreid_ssl.data tracks`` for a generated clip, else
     ``python -m transreid_ssl.data tracks VIDEOS --out pool``, or for crops
-    ``… tracks CROPS --pattern 'cam(?P<camera>\\\\d+)_track(?P<track>\\\\d+)_(?P<frame>\\\\d+)'``.
+    ``tracks CROPS --pattern 'cam(?P<camera>\d+)_track(?P<track>\d+)_(?P<frame>\d+)'``.
     A stopped command goes on when it is given again. TRACKS.md says which files it reads.
 
     Args:

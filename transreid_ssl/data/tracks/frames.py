@@ -98,13 +98,11 @@ class FrameFolder:
         return decode(self._pool.read(index), self._pool.names[index])
 
     def frame(self, place: int) -> np.ndarray:
-        """As of ``VideoFile``; a frame that is not of ``size`` is a broken one, too."""
+        """As of ``VideoFile``."""
         if place not in self._places:
             raise CorruptImage(f"{self._pool.source}: frame {place}", _NO_FRAME)
         if place != self._place:
             self._image, self._place = self._decoded(self._places[place]), place
-        if self._image.shape[:2] != self.size:
-            raise CorruptImage(f"{self._pool.source}: frame {place}", "a frame of another size")
         return self._image
 
 

@@ -140,7 +140,12 @@ class VideoCrops(Pool):
         rows, columns = self.margin * height, self.margin * width
         first = max(0, int(top - rows)), max(0, int(left - columns))
         last = math.ceil(top + height + rows), math.ceil(left + width + columns)
-        crop = frames.frame(place)[first[0] : last[0], first[1] : last[1], ::-1]
+        image = frames.frame(place)
+        if image.shape[:2] != frames.size:
+            raise CorruptImage(f"frame {place}", "in a frame of another size")
+        crop = image[first[0] : last[0], first[1] : last[1], ::-1]
+        if not crop.size:  # of a box that ends within the first row or column beyond
+            raise CorruptImage(f"frame {place}", "outside of the frame")
         return cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
 
     def require_same(self, index: int, encoded: bytes, where: Path) -> None:

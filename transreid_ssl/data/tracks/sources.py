@@ -23,13 +23,17 @@ class Video:
     """A video file or a folder of frames, and the file or folder of its tracks.
 
     ``name`` is unique among the videos of a pool: the path below what the user gave, without its
-    extension. ``stem`` is what track files are called by.
+    extension.
     """
 
     name: str
     path: Path
     tracks: Path
-    stem: str
+
+    @property
+    def stem(self) -> str:
+        """What track files are called by."""
+        return self.name.rpartition("/")[2]
 
 
 def find_videos(sources: Sequence[Path], tracks: Path | None) -> tuple[list[Video], list[str]]:
@@ -42,22 +46,18 @@ def find_videos(sources: Sequence[Path], tracks: Path | None) -> tuple[list[Vide
     Raises:
         UserError: videos but none has tracks, two have one name, or there is no such file.
     """
-    if tracks is not None and not tracks.exists():
-        raise UserError(f"{tracks}: no such file or folder")
+    for path in (*sources, *([] if tracks is None else [tracks])):
+        if not path.exists() and (path is tracks or path.suffix.lower() in VIDEOS):
+            raise UserError(f"{path}: no such file or folder")
     found = sorted(one for source in sources for one in _list_videos(source, tracks is not None))
     if tracks is not None and tracks.is_file() and len(found) > 1:
         raise UserError(f"{tracks}: one file for {len(found)} videos; give a folder of files")
     repeated = [name for name, count in Counter(name for name, _ in found).items() if count > 1]
     if repeated:
         raise UserError(f"{repeated[0]}: two videos of this name; give a folder that holds both")
-    videos, lacking = [], []
-    for name, path in found:
-        stem = name.rpartition("/")[2]
-        place = _find_tracks(path, stem, tracks)
-        if place is None:
-            lacking.append(str(path))
-        else:
-            videos.append(Video(name, path, place, stem))
+    places = [_find_tracks(name.rpartition("/")[2], path, tracks) for name, path in found]
+    videos = [Video(*one, place) for one, place in zip(found, places) if place is not None]
+    lacking = [str(path) for (_, path), place in zip(found, places) if place is None]
     if lacking and not videos:
         raise UserError(f"{lacking[0]}: no tracks of this video; looked for {_WANTED}")
     notes = [f"left out for want of tracks: {', '.join(lacking)}"] if lacking else []
@@ -68,12 +68,12 @@ def _list_videos(source: Path, framed: bool) -> list[tuple[str, Path]]:
     """Names and places. ``framed``: a folder of nothing but images is a video, too."""
     if not source.is_dir():
         return [(source.stem, source)] if source.suffix.lower() in VIDEOS else []
-    name, images, found = source.resolve().name, False, []
+    images, found = False, []
     for folder, _, files, _ in walk(str(source)):
         path = source / folder
         if path.name == _SEQUENCE and any(file.lower().endswith(EXTENSIONS) for file in files):
-            parent = path.parent.relative_to(source) if folder else Path()
-            found.append((name if parent == Path() else str(parent), path))
+            sequence = str(Path(folder).parent)
+            found.append((path.resolve().parent.name if sequence == "." else sequence, path))
             continue
         images |= not folder and any(file.lower().endswith(EXTENSIONS) for file in files)
         found += [
@@ -82,11 +82,11 @@ def _list_videos(source: Path, framed: bool) -> list[tuple[str, Path]]:
             if Path(file).suffix.lower() in VIDEOS
         ]
     if not found and images and framed:
-        return [(name, source)]
+        return [(source.resolve().name, source)]
     return found
 
 
-def _find_tracks(path: Path, stem: str, given: Path | None) -> Path | None:
+def _find_tracks(stem: str, path: Path, given: Path | None) -> Path | None:
     """The track file of a video, or the folder of its label files; None if there is none."""
     if given is not None and given.is_file():
         return given
