@@ -1,9 +1,11 @@
 """From a clip to a pool that knows its tracks: the same whatever happened on the way."""
 
+import dataclasses
 import multiprocessing
 import os
 import shutil
 import signal
+from typing import get_args
 
 import cv2
 import datasets
@@ -16,6 +18,9 @@ from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack
 from transreid_ssl.data.people.clip import ClipConfig, write_clip
 from transreid_ssl.data.tracks import CropRules, crops_of_videos, find_videos
+from transreid_ssl.data.tracks.command import Tracks
+from transreid_ssl.data.tracks.formats import FORMATS
+from transreid_ssl.data.tracks.pool import LAYOUTS
 from transreid_ssl.errors import UserError
 
 RULES = CropRules(every=2)
@@ -156,6 +161,11 @@ def test_a_folder_of_frames_and_a_video_that_ends_early(clip, tmp_path):
     broken.write_bytes(b"no video")
     with pytest.raises(UserError, match=r"cut\.avi: no video that OpenCV can read"):
         crops(broken)
+
+
+def test_the_command_knows_every_format():
+    (kind,) = (one.type for one in dataclasses.fields(Tracks) if one.name == "format")
+    assert set(get_args(get_args(kind)[0])) == {*FORMATS, *LAYOUTS}
 
 
 def test_the_commands(tmp_path, monkeypatch, capsys):
