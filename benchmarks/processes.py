@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
+# A room imports what it holds when that is used: so its modules are named.
 _SERVER.set_forkserver_preload(
     [
-        "transreid_ssl.cfs", "transreid_ssl.embed", "transreid_ssl.finetune",
-        "transreid_ssl.pretrain", "transreid_ssl.training.curves", "sklearn.cluster",
+        "transreid_ssl.cfs.scoring", "transreid_ssl.cfs.subset",
+        "transreid_ssl.data.feature_files", "transreid_ssl.embed", "transreid_ssl.finetune.mgn",
+        "transreid_ssl.finetune.stages", "transreid_ssl.pretrain.moby",
+        "transreid_ssl.pretrain.mocov3", "transreid_ssl.pretrain.run",
+        "transreid_ssl.pretrain.upreid", "transreid_ssl.training.curves", "sklearn.cluster",
         "sklearn.metrics",
     ]
 )  # fmt: skip

@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 
 from benchmarks.reporting import finish
-from transreid_ssl.data.views import MultiCrop, MultiCropConfig
+from transreid_ssl.data import MultiCrop, MultiCropConfig
 
 Maker = Callable[[int, int], list[list[np.ndarray]]]
 KINDS = ("global 1", "global 2", "local")

@@ -13,12 +13,14 @@ config.yaml. The same command again resumes a run that was broken off.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from transreid_ssl import command
-from transreid_ssl.pretrain import DINO, DINOConfig, PretrainingConfig, backbone_pair, pretrain
+from transreid_ssl import command, pretrain
+from transreid_ssl.pretrain import DINOConfig, PretrainingConfig
 from transreid_ssl.training import RunSettings, parse_config
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEMO = Path(__file__).parent / "configs" / "dino_demo.yaml"
 
@@ -31,11 +33,11 @@ class Config(PretrainingConfig):
     dino: DINOConfig = DINOConfig()
 
 
-def build_objective(config: Config, accelerator: Accelerator) -> DINO:
+def build_objective(config: Config, accelerator: "Accelerator") -> "pretrain.DINO":
     """Student and teacher: the student drops paths, its momentum teacher does not."""
     views = config.views
-    return DINO(
-        *backbone_pair(config, accelerator), config.dino,
+    return pretrain.DINO(
+        *pretrain.backbone_pair(config, accelerator), config.dino,
         num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
     )  # fmt: skip
 
@@ -43,7 +45,7 @@ def build_objective(config: Config, accelerator: Accelerator) -> DINO:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the teacher's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    pretrain(config, origin, "DINO pre-training", build_objective)
+    pretrain.pretrain(config, origin, "DINO pre-training", build_objective)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ supervised_finetune.py does. The same command again resumes a run that was broke
 from collections.abc import Sequence
 from pathlib import Path
 
-from transreid_ssl import command
+from transreid_ssl import command, finetune, training
 from transreid_ssl.finetune import MGNTraining as Config
-from transreid_ssl.finetune import open_labelled, train_with_labels
-from transreid_ssl.training import finish, parse_config, start
+from transreid_ssl.training import parse_config
 
 DEMO = Path(__file__).parent / "configs" / "mgn_demo.yaml"
 
@@ -29,11 +28,11 @@ DEMO = Path(__file__).parent / "configs" / "mgn_demo.yaml"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the network in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    accelerator, run, protocol = start(
-        config, origin, "MGN fine-tuning", lambda: open_labelled(config.data)
+    accelerator, run, protocol = training.start(
+        config, origin, "MGN fine-tuning", lambda: finetune.open_labelled(config.data)
     )
-    train_with_labels(config, accelerator, run, protocol)
-    finish(accelerator)
+    finetune.train_with_labels(config, accelerator, run, protocol)
+    training.finish(accelerator)
 
 
 if __name__ == "__main__":

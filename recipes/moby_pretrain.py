@@ -15,20 +15,15 @@ config.yaml. The same command again resumes a run that was broken off.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from transreid_ssl import command
+from transreid_ssl import command, pretrain
 from transreid_ssl.data import MultiCropConfig
-from transreid_ssl.pretrain import (
-    MoBY,
-    MoBYConfig,
-    PretrainingConfig,
-    backbone_pair,
-    check_two_views,
-    pretrain,
-)
+from transreid_ssl.pretrain import MoBYConfig, PretrainingConfig, check_two_views
 from transreid_ssl.training import BackboneSettings, OptimizerSettings, RunSettings, parse_config
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEMO = Path(__file__).parent / "configs" / "moby_demo.yaml"
 
@@ -50,15 +45,15 @@ class Config(PretrainingConfig):
         check_two_views(self.views)
 
 
-def build_objective(config: Config, accelerator: Accelerator) -> MoBY:
+def build_objective(config: Config, accelerator: "Accelerator") -> "pretrain.MoBY":
     """Query encoder with a prediction head, key encoder, and a queue for each view."""
-    return MoBY(*backbone_pair(config, accelerator), config.moby)
+    return pretrain.MoBY(*pretrain.backbone_pair(config, accelerator), config.moby)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the query encoder's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    pretrain(config, origin, "MoBY pre-training", build_objective)
+    pretrain.pretrain(config, origin, "MoBY pre-training", build_objective)
 
 
 if __name__ == "__main__":

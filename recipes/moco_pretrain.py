@@ -14,20 +14,12 @@ config.yaml. The same command again resumes a run that was broken off.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from transreid_ssl import command
+from transreid_ssl import command, pretrain
 from transreid_ssl.data import MultiCropConfig
-from transreid_ssl.data.erasing import RandomErasingConfig
-from transreid_ssl.pretrain import (
-    MoCo,
-    MoCoConfig,
-    PretrainingConfig,
-    backbone_pair,
-    check_two_views,
-    pretrain,
-)
+from transreid_ssl.data.settings import RandomErasingConfig
+from transreid_ssl.pretrain import MoCoConfig, PretrainingConfig, check_two_views
 from transreid_ssl.training import (
     BackboneSettings,
     OptimizerSettings,
@@ -35,6 +27,9 @@ from transreid_ssl.training import (
     RunSettings,
     parse_config,
 )
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEMO = Path(__file__).parent / "configs" / "moco_demo.yaml"
 
@@ -66,15 +61,15 @@ class Config(PretrainingConfig):
         check_two_views(self.views)
 
 
-def build_objective(config: Config, accelerator: Accelerator) -> MoCo:
+def build_objective(config: Config, accelerator: "Accelerator") -> "pretrain.MoCo":
     """Query encoder, key encoder and queue."""
-    return MoCo(*backbone_pair(config, accelerator), config.moco)
+    return pretrain.MoCo(*pretrain.backbone_pair(config, accelerator), config.moco)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the query encoder's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    pretrain(config, origin, "MoCo pre-training", build_objective)
+    pretrain.pretrain(config, origin, "MoCo pre-training", build_objective)
 
 
 if __name__ == "__main__":

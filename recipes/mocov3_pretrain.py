@@ -14,20 +14,15 @@ config.yaml. The same command again resumes a run that was broken off.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from transreid_ssl import command
+from transreid_ssl import command, pretrain
 from transreid_ssl.data import MultiCropConfig
-from transreid_ssl.pretrain import (
-    MoCoV3,
-    MoCoV3Config,
-    PretrainingConfig,
-    backbone_pair,
-    check_two_views,
-    pretrain,
-)
+from transreid_ssl.pretrain import MoCoV3Config, PretrainingConfig, check_two_views
 from transreid_ssl.training import BackboneSettings, OptimizerSettings, RunSettings, parse_config
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEMO = Path(__file__).parent / "configs" / "mocov3_demo.yaml"
 
@@ -49,16 +44,16 @@ class Config(PretrainingConfig):
         check_two_views(self.views)
 
 
-def build_objective(config: Config, accelerator: Accelerator) -> MoCoV3:
+def build_objective(config: Config, accelerator: "Accelerator") -> "pretrain.MoCoV3":
     """Query encoder with a prediction head, and key encoder."""
-    pair = backbone_pair(config, accelerator)
-    return MoCoV3(*pair, config.mocov3, fresh=not config.model.weights)
+    pair = pretrain.backbone_pair(config, accelerator)
+    return pretrain.MoCoV3(*pair, config.mocov3, fresh=not config.model.weights)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the query encoder's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    pretrain(config, origin, "MoCo v3 pre-training", build_objective)
+    pretrain.pretrain(config, origin, "MoCo v3 pre-training", build_objective)
 
 
 if __name__ == "__main__":

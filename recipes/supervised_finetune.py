@@ -17,10 +17,9 @@ of a batch.
 from collections.abc import Sequence
 from pathlib import Path
 
-from transreid_ssl import command
+from transreid_ssl import command, finetune, training
 from transreid_ssl.finetune import SupervisedTraining as Config
-from transreid_ssl.finetune import open_labelled, train_with_labels
-from transreid_ssl.training import finish, parse_config, start
+from transreid_ssl.training import parse_config
 
 DEMO = Path(__file__).parent / "configs" / "supervised_demo.yaml"
 
@@ -28,11 +27,11 @@ DEMO = Path(__file__).parent / "configs" / "supervised_demo.yaml"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fine-tune, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    accelerator, run, protocol = start(
-        config, origin, "supervised fine-tuning", lambda: open_labelled(config.data)
+    accelerator, run, protocol = training.start(
+        config, origin, "supervised fine-tuning", lambda: finetune.open_labelled(config.data)
     )
-    train_with_labels(config, accelerator, run, protocol)
-    finish(accelerator)
+    finetune.train_with_labels(config, accelerator, run, protocol)
+    training.finish(accelerator)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
-
-from transreid_ssl import command
-from transreid_ssl.data import LabelledImages, ReIDProtocol
-from transreid_ssl.data.views import ReIDAugmentConfig
+from transreid_ssl import command, finetune, training
+from transreid_ssl.data import ReIDAugmentConfig
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune import (
     ClusterSettings,
@@ -35,25 +33,27 @@ from transreid_ssl.finetune import (
     SupervisedConfig,
     SupervisedTraining,
     TargetSettings,
-    open_labelled,
-    open_target,
-    train_on_clusters,
-    train_with_labels,
 )
-from transreid_ssl.finetune.clusters import CLUSTER_AUGMENT, CLUSTER_OPTIM
-from transreid_ssl.finetune.supervised import SUPERVISED_AUGMENT, SUPERVISED_OPTIM
+from transreid_ssl.finetune.settings import (
+    CLUSTER_AUGMENT,
+    CLUSTER_OPTIM,
+    SUPERVISED_AUGMENT,
+    SUPERVISED_OPTIM,
+)
 from transreid_ssl.outputs import MODEL
 from transreid_ssl.processes import on_main
 from transreid_ssl.training import (
     BackboneSettings,
     OptimizerSettings,
     ProbeSettings,
-    RunFolder,
     RunSettings,
-    finish,
     parse_config,
-    start,
 )
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from transreid_ssl.data import LabelledImages, ReIDProtocol
 
 DEMO = Path(__file__).parent / "configs" / "uda_demo.yaml"
 
@@ -149,10 +149,12 @@ def target_stage(config: Config, source_model: str) -> ClusterTraining:
 
 def open_images(
     config: Config, first: SupervisedTraining
-) -> tuple[ReIDProtocol | None, LabelledImages]:
+) -> "tuple[ReIDProtocol | None, LabelledImages]":
     """What both stages train on; None for the source once its stage is done."""
     done = config.source_model or (not config.run.overwrite and source_network(first).is_file())
-    return None if done else open_labelled(config.source), open_target(config.target)
+    return None if done else finetune.open_labelled(config.source), finetune.open_target(
+        config.target
+    )
 
 
 def source_network(first: SupervisedTraining) -> Path:
@@ -161,22 +163,22 @@ def source_network(first: SupervisedTraining) -> Path:
 
 
 def train_on_source(
-    config: SupervisedTraining, accelerator: Accelerator, protocol: ReIDProtocol
+    config: SupervisedTraining, accelerator: "Accelerator", protocol: "ReIDProtocol"
 ) -> None:
     """Fine-tune on the source, in a run folder of its own."""
-    run = RunFolder(config.run.output, accelerator.is_main_process)
+    run = training.RunFolder(config.run.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config))
     _say(accelerator, "first stage: supervised on the source", config, "source_training")
     scaler = accelerator.scaler
     fresh = scaler.state_dict() if scaler else {}
-    train_with_labels(config, accelerator, run, protocol)
+    finetune.train_with_labels(config, accelerator, run, protocol)
     accelerator.free_memory()
     if scaler:  # a start after a kill between the stages has a fresh one
         scaler.load_state_dict(fresh)
 
 
 def _say(
-    accelerator: Accelerator, stage: str, config: SupervisedTraining | ClusterTraining, group: str
+    accelerator: "Accelerator", stage: str, config: SupervisedTraining | ClusterTraining, group: str
 ) -> None:
     """Which stage begins, how long it is, and which setting says so."""
     accelerator.print(f"{stage}, {config.run.epochs} epoch(s) (--{group}.epochs)", flush=True)
@@ -187,15 +189,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     first = source_stage(config)
     target_stage(config, "")  # refused now, not after the first stage
-    accelerator, run, (source, target) = start(
+    accelerator, run, (source, target) = training.start(
         config, origin, "domain-adaptive fine-tuning", lambda: open_images(config, first)
     )
     if source is not None:
         train_on_source(first, accelerator, source)
     second = target_stage(config, config.source_model or str(source_network(first)))
     _say(accelerator, "second stage: clusters of the target", second, "run")
-    train_on_clusters(second, accelerator, run, target, "uda")
-    finish(accelerator)
+    finetune.train_on_clusters(second, accelerator, run, target, "uda")
+    training.finish(accelerator)
 
 
 if __name__ == "__main__":

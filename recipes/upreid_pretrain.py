@@ -18,24 +18,21 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from accelerate import Accelerator
-from torch import nn
-
-from transreid_ssl import command
+from transreid_ssl import command, pretrain
 from transreid_ssl.pretrain import (
     DINOConfig,
     MoCoConfig,
     PretrainingConfig,
     RegularisersConfig,
-    UPReID,
-    UPReIDDINO,
-    backbone_pair,
     check_two_views,
-    pretrain,
 )
 from transreid_ssl.training import RunSettings, parse_config
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import nn
 
 DEMO = Path(__file__).parent / "configs" / "upreid_demo.yaml"
 
@@ -55,14 +52,14 @@ class Config(PretrainingConfig):
     regularisers: RegularisersConfig = RegularisersConfig()
 
 
-def build_objective(config: Config, accelerator: Accelerator) -> nn.Module:
+def build_objective(config: Config, accelerator: "Accelerator") -> "nn.Module":
     """The base objective with both terms."""
     views, terms = config.views, config.regularisers
     if config.base == "moco":
         check_two_views(views)
-        return UPReID(*backbone_pair(config, accelerator), config.moco, terms)
-    return UPReIDDINO(
-        *backbone_pair(config, accelerator), config.dino, terms,
+        return pretrain.UPReID(*pretrain.backbone_pair(config, accelerator), config.moco, terms)
+    return pretrain.UPReIDDINO(
+        *pretrain.backbone_pair(config, accelerator), config.dino, terms,
         num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
     )  # fmt: skip
 
@@ -72,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     # Both terms ask where a view lies in its image; without them the plain image is not needed.
     views = dataclasses.replace(config.views, original=config.regularisers.active)
-    pretrain(config, origin, f"UP-ReID pre-training on {config.base}", build_objective, views)
+    pretrain.pretrain(
+        config, origin, f"UP-ReID pre-training on {config.base}", build_objective, views
+    )
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ config.yaml. The same command again resumes a run that was broken off.
 from collections.abc import Sequence
 from pathlib import Path
 
-from transreid_ssl import command
+from transreid_ssl import command, finetune, training
 from transreid_ssl.finetune import ClusterTraining as Config
-from transreid_ssl.finetune import open_target, train_on_clusters
-from transreid_ssl.training import finish, parse_config, start
+from transreid_ssl.training import parse_config
 
 DEMO = Path(__file__).parent / "configs" / "usl_demo.yaml"
 
@@ -30,11 +29,11 @@ DEMO = Path(__file__).parent / "configs" / "usl_demo.yaml"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train on clusters, and leave the backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    accelerator, run, images = start(
-        config, origin, "unsupervised fine-tuning", lambda: open_target(config.data)
+    accelerator, run, images = training.start(
+        config, origin, "unsupervised fine-tuning", lambda: finetune.open_target(config.data)
     )
-    train_on_clusters(config, accelerator, run, images, "usl")
-    finish(accelerator)
+    finetune.train_on_clusters(config, accelerator, run, images, "usl")
+    training.finish(accelerator)
 
 
 if __name__ == "__main__":

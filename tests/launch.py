@@ -25,6 +25,8 @@ from unittest import mock
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+from transreid_ssl.plan import load_recipe
+
 ROOT = Path(__file__).parents[1]
 PATIENCE = 600
 """Seconds that a process of a test may take, on a machine many times slower than most."""
@@ -99,13 +101,17 @@ def _free_port() -> int:
 
 
 # A process that has imported everything and computed nothing; new ones are forked from it, which
-# takes no time.
+# takes no time. A room imports what it holds when that is used: so its modules are named.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         "launch",
-        "transreid_ssl.finetune",
-        "transreid_ssl.pretrain",
+        "transreid_ssl.finetune.mgn",
+        "transreid_ssl.finetune.stages",
+        "transreid_ssl.pretrain.moby",
+        "transreid_ssl.pretrain.mocov3",
+        "transreid_ssl.pretrain.run",
+        "transreid_ssl.pretrain.upreid",
         "transreid_ssl.training.curves",
         "sklearn.cluster",
         "sklearn.metrics",
@@ -201,8 +207,6 @@ def _forget_accelerator() -> None:
 @functools.cache
 def recipe(name: str) -> ModuleType:
     """The recipe ``name``, such as "dino_pretrain", as a module."""
-    from transreid_ssl.plan import load_recipe  # slow to import, and few tests want it
-
     return load_recipe(str(ROOT / "recipes" / f"{name}.py"))
 
 

@@ -1,7 +1,10 @@
-"""The names that users and their programs rely on."""
+"""The names that users and their programs rely on, and what is imported for them."""
 
+import importlib
 import subprocess
 import sys
+
+import pytest
 
 import launch
 
@@ -29,7 +32,7 @@ NAMES = [
 
 def run(program):
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], env=launch.environment(),
+        [sys.executable, "-W", "error", "-c", program], env=launch.environment(), cwd=launch.ROOT,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -50,4 +53,50 @@ def test_a_plain_import_reaches_every_public_name_and_models_registers_the_netwo
     alone, retrieval, parameters = done.stdout.splitlines()
     assert alone == retrieval == "[]", "slow libraries are imported when they are needed"
     assert int(parameters) > 20e6
-    assert done.stderr.strip().endswith("has no attribute 'nothing'")
+    assert done.stderr.strip().endswith("No transreid_ssl attribute nothing")
+
+
+ASK = """
+import contextlib, io, re, runpy, sys
+from pathlib import Path
+from transreid_ssl.__main__ import COMMANDS
+
+def said(run, name, *arguments):
+    sys.argv, text = [name, *arguments], io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        try:
+            run(name, run_name="__main__")
+        except SystemExit as end:
+            return end.code, text.getvalue()
+
+programs = [(runpy.run_module, f"transreid_ssl.{name}") for name in COMMANDS]
+programs += [(runpy.run_path, str(path)) for path in Path("recipes").glob("*.py")]
+for run, name in programs:
+    code, text = said(run, name, "--help")
+    assert code == 0 and text.startswith("usage: "), text
+    choices = re.search(r"{([a-z,]+)} \\.\\.\\.", text)
+    for words in [[word] for word in choices[1].split(",")] if choices else [[]]:
+        code, text = said(run, name, *words, "--help")
+        assert code == 0 and "--help" in text, text
+        code, text = said(run, name, *words, "--misspelt=1")
+        assert code == 2 and text.startswith("error: ") and text.count("\\n") == 1, text
+        print(name, *words)
+slow = {"accelerate", "cv2", "datasets", "matplotlib", "scipy", "sklearn", "timm", "torch"}
+print(sorted(slow & set(sys.modules)))
+"""
+
+
+def test_help_and_a_misspelt_option_of_every_program_wait_for_no_slow_library():
+    done = run(ASK)
+    assert not done.stderr
+    *asked, imported = done.stdout.splitlines()
+    for name in ("recipes/uda_finetune.py", "transreid_ssl.cfs score", "transreid_ssl.plan"):
+        assert name in asked
+    assert imported == "[]"
+
+
+@pytest.mark.parametrize("room", ["cfs", "data", "finetune", "pretrain", "report", "training"])
+def test_a_room_lists_what_it_holds_though_nothing_is_imported_yet(room):
+    package = importlib.import_module(f"transreid_ssl.{room}")
+    assert package.__all__ == dir(package)
+    assert all(hasattr(package, name) for name in package.__all__)

@@ -42,11 +42,18 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def attached(tree: ast.Module) -> Iterator[str]:
+    """The modules of a package that its names are imported from when they are first used."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
+            yield from ast.literal_eval(node.value)
+
+
 def module_graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     """What each module imports of the others; a name that is no module is of its package."""
     graph = {}
     for module, tree in trees.items():
-        names = set(imported(tree))
+        names = {*imported(tree), *(f"{module}.{name}" for name in attached(tree))}
         found = {name if name in trees else name.rpartition(".")[0] for name in names}
         graph[module] = (found & trees.keys()) - {module}
     return graph

@@ -4,25 +4,15 @@ What it holds is imported when it is first used: the rooms (``transreid_ssl.retr
 networks, which ``transreid_ssl.models`` makes known to timm.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from transreid_ssl.errors import UserError
-
-if TYPE_CHECKING:
-    from transreid_ssl.models import load_backbone
+import lazy_loader
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "load_backbone"]
 
 _ROOMS = ("cfs", "data", "finetune", "models", "pretrain", "report", "retrieval", "training")
 
-
-def __getattr__(name: str) -> Any:
-    # Lazy, because torch and timm take seconds, and because a room that is also a program
-    # (python -m) must not be imported before it runs.
-    if name == "load_backbone":
-        return import_module(f"{__name__}.models").load_backbone
-    if name in _ROOMS:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Lazy, because torch and timm take seconds, and because a room that is also a program (python -m)
+# must not be imported before it runs.
+__getattr__, *_ = lazy_loader.attach(
+    __name__, submodules=_ROOMS, submod_attrs={"errors": ["UserError"], "models": ["load_backbone"]}
+)
+__all__ = ["UserError", "__version__", "load_backbone"]

@@ -1,4 +1,16 @@
-"""What every command line shares: parsing through jsonargparse, and one-line errors."""
+"""What every command line shares: parsing through jsonargparse, and one-line errors.
+
+A line is parsed before anything slow is imported (torch and timm take ten seconds), so that
+``--help`` and the refusal of a misspelt option do not wait for it. Three habits of all commands and
+recipes see to that, and tests/test_package.py that they are kept:
+
+- Settings stand in modules that import nothing slow, such as ``pretrain/settings.py``.
+- All else is reached through its room, ``retrieval.evaluate``: a room's ``__init__`` imports what
+  it holds when that is first used (lazy_loader). What a room does not hold, torch, and ``models``,
+  which makes its networks known to timm at once, are imported by the functions that use them.
+- Their names stand in quotes in annotations, as jsonargparse, to read postponed ones, would import
+  what is there for type checkers alone.
+"""
 
 import argparse
 import dataclasses

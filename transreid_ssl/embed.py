@@ -3,27 +3,22 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import torch
 
-from transreid_ssl import __version__, command
-from transreid_ssl.data import Pool, open_pool
-from transreid_ssl.data.feature_files import (
-    Batch,
-    check_suffix,
-    is_table_of_names,
-    names_path,
-    write_features,
-)
+from transreid_ssl import __version__, command, data, retrieval
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import fingerprint
-from transreid_ssl.models import Backbone, find_weights, weights_digest
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import check_outputs
 from transreid_ssl.parts import Parts, rows
-from transreid_ssl.retrieval.embed import embed_batches, refuse_not_finite
+
+if TYPE_CHECKING:
+    from transreid_ssl.data import Pool
+    from transreid_ssl.data.feature_files import Batch
+    from transreid_ssl.models import Backbone
 
 _PART = 2048  # images, rounded up to whole batches, between two points to go on from
 
@@ -51,8 +46,12 @@ class Embed(EmbeddingSettings):
     skip_broken: bool = False
 
 
-def open_parts(options: Embed, weights: str, pool: Pool) -> Parts:
+def open_parts(options: Embed, weights: str, pool: "Pool") -> Parts:
     """The parts that the features are made in; those left by the same command are taken up."""
+    import torch
+
+    from transreid_ssl.models import weights_digest
+
     settings = options.embedding | {"feature": options.feature, "skip": options.skip_broken}
     del settings["num_workers"]
     place = {"device": torch.device(device_of(options)).type, "torch": torch.__version__}
@@ -65,7 +64,7 @@ def open_parts(options: Embed, weights: str, pool: Pool) -> Parts:
     return parts
 
 
-def embed_parts(parts: Parts, model: Backbone, pool: Pool, options: Embed) -> None:
+def embed_parts(parts: Parts, model: "Backbone", pool: "Pool", options: Embed) -> None:
     """Embed what is not done yet, part by part; a batch is the same as in an unbroken run.
 
     Raises:
@@ -74,7 +73,7 @@ def embed_parts(parts: Parts, model: Backbone, pool: Pool, options: Embed) -> No
     pending = parts.pending()
     places = np.concatenate([np.empty(0, np.int64), *map(parts.images, pending)]).astype(np.int64)
     broken = {"skip_corrupt": options.skip_broken}
-    batches = embed_batches(
+    batches = retrieval.embed_batches(
         model, pool, title="images", places=places, **broken, **options.embedding
     )
     ahead = next(batches, None)
@@ -84,14 +83,14 @@ def embed_parts(parts: Parts, model: Backbone, pool: Pool, options: Embed) -> No
             index, features = (values.numpy() for values in ahead)
             finite = np.isfinite(features).all(1)
             if not finite.all():
-                refuse_not_finite(pool.names[int(index[~finite][0])])
+                retrieval.embed.refuse_not_finite(pool.names[int(index[~finite][0])])
             found.append((index, features))
             ahead = next(batches, None)
         index, features = map(np.concatenate, zip(*found))
         parts.write(part, {"place": pa.array(index), "feature": rows(features)})
 
 
-def embedded(parts: Parts, dim: int) -> Iterator[Batch]:
+def embedded(parts: Parts, dim: int) -> "Iterator[Batch]":
     """What the finished parts hold."""
     for table in parts.tables():
         features = table["feature"].combine_chunks().flatten().to_numpy()
@@ -101,23 +100,25 @@ def embedded(parts: Parts, dim: int) -> Iterator[Batch]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, write."""
     options = command.options(Embed, "python -m transreid_ssl.embed", arguments)
+    from transreid_ssl.models import find_weights
+
     out = Path(options.out)
-    check_suffix(out)
+    data.feature_files.check_suffix(out)
     weights, model = load_model(options)
     source = options.images or trained_pool(model.spec)
-    names = names_path(out)
+    names = data.feature_files.names_path(out)
     check_outputs(
         out,
         inputs=[source, options.subset, find_weights(weights)],
-        beside={} if names is None else {names: is_table_of_names},
+        beside={} if names is None else {names: data.feature_files.is_table_of_names},
     )
-    pool = open_pool(source, options.subset)
+    pool = data.open_pool(source, options.subset)
     print(f"{weights}: {model.spec}\n{pool.describe()}", flush=True)
     parts = open_parts(options, weights, pool)
     embed_parts(parts, model, pool, options)
     dim = model.spec.embed_dim
     record = {"weights": str(weights), "pool": pool.source, "fingerprint": pool.fingerprint}
-    count = write_features(out, embedded(parts, dim), pool, dim, record)
+    count = data.feature_files.write_features(out, embedded(parts, dim), pool, dim, record)
     parts.remove()
     left_out = f", {len(pool) - count:,} broken ones left out" * (count < len(pool))
     where = f"; their names: {names}" if names else " with their names"

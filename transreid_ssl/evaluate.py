@@ -3,35 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from torch import Tensor
 
-from transreid_ssl import __version__, command
-from transreid_ssl.data import ReIDProtocol, decoded, open_reid
-from transreid_ssl.data.readers import DEFAULT_PATTERN
-from transreid_ssl.data.reid import labels
+from transreid_ssl import __version__, command, data, report, retrieval
+from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import write_json
-from transreid_ssl.models import BackboneSpec, find_weights
 from transreid_ssl.origin import Source, sources
 from transreid_ssl.outputs import check_outputs
-from transreid_ssl.report.galleries import GalleryRow, ranked_galleries
-from transreid_ssl.retrieval import (
-    Reranking,
-    RetrievalMetrics,
-    chance,
-    colour_histogram,
-    embed_protocol,
-    evaluate,
-    expand_queries,
-    format_table,
-    operating_points,
-    ranked_gallery,
-)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transreid_ssl.data import ReIDProtocol
+    from transreid_ssl.models import BackboneSpec
+    from transreid_ssl.retrieval import RetrievalMetrics
 
 _PICTURE = "outputs/evaluate/galleries.png"
 
@@ -70,76 +59,87 @@ class Evaluate(EmbeddingSettings):
     json: str = "outputs/evaluate/metrics.json"
 
 
-def open_protocol(options: Evaluate, spec: BackboneSpec) -> ReIDProtocol:
+def open_protocol(options: Evaluate, spec: "BackboneSpec") -> "ReIDProtocol":
     """The labelled set asked for, or that the weights remember, or generated people."""
     known = next(iter(sources(spec)), Source("demo"))
     if known.name == "pool":
         known = Source(known.generated or "demo")
     name = options.data or known.name
     root = options.root or (known.root if name == known.name else None)
-    return open_reid(name, root, options.pattern, purpose="test")
+    return data.open_reid(name, root, options.pattern, purpose="test")
 
 
 def measure(
-    query: Any, gallery: Any, protocol: ReIDProtocol, options: Evaluate
-) -> dict[str, RetrievalMetrics]:
+    query: Any, gallery: Any, protocol: "ReIDProtocol", options: Evaluate
+) -> "dict[str, RetrievalMetrics]":
     """The metrics of the network, as asked for also re-ranked, and of what it has to beat."""
-    query_labels, gallery_labels = labels(protocol)
+    query_labels, gallery_labels = data.reid.labels(protocol)
     device = device_of(options)
     sides = query, *query_labels, gallery, *gallery_labels
-    results = {"network": evaluate(*sides, device=device)}
+    results = {"network": retrieval.evaluate(*sides, device=device)}
     if options.rerank:
-        settings = Reranking(k1=options.rerank_k1, k2=min(Reranking.k2, options.rerank_k1))
-        results["re-ranked"] = evaluate(*sides, rerank=settings, device=device)
+        settings = retrieval.Reranking(
+            k1=options.rerank_k1, k2=min(retrieval.Reranking.k2, options.rerank_k1)
+        )
+        results["re-ranked"] = retrieval.evaluate(*sides, rerank=settings, device=device)
     if options.expand_queries:
-        expanded = expand_queries(query, gallery, options.expand_queries, device=device)
-        results["expanded queries"] = evaluate(expanded, *sides[1:], device=device)
+        expanded = retrieval.expand_queries(query, gallery, options.expand_queries, device=device)
+        results["expanded queries"] = retrieval.evaluate(expanded, *sides[1:], device=device)
     if options.baselines:
-        plain = [colour_histogram(decoded(part)) for part in (protocol.query, protocol.gallery)]
-        results["colour histogram"] = evaluate(plain[0], *query_labels, plain[1], *gallery_labels)
-    return results | {"chance": chance(*query_labels, *gallery_labels)}
+        plain = [
+            retrieval.colour_histogram(data.decoded(part))
+            for part in (protocol.query, protocol.gallery)
+        ]
+        results["colour histogram"] = retrieval.evaluate(
+            plain[0], *query_labels, plain[1], *gallery_labels
+        )
+    return results | {"chance": retrieval.chance(*query_labels, *gallery_labels)}
 
 
 def draw(
     path: str | Path,
-    query: Tensor,
-    gallery: Tensor,
-    protocol: ReIDProtocol,
-    metrics: RetrievalMetrics,
+    query: "Tensor",
+    gallery: "Tensor",
+    protocol: "ReIDProtocol",
+    metrics: "RetrievalMetrics",
     count: int = 6,
 ) -> Path:
     """Draw the first ten ranks of ``count`` queries, spread evenly from the best to the worst."""
     precision = metrics.average_precision
     order = np.argsort(-precision, kind="stable")[: metrics.num_valid_queries]
     chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
-    query_labels, gallery_labels = labels(protocol, chosen)
-    ranked = ranked_gallery(query[chosen], *query_labels, gallery, *gallery_labels, k=10)
+    query_labels, gallery_labels = data.reid.labels(protocol, chosen)
+    ranked = retrieval.ranked_gallery(query[chosen], *query_labels, gallery, *gallery_labels, k=10)
     rows = []
     for index, distances, places, correct in zip(chosen, *ranked):
         shown = distances.isfinite()
-        images = list(decoded(protocol.gallery, places[shown].tolist()))
-        (image,) = decoded(protocol.query, [index])
+        images = list(data.decoded(protocol.gallery, places[shown].tolist()))
+        (image,) = data.decoded(protocol.query, [index])
         label = f"AP {100 * precision[index]:.0f} %"
         rows.append(
-            GalleryRow(label, image, images, correct[shown].tolist(), distances[shown].tolist())
+            report.GalleryRow(
+                label, image, images, correct[shown].tolist(), distances[shown].tolist()
+            )
         )
     title = f"{protocol.name}: mAP {100 * metrics.mAP:.1f} %, rank-1 {100 * metrics.rank(1):.1f} %"
     people = "generated people, nobody is real" if is_generated(protocol) else protocol.split
     note = f"{people}; queries from the best found to the worst by average precision (AP)"
-    return ranked_galleries(path, rows, title, note)
+    return report.ranked_galleries(path, rows, title, note)
 
 
-def is_generated(protocol: ReIDProtocol) -> bool:
+def is_generated(protocol: "ReIDProtocol") -> bool:
     """Whether the images show nobody real, so that a picture of them may be drawn unasked."""
     return protocol.split == "generated"
 
 
 def verify(
-    query: Tensor, gallery: Tensor, protocol: ReIDProtocol, device: str
+    query: "Tensor", gallery: "Tensor", protocol: "ReIDProtocol", device: str
 ) -> dict[str, dict[str, float]]:
     """By the rate of false alarms: the part of a person's pairs accepted, from which cosine on."""
-    query_labels, gallery_labels = labels(protocol)
-    points = operating_points(query, *query_labels, gallery, *gallery_labels, device=device)
+    query_labels, gallery_labels = data.reid.labels(protocol)
+    points = retrieval.operating_points(
+        query, *query_labels, gallery, *gallery_labels, device=device
+    )
     return {f"{rate:g}": point._asdict() for rate, point in points.items()}
 
 
@@ -156,14 +156,18 @@ def describe_verification(found: dict[str, dict[str, float]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, evaluate, and say and write what came out."""
     options = command.options(Evaluate, "python -m transreid_ssl.evaluate", arguments)
+    import torch
+
+    from transreid_ssl.models import find_weights
+
     weights, model = load_model(options)
     named = [path for path in (options.json, options.picture) if isinstance(path, str)]
     check_outputs(*named, inputs=[find_weights(weights), options.root])
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
-    query, gallery = embed_protocol(model, protocol, **options.embedding)
+    query, gallery = retrieval.embed_protocol(model, protocol, **options.embedding)
     results = measure(query, gallery, protocol, options)
-    print(format_table(results))
+    print(retrieval.format_table(results))
     record = {
         "protocol": protocol.describe(),
         "network": str(model.spec),

@@ -13,14 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
-from transreid_ssl.models import Backbone, find_weights, load_backbone
 from transreid_ssl.outputs import check_outputs
 
 _FORMATS = ("pt2", "onnx")
@@ -44,17 +39,6 @@ class Export:
     format: Literal["pt2", "onnx"] | None = None
 
 
-class Embedder(nn.Module):
-    """uint8 images (B, 3, H, W) -> unit features (B, D)."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.backbone(images), dim=1)
-
-
 def export(weights: str | Path, output: str | Path, *, format: str | None = None) -> None:
     """Write the backbone of a weights file as a program of its own, for any batch size.
 
@@ -66,6 +50,10 @@ def export(weights: str | Path, output: str | Path, *, format: str | None = None
         UserError: weights that cannot be read, a network that needs cameras, no ``onnx`` package,
             an output that is named otherwise, or is the weights file.
     """
+    import torch
+
+    from transreid_ssl.models import UnitFeatures, find_weights, load_backbone
+
     format = _format_of(Path(output), format)
     check_outputs(output, inputs=[find_weights(weights)])
     if format == "onnx":
@@ -75,7 +63,7 @@ def export(weights: str | Path, output: str | Path, *, format: str | None = None
         raise UserError(f"{weights}: needs the camera of each image, which cannot be exported")
     images = torch.zeros(2, 3, *model.spec.img_size, dtype=torch.uint8)
     batch = ({0: torch.export.Dim("batch", min=1)},)
-    program = torch.export.export(Embedder(model).eval(), (images,), dynamic_shapes=batch)
+    program = torch.export.export(UnitFeatures(model).eval(), (images,), dynamic_shapes=batch)
     with atomic_path(output) as temporary:
         if format == "pt2":
             # Through memory: on a full disk torch's own writer ends the process.

@@ -1,15 +1,16 @@
 """From a weights file to the features of images: what the commands that embed images share."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
+from transreid_ssl import training
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import Backbone, load_backbone
 from transreid_ssl.outputs import OUTPUTS, newest_weights
-from transreid_ssl.training import share_cores
+
+if TYPE_CHECKING:
+    from transreid_ssl.models import Backbone
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class EmbeddingSettings:
         return {name: getattr(self, name) for name in names}
 
 
-def load_model(settings: EmbeddingSettings) -> tuple[str, Backbone]:
+def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
     """The weights file that was taken, and its network on its device.
 
     Says which one was taken where none was named, and what may surprise about how it was read.
@@ -52,6 +53,8 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, Backbone]:
         UserError: no weights, unreadable ones, ``feature`` "after" without a norm there, or a
             device that is not there.
     """
+    from transreid_ssl.models import load_backbone
+
     weights = settings.weights or _newest()
     norm = {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
     model = load_backbone(weights, **norm)
@@ -62,7 +65,7 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, Backbone]:
             f"{weights}: holds no batch norm to take features after; leave --feature out"
         )
     if device_of(settings) == "cpu":
-        share_cores(settings.num_workers)
+        training.share_cores(settings.num_workers)
     try:
         return weights, model.to(device_of(settings))
     except (RuntimeError, AssertionError) as error:
@@ -84,5 +87,7 @@ def _newest() -> str:
 
 def device_of(settings: EmbeddingSettings) -> str:
     """The device asked for, or the one that training takes: a GPU, of any maker, or the CPU."""
+    import torch
+
     found = torch.accelerator.current_accelerator(check_available=True)
     return settings.device or (found.type if found else "cpu")

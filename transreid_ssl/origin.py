@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from transreid_ssl.data import ConcatPool, FilesPool, PeopleConfig, Pool, ReIDProtocol, SubsetPool
+from transreid_ssl import data
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import BackboneSpec, read_spec
+
+if TYPE_CHECKING:
+    from transreid_ssl.data import Pool, ReIDProtocol
+    from transreid_ssl.models import BackboneSpec
 
 # Sets of the same people and cameras: whoever trained on one has seen the others.
 _SAME_PLACE = {"occluded_duke": "dukemtmc", "cuhk03_detected": "cuhk03_labeled"}
@@ -25,20 +28,20 @@ class Source(NamedTuple):
         return text if text.partition(":")[0] == "demo" else None
 
 
-def sources(spec: BackboneSpec) -> list[Source]:
+def sources(spec: "BackboneSpec") -> list[Source]:
     """What the last training of a network saw; empty where its file does not say."""
     found = []
-    name, data = spec.remembered("settings", "data", "name"), spec.remembered("data")
+    name, plain = spec.remembered("settings", "data", "name"), spec.remembered("data")
     if name:
         found.append(Source(name, spec.remembered("settings", "data", "root")))
-    elif data:
-        found.append(Source(data))
+    elif plain:
+        found.append(Source(plain))
     if pool := spec.remembered("pool"):
         found.append(Source("pool", pool))
     return found
 
 
-def trained_pool(spec: BackboneSpec) -> str:
+def trained_pool(spec: "BackboneSpec") -> str:
     """The images to take where none are named: the pool, or generated people, of the training.
 
     Raises:
@@ -56,8 +59,10 @@ def trained_pool(spec: BackboneSpec) -> str:
     return generated
 
 
-def lineage(spec: BackboneSpec) -> Iterator[BackboneSpec]:
+def lineage(spec: "BackboneSpec") -> "Iterator[BackboneSpec]":
     """``spec``, that of the weights its training began with, and so on while they are there."""
+    from transreid_ssl.models import read_spec
+
     seen = set()
     while True:
         yield spec
@@ -71,7 +76,7 @@ def lineage(spec: BackboneSpec) -> Iterator[BackboneSpec]:
             return
 
 
-def was_trained_on(spec: BackboneSpec, target: Source, protocol: ReIDProtocol) -> bool:
+def was_trained_on(spec: "BackboneSpec", target: Source, protocol: "ReIDProtocol") -> bool:
     """Whether a network has seen the place that ``protocol``, opened as ``target``, shows.
 
     With or without labels: then what it reaches there is no transfer. Only as far as the files
@@ -83,7 +88,7 @@ def was_trained_on(spec: BackboneSpec, target: Source, protocol: ReIDProtocol) -
     )
 
 
-def _overlap(source: Source, target: Source, protocol: ReIDProtocol) -> bool:
+def _overlap(source: Source, target: Source, protocol: "ReIDProtocol") -> bool:
     if source.generated or target.generated:
         specs = source.generated, target.generated
         return None not in specs and len({_place(spec) for spec in specs}) == 1
@@ -100,14 +105,14 @@ def _overlap(source: Source, target: Source, protocol: ReIDProtocol) -> bool:
 
 
 def _place(spec: str) -> tuple[int, int, str]:
-    people = PeopleConfig.from_spec(spec)
+    people = data.PeopleConfig.from_spec(spec)
     return people.seed, people.style, people.difficulty
 
 
-def _folders(pool: Pool) -> list[Path]:
+def _folders(pool: "Pool") -> list[Path]:
     """The folders of the files that a pool is made of."""
-    if isinstance(pool, SubsetPool):
+    if isinstance(pool, data.SubsetPool):
         return _folders(pool.pool)
-    if isinstance(pool, ConcatPool):
+    if isinstance(pool, data.ConcatPool):
         return [folder for part in pool.pools for folder in _folders(part)]
-    return [Path(pool.root).resolve()] if isinstance(pool, FilesPool) else []
+    return [Path(pool.root).resolve()] if isinstance(pool, data.FilesPool) else []

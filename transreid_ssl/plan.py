@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
-
-import torch
+from typing import TYPE_CHECKING
 
 from transreid_ssl import command
 from transreid_ssl.errors import UserError, check_ranges
-from transreid_ssl.pretrain import PretrainingConfig
+from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.clock import duration, rate
-from transreid_ssl.training.measure import Measured, Measurement, measuring
+
+if TYPE_CHECKING:
+    from transreid_ssl.training.measure import Measurement
 
 LUPERSON = 4_180_243
 _STARVED = 0.1  # share of a step that is waited for images, above which loaders are too few
@@ -147,7 +148,7 @@ def load_recipe(name: str) -> ModuleType:
 
 def measure(
     recipe: ModuleType, settings: Sequence[str], steps: int, processes: int = 1
-) -> Measurement:
+) -> "Measurement":
     """Run the first steps of a recipe, in a folder that is thrown away.
 
     For several processes this one computes their shares of a batch one after the other.
@@ -156,6 +157,10 @@ def measure(
         UserError: a recipe of two stages, what the recipe refuses, a batch that the processes
             cannot share, a GPU whose memory does not suffice, or a launch in several processes.
     """
+    import torch
+
+    from transreid_ssl.training.measure import Measured, measuring
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a plan is made by one process: give --processes instead of launching many")
     if "source_training" in recipe.Config.__dataclass_fields__:
@@ -180,7 +185,7 @@ def measure(
     raise UserError(f"{recipe.__name__}: ended without a step")
 
 
-def describe(found: Measurement, processes: int, passes: bool) -> list[str]:
+def describe(found: "Measurement", processes: int, passes: bool) -> list[str]:
     """Lines for people; ``passes``: an epoch is a pass over the pool."""
     step, speed = found.step / processes, processes * found.batch_size / found.step
     total = found.steps_per_epoch * found.epochs

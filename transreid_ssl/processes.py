@@ -1,17 +1,17 @@
 """Several processes as one: an error anywhere is raised everywhere, so that none waits for ever."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from transreid_ssl.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Result = TypeVar("Result")
 
 
-def on_main(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+def on_main(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on the main process and return its result on all of them.
 
     Raises:
@@ -23,12 +23,14 @@ def on_main(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
         outcome[0], error = _attempt(function)
         outcome[1] = _told(error)
     if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
         broadcast_object_list(outcome)
     _raise(error, outcome[1])
     return outcome[0]
 
 
-def on_all(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+def on_all(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on every process, on the first of each node before its others.
 
     So a node's first process makes what the others find in its cache.
@@ -44,7 +46,7 @@ def on_all(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
     return result
 
 
-def together(accelerator: Accelerator, function: Callable[[], Result]) -> Result:
+def together(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on every process at once.
 
     Raises:
@@ -53,6 +55,8 @@ def together(accelerator: Accelerator, function: Callable[[], Result]) -> Result
     result, error = _attempt(function)
     told = [_told(error)]
     if accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
         told = gather_object(told)
     _raise(error, next(filter(None, told), None))
     return result

@@ -5,21 +5,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
-from transreid_ssl import __version__, command
-from transreid_ssl.data import ReIDProtocol, open_reid
-from transreid_ssl.data.readers import DEFAULT_PATTERN
-from transreid_ssl.data.reid import camera_rows, labels
+from transreid_ssl import __version__, command, data, retrieval
+from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import atomic_paths
-from transreid_ssl.models import Backbone, BackboneSpec, find_weights
 from transreid_ssl.origin import Source, was_trained_on
 from transreid_ssl.outputs import begins_with, check_outputs
-from transreid_ssl.retrieval import RetrievalMetrics, chance, embed_protocol, evaluate
+
+if TYPE_CHECKING:
+    from transreid_ssl.data import ReIDProtocol
+    from transreid_ssl.models import Backbone, BackboneSpec
+    from transreid_ssl.retrieval import RetrievalMetrics
 
 DEMO = ("demo:style=1", "demo:style=2")
 SETS_HELP = (
@@ -59,7 +58,7 @@ class Target(NamedTuple):
 
     label: str
     source: Source
-    protocol: ReIDProtocol
+    protocol: "ReIDProtocol"
     seen: bool
     """Whether the network was trained there."""
 
@@ -68,8 +67,8 @@ class Row(NamedTuple):
     """What the network reached on a set, and what a random order does."""
 
     target: Target
-    network: RetrievalMetrics
-    chance: RetrievalMetrics
+    network: "RetrievalMetrics"
+    chance: "RetrievalMetrics"
 
     def cells(self) -> list[str]:
         """The texts of the row, as under ``TITLES``."""
@@ -94,7 +93,7 @@ def parse_set(text: str) -> Source:
     return Source(name, os.path.expanduser(root))
 
 
-def open_targets(options: Transfer, spec: BackboneSpec) -> list[Target]:
+def open_targets(options: Transfer, spec: "BackboneSpec") -> list[Target]:
     """Open all sets before any work begins.
 
     Raises:
@@ -105,7 +104,7 @@ def open_targets(options: Transfer, spec: BackboneSpec) -> list[Target]:
     names = [source.name for source in found]
     targets = []
     for text, source in zip(options.sets, found):
-        protocol = open_reid(source.name, source.root, options.pattern, purpose="test")
+        protocol = data.open_reid(source.name, source.root, options.pattern, purpose="test")
         seen = was_trained_on(spec, source, protocol)
         _check_cameras(spec, text, protocol, seen)
         unique = names.count(source.name) == 1 and source.name != "folder"
@@ -114,10 +113,10 @@ def open_targets(options: Transfer, spec: BackboneSpec) -> list[Target]:
     return targets
 
 
-def _check_cameras(spec: BackboneSpec, text: str, protocol: ReIDProtocol, seen: bool) -> None:
+def _check_cameras(spec: "BackboneSpec", text: str, protocol: "ReIDProtocol", seen: bool) -> None:
     """As many cameras in another place are not the cameras that embeddings were learnt for."""
     for images in (protocol.query, protocol.gallery):
-        camera_rows(images, protocol, spec.num_cameras)
+        data.reid.camera_rows(images, protocol, spec.num_cameras)
     if spec.num_cameras and not seen:
         raise UserError(
             f"{text}: this network has embeddings of the {spec.num_cameras} cameras that it was "
@@ -125,12 +124,14 @@ def _check_cameras(spec: BackboneSpec, text: str, protocol: ReIDProtocol, seen: 
         )
 
 
-def measure(model: Backbone, target: Target, options: Transfer) -> Row:
+def measure(model: "Backbone", target: Target, options: Transfer) -> Row:
     """Embed the queries and the gallery of a set, and evaluate."""
-    query, gallery = embed_protocol(model, target.protocol, **options.embedding)
-    query_labels, gallery_labels = labels(target.protocol)
-    found = evaluate(query, *query_labels, gallery, *gallery_labels, device=device_of(options))
-    return Row(target, found, chance(*query_labels, *gallery_labels))
+    query, gallery = retrieval.embed_protocol(model, target.protocol, **options.embedding)
+    query_labels, gallery_labels = data.reid.labels(target.protocol)
+    found = retrieval.evaluate(
+        query, *query_labels, gallery, *gallery_labels, device=device_of(options)
+    )
+    return Row(target, found, retrieval.chance(*query_labels, *gallery_labels))
 
 
 def format_rows(rows: Sequence[Row]) -> str:
@@ -190,6 +191,10 @@ def outputs(folder: str, roots: Sequence[str | Path | None] = ()) -> tuple[Path,
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, open every set, embed and evaluate one after another, and say and write the table."""
     options = command.options(Transfer, "python -m transreid_ssl.transfer", arguments)
+    import torch
+
+    from transreid_ssl.models import find_weights
+
     weights, model = load_model(options)
     sources = [parse_set(text) for text in options.sets]
     read = [find_weights(weights), *(source.root for source in sources)]

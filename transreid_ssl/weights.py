@@ -8,21 +8,13 @@ Which of the known formats a file has is told by what is in it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from transreid_ssl import command
-from transreid_ssl.models import (
-    HALF,
-    IMAGENET,
-    LUPERSON,
-    Backbone,
-    find_weights,
-    load_backbone,
-    save_backbone,
-)
 from transreid_ssl.outputs import check_outputs
 
-_STATISTICS = {"imagenet": IMAGENET, "half": HALF, "luperson": LUPERSON}
+if TYPE_CHECKING:
+    from transreid_ssl.models import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +63,15 @@ class Convert(Show):
     output: str
 
 
-def run_show(options: Show) -> Backbone:
+def run_show(options: Show) -> "Backbone":
     """The command ``show``; returns the network."""
+    from transreid_ssl.models import HALF, IMAGENET, LUPERSON, load_backbone
+
     given = {name: getattr(options, name) for name in ("img_size", "gem", "objective")}
     overrides = {name: value for name, value in given.items() if value}  # the file knows the others
     if options.statistics:
-        overrides |= _STATISTICS[options.statistics]._asdict()
+        known = {"imagenet": IMAGENET, "half": HALF, "luperson": LUPERSON}
+        overrides |= known[options.statistics]._asdict()
     model = load_backbone(options.weights, which=options.which, **overrides)
     print(model.load_report)
     print(describe(model))
@@ -85,12 +80,14 @@ def run_show(options: Show) -> Backbone:
 
 def run_convert(options: Convert) -> None:
     """The command ``convert``."""
+    from transreid_ssl.models import find_weights, save_backbone
+
     check_outputs(options.output, inputs=[find_weights(options.weights)])
     save_backbone(options.output, run_show(options))
     print(f"written to {options.output}")
 
 
-def describe(model: Backbone) -> str:
+def describe(model: "Backbone") -> str:
     """What a backbone is and how to feed it, for people."""
     spec = model.spec
     parameters = sum(value.numel() for value in model.parameters())

@@ -19,7 +19,8 @@ from benchmarks import processes
 from transreid_ssl import command, embed
 from transreid_ssl.cfs import __main__ as _cfs_command
 from transreid_ssl.data import __main__ as _data_command
-from transreid_ssl.data.people.clip import ClipConfig, write_clip
+from transreid_ssl.data.people.clip import write_clip
+from transreid_ssl.data.tracks.settings import ClipConfig
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.plan import load_recipe
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision import transforms
 
-from transreid_ssl.data.erasing import RandomErasing, RandomErasingConfig
+from transreid_ssl.data.erasing import RandomErasing
+from transreid_ssl.data.settings import RandomErasingConfig
 from transreid_ssl.errors import UserError
 
 

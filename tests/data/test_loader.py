@@ -12,7 +12,6 @@ import torch
 
 import killed_loader
 import launch
-from transreid_ssl.data.erasing import RandomErasingConfig
 from transreid_ssl.data.images import decode, resize
 from transreid_ssl.data.loader import (
     LabelledDataset,
@@ -26,7 +25,8 @@ from transreid_ssl.data.located import LocatedViews
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.samplers import EpochSampler, IdentitySampler
-from transreid_ssl.data.views import ReIDAugment, ReIDAugmentConfig
+from transreid_ssl.data.settings import RandomErasingConfig, ReIDAugmentConfig
+from transreid_ssl.data.views import ReIDAugment
 from transreid_ssl.errors import UserError
 
 

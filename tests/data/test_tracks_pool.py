@@ -16,11 +16,12 @@ from transreid_ssl.data.__main__ import main
 from transreid_ssl.data.images import decode
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack
-from transreid_ssl.data.people.clip import ClipConfig, write_clip
+from transreid_ssl.data.people.clip import write_clip
 from transreid_ssl.data.tracks import CropRules, crops_of_videos, find_videos
 from transreid_ssl.data.tracks.command import Tracks
 from transreid_ssl.data.tracks.formats import FORMATS
 from transreid_ssl.data.tracks.pool import LAYOUTS
+from transreid_ssl.data.tracks.settings import ClipConfig
 from transreid_ssl.errors import UserError
 
 RULES = CropRules(every=2)

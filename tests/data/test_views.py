@@ -6,15 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from transreid_ssl.data.erasing import RandomErasingConfig
 from transreid_ssl.data.images import resize
-from transreid_ssl.data.views import (
-    MultiCrop,
-    MultiCropConfig,
-    ReIDAugment,
-    ReIDAugmentConfig,
-    shift_image,
-)
+from transreid_ssl.data.settings import MultiCropConfig, RandomErasingConfig, ReIDAugmentConfig
+from transreid_ssl.data.views import MultiCrop, ReIDAugment, shift_image
 from transreid_ssl.errors import UserError
 
 PLAIN = MultiCropConfig(flip=0, jitter=0, grayscale=0, global_blur=(0,), local_blur=0,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from transreid_ssl.data.views import MultiCrop, MultiCropConfig
+from transreid_ssl.data import MultiCrop, MultiCropConfig
 
 
 def person(seed: int, height: int = 144, width: int = 64) -> np.ndarray:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from transreid_ssl.data import MultiCrop, MultiCropConfig
 from transreid_ssl.data.images import resize
 from transreid_ssl.data.located import LocatedViews
-from transreid_ssl.data.views import MultiCrop, MultiCropConfig
 
 SMALL = MultiCropConfig(global_size=(32, 16), local_size=(16, 8), num_local=2)
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from transreid_ssl import UserError
 from transreid_ssl.finetune.losses import batch_hard_triplet, circle_logits, smoothed_cross_entropy
-from transreid_ssl.finetune.mgn import MGN_OPTIM, MGNConfig, MGNObjective
+from transreid_ssl.finetune.mgn import MGNObjective
+from transreid_ssl.finetune.settings import MGN_OPTIM, MGNConfig
 from transreid_ssl.models import LUPERSON, build_backbone, load_backbone, normalise
 from transreid_ssl.training import build_optimizer
 

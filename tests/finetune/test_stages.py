@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 from accelerate import Accelerator
 
+from transreid_ssl.finetune.settings import LabelledSettings
 from transreid_ssl.finetune.stages import probe_settings
-from transreid_ssl.finetune.supervised import LabelledSettings
 from transreid_ssl.finetune.trainings import SupervisedTraining
 
 

@@ -12,7 +12,7 @@ from transreid_ssl.finetune import (
     batch_hard_triplet,
     set_statistics,
 )
-from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
+from transreid_ssl.finetune.settings import SUPERVISED_OPTIM
 from transreid_ssl.models import (
     HALF,
     IMAGENET,

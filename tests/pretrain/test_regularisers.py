@@ -12,7 +12,6 @@ from transreid_ssl.data import MultiCrop, MultiCropConfig
 from transreid_ssl.data.collate import collate_views
 from transreid_ssl.pretrain.regularisers import (
     PatchContrast,
-    RegularisersConfig,
     column_weights,
     common_boxes,
     consistency_loss,
@@ -21,6 +20,7 @@ from transreid_ssl.pretrain.regularisers import (
     pool_stripes,
     stripe_weights,
 )
+from transreid_ssl.pretrain.settings import RegularisersConfig
 
 
 def normal(*shape, seed=0):

@@ -10,7 +10,8 @@ from transreid_ssl.data import MultiCrop, MultiCropConfig, ViewsDataset, open_po
 from transreid_ssl.data.collate import collate_views
 from transreid_ssl.models import build_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig, MoCo, MoCoConfig
-from transreid_ssl.pretrain.regularisers import RegularisersConfig, consistency_loss
+from transreid_ssl.pretrain.regularisers import consistency_loss
+from transreid_ssl.pretrain.settings import RegularisersConfig
 from transreid_ssl.pretrain.upreid import UPReID, UPReIDDINO
 
 MOCO = MoCoConfig(dim=16, hidden_dim=32, queue_size=64, momentum=0.9)

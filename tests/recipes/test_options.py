@@ -1,6 +1,6 @@
 """What few runs ask for: compiled networks, trackers, fp16 without a GPU, several processes."""
 
-import sys
+import importlib
 from typing import ClassVar
 
 import pytest
@@ -51,7 +51,8 @@ def test_fp16_without_a_gpu_is_said_to_be_float32(tmp_path):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bf16_is_left_to_processors_that_have_it(tmp_path, monkeypatch, fast):
-    beginning = sys.modules["transreid_ssl.training.start"]  # the package has a function "start"
+    # Not as an attribute of its package, which has a function "start".
+    beginning = importlib.import_module("transreid_ssl.training.start")
     monkeypatch.setattr(beginning, "has_fast_bf16", lambda: fast)
     text = pretrain(tmp_path / "half", "--run.precision=bf16")
     pretrain(tmp_path / "full")

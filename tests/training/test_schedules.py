@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transreid_ssl.finetune.clusters import CLUSTER_OPTIM
-from transreid_ssl.finetune.mgn import MGN_OPTIM
-from transreid_ssl.finetune.supervised import SUPERVISED_OPTIM
+from transreid_ssl.finetune.settings import CLUSTER_OPTIM, MGN_OPTIM, SUPERVISED_OPTIM
 from transreid_ssl.training import OptimizerSettings, RunSettings, cosine, make_plan, warmup_cosine
 from transreid_ssl.training.plan import learning_rate
 

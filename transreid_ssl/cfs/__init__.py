@@ -6,9 +6,15 @@ Subsets: ``image`` (string), best first. Both record the pool's source and finge
 were made.
 """
 
-from transreid_ssl.cfs.diversity import Diversity
-from transreid_ssl.cfs.judge import Judgement, judge
-from transreid_ssl.cfs.scoring import score
-from transreid_ssl.cfs.subset import import_list, select
+import lazy_loader
 
-__all__ = ["Diversity", "Judgement", "import_list", "judge", "score", "select"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["account", "scoring", "subset"],
+    submod_attrs={
+        "diversity": ["Diversity"],
+        "judge": ["Judgement", "judge"],
+        "scoring": ["score"],
+        "subset": ["import_list", "select"],
+    },
+)

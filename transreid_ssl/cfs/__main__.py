@@ -13,25 +13,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow.compute as pc
 
-from transreid_ssl import command
-from transreid_ssl.cfs.account import follows, make_account
+from transreid_ssl import cfs, command, data, report, training
 from transreid_ssl.cfs.diversity import Diversity
 from transreid_ssl.cfs.judge import recorded
-from transreid_ssl.cfs.likeness import LIKENESSES
+from transreid_ssl.cfs.methods import LikenessMethod, Method
 from transreid_ssl.cfs.parts import corrupt_path, is_corrupt_list
-from transreid_ssl.cfs.scorers import Method
-from transreid_ssl.cfs.scoring import make_accelerator, score
-from transreid_ssl.cfs.subset import check_pool, import_list, read_scores, score_column, select
-from transreid_ssl.data import Pool, open_pool
-from transreid_ssl.data.feature_files import names_path
-from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError, check_ranges
-from transreid_ssl.models import find_weights, read_spec
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import (
     MADE_BY,
@@ -43,9 +35,10 @@ from transreid_ssl.outputs import (
     require,
 )
 from transreid_ssl.processes import on_all, on_main
-from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
 from transreid_ssl.tables import read_columns, read_record
-from transreid_ssl.training import share_cores
+
+if TYPE_CHECKING:
+    from transreid_ssl.data import Pool
 
 _COMMAND = "python -m transreid_ssl.cfs"
 
@@ -100,7 +93,7 @@ class Score:
             self, batch_size=(1, None), num_workers=(0, None), shard_size=(1, None),
             max_bad_fraction=(0, 1), sample=(20, None), seed=(0, None),
         )  # fmt: skip
-        if self.method in LIKENESSES and not self.target:
+        if self.method in get_args(LikenessMethod) and not self.target:
             raise UserError(f"--method {self.method}: give crops of the target with --target")
         if self.after not in (SUPERVISED, *self.networks):
             raise UserError(f"--after: is not asked by --method {self.method}; leave it out")
@@ -213,6 +206,8 @@ class Import:
 
 def run_score(options: Score) -> None:
     """The command ``score``."""
+    from transreid_ssl.models import find_weights, read_spec
+
     found = []
     for path in options.networks:
         if path in MADE_BY:
@@ -222,13 +217,13 @@ def run_score(options: Score) -> None:
     listed = corrupt_path(Path(options.out))
     inputs = [source, options.target, *found]
     check_outputs(options.out, inputs=inputs, beside={listed: is_corrupt_list})
-    accelerator = make_accelerator(options.precision)
-    pool = on_all(accelerator, lambda: open_pool(source))
-    target = on_all(accelerator, lambda: open_pool(options.target) if options.target else None)
+    accelerator = cfs.scoring.make_accelerator(options.precision)
+    pool = on_all(accelerator, lambda: data.open_pool(source))
+    target = on_all(accelerator, lambda: data.open_pool(options.target) if options.target else None)
     if accelerator.device.type == "cpu":
-        share_cores(options.num_workers)
+        training.share_cores(options.num_workers)
     accelerator.print(f"scoring {pool.describe()}", flush=True)
-    out = score(
+    out = cfs.score(
         pool, options.before, options.after, options.out,
         target=target, accelerator=accelerator, progress=True,
         method=options.method, sample=options.sample, seed=options.seed,
@@ -255,11 +250,11 @@ def run_select(options: Select) -> None:
         if options.strict:
             raise UserError(f"{options.scores}: {judgement}")
         print(f"warning: {judgement}", file=sys.stderr)
-    out = select(
+    out = cfs.select(
         options.scores, options.keep, options.out,
         threshold=options.threshold, target_share=options.target_share,
         strategy=options.strategy, seed=options.seed, diversity=options,
-        pool=open_pool(options.pool) if options.pool else None,
+        pool=data.open_pool(options.pool) if options.pool else None,
     )  # fmt: skip
     record = read_record(out)
     print(f"{out}: {record['images']:,} of {record['scored']:,} images of {record['pool']}")
@@ -278,16 +273,16 @@ def run_report(options: Report) -> None:
     source = str(options.pool or record.get("pool") or "demo")
     inputs = [options.scores, options.subset, source, *_files_of(options.features)]
     check_outputs(options.out, inputs=inputs)
-    pool = open_pool(source)
-    check_pool(options.scores, record, pool)
+    pool = data.open_pool(source)
+    cfs.subset.check_pool(options.scores, record, pool)
     kept = np.zeros(len(pool), bool)
-    kept[take_subset(pool, options.subset).indices] = True
-    account = make_account(
-        pool, read_scores(options.scores), kept, record,
+    kept[data.subset.take_subset(pool, options.subset).indices] = True
+    account = cfs.account.make_account(
+        pool, cfs.subset.read_scores(options.scores), kept, record,
         pattern=options.pattern, features=options.features, threshold=options.near_duplicates,
     )  # fmt: skip
     print(*account.lines(), sep="\n")
-    out = draw_cfs_sheet(
+    out = report.draw_cfs_sheet(
         pool, account.scores, kept, options.out, options.count, account.method, account.curves()
     )
     print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
@@ -296,8 +291,8 @@ def run_report(options: Report) -> None:
 def run_import(options: Import) -> None:
     """The command ``import``."""
     check_outputs(options.out, inputs=[options.source, options.pool])
-    pool = open_pool(options.pool) if options.pool else None
-    out = import_list(options.source, options.out, keep=options.keep, pool=pool)
+    pool = data.open_pool(options.pool) if options.pool else None
+    out = cfs.import_list(options.source, options.out, keep=options.keep, pool=pool)
     print(
         f"{out}: {read_record(out)['images']:,} images; pre-train on them with --data.subset {out}"
     )
@@ -305,17 +300,18 @@ def run_import(options: Import) -> None:
 
 def _files_of(features: str | Path | None) -> list[Path | None]:
     """A file of features, and the table of names beside it."""
-    return [] if features is None else [Path(features), names_path(Path(features))]
+    path = features and Path(features)
+    return [] if path is None else [path, data.feature_files.names_path(path)]
 
 
-def _followed(pool: Pool, path: Path) -> str:
+def _followed(pool: "Pool", path: Path) -> str:
     """What the scores of a table follow, in words."""
-    return follows(pool, read_scores(path)["score"].to_numpy())
+    return cfs.account.follows(pool, cfs.subset.read_scores(path)["score"].to_numpy())
 
 
 def _summary(path: Path) -> str:
     """One line on a table of scores, whose names may be millions and are not read."""
-    column = score_column(path)
+    column = cfs.subset.score_column(path)
     scores = read_columns(path, column, made_by=MADE_BY[SCORES])[column]
     span = pc.min_max(scores)
     text = f"{len(scores):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"

@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from transreid_ssl.cfs.groups import Groups, Kind, by_cluster, by_folder, by_pattern
-from transreid_ssl.cfs.looks import LOOKS, measure_looks
 from transreid_ssl.cfs.order import bounded, in_turns, without_near_duplicates
-from transreid_ssl.data.feature_files import read_features
 from transreid_ssl.data.index import Names
-from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
+
+if TYPE_CHECKING:
+    from transreid_ssl.data import Pool
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Diversity:
         self,
         order: np.ndarray,
         names: pa.ChunkedArray,
-        pool: Pool | None,
+        pool: "Pool | None",
         seed: int,
         allowed: np.ndarray | None = None,
     ) -> np.ndarray:
@@ -112,6 +112,8 @@ class Diversity:
         """Features (R, D) and the row of each name, int64 (N,); None where none are given."""
         if self.features is None:
             return None
+        from transreid_ssl.data.feature_files import read_features
+
         known, features = read_features(self.features)
         rows = known.find(Names(names.cast(pa.large_string()).combine_chunks()))
         if (rows < 0).any():
@@ -128,7 +130,11 @@ class Diversity:
         folders = self.pattern is None or (kind == "source" and self.balance == "track")
         return by_folder(names) if folders else by_pattern(names, self.pattern)
 
-    def _without_blurred(self, order: np.ndarray, names: pa.ChunkedArray, pool: Pool) -> np.ndarray:
+    def _without_blurred(
+        self, order: np.ndarray, names: pa.ChunkedArray, pool: "Pool"
+    ) -> np.ndarray:
+        from transreid_ssl.cfs.looks import LOOKS, measure_looks
+
         places = pool.arrow_names().find(Names(names.cast(pa.large_string()).combine_chunks()))
         sharpness = measure_looks(pool, places[order])[:, LOOKS.index("sharpness")]
         sharpness = np.nan_to_num(sharpness, nan=-1.0)  # broken since: the first to go

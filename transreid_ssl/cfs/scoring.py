@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 import transreid_ssl
 from transreid_ssl.cfs.judge import judge
+from transreid_ssl.cfs.methods import Method
 from transreid_ssl.cfs.parts import ScoreParts
-from transreid_ssl.cfs.scorers import Input, Method, Scorer, make_scorer
+from transreid_ssl.cfs.scorers import Input, Scorer, make_scorer
 from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint

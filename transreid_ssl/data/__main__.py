@@ -19,23 +19,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from transreid_ssl import command
-from transreid_ssl.data import doctor
-from transreid_ssl.data.budget import describe_budget, label_budget, write_budget
-from transreid_ssl.data.images import printable
-from transreid_ssl.data.open import open_pool
-from transreid_ssl.data.packing import pack, write_demo
-from transreid_ssl.data.people import PeopleConfig
-from transreid_ssl.data.pool import Pool
-from transreid_ssl.data.readers import DEFAULT_PATTERN, open_reid
-from transreid_ssl.data.reid import PARTS
-from transreid_ssl.data.tracks.command import Clip, Tracks, run_clip, run_tracks
+from transreid_ssl import command, data
+from transreid_ssl.data.settings import DEFAULT_PATTERN
+from transreid_ssl.data.tracks.settings import Clip, Tracks
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.outputs import check_outputs
+
+if TYPE_CHECKING:
+    from transreid_ssl.data import Pool
 
 _COMMAND = "python -m transreid_ssl.data"
 _SMALL = "a small network for a CPU, other settings are in recipes/configs: "
@@ -157,7 +152,7 @@ def run_inspect(options: Inspect) -> int:
 
 def _inspect_pool(options: Inspect) -> tuple[list[str], str]:
     """Print what a pool holds; what is odd about it, and what to run next."""
-    pool = open_pool(options.path, options.subset)
+    pool = data.open_pool(options.path, options.subset)
     print(pool.describe())
     if pool.tracks is not None:
         print(pool.tracks.describe())
@@ -174,10 +169,10 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
     generated = options.protocol.startswith("demo")
     name = options.path if generated and options.path.startswith("demo") else options.protocol
     root = None if name == options.path else options.path
-    protocol = open_reid(name, root, options.pattern)
+    protocol = data.open_reid(name, root, options.pattern)
     print(protocol.describe().replace("; ", "\n  "))
-    advice = doctor.check_protocol(protocol)
-    for part in PARTS:
+    advice = data.doctor.check_protocol(protocol)
+    for part in data.reid.PARTS:
         images = getattr(protocol, part)
         if len(images):
             print(f"{part}:")
@@ -214,19 +209,19 @@ def _spelled(given: dict[str, str | None]) -> str:
 
 
 def _look(images: Any, sample: int, part: str | None = None) -> list[str]:
-    indices = doctor.choose(len(images), max(1, sample))
+    indices = data.doctor.choose(len(images), max(1, sample))
     with _progress(len(indices)) as tick:
-        findings = doctor.examine(images, indices, tick)
+        findings = data.doctor.examine(images, indices, tick)
     print(
         f"{findings.checked:,} of {findings.total:,} images decoded, {len(findings.bad):,} broken"
     )
-    print("\n".join(doctor.size_table(findings)))
+    print("\n".join(data.doctor.size_table(findings)))
     first = list(findings.bad.items())[:3]
-    broken = [f"{printable(images.names[index])}: {reason}" for index, reason in first]
-    return broken + doctor.advise(findings, part)
+    broken = [f"{data.images.printable(images.names[index])}: {reason}" for index, reason in first]
+    return broken + data.doctor.advise(findings, part)
 
 
-def _name_advice(pool: Pool) -> list[str]:
+def _name_advice(pool: "Pool") -> list[str]:
     if pool.generated or not all(re.search(DEFAULT_PATTERN, name) for name in pool.names[:100]):
         return []
     return ["the names hold identities and cameras: see also --protocol folder or market1501"]
@@ -235,27 +230,29 @@ def _name_advice(pool: Pool) -> list[str]:
 def run_verify(options: Verify) -> int:
     """The command ``verify``."""
     check_outputs(*filter(None, [options.list]), inputs=[options.path])
-    pool = open_pool(options.path)
+    pool = data.open_pool(options.path)
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
-        findings = doctor.examine(pool, range(len(pool)), tick)
+        findings = data.doctor.examine(pool, range(len(pool)), tick)
     print(f"{findings.checked:,} images decoded, {len(findings.bad):,} broken")
     if options.list:
-        doctor.write_bad(options.list, pool, findings)
+        data.doctor.write_bad(options.list, pool, findings)
         print(f"{options.list}: the broken ones")
     else:
         for index, reason in list(findings.bad.items())[:20]:
-            print(f"  {printable(pool.names[index])}: {reason}")
-    print("\n".join(f"note: {line}" for line in doctor.advise(findings)) or "all is well")
+            print(f"  {data.images.printable(pool.names[index])}: {reason}")
+    print("\n".join(f"note: {line}" for line in data.doctor.advise(findings)) or "all is well")
     return 1 if findings.bad else 0
 
 
 def run_pack(options: Pack) -> int:
     """The command ``pack``."""
-    pool = open_pool(options.path, options.subset)
+    pool = data.open_pool(options.path, options.subset)
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
-        left_out = pack(pool, options.out, options.rows_per_shard, lambda: tick(1), options.format)
+        left_out = data.packing.pack(
+            pool, options.out, options.rows_per_shard, lambda: tick(1), options.format
+        )
     count = len(pool) - len(left_out)
     print(f"{options.out}: {count:,} images; use them with --data.pool {options.out}")
     if left_out:
@@ -265,9 +262,9 @@ def run_pack(options: Pack) -> int:
 
 def run_demo(options: Demo) -> int:
     """The command ``demo``."""
-    config = PeopleConfig.from_spec(options.people)
+    config = data.PeopleConfig.from_spec(options.people)
     with _progress(None) as tick:
-        write_demo(config, options.out, lambda: tick(1))
+        data.packing.write_demo(config, options.out, lambda: tick(1))
     print(f"{options.out}/sheet.png: what they look like")
     print(f"{options.out}/pool: unlabelled; {_COMMAND} inspect {options.out}/pool")
     market = f"{options.out}/market1501"
@@ -278,10 +275,10 @@ def run_demo(options: Demo) -> int:
 def run_budget(options: Budget) -> int:
     """The command ``budget``."""
     check_outputs(options.out, inputs=[options.root])
-    train = open_reid(options.data, options.root, options.pattern).train
-    indices = label_budget(train, options.share, options.by, options.seed)
-    write_budget(options.out, train, indices, options.by)
-    print(describe_budget(train, train.subset(indices), options.share, options.by))
+    train = data.open_reid(options.data, options.root, options.pattern).train
+    indices = data.budget.label_budget(train, options.share, options.by, options.seed)
+    data.budget.write_budget(options.out, train, indices, options.by)
+    print(data.budget.describe_budget(train, train.subset(indices), options.share, options.by))
     print(f"{options.out}: the list of them")
     given = {"--data.name": options.data}
     if options.root:
@@ -304,8 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         "inspect": (Inspect, run_inspect),
         "verify": (Verify, run_verify),
         "pack": (Pack, run_pack),
-        "tracks": (Tracks, run_tracks),
-        "clip": (Clip, run_clip),
+        "tracks": (Tracks, lambda options: data.tracks.run_tracks(options)),
+        "clip": (Clip, lambda options: data.tracks.run_clip(options)),
         "demo": (Demo, run_demo),
         "budget": (Budget, run_budget),
     }

@@ -1,75 +1,12 @@
 """Random erasing: hide a random rectangle of a view, as if something stood before the person."""
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
 
 import cv2
 import numpy as np
 
-from transreid_ssl.errors import UserError, check_ranges
-
-
-@dataclass(frozen=True)
-class RandomErasingConfig:
-    """Zhong et al., "Random Erasing Data Augmentation" (AAAI 2020), section 3."""
-
-    probability: float = 0.5
-    """Part of the images that lose a rectangle; 0 turns erasing off."""
-    area: tuple[float, float] = (0.02, 1 / 3)
-    """Smallest and largest area of the rectangle as a part of the image (LUPerson's MoCo: 0.6)."""
-    ratio: tuple[float, float] = (0.3, 1 / 0.3)
-    """Smallest and largest height / width of the rectangle."""
-    ratio_law: Literal["log-uniform", "uniform"] = "log-uniform"
-    """How height / width is drawn: "log-uniform" draws wide rectangles as often as tall
-    ones (timm, torchvision), "uniform" mostly tall ones (Cluster Contrast, LUPerson)."""
-    attempts: int = 10
-    """Draws before an image is left whole, if no rectangle fits into it (timm, torchvision: 10;
-    Cluster Contrast, LUPerson: 100). Tall and large ones fit less often."""
-    fill: Literal["noise", "mean", "byte", "normalised"] = "noise"
-    """"noise": every value normally distributed with `mean` and `std`, clipped to 0..255, which
-    after normalisation is close to N(0, 1); "mean": the colour `mean`, 0 after normalisation;
-    "byte" and "normalised": the colour `colour`, before or after normalisation."""
-    colour: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """What "byte" and "normalised" fill with (RGB). "byte": 0..255, so that (0, 0, 0) is black;
-    "normalised": what the network is to see. Both become the nearest byte within 0..255, which
-    after normalisation differs from the colour by at most 1 / (510 std), if it is not clipped."""
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Mean of the later normalisation (RGB, 0..1): give the same one as the model's."""
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Standard deviation of the later normalisation (RGB, 0..1)."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise UserError(f"erasing probability is {self.probability}: give a part from 0 to 1")
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise UserError(
-                f"erasing area is {self.area}: give two parts of the image, 0 < a <= b <= 1"
-            )
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UserError(f"erasing ratio is {self.ratio}: give two sides' ratios, 0 < a <= b")
-        levels = (0, 255) if self.fill == "byte" else (None, None)
-        check_ranges(self, attempts=(1, None), colour=levels)
-        for name, known in (
-            ("ratio_law", ("log-uniform", "uniform")),
-            ("fill", ("noise", "mean", "byte", "normalised")),
-        ):
-            if getattr(self, name) not in known:
-                raise UserError(
-                    f'erasing {name} is "{getattr(self, name)}": give {" or ".join(known)}'
-                )
-
-    def fill_colour(self) -> np.ndarray:
-        """The one colour of every fill but "noise": uint8 (3,), RGB."""
-        mean, std, colour = np.array(self.mean), np.array(self.std), np.array(self.colour)
-        if self.fill == "byte":
-            levels = colour
-        elif self.fill == "normalised":
-            levels = 255 * (mean + std * colour)
-        else:
-            levels = 255 * mean
-        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+from transreid_ssl.data.settings import RandomErasingConfig
 
 
 class RandomErasing:

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -10,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from transreid_ssl.data.settings import Interpolation
+
 MAX_PIXELS = 80_000_000
 """Larger images are refused undecoded: a few kilobytes can claim to be gigapixels."""
-Interpolation = Literal["linear", "cubic"]
 
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 # Start-of-frame markers; C4, C8 and CC between them are others.

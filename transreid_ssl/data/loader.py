@@ -18,11 +18,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from transreid_ssl.data.collate import collate_labelled, collate_views, stack
-from transreid_ssl.data.images import CorruptImage, Interpolation, decode, resize
+from transreid_ssl.data.images import CorruptImage, decode, resize
 from transreid_ssl.data.located import LocatedViews
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.samplers import StepSampler
+from transreid_ssl.data.settings import Interpolation
 from transreid_ssl.errors import UserError
 
 # So many broken images one after the other are no accident: a disk is gone, or a path is wrong.

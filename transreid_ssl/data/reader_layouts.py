@@ -15,14 +15,9 @@ from transreid_ssl.data.folder import list_images
 from transreid_ssl.data.index import Names
 from transreid_ssl.data.lists import refuse_leaving
 from transreid_ssl.data.pool import FilesPool
-from transreid_ssl.data.reader_parts import (
-    DEFAULT_PATTERN,
-    find_home,
-    integers,
-    not_below_zero,
-    read_labels,
-)
+from transreid_ssl.data.reader_parts import find_home, integers, not_below_zero, read_labels
 from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol
+from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 from transreid_ssl.reading import read_lines
 

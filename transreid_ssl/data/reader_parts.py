@@ -11,7 +11,6 @@ import numpy as np
 
 from transreid_ssl.errors import UserError
 
-DEFAULT_PATTERN = r"(?P<identity>-?\d+)_c(?P<camera>\d+)"
 _LARGEST = 10**15  # labels are added to and packed together: this leaves them room in int64
 
 

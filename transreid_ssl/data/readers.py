@@ -13,8 +13,8 @@ from typing import Literal
 from transreid_ssl.data.people import people_protocol
 from transreid_ssl.data.reader_folder import read_folder
 from transreid_ssl.data.reader_layouts import Counts, MarketFolders, read_msmt17
-from transreid_ssl.data.reader_parts import DEFAULT_PATTERN
 from transreid_ssl.data.reid import ReIDProtocol, merge, untestable
+from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 
 Reader = Callable[[str, Path, str], ReIDProtocol]

@@ -6,7 +6,6 @@ are changed where a view has the fewest pixels, that is after shrinking and befo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import permutations, starmap
 from typing import NamedTuple
 
@@ -16,94 +15,10 @@ import numpy as np
 from transreid_ssl.data import colour
 from transreid_ssl.data.background import draw_ellipse, mix_background
 from transreid_ssl.data.boxes import sample_boxes
-from transreid_ssl.data.erasing import RandomErasing, RandomErasingConfig
-from transreid_ssl.data.images import Interpolation, resize
+from transreid_ssl.data.erasing import RandomErasing
+from transreid_ssl.data.images import resize
 from transreid_ssl.data.located import LocatedViews, locate
-from transreid_ssl.errors import UserError, check_ranges
-
-
-@dataclass(frozen=True)
-class MultiCropConfig:
-    """Views of one image; the defaults are those of TransReID-SSL's DINO.
-
-    Settings given for each global view (blur, solarisation) name the first, the second, ...; the
-    last one also stands for all views after it.
-    """
-
-    global_size: tuple[int, int] = (256, 128)
-    """(height, width) of the global views, in pixels."""
-    local_size: tuple[int, int] = (128, 64)
-    """(height, width) of the local views, in pixels."""
-    num_global: int = 2
-    """Global views of each image."""
-    num_local: int = 8
-    """Local views of each image; 0 leaves the group of local views out."""
-    global_scale: tuple[float, float] = (0.4, 1.0)
-    """Area of a global crop as a part of the image. A crop that does not fit is drawn again, so
-    that of upright images (2:1) and a ratio from 3/4 no crop is larger than two thirds."""
-    local_scale: tuple[float, float] = (0.05, 0.4)
-    """Area of a local crop as a part of the image."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Width / height of a crop in the image, drawn log-uniformly. Nearly square crops are squashed
-    into the upright views, as the reference recipe does; (0.4, 0.6) would keep proportions."""
-    interpolation: Interpolation = "cubic"
-    """How a crop is enlarged, after sides that shrink were averaged: "cubic" (DINO) or "linear"
-    (LUPerson's MoCo)."""
-    flip: float = 0.5
-    """Probability of a left-right flip."""
-    jitter: float = 0.8
-    """Probability of colour jitter: brightness, contrast, saturation and hue in a random order."""
-    jitter_strength: float = 1.0
-    """Multiplies the four ranges below."""
-    brightness: float = 0.4
-    """Brightness is multiplied by a factor in 1 - value .. 1 + value (not below 0)."""
-    contrast: float = 0.4
-    """Contrast around the view's mean grey is multiplied by 1 - value .. 1 + value."""
-    saturation: float = 0.2
-    """The distance from grey is multiplied by 1 - value .. 1 + value."""
-    hue: float = 0.1
-    """The hue is turned by -value .. value of the full circle; 0.5 reaches every hue."""
-    grayscale: float = 0.2
-    """Probability of a greyscale view."""
-    global_blur: tuple[float, ...] = (1.0, 0.1)
-    """Probability of blur for the first, the second, ... global view."""
-    local_blur: float = 0.5
-    """Probability of blur for a local view."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Smallest and largest standard deviation of the blur, in pixels of the view."""
-    global_solarize: tuple[float, ...] = (0.0, 0.2)
-    """Probability of solarisation (values from 128 on are inverted) for each global view."""
-    background: float = 0.0
-    """Probability that a global view's background comes from another image (not in the paper). It
-    keeps a network from comparing places instead of persons, which small runs do first."""
-    erasing: RandomErasingConfig = RandomErasingConfig(probability=0)
-    """Random erasing of every view, after all else (LUPerson's MoCo: 0.5 with area to 0.6)."""
-    original: bool = False
-    """Also give the image without augmentation, resized to `global_size`, and where each global
-    view lies in it; recipes whose objective compares parts of a body set it themselves."""
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, num_global=(1, None), num_local=(0, None), global_size=(1, None),
-            local_size=(1, None), flip=(0, 1), jitter=(0, 1), grayscale=(0, 1), background=(0, 1),
-            global_blur=(0, 1), local_blur=(0, 1), global_solarize=(0, 1),
-            jitter_strength=(0, None), brightness=(0, None), contrast=(0, None),
-            saturation=(0, None), hue=(0, None),
-        )  # fmt: skip
-        for name in ("global_blur", "global_solarize"):
-            if not getattr(self, name):
-                raise UserError(f"{name} is empty: give a probability for each global view")
-        for name in ("global_scale", "local_scale", "ratio", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high or (name.endswith("scale") and high > 1):
-                raise UserError(
-                    f"{name} is {(low, high)}: give 0 < smallest <= largest (scale: <= 1)"
-                )
-        if self.hue * self.jitter_strength > 0.5:
-            raise UserError(
-                f"hue * jitter_strength is {self.hue * self.jitter_strength:g}: give at most 0.5,"
-                " which reaches every hue"
-            )
+from transreid_ssl.data.settings import MultiCropConfig, ReIDAugmentConfig
 
 
 class ViewParameters(NamedTuple):
@@ -252,35 +167,6 @@ class MultiCrop:
 def _of_each_view(values: tuple[float, ...], number: int) -> list[float]:
     """The value of every view: the last one stands for all that follow."""
     return [values[min(view, len(values) - 1)] for view in range(number)]
-
-
-@dataclass(frozen=True)
-class ReIDAugmentConfig:
-    """Supervised fine-tuning; the defaults are those of TransReID-SSL but for `interpolation`."""
-
-    size: tuple[int, int] = (256, 128)
-    """(height, width) of the training images, in pixels."""
-    interpolation: Interpolation = "linear"
-    """How images are resized: "cubic" is Pillow's bicubic, sharper, as the authors of TransReID-SSL
-    and LUPerson resize what they train on."""
-    flip: float = 0.5
-    """Probability of a left-right flip."""
-    padding: int = 10
-    """Black pixels added on every side before a random crop back to `size`; 0 turns it off."""
-    erasing: RandomErasingConfig = RandomErasingConfig()
-    """Random erasing at the end; give its mean and std as the model's. It helps within a data set
-    and hurts a model that is applied to another one without training."""
-    background: float = 0.0
-    """Probability that the background comes from another training image (not in the papers). It
-    keeps a small network from telling persons by the places they were seen in."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.padding <= min(self.size) or min(self.size) < 1:
-            raise UserError(
-                f"size is {self.size} and padding {self.padding}: give pixels, the padding at most"
-                " the smaller side"
-            )
-        check_ranges(self, flip=(0, 1), background=(0, 1))
 
 
 class ReIDAugment:

@@ -5,62 +5,17 @@ plateau before the cosine, and pre-trained weights that rest while the new layer
 network, and with it the losses, are those of MGN's paper or LUPerson's own.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.losses import batch_hard_triplet, circle_logits, smoothed_cross_entropy
+from transreid_ssl.finetune.settings import MGNConfig
 from transreid_ssl.models import MGN, CosineClassifier, MGNParts
 from transreid_ssl.models.architectures import MGNArchitecture
-from transreid_ssl.training import Objective, OptimizerSettings
-
-
-@dataclass(frozen=True)
-class MGNConfig:
-    """The losses of an MGN, and how long its pre-trained weights rest.
-
-    Args:
-        label_smoothing: Share of the target spread over identities.
-        smoothing_over: What it is spread over: "all" identities, or the "others" (LUPerson's).
-        margin: Triplet margin in Euclidean distance; null: the soft margin, without tuning.
-        id_weight: Weight of the identity cross-entropy, the mean over eight classifiers.
-        triplet_weight: Weight of the triplet loss, a mean over vectors.
-        circle_scale: Of an mgn_…_luperson, whose classifiers are trained with Circle loss: what
-            their logits are multiplied by.
-        circle_margin: Of the same: how far from 1 and from 0 the cosines to the own identity and
-            to others may stay.
-        freeze_epochs: Epochs in which pre-trained weights rest; give 0 to train from scratch.
-        freeze_statistics: Whether the statistics of their batch norms rest too, and are what
-            images are normalised with (LUPerson's); else they follow the images.
-    """
-
-    label_smoothing: float = 0.1
-    smoothing_over: Literal["all", "others"] = "all"
-    margin: float | None = None
-    id_weight: float = 1.0
-    triplet_weight: float = 1.0
-    circle_scale: float = 64.0
-    circle_margin: float = 0.35
-    freeze_epochs: int = 10
-    freeze_statistics: bool = False
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, label_smoothing=(0, 0.99), margin=(0, None), id_weight=(0, None),
-            triplet_weight=(0, None), circle_scale=(1e-9, None), circle_margin=(0, 1),
-            freeze_epochs=(0, None),
-        )  # fmt: skip
-
-
-MGN_OPTIM = OptimizerSettings(
-    name="adam", lr=3.5e-4, lr_batch=None, schedule="plateau", warmup_epochs=10, warmup_start=0.1,
-    plateau_epochs=30, min_lr=0.0, end=0.002, weight_decay=5e-4, weight_decay_end=None,
-    decay_all=True, clip=0.0, clip_per_parameter=False,
-)  # fmt: skip
-"""LUPerson's; Adam's weight decay is part of the gradient."""
+from transreid_ssl.training import Objective
 
 
 class MGNObjective(Objective):

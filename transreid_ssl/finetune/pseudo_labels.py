@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from transreid_ssl.data import LabelledImages
 from transreid_ssl.errors import UserError
-from transreid_ssl.finetune.clusters import ClusterSettings, watch_spread
+from transreid_ssl.finetune.clusters import watch_spread
+from transreid_ssl.finetune.settings import ClusterSettings
 from transreid_ssl.processes import on_main
 from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph
 

@@ -25,9 +25,10 @@ from transreid_ssl.data.reid import untestable
 from transreid_ssl.data.views import ReIDAugment
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
-from transreid_ssl.finetune.clusters import ClusterObjective, TargetSettings
+from transreid_ssl.finetune.clusters import ClusterObjective
 from transreid_ssl.finetune.pseudo_labels import Labeller
-from transreid_ssl.finetune.supervised import LabelledSettings, set_statistics
+from transreid_ssl.finetune.settings import LabelledSettings, TargetSettings
+from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.models import BackboneSpec, read_spec
 from transreid_ssl.outputs import BEST, MODEL

@@ -4,92 +4,17 @@ The "strong baseline" for ReID (arXiv 1903.07071) with the settings that TransRe
 2111.12084) fine-tunes its transformers with.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transreid_ssl.data.readers import DEFAULT_PATTERN
-from transreid_ssl.data.views import ReIDAugmentConfig
-from transreid_ssl.errors import check_ranges
 from transreid_ssl.finetune.losses import batch_hard_triplet
+from transreid_ssl.finetune.settings import SupervisedConfig
 from transreid_ssl.models import HALF, IMAGENET, LUPERSON_MGN, BNNeck, read_spec, split_branches
-from transreid_ssl.training import Objective, OptimizerSettings
-
-
-@dataclass(frozen=True)
-class SupervisedConfig:
-    """The losses.
-
-    Args:
-        label_smoothing: Share of the target spread over all identities; TransReID-SSL uses none.
-        margin: Triplet margin in Euclidean distance; null: the soft margin, without tuning.
-        id_weight: Weight of the identity cross-entropy.
-        triplet_weight: Weight of the triplet loss.
-    """
-
-    label_smoothing: float = 0.0
-    margin: float | None = None
-    id_weight: float = 1.0
-    triplet_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, label_smoothing=(0, 0.99), margin=(0, None), id_weight=(0, None),
-            triplet_weight=(0, None),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class LabelledSettings:
-    """The labelled images to train on.
-
-    Args:
-        name: "market1501", "msmt17", several joined by "+", "folder", or "demo" (generated).
-        root: Their folder; for several sets the common parent, or their folders joined by a comma.
-        pattern: Of the set "folder": where a path says the identity and the camera.
-        images_per_identity: How many images of each person a batch holds; the triplet loss needs 2.
-        spread_identities: Deal the images of each person out over a batch, so that a part of it,
-            such as ``run.norm_images``, has images of everybody in it instead of whole persons.
-        statistics: What images are normalised with: "half" (mean and std 0.5, as TransReID-SSL
-            fine-tunes), "imagenet", "luperson_mgn" (as LUPerson fine-tunes), or "pretrained" for
-            those of the initial weights.
-        label_budget: Share of the labels to train on (LUPerson's small-scale and few-shot sizes);
-            null: all. Budgets of one seed contain one another.
-        label_budget_by: "identity" keeps people with all of their images, "image" as large a share
-            of each person's images, one at least.
-        label_list: A list of what to train on: an identity a line, or "name; pid; cam".
-        label_repeat: How often an image is counted, 1 or more, which lengthens the epochs of a
-            small budget (LUPerson's ``repeat_ratio`` of few-shot lists: 2 or 3).
-    """
-
-    name: str = "demo"
-    root: str | None = None
-    pattern: str = DEFAULT_PATTERN
-    images_per_identity: int = 4
-    spread_identities: bool = False
-    statistics: Literal["half", "imagenet", "luperson_mgn", "pretrained"] = "half"
-    label_budget: float | None = None
-    label_budget_by: Literal["identity", "image"] = "identity"
-    label_list: str | None = None
-    label_repeat: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, images_per_identity=(2, None), label_budget=(1e-9, 1), label_repeat=(1, None)
-        )
-
-
-SUPERVISED_AUGMENT = ReIDAugmentConfig(interpolation="cubic")
-"""TransReID-SSL's: bicubic resizing, and noise where an image is erased."""
-SUPERVISED_OPTIM = OptimizerSettings(
-    name="sgd", lr=4e-4, lr_batch=None, by_epoch=True, warmup_epochs=20, warmup_start=0.01,
-    min_lr=0.0, end=0.002, weight_decay=1e-4, weight_decay_end=None, decay_all=True,
-    bias_lr_scale=2.0, clip=0.0, clip_per_parameter=False,
-)  # fmt: skip
-"""TransReID-SSL's: a small rate, because the pre-trained features are to be kept."""
+from transreid_ssl.training import Objective
 
 
 class SupervisedObjective(Objective):

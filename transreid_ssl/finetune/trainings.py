@@ -1,28 +1,33 @@
 """The settings of each way to fine-tune, and what its objective is."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from transreid_ssl.data.views import ReIDAugmentConfig
+from transreid_ssl.data.settings import ReIDAugmentConfig
 from transreid_ssl.errors import UserError
-from transreid_ssl.finetune.clusters import (
+from transreid_ssl.finetune.settings import (
     CLUSTER_AUGMENT,
     CLUSTER_OPTIM,
-    ClusterObjective,
-    ClusterSettings,
-    TargetSettings,
-)
-from transreid_ssl.finetune.mgn import MGN_OPTIM, MGNConfig, MGNObjective
-from transreid_ssl.finetune.supervised import (
+    MGN_OPTIM,
     SUPERVISED_AUGMENT,
     SUPERVISED_OPTIM,
+    ClusterSettings,
     LabelledSettings,
+    MGNConfig,
     SupervisedConfig,
-    SupervisedObjective,
+    TargetSettings,
 )
-from transreid_ssl.training import BackboneSettings, OptimizerSettings, ProbeSettings, RunSettings
+from transreid_ssl.training.settings import (
+    BackboneSettings,
+    OptimizerSettings,
+    ProbeSettings,
+    RunSettings,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from transreid_ssl.training import Objective
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,10 @@ class SupervisedTraining(LabelledTraining):
     supervised: SupervisedConfig = SupervisedConfig()
     optim: OptimizerSettings = SUPERVISED_OPTIM
 
-    def objective(self, backbone: nn.Module, num_identities: int) -> SupervisedObjective:
+    def objective(self, backbone: "nn.Module", num_identities: int) -> "Objective":
         """Identity classification behind a BN neck, and triplets."""
+        from transreid_ssl.finetune.supervised import SupervisedObjective
+
         return SupervisedObjective(backbone, num_identities, self.supervised)
 
 
@@ -66,8 +73,10 @@ class MGNTraining(LabelledTraining):
     mgn: MGNConfig = MGNConfig()
     optim: OptimizerSettings = MGN_OPTIM
 
-    def objective(self, backbone: nn.Module, num_identities: int) -> MGNObjective:
+    def objective(self, backbone: "nn.Module", num_identities: int) -> "Objective":
         """Eight classifiers, and triplet losses."""
+        from transreid_ssl.finetune.mgn import MGNObjective
+
         return MGNObjective(backbone, num_identities, self.mgn)
 
 
@@ -104,8 +113,10 @@ class ClusterTraining:
                 "--model.jpm: clusters need one feature behind a batch norm; set it to false"
             )
 
-    def objective(self, backbone: nn.Module) -> ClusterObjective:
+    def objective(self, backbone: "nn.Module") -> "Objective":
         """The memory of clusters."""
+        from transreid_ssl.finetune.clusters import ClusterObjective
+
         return ClusterObjective(backbone, self.clusters)
 
 

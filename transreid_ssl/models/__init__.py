@@ -2,7 +2,7 @@
 
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec
-from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead
+from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead, UnitFeatures
 from transreid_ssl.models.hub import find_weights, weights_digest
 from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
 from transreid_ssl.models.jpm import JPMViT, split_branches
@@ -49,6 +49,7 @@ __all__ = [
     "ReIDResNet",
     "ReIDViT",
     "Statistics",
+    "UnitFeatures",
     "block_norms",
     "build_backbone",
     "class_attention",

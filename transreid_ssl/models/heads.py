@@ -103,3 +103,14 @@ class CosineClassifier(nn.Module):
         # In float32 whatever the network runs in: losses multiply cosines by large numbers.
         with torch.autocast(features.device.type, enabled=False):
             return F.linear(F.normalize(features.float()), F.normalize(self.weight))
+
+
+class UnitFeatures(nn.Module):
+    """A backbone whose features have length 1: images uint8 (B, 3, H, W) -> float32 (B, D)."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.normalize(self.backbone(images), dim=1)

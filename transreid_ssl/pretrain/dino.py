@@ -6,65 +6,21 @@ the teacher's sharpened, centred output across crops.
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.errors import UserError
 from transreid_ssl.models import DINOHead
 from transreid_ssl.models.gpu import has_triton
 from transreid_ssl.pretrain.networks import ViewNetwork
+from transreid_ssl.pretrain.settings import DINOConfig
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import ema_update
 from transreid_ssl.training.schedules import cosine, linear
-
-
-@dataclass(frozen=True)
-class DINOConfig:
-    """DINO's settings, as TransReID-SSL's published run has them.
-
-    Args:
-        out_dim: Outputs ("prototypes") of the head; many help large pools, hundreds do for a demo.
-        hidden_dim: Width of the head's two hidden layers.
-        bottleneck_dim: Width before the last layer.
-        head_layers: Layers of the head's MLP.
-        use_bn_in_head: Batch norm in the head.
-        norm_last_layer: Keep the last layer's weight norms at one; steadier for small networks.
-        freeze_last_layer: Epochs during which the last layer stays as it is.
-        student_temp: Temperature of the student's softmax.
-        warmup_teacher_temp: Teacher temperature at the start; low is sharp. Too high is unstable.
-        teacher_temp: Teacher temperature after its warm-up; above 0.07 it tends to collapse.
-        warmup_teacher_temp_epochs: Epochs of that warm-up (0: constant ``teacher_temp``).
-        center_momentum: Momentum of the centre that keeps one output from taking all.
-        momentum_teacher: Momentum of the teacher at the start, to 1 along a cosine. Small batches
-            and long runs want it higher, short runs lower.
-    """
-
-    out_dim: int = 65536
-    hidden_dim: int = 2048
-    bottleneck_dim: int = 256
-    head_layers: int = 3
-    use_bn_in_head: bool = False
-    norm_last_layer: bool = True
-    freeze_last_layer: int = 1
-    student_temp: float = 0.1
-    warmup_teacher_temp: float = 0.04
-    teacher_temp: float = 0.04
-    warmup_teacher_temp_epochs: int = 0
-    center_momentum: float = 0.9
-    momentum_teacher: float = 0.996
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, out_dim=(1, None), hidden_dim=(1, None), bottleneck_dim=(1, None),
-            head_layers=(1, None), freeze_last_layer=(0, None), student_temp=(1e-4, None),
-            warmup_teacher_temp=(1e-4, None), teacher_temp=(1e-4, None),
-            warmup_teacher_temp_epochs=(0, None), center_momentum=(0, 1), momentum_teacher=(0, 1),
-        )  # fmt: skip
 
 
 def cross_view_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:

@@ -3,41 +3,12 @@
 The query encoder drops paths and the key encoder does not. Each view has a queue of its own.
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-from transreid_ssl.errors import check_ranges
 from transreid_ssl.pretrain.contrast import KeyQueue, info_nce
 from transreid_ssl.pretrain.heads import mlp_head
 from transreid_ssl.pretrain.networks import MomentumPair
-
-
-@dataclass(frozen=True)
-class MoBYConfig:
-    """MoBY's settings, as its authors' run of DeiT-S has them.
-
-    Args:
-        dim: Size of queries and keys.
-        hidden_dim: Width of the hidden layer of both heads.
-        head_norm: Batch norm in both heads.
-        queue_size: Keys of each view to tell a query's own from.
-        temperature: Of the softmax.
-        momentum: Of the key encoder at the start, to 1 along a cosine.
-    """
-
-    dim: int = 256
-    hidden_dim: int = 4096
-    head_norm: bool = True
-    queue_size: int = 4096
-    temperature: float = 0.2
-    momentum: float = 0.99
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, dim=(1, None), hidden_dim=(1, None), queue_size=(1, None),
-            temperature=(1e-4, None), momentum=(0, 1),
-        )  # fmt: skip
+from transreid_ssl.pretrain.settings import MoBYConfig
 
 
 class MoBY(MomentumPair):

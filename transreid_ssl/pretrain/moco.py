@@ -4,46 +4,13 @@ With the settings that LUPerson found best for persons (Fu et al., 2012.03753). 
 an image, has to find the key of the other view among those of many other images.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from transreid_ssl.errors import check_ranges
 from transreid_ssl.pretrain.contrast import KeyQueue, info_nce
 from transreid_ssl.pretrain.heads import mlp_head
 from transreid_ssl.pretrain.networks import MomentumPair
-
-
-@dataclass(frozen=True)
-class MoCoConfig:
-    """MoCo's settings, as LUPerson's published run has them.
-
-    Args:
-        dim: Size of queries and keys.
-        hidden_dim: Width of the head's hidden layer; null: the backbone's.
-        queue_size: Keys to tell a query's own from. Many need a large pool: a queue that holds an
-            image's own earlier keys among its negatives works against the positives.
-        temperature: Of the softmax; LUPerson's is lower than MoCo v2's 0.2.
-        momentum: Of the key encoder, constant; short runs want it lower.
-        symmetric: Let each view be a query once and a key once: twice the work a step. LUPerson
-            and MoCo v2 do not.
-        head_norm: Batch norm in the head, which neither has.
-    """
-
-    dim: int = 128
-    hidden_dim: int | None = None
-    queue_size: int = 65536
-    temperature: float = 0.1
-    momentum: float = 0.999
-    symmetric: bool = False
-    head_norm: bool = False
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, dim=(1, None), hidden_dim=(1, None), queue_size=(1, None),
-            temperature=(1e-4, None), momentum=(0, 1),
-        )  # fmt: skip
+from transreid_ssl.pretrain.settings import MoCoConfig
 
 
 class MoCo(MomentumPair):

@@ -5,50 +5,15 @@ keeps its random weights, which the paper found to be what makes transformers tr
 positions are fixed waves.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.errors import UserError
 from transreid_ssl.models import ReIDViT, draw_xavier, fix_sincos_positions
 from transreid_ssl.pretrain.contrast import gather, info_nce
 from transreid_ssl.pretrain.heads import mlp_head
 from transreid_ssl.pretrain.networks import MomentumPair
-
-
-@dataclass(frozen=True)
-class MoCoV3Config:
-    """MoCo v3's settings for a ViT, which TransReID-SSL's comparison took over.
-
-    Args:
-        dim: Size of queries and keys.
-        hidden_dim: Width of the hidden layers of both heads.
-        head_norm: Batch norm after every layer of both heads.
-        temperature: Of the softmax.
-        momentum: Of the key encoder at the start, to 1 along a cosine.
-        freeze_patches: Leave the patch embedding at its initial weights; of a convolution stem all
-            layers. False lets it learn, as networks without patches need it.
-        initialisation: "xavier" draws the network's weights as the paper does, which gives the
-            frozen patch embedding about twice the scale of "default", the network's own start.
-        positions: "sincos" keeps position embeddings at sines and cosines of row and column;
-            "learned" leaves them as they are and lets them learn.
-    """
-
-    dim: int = 256
-    hidden_dim: int = 4096
-    head_norm: bool = True
-    temperature: float = 0.2
-    momentum: float = 0.99
-    freeze_patches: bool = True
-    initialisation: Literal["xavier", "default"] = "xavier"
-    positions: Literal["sincos", "learned"] = "sincos"
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, dim=(1, None), hidden_dim=(1, None), temperature=(1e-4, None), momentum=(0, 1)
-        )
+from transreid_ssl.pretrain.settings import MoCoV3Config
 
 
 class MoCoV3(MomentumPair):

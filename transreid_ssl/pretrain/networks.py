@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transreid_ssl.data import MultiCropConfig
 from transreid_ssl.errors import UserError
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
@@ -33,15 +32,6 @@ class ViewNetwork(nn.Module):
         if groups[1:]:
             features = torch.cat([features, self.backbone.forward_groups(groups[1:])])
         return features, self.head(features), first_map
-
-
-def check_two_views(views: MultiCropConfig) -> None:
-    """Refuse views that a contrast of two large views cannot use."""
-    if (views.num_global, views.num_local) != (2, 0):
-        raise UserError(
-            f"--views.num_global is {views.num_global} and --views.num_local {views.num_local}: "
-            "this objective compares two large views of an image; give 2 and 0"
-        )
 
 
 class MomentumPair(Objective):

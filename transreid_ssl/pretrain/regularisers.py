@@ -9,64 +9,13 @@ Boxes are float (B, 4): (top, left, height, width) as parts of the image's heigh
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transreid_ssl.errors import UserError, check_ranges
-
-
-@dataclass(frozen=True)
-class RegularisersConfig:
-    """The two terms and their constants; all are ours, as the paper's were not available.
-
-    Args:
-        consistency_weight: Weight of the global consistency; 0 leaves it and its passes out.
-        consistency_temperature: Temperature of the similarities over the queue; null: the base
-            objective's. DINO compares its own outputs, at its own temperatures, whatever stands
-            here.
-        intrinsic_weight: Weight of the contrast of patches; 0 leaves it and its head out.
-        num_patches: Horizontal stripes of equal height that the image is cut into.
-        num_columns: Columns that each stripe is cut into.
-        min_coverage: A patch counts where both views show at least this share of it together.
-        patch_temperature: Temperature of the contrast of patches; low is sharp.
-        hardness: A negative with cosine similarity s weighs in proportion to exp(hardness * s), one
-            on average; 0 weighs all alike.
-        patch_hidden_dim: Width of the hidden layer of the patches' projection head.
-        patch_dim: Width of its output.
-    """
-
-    consistency_weight: float = 1.0
-    consistency_temperature: float | None = None
-    intrinsic_weight: float = 0.2
-    num_patches: int = 6
-    num_columns: int = 1
-    min_coverage: float = 0.3
-    patch_temperature: float = 0.2
-    hardness: float = 1.0
-    patch_hidden_dim: int = 512
-    patch_dim: int = 128
-
-    @property
-    def active(self) -> bool:
-        """Whether a term has a weight."""
-        return bool(self.consistency_weight or self.intrinsic_weight)
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self, consistency_weight=(0, None), consistency_temperature=(1e-4, None),
-            intrinsic_weight=(0, None), num_patches=(1, None), num_columns=(1, None),
-            min_coverage=(1e-3, 1), patch_temperature=(1e-4, None), hardness=(0, None),
-            patch_hidden_dim=(1, None), patch_dim=(1, None),
-        )  # fmt: skip
-        if self.intrinsic_weight and self.num_patches * self.num_columns < 2:
-            raise UserError(
-                "num_patches * num_columns is 1: a patch is told from others of its image; "
-                "give two or more, or intrinsic_weight 0"
-            )
+from transreid_ssl.pretrain.settings import RegularisersConfig
 
 
 def consistency_loss(view_logits: Tensor, original_logits: Tensor) -> Tensor:

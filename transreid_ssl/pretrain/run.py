@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
@@ -19,13 +18,9 @@ from transreid_ssl.data import (
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import HALF, IMAGENET, LUPERSON
 from transreid_ssl.outputs import BACKBONE
+from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import (
-    BackboneSettings,
     Objective,
-    OptimizerSettings,
-    PoolSettings,
-    ProbeSettings,
-    RunSettings,
     Trainer,
     build_backbone_to_train,
     finish,
@@ -35,18 +30,6 @@ from transreid_ssl.training import (
 )
 
 _STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
-
-
-@dataclass(frozen=True)
-class PretrainingConfig:
-    """What every recipe of pre-training has; a recipe adds its method's settings."""
-
-    run: RunSettings = RunSettings()
-    data: PoolSettings = PoolSettings()
-    model: BackboneSettings = BackboneSettings()
-    views: MultiCropConfig = MultiCropConfig()
-    optim: OptimizerSettings = OptimizerSettings()
-    probe: ProbeSettings = ProbeSettings()
 
 
 Config = TypeVar("Config", bound=PretrainingConfig)

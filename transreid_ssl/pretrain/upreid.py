@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.pretrain.dino import DINO, DINOConfig
-from transreid_ssl.pretrain.moco import MoCo, MoCoConfig
-from transreid_ssl.pretrain.regularisers import PatchContrast, RegularisersConfig, consistency_loss
+from transreid_ssl.pretrain.dino import DINO
+from transreid_ssl.pretrain.moco import MoCo
+from transreid_ssl.pretrain.regularisers import PatchContrast, consistency_loss
+from transreid_ssl.pretrain.settings import DINOConfig, MoCoConfig, RegularisersConfig
 
 
 class IntraIdentity(nn.Module):

@@ -1,7 +1,12 @@
 """Pictures: ranked galleries, attention maps, sheets of selected data."""
 
-from transreid_ssl.report.attention import attention_maps, draw_attention
-from transreid_ssl.report.cfs_sheet import draw_cfs_sheet
-from transreid_ssl.report.galleries import GalleryRow, ranked_galleries
+import lazy_loader
 
-__all__ = ["GalleryRow", "attention_maps", "draw_attention", "draw_cfs_sheet", "ranked_galleries"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "attention": ["attention_maps", "draw_attention"],
+        "cfs_sheet": ["draw_cfs_sheet"],
+        "galleries": ["GalleryRow", "ranked_galleries"],
+    },
+)

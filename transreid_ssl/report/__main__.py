@@ -12,14 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from transreid_ssl import command
-from transreid_ssl.data import open_pool
+from transreid_ssl import command, data, report, training
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import find_weights, load_backbone
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import PRETRAINED, check_outputs
-from transreid_ssl.report.attention import draw_attention
-from transreid_ssl.training import RunFolder
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Attention:
 
 def draw_curves(options: Curves) -> None:
     """The command ``curves``."""
-    run_folder = RunFolder(options.folder)
+    run_folder = training.RunFolder(options.folder)
     if not run_folder.read_metrics():
         raise UserError(f"{run_folder.metrics_path}: no metrics there; give the folder of a run")
     run_folder.draw_curves()
@@ -67,12 +63,14 @@ def draw_curves(options: Curves) -> None:
 
 def draw_maps(options: Attention) -> None:
     """The command ``attention``."""
+    from transreid_ssl.models import find_weights, load_backbone
+
     model = load_backbone(options.weights)
     source = options.images or trained_pool(model.spec)
     check_outputs(options.out, inputs=[source, find_weights(options.weights)])
-    pool = open_pool(source)
+    pool = data.open_pool(source)
     chosen = np.random.default_rng(options.seed).permutation(len(pool))[: options.count]
-    path = draw_attention(Path(options.out), model, pool, np.sort(chosen))
+    path = report.draw_attention(Path(options.out), model, pool, np.sort(chosen))
     print(f"{path}: {pool.describe()}")
 
 

@@ -5,9 +5,12 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from accelerate import Accelerator
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Clock:
@@ -46,13 +49,13 @@ class Clock:
         return seconds, waited
 
 
-def progress_bar(accelerator: Accelerator, step: int, total: int) -> tqdm:
+def progress_bar(accelerator: "Accelerator", step: int, total: int) -> tqdm:
     """A bar of the steps of a run, on a terminal of the main process."""
     shown = accelerator.is_main_process and sys.stderr.isatty()
     return tqdm(total=total, initial=step, unit=" steps", disable=not shown, dynamic_ncols=True)
 
 
-def say(accelerator: Accelerator, text: str) -> None:
+def say(accelerator: "Accelerator", text: str) -> None:
     """Print on the main process, above the bar where there is one."""
     if accelerator.is_main_process:
         with tqdm.external_write_mode(file=sys.stdout):

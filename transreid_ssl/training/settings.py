@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from transreid_ssl.data.readers import DEFAULT_PATTERN
+from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import check_ranges
 
 

@@ -1,20 +1,17 @@
 """The scorer of a method."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from accelerate import Accelerator
 
 from transreid_ssl.cfs.likeness import LIKENESSES
+from transreid_ssl.cfs.methods import Method
 from transreid_ssl.cfs.scorers.base import RandomScorer, Scorer
 from transreid_ssl.cfs.scorers.forgetting import ForgettingScorer
 from transreid_ssl.cfs.scorers.resemblance import LikenessScorer
 from transreid_ssl.data import Pool
 from transreid_ssl.errors import UserError
-
-Method = Literal[
-    "cfs", "cfs-centred", "cfs-whitened", "density-ratio", "nearest", "moments", "random"
-]
 
 
 def make_scorer(

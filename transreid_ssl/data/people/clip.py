@@ -12,40 +12,12 @@ from transreid_ssl.data.people.figure import draw_figure
 from transreid_ssl.data.people.painter import Stance
 from transreid_ssl.data.people.render import person_of
 from transreid_ssl.data.people.scene import build_camera, compose, develop
-from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.data.tracks.settings import ClipConfig
+from transreid_ssl.errors import UserError
 from transreid_ssl.files import new_folder
 
 _WALK = 21  # a tag that keeps the random streams apart
 RATE = 10  # frames a second
-
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """What to film.
-
-    Args:
-        people: How many walk past each camera; those of one number are one person in all.
-        cameras: How many cameras, each a video.
-        frames: Of each video, at 10 a second.
-        height: Of a frame, in pixels; it is 4/3 as wide.
-        seed: Another seed is another clip.
-    """
-
-    people: int = 8
-    cameras: int = 2
-    frames: int = 120
-    height: int = 240
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            people=(1, 10_000),
-            cameras=(1, 1_000),
-            frames=(1, 10**6),
-            height=(96, 2_160),
-            seed=(0, 2**63 - 1),
-        )
 
 
 @dataclass(frozen=True)

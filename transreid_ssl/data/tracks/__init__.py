@@ -1,7 +1,13 @@
 """From videos with tracks, or from crops whose names tell theirs, to a pool that knows them."""
 
-from transreid_ssl.data.tracks.choice import CropRules
-from transreid_ssl.data.tracks.pool import crops_of_pool, crops_of_videos
-from transreid_ssl.data.tracks.sources import find_videos
+import lazy_loader
 
-__all__ = ["CropRules", "crops_of_pool", "crops_of_videos", "find_videos"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "command": ["run_clip", "run_tracks"],
+        "pool": ["crops_of_pool", "crops_of_videos"],
+        "settings": ["Clip", "CropRules", "Tracks"],
+        "sources": ["find_videos"],
+    },
+)

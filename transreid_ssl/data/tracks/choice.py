@@ -1,56 +1,17 @@
 """Which boxes of a tracker are worth a crop, and why the others are not."""
 
 from collections import Counter
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from transreid_ssl.data.images import sharpness
 from transreid_ssl.data.tracks.formats import Boxes
-from transreid_ssl.errors import check_ranges
+from transreid_ssl.data.tracks.settings import CropRules
 
 TOO_SOON = "soon after the one before"
 _LARGEST = 10**6  # pixels
 _THUMBNAIL = (16, 32)  # width and height of the grey images that are compared
-
-
-@dataclass(frozen=True)
-class CropRules:
-    """What a crop must be like.
-
-    Args:
-        margin: Added on each side, as a share of the box's height or width.
-        min_height: Lower boxes are left out, in pixels.
-        min_score: Boxes of which the detector was less sure are left out.
-        max_overlap: Boxes of which another box of the frame covers a larger share are left out.
-        keep_truncated: Keep boxes that end at the border of the frame.
-        every: Frames at least from one crop of a track to its next.
-        min_sharpness: Crops of which the Laplacian varies less are left out as blurred.
-        min_change: Grey levels that a crop differs by, on average, from the one kept before it of
-            its track, both made small; less is a near-duplicate.
-    """
-
-    margin: float = 0.05
-    min_height: int = 48
-    min_score: float = 0.0
-    max_overlap: float = 0.6
-    keep_truncated: bool = False
-    every: int = 5
-    min_sharpness: float = 10.0
-    min_change: float = 2.0
-
-    def __post_init__(self) -> None:
-        check_ranges(
-            self,
-            margin=(0, 1),
-            min_height=(1, None),
-            max_overlap=(0, 1),
-            every=(1, None),
-            min_score=(None, None),
-            min_sharpness=(0, None),
-            min_change=(0, None),
-        )
 
 
 def choose_boxes(

@@ -1,0 +1,220 @@
+"""The settings of each objective, and of a pre-training run."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transreid_ssl.data.settings import MultiCropConfig
+from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.training.settings import (
+    BackboneSettings,
+    OptimizerSettings,
+    PoolSettings,
+    ProbeSettings,
+    RunSettings,
+)
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """What every recipe of pre-training has; a recipe adds its method's settings."""
+
+    run: RunSettings = RunSettings()
+    data: PoolSettings = PoolSettings()
+    model: BackboneSettings = BackboneSettings()
+    views: MultiCropConfig = MultiCropConfig()
+    optim: OptimizerSettings = OptimizerSettings()
+    probe: ProbeSettings = ProbeSettings()
+
+
+@dataclass(frozen=True)
+class DINOConfig:
+    """DINO's settings, as TransReID-SSL's published run has them.
+
+    Args:
+        out_dim: Outputs ("prototypes") of the head; many help large pools, hundreds do for a demo.
+        hidden_dim: Width of the head's two hidden layers.
+        bottleneck_dim: Width before the last layer.
+        head_layers: Layers of the head's MLP.
+        use_bn_in_head: Batch norm in the head.
+        norm_last_layer: Keep the last layer's weight norms at one; steadier for small networks.
+        freeze_last_layer: Epochs during which the last layer stays as it is.
+        student_temp: Temperature of the student's softmax.
+        warmup_teacher_temp: Teacher temperature at the start; low is sharp. Too high is unstable.
+        teacher_temp: Teacher temperature after its warm-up; above 0.07 it tends to collapse.
+        warmup_teacher_temp_epochs: Epochs of that warm-up (0: constant ``teacher_temp``).
+        center_momentum: Momentum of the centre that keeps one output from taking all.
+        momentum_teacher: Momentum of the teacher at the start, to 1 along a cosine. Small batches
+            and long runs want it higher, short runs lower.
+    """
+
+    out_dim: int = 65536
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    head_layers: int = 3
+    use_bn_in_head: bool = False
+    norm_last_layer: bool = True
+    freeze_last_layer: int = 1
+    student_temp: float = 0.1
+    warmup_teacher_temp: float = 0.04
+    teacher_temp: float = 0.04
+    warmup_teacher_temp_epochs: int = 0
+    center_momentum: float = 0.9
+    momentum_teacher: float = 0.996
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, out_dim=(1, None), hidden_dim=(1, None), bottleneck_dim=(1, None),
+            head_layers=(1, None), freeze_last_layer=(0, None), student_temp=(1e-4, None),
+            warmup_teacher_temp=(1e-4, None), teacher_temp=(1e-4, None),
+            warmup_teacher_temp_epochs=(0, None), center_momentum=(0, 1), momentum_teacher=(0, 1),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MoCoConfig:
+    """MoCo's settings, as LUPerson's published run has them.
+
+    Args:
+        dim: Size of queries and keys.
+        hidden_dim: Width of the head's hidden layer; null: the backbone's.
+        queue_size: Keys to tell a query's own from. Many need a large pool: a queue that holds an
+            image's own earlier keys among its negatives works against the positives.
+        temperature: Of the softmax; LUPerson's is lower than MoCo v2's 0.2.
+        momentum: Of the key encoder, constant; short runs want it lower.
+        symmetric: Let each view be a query once and a key once: twice the work a step. LUPerson
+            and MoCo v2 do not.
+        head_norm: Batch norm in the head, which neither has.
+    """
+
+    dim: int = 128
+    hidden_dim: int | None = None
+    queue_size: int = 65536
+    temperature: float = 0.1
+    momentum: float = 0.999
+    symmetric: bool = False
+    head_norm: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, dim=(1, None), hidden_dim=(1, None), queue_size=(1, None),
+            temperature=(1e-4, None), momentum=(0, 1),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MoCoV3Config:
+    """MoCo v3's settings for a ViT, which TransReID-SSL's comparison took over.
+
+    Args:
+        dim: Size of queries and keys.
+        hidden_dim: Width of the hidden layers of both heads.
+        head_norm: Batch norm after every layer of both heads.
+        temperature: Of the softmax.
+        momentum: Of the key encoder at the start, to 1 along a cosine.
+        freeze_patches: Leave the patch embedding at its initial weights; of a convolution stem all
+            layers. False lets it learn, as networks without patches need it.
+        initialisation: "xavier" draws the network's weights as the paper does, which gives the
+            frozen patch embedding about twice the scale of "default", the network's own start.
+        positions: "sincos" keeps position embeddings at sines and cosines of row and column;
+            "learned" leaves them as they are and lets them learn.
+    """
+
+    dim: int = 256
+    hidden_dim: int = 4096
+    head_norm: bool = True
+    temperature: float = 0.2
+    momentum: float = 0.99
+    freeze_patches: bool = True
+    initialisation: Literal["xavier", "default"] = "xavier"
+    positions: Literal["sincos", "learned"] = "sincos"
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, dim=(1, None), hidden_dim=(1, None), temperature=(1e-4, None), momentum=(0, 1)
+        )
+
+
+@dataclass(frozen=True)
+class MoBYConfig:
+    """MoBY's settings, as its authors' run of DeiT-S has them.
+
+    Args:
+        dim: Size of queries and keys.
+        hidden_dim: Width of the hidden layer of both heads.
+        head_norm: Batch norm in both heads.
+        queue_size: Keys of each view to tell a query's own from.
+        temperature: Of the softmax.
+        momentum: Of the key encoder at the start, to 1 along a cosine.
+    """
+
+    dim: int = 256
+    hidden_dim: int = 4096
+    head_norm: bool = True
+    queue_size: int = 4096
+    temperature: float = 0.2
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, dim=(1, None), hidden_dim=(1, None), queue_size=(1, None),
+            temperature=(1e-4, None), momentum=(0, 1),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RegularisersConfig:
+    """The two terms and their constants; all are ours, as the paper's were not available.
+
+    Args:
+        consistency_weight: Weight of the global consistency; 0 leaves it and its passes out.
+        consistency_temperature: Temperature of the similarities over the queue; null: the base
+            objective's. DINO compares its own outputs, at its own temperatures, whatever stands
+            here.
+        intrinsic_weight: Weight of the contrast of patches; 0 leaves it and its head out.
+        num_patches: Horizontal stripes of equal height that the image is cut into.
+        num_columns: Columns that each stripe is cut into.
+        min_coverage: A patch counts where both views show at least this share of it together.
+        patch_temperature: Temperature of the contrast of patches; low is sharp.
+        hardness: A negative with cosine similarity s weighs in proportion to exp(hardness * s), one
+            on average; 0 weighs all alike.
+        patch_hidden_dim: Width of the hidden layer of the patches' projection head.
+        patch_dim: Width of its output.
+    """
+
+    consistency_weight: float = 1.0
+    consistency_temperature: float | None = None
+    intrinsic_weight: float = 0.2
+    num_patches: int = 6
+    num_columns: int = 1
+    min_coverage: float = 0.3
+    patch_temperature: float = 0.2
+    hardness: float = 1.0
+    patch_hidden_dim: int = 512
+    patch_dim: int = 128
+
+    @property
+    def active(self) -> bool:
+        """Whether a term has a weight."""
+        return bool(self.consistency_weight or self.intrinsic_weight)
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, consistency_weight=(0, None), consistency_temperature=(1e-4, None),
+            intrinsic_weight=(0, None), num_patches=(1, None), num_columns=(1, None),
+            min_coverage=(1e-3, 1), patch_temperature=(1e-4, None), hardness=(0, None),
+            patch_hidden_dim=(1, None), patch_dim=(1, None),
+        )  # fmt: skip
+        if self.intrinsic_weight and self.num_patches * self.num_columns < 2:
+            raise UserError(
+                "num_patches * num_columns is 1: a patch is told from others of its image; "
+                "give two or more, or intrinsic_weight 0"
+            )
+
+
+def check_two_views(views: MultiCropConfig) -> None:
+    """Refuse views that a contrast of two large views cannot use."""
+    if (views.num_global, views.num_local) != (2, 0):
+        raise UserError(
+            f"--views.num_global is {views.num_global} and --views.num_local {views.num_local}: "
+            "this objective compares two large views of an image; give 2 and 0"
+        )
