@@ -152,9 +152,8 @@ def open_images(
 ) -> "tuple[ReIDProtocol | None, LabelledImages]":
     """What both stages train on; None for the source once its stage is done."""
     done = config.source_model or (not config.run.overwrite and source_network(first).is_file())
-    return None if done else finetune.open_labelled(config.source), finetune.open_target(
-        config.target
-    )
+    source = None if done else finetune.open_labelled(config.source)
+    return source, finetune.open_target(config.target)
 
 
 def source_network(first: SupervisedTraining) -> Path:
