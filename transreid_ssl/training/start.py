@@ -1,5 +1,6 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
+import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -92,6 +93,12 @@ def _check_tracker(name: str | None) -> None:
 
 
 def _make_accelerator(settings: RunSettings) -> Accelerator:
+    for other in ("fsdp", "deepspeed"):
+        if os.environ.get(f"ACCELERATE_USE_{other.upper()}") == "true":
+            raise UserError(
+                f"accelerate launch was asked for {other}, and networks are sharded here by "
+                f"--run.shard true: leave use_{other} out, here or in what accelerate config wrote"
+            )
     try:
         accelerator = Accelerator(
             mixed_precision=settings.precision,
