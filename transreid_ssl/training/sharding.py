@@ -35,8 +35,8 @@ def shard(objective: Objective, accelerator: Accelerator) -> None:
     """
     if accelerator.scaler:
         raise UserError(
-            "--run.shard true: --run.precision fp16 scales the loss, which sharded gradients are "
-            "not made for; give bf16, or leave --run.shard out"
+            "--run.shard true: --run.precision fp16 scales the loss, which has not been tried with "
+            "sharded gradients; give bf16, or leave --run.shard out"
         )
     objective.to(accelerator.device)
     with torch.no_grad():  # all begin as the main process does
