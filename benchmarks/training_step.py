@@ -23,12 +23,14 @@ from benchmarks.reporting import finish
 from transreid_ssl.models import build_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 from transreid_ssl.training import OptimizerSettings, build_optimizer, clip_gradients
+from transreid_ssl.training.start import has_fast_bf16
 
 
-def views(batch_size: int, device: torch.device) -> list[torch.Tensor]:
-    """Two large and eight small uint8 crops an image, crop-major."""
+def views(batch_size: int, device: torch.device, shrink: int = 1) -> list[torch.Tensor]:
+    """Two large and eight small uint8 crops an image, crop-major, ``shrink`` times smaller than
+    those of a recipe."""
     generator = torch.Generator().manual_seed(0)
-    sizes = [(2, 256, 128), (8, 128, 64)]
+    sizes = [(2, 256 // shrink, 128 // shrink), (8, 128 // shrink, 64 // shrink)]
     return [
         torch.randint(0, 256, (n * batch_size, 3, h, w), dtype=torch.uint8, generator=generator).to(
             device
@@ -147,7 +149,11 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, default=8, help="images a step (10 crops each)")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each, in turns")
-    parser.add_argument("--precision", default="bf16", choices=["no", "bf16", "fp16"])
+    fast = torch.cuda.is_available() or has_fast_bf16()
+    parser.add_argument(
+        "--precision", default="bf16" if fast else "no", choices=["no", "bf16", "fp16"],
+        help="of ours; by default bf16 where it is fast, else float32",
+    )  # fmt: skip
     parser.add_argument("--model", default="vit_small_patch16_ics")
     parser.add_argument("--out-dim", type=int, default=65536)
     options = parser.parse_args()

@@ -1,5 +1,6 @@
 """What every test begins with: its share of the cores, and the same random numbers."""
 
+import gc
 import os
 import random
 
@@ -24,6 +25,13 @@ def pytest_configure(config: pytest.Config) -> None:
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, (cores or 1) // workers))
+
+
+def pytest_collection_finish() -> None:
+    """Every run of a recipe ends with a search for garbage, for which what has been imported so far
+    is none."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import multiprocessing
@@ -144,6 +145,7 @@ def _run_there(
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     os.environ |= variables
+    gc.freeze()  # what the server has imported need not be looked through for garbage
     code, said = _run_here(*arguments, cwd=cwd)
     sys.stdout.write(said)
     sys.exit(code)

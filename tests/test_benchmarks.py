@@ -1,6 +1,7 @@
 """Every benchmark runs, at a small size, and ends with its figure; how large it is, is no test."""
 
 import ast
+import importlib
 import json
 
 import pytest
@@ -13,6 +14,7 @@ SMALL = {
         "--model=vit_nano_patch16_ics", "--batch-size=2", "--rounds=1", "--out-dim=64",
         "--precision=no",
     ],
+    "counts": ["--model=vit_nano_patch8_ics", "--out-dim=1000", "--shrink=4"],
     "gpu": [
         "--device=cpu", "--models=vit_nano_patch16_reid", "--batch-sizes=2", "--out-dim=64",
         "--finetune-batch-size=4", "--steps=1", "--out={out}",
@@ -34,7 +36,7 @@ def last_line(text):
     return figures
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "counts"])
 def test_a_benchmark_ends_with_one_line_of_json(name, tmp_path):
     options = [option.format(out=tmp_path) for option in SMALL[name]]
     figures = last_line(launch.run("-m", f"benchmarks.{name}", *options))
@@ -46,6 +48,35 @@ def test_a_benchmark_ends_with_one_line_of_json(name, tmp_path):
         }
         assert figures["numbers"][0]["gradients"] < 1e-3
         assert "| fine-tuning with labels | ours |" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_step_asks_little_of_a_gpu():
+    """Whoever adds operations, copies or tensors that are kept looks here."""
+    pytest.importorskip("triton", reason="Triton has no wheels for this system")
+    figures = last_line(launch.run("-m", "benchmarks.counts", *SMALL["counts"]))
+    ours, plain = figures["ours"], figures["plain"]
+    assert ours["operations"] < min(770, plain["operations"] / 2.5)
+    assert ours["copied"] < min(360_000, plain["copied"] / 10)  # bytes an image
+    assert ours["kept"] < min(6_100_000, 0.9 * plain["kept"])
+    assert ours["logits"] == (10 + 2) * 1000 * 4  # the student's once, and the teacher's
+
+
+def test_all_of_them_by_one_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(launch.ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(launch.ROOT))
+    together = importlib.import_module("benchmarks.__main__")
+    parts = {"views": ("crops", SMALL["views"]), "nothing": ("no such benchmark", [])}
+    monkeypatch.setattr(together, "PARTS", parts)
+    with pytest.raises(SystemExit, match="1"):
+        together.main(["--only", "views", "nothing", f"--out={tmp_path}"])
+    views, nothing = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert views["ratio"] > 0
+    assert "exit code 1" in nothing["failed"]
+    table = (tmp_path / "table.md").read_text()
+    assert table in capsys.readouterr().out
+    assert f"| `views` | crops | {views['ratio']:.1f} |" in table
+    assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
+    assert "minutes were over" in together.run("views", tmp_path, end=0)["failed"]
 
 
 @pytest.mark.parametrize("name", SCALING)
@@ -70,6 +101,7 @@ def test_every_benchmark_is_told_of_and_tested():
         text = path.read_text(encoding="utf-8")
         names |= {path.stem} if 'if __name__ == "__main__"' in text else set()
     assert {"views", "evaluation", "objectives"} < names
+    names.remove("__main__")  # all of them
     words = set()  # of the tests' code, without comments
     for path in (launch.ROOT / "tests").glob("test_*.py"):
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))

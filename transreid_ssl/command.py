@@ -58,8 +58,8 @@ def options(kind: type[Settings], prog: str, arguments: Sequence[str] | None = N
     """The settings ``kind``, a frozen dataclass, from the command line of the program ``prog``.
 
     A field without a default is a positional argument. A field with a ``default_factory`` and
-    ``nargs`` in its metadata takes several words, and ``add_argument`` is told the metadata. The
-    docstring is the help.
+    ``nargs`` in its metadata takes several words, and ``add_argument`` is told the metadata; with
+    ``positional`` in it the argument is positional as well. The docstring is the help.
 
     Raises:
         UserError: see ``Parser.parse``.
@@ -96,7 +96,9 @@ def _parser(kind: type, **settings: Any) -> Parser:
     parser = Parser(description=_summary(kind), **settings)
     several = {field.name: field for field in dataclasses.fields(kind) if "nargs" in field.metadata}
     for name, field in several.items():
-        parser.add_argument(f"--{name}", default=field.default_factory(), **field.metadata)
+        told = dict(field.metadata)
+        flag = name if told.pop("positional", False) else f"--{name}"
+        parser.add_argument(flag, default=field.default_factory(), **told)
     parser.add_class_arguments(kind, skip=set(several), as_positional=True)
     return parser
 

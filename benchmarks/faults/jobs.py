@@ -19,6 +19,7 @@ from benchmarks import processes
 from transreid_ssl import command, embed
 from transreid_ssl.cfs import __main__ as _cfs_command
 from transreid_ssl.data import __main__ as _data_command
+from transreid_ssl.data.people.clip import ClipConfig, write_clip
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.plan import load_recipe
 
@@ -114,6 +115,7 @@ def all_jobs() -> dict[str, Job]:
     ]
     jobs += [Job("cfs score", _score, ("scores.parquet",)), Job("embed", _embed, ("f.*",))]
     jobs += [Job("pack", _pack, ("packed/*",)), Job("pack lmdb", _pack_lmdb, ("packed/**/*",))]
+    jobs += [Job("tracks", _tracks, ("pool/*",))]
     return {job.name: job for job in jobs}
 
 
@@ -146,6 +148,14 @@ def _embed(folder: Path) -> Any:
             "--batch_size=20", "--num_workers=0",
         ]
     )  # fmt: skip
+
+
+def _tracks(folder: Path) -> Any:
+    clip = folder.parent / "clip"
+    if not clip.exists():
+        write_clip(ClipConfig(people=5, height=120), clip)
+    rules = ["--every=1", "--rows_per_shard=60", "--num_workers=0"]
+    return _data_command.main(["tracks", f"{clip}", f"--out={folder / 'pool'}", *rules])
 
 
 def _pack(folder: Path) -> Any:

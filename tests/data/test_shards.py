@@ -53,6 +53,8 @@ def test_broken_images_are_left_out_and_listed(tmp_path, write_images, encoded):
     assert left_out == ["2.jpg: truncated JPEG (no end marker)"]
     assert (tmp_path / "packed/left_out.txt").read_text() == left_out[0] + "\n"
     assert list(open_pool(tmp_path / "packed").names) == ["1.jpg", "3.jpg"]
+    assert pack(open_pool(root), tmp_path / "one_each", rows_per_shard=1) == left_out
+    assert list(open_pool(tmp_path / "one_each").names) == ["1.jpg", "3.jpg"], "one shard is empty"
 
 
 def test_nothing_is_left_behind_by_a_failed_packing(tmp_path, write_images):

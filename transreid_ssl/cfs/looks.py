@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from transreid_ssl.data import CorruptImage, Pool, decode
+from transreid_ssl.data.images import sharpness
 
 LOOKS = ("saturation", "brightness", "sharpness", "height", "aspect")
 _FOLLOWS = 0.3
@@ -26,8 +27,7 @@ def looks_of(image: np.ndarray) -> tuple[float, ...]:
     height, width = image.shape[:2]
     middle = image[height // 4 : height - height // 4, width // 4 : width - width // 4]
     _, saturation, brightness = cv2.mean(cv2.cvtColor(middle, cv2.COLOR_RGB2HSV))[:3]
-    sharpness = cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var()
-    return saturation, brightness, float(sharpness), float(height), height / width
+    return saturation, brightness, sharpness(image), float(height), height / width
 
 
 def measure_looks(pool: Pool, places: np.ndarray) -> np.ndarray:

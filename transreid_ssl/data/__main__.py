@@ -3,6 +3,8 @@
   python -m transreid_ssl.data inspect PATH    what is there: counts, sizes, problems, what next
   python -m transreid_ssl.data verify PATH     decode every image and list the broken ones
   python -m transreid_ssl.data pack PATH OUT   write a pool as Parquet shards or as an LMDB
+  python -m transreid_ssl.data tracks PATH     cut people out of videos that a tracker has seen
+  python -m transreid_ssl.data clip OUT        write a generated video with its tracks
   python -m transreid_ssl.data demo OUT        write generated people as image files
   python -m transreid_ssl.data budget          write a list of a share of the training labels
 
@@ -31,6 +33,7 @@ from transreid_ssl.data.people import PeopleConfig
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.readers import DEFAULT_PATTERN, open_reid
 from transreid_ssl.data.reid import PARTS
+from transreid_ssl.data.tracks.command import Clip, Tracks, run_clip, run_tracks
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.outputs import check_outputs
 
@@ -156,6 +159,8 @@ def _inspect_pool(options: Inspect) -> tuple[list[str], str]:
     """Print what a pool holds; what is odd about it, and what to run next."""
     pool = open_pool(options.path, options.subset)
     print(pool.describe())
+    if pool.tracks is not None:
+        print(pool.tracks.describe())
     advice = _look(pool, options.sample) + _name_advice(pool)
     given = {"--data.pool": options.path, "--data.subset": options.subset}
     note = ""
@@ -299,6 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
         "inspect": (Inspect, run_inspect),
         "verify": (Verify, run_verify),
         "pack": (Pack, run_pack),
+        "tracks": (Tracks, run_tracks),
+        "clip": (Clip, run_clip),
         "demo": (Demo, run_demo),
         "budget": (Budget, run_budget),
     }
@@ -306,4 +313,4 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
 
 
 if __name__ == "__main__":
-    command.run(main, resumes="pack" in sys.argv[1:2])
+    command.run(main, resumes=bool({"pack", "tracks"} & set(sys.argv[1:2])))

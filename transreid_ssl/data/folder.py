@@ -62,7 +62,7 @@ def _list_folder(root: str) -> tuple[list[str], dict[str, Any]]:
     listed = time.time_ns()
     names: list[str] = []
     folders, others = [], Counter()
-    for folder, mtime, files, irregular in _walk(root):
+    for folder, mtime, files, irregular in walk(root):
         prefix = f"{folder}/" if folder else ""
         found = [prefix + name for name in files if name.lower().endswith(EXTENSIONS)]
         readable = found if is_utf8("".join(found)) else [name for name in found if is_utf8(name)]
@@ -99,7 +99,7 @@ def _extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _walk(root: str) -> Iterator[tuple[str, int, list[str], list[str]]]:
+def walk(root: str) -> Iterator[tuple[str, int, list[str], list[str]]]:
     """Yield (relative folder, its time stamp, its visible files, what is no file), sub-folders too.
 
     Links are followed once each. What is no file may be a pipe, a device or a link to nowhere; it
@@ -136,7 +136,7 @@ def _kind(entry: os.DirEntry) -> str:
 
 def _why_empty(root: str) -> str:
     wanted = ", ".join(EXTENSIONS)
-    for folder, _, files, _ in _walk(root):
+    for folder, _, files, _ in walk(root):
         for name in files:
             if name.lower().endswith((".parquet", "data.mdb", *ARCHIVES)):
                 where = os.path.join(root, folder, name)

@@ -131,6 +131,11 @@ def _unreadable_size(encoded: bytes) -> str | None:
     return None
 
 
+def sharpness(image: np.ndarray) -> float:
+    """The variance of the Laplacian of the grey image, of uint8 (H, W, 3) RGB: low if blurred."""
+    return float(cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+
+
 def resize(
     image: np.ndarray, size: tuple[int, int], interpolation: Interpolation = "linear"
 ) -> np.ndarray:

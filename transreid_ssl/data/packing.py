@@ -27,11 +27,13 @@ def pack(
     rows_per_shard: int = 20_000,
     tick: Tick = lambda: None,
     kind: Literal["parquet", "lmdb"] = "parquet",
+    num_workers: int = 0,
 ) -> list[str]:
     """Write ``pool`` into the new folder ``out``; returns what was left out.
 
-    ``kind`` is "parquet", shards of ``rows_per_shard`` images, or "lmdb", LUPerson's layout. Broken
-    images are left out; ``left_out.txt`` in ``out`` lists them. What is stopped leaves its finished
+    ``kind`` is "parquet", shards of ``rows_per_shard`` images by ``num_workers`` processes, or
+    "lmdb", LUPerson's layout, which holds no tracks. Broken images are left out; ``left_out.txt``
+    in ``out`` lists them. What is stopped leaves its finished
     shards, or the images in the LMDB, in ``out``.unfinished, and the same call goes on from there;
     images that were left out are looked at again.
 
@@ -43,7 +45,11 @@ def pack(
     key = fingerprint([pool.fingerprint, kind, str(rows_per_shard), __version__])
     with continued_folder(out, key) as folder:
         lmdb = kind == "lmdb"
-        images = write_lmdb(pool, folder) if lmdb else write_shards(pool, folder, rows_per_shard)
+        images = (
+            write_lmdb(pool, folder)
+            if lmdb
+            else write_shards(pool, folder, rows_per_shard, num_workers)
+        )
         with closing(images) as written:
             for complaint in written:
                 if complaint:

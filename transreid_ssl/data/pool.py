@@ -2,15 +2,17 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from transreid_ssl.data.images import CorruptImage, decode
 from transreid_ssl.data.index import Names
+from transreid_ssl.data.track_columns import Tracks
 from transreid_ssl.errors import UserError
 from transreid_ssl.reading import read_regular
 
@@ -29,6 +31,11 @@ class Pool(ABC):
     kind = "pool"
     generated = False
     """Whether the images are drawn by this program: such a pool holds no broken file."""
+    selective = False
+    """Whether ``read_in_order`` leaves images out for what they are: such a choice is final, while
+    a broken image may have been repaired."""
+    annotations: pa.Table | None = None
+    """What is known of each image, in order: a table with ``track_columns.COLUMNS``, or None."""
 
     def __init__(self, source: str, names: Sequence[str], notes: Sequence[str] = ()) -> None:
         self.source = source
@@ -56,6 +63,14 @@ class Pool(ABC):
         decode(encoded, self.names[index])
         return encoded
 
+    def read_in_order(self, indices: Iterable[int]) -> Iterator[bytes | CorruptImage]:
+        """For each of the images its bytes, as ``read_sound`` gives them, or why there are none."""
+        for index in indices:
+            try:
+                yield self.read_sound(index)
+            except CorruptImage as error:
+                yield error
+
     def require_same(self, index: int, encoded: bytes, where: Path) -> None:
         """Compare an image with the bytes that were kept of it when other work was begun.
 
@@ -82,6 +97,11 @@ class Pool(ABC):
     def fingerprint(self) -> str:
         """A digest of the names in their order: equal for equal pools on every machine."""
         return self.arrow_names().digest
+
+    @cached_property
+    def tracks(self) -> Tracks | None:
+        """The camera, video, track and frame of each image, or None where they are not known."""
+        return None if self.annotations is None else Tracks.of(self.annotations)
 
     def arrow_names(self) -> Names:
         """The names as one Arrow column, for look-ups of many at once."""
@@ -124,6 +144,12 @@ class SubsetPool(Pool):
     def read(self, index: int) -> bytes:
         """The bytes of the image in the whole pool."""
         return self.pool.read(int(self.indices[index]))
+
+    @cached_property
+    def annotations(self) -> pa.Table | None:
+        """The rows of the whole pool's."""
+        whole = self.pool.annotations
+        return None if whole is None else whole.take(self.indices)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Names are taken anew from the mapped index: cheaper than sending millions of strings.

@@ -48,12 +48,7 @@ def read_labels(
     """
     if not names:
         raise UserError(f"{root}: no image of {what} in it")
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{pattern!r}: not a regular expression ({error})") from error
-    if "identity" not in expression.groupindex:
-        raise UserError(f"{pattern!r}: lacks the group (?P<identity>…)")
+    expression = compile_pattern(pattern, "identity")
     matches = [expression.search(name) for name in names]
     wrong = [n for n, match in zip(names, matches) if match is None or match["identity"] is None]
     if wrong:
@@ -66,7 +61,23 @@ def read_labels(
     return names, [g["identity"] for g in groups], [g.get("camera") for g in groups]
 
 
-def integers(texts: list[str], where: Path) -> np.ndarray:
+def compile_pattern(pattern: str, *groups: str) -> re.Pattern:
+    """A regular expression that a user gives.
+
+    Raises:
+        UserError: it is none, or lacks one of the named ``groups``.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{pattern!r}: not a regular expression ({error})") from error
+    for group in groups:
+        if group not in expression.groupindex:
+            raise UserError(f"{pattern!r}: lacks the group (?P<{group}>…)")
+    return expression
+
+
+def integers(texts: list[str], where: str | Path) -> np.ndarray:
     """Labels that are numbers as int64 (N,).
 
     Raises:

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from torch.utils.data import Dataset
 
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.lists import brief, is_text
+from transreid_ssl.data.loader import open_loader
 from transreid_ssl.data.pool import Pool
+from transreid_ssl.data.track_columns import COLUMNS, TEXTS
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
 
@@ -31,7 +35,8 @@ _FEATURES = {  # tells ``datasets`` that the column holds images
         }
     )
 }
-_LEFT_OUT = "transreid_ssl.left_out"  # in a shard's metadata: the places of broken images, in JSON
+# In a shard's metadata, in JSON: the places of images that were left out, and why.
+_LEFT_OUT = "transreid_ssl.left_out"
 _ROW_GROUP = 1_000  # images
 _NAME_COLUMNS = ("name", "image_path", "file_name", "path", "__key__")
 
@@ -61,7 +66,16 @@ class ParquetShardsPool(Pool):
         if not len(names):
             raise UserError(f"{path}: no row in it")
         super().__init__(str(path), names, notes)
+        self._shards = shards
         self._rows = _open_rows(path, shards, self._column)
+
+    @cached_property
+    def annotations(self) -> pa.Table | None:
+        """The columns of cameras, tracks and frames, if every shard has them."""
+        parts = [_read_from(shard, _read_annotations) for shard in self._shards]
+        if any(part is None for part in parts):
+            return None
+        return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
 
     def read(self, index: int) -> bytes:
         """The bytes stored in the row."""
@@ -161,22 +175,62 @@ def _checked_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iterator[str | None]:
+def _read_annotations(shard: Path) -> pa.Table | None:
+    """The columns that say where the images are from; None if one lacks, or is of another type."""
+    schema = pq.read_schema(shard)
+    if not all(
+        field.name in schema.names and schema.field(field.name) == field for field in COLUMNS
+    ):
+        return None
+    table = pq.read_table(shard, columns=COLUMNS.names, read_dictionary=TEXTS)
+    table = pa.table({name: table.column(name) for name in COLUMNS.names})
+    table.validate(full=True)  # as of names: Arrow reads text without a look at it
+    return None if any(table.column(name).null_count for name in (*TEXTS, "frame")) else table
+
+
+def write_shards(
+    pool: Pool, folder: Path, rows_per_shard: int = 20_000, num_workers: int = 0
+) -> Iterator[str | None]:
     """Write ``pool`` as Parquet shards into ``folder``, broken images left out.
 
-    Columns are ``image`` (bytes and path, as ``datasets`` expects it) and ``name``. Shards that are
-    there already stay, if their checksums hold and what was left out of them is still broken.
-    Yields once an image: None, or why it was left out.
+    Columns are ``image`` (bytes and path, as ``datasets`` expects it) and ``name``, and those of
+    ``track_columns`` where the pool has them. Shards that are there already stay, if their
+    checksums hold and what was left out of them is still broken. Yields once an image: None, or why
+    it was left out; with ``num_workers`` processes, which change nothing in the shards, a shard's
+    images come together.
 
     Raises:
         UserError: a shard that is there holds other images.
     """
     shards = np.array_split(np.arange(len(pool)), max(1, -(-len(pool) // rows_per_shard)))
-    for number, indices in enumerate(shards):
-        path = folder / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-        left_out = _left_out(path, pool, indices)
+    work = _ShardsToWrite(pool, folder, shards)
+    if num_workers:
+        outcomes = open_loader(work, num_workers, batch_size=None, collate_fn=list)
+    else:
+        outcomes = (work.written(number) for number in range(len(work)))
+    for shard in outcomes:
+        yield from shard
+
+
+class _ShardsToWrite(Dataset):
+    """Shard files as items: to ask for one writes it, if it is not there."""
+
+    def __init__(self, pool: Pool, folder: Path, shards: list[np.ndarray]) -> None:
+        self.pool, self.folder, self.shards = pool, folder, shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, number: int) -> list[str | None]:
+        return list(self.written(number))
+
+    def written(self, number: int) -> Iterator[str | None]:
+        """Yields what became of each image of one shard."""
+        indices = self.shards[number]
+        path = self.folder / f"train-{number:05d}-of-{len(self):05d}.parquet"
+        left_out = _left_out(path, self.pool, indices)
         if left_out is None:
-            yield from _write_shard(path, pool, indices)
+            yield from _write_shard(path, self.pool, indices)
         else:
             yield from left_out
             yield from [None] * (len(indices) - len(left_out))
@@ -184,8 +238,9 @@ def write_shards(pool: Pool, folder: Path, rows_per_shard: int = 20_000) -> Iter
 
 def _write_shard(path: Path, pool: Pool, indices: np.ndarray) -> Iterator[str | None]:
     image = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    schema = pa.schema({"image": image, "name": pa.string()}, _FEATURES)
-    left_out = []
+    known = [] if pool.annotations is None else COLUMNS
+    schema = pa.schema([("image", image), ("name", pa.string()), *known], _FEATURES)
+    left_out = {}
     with (
         atomic_path(path) as temporary,
         # JPEG does not compress further; a dictionary or the limits of images serve nobody.
@@ -193,26 +248,38 @@ def _write_shard(path: Path, pool: Pool, indices: np.ndarray) -> Iterator[str | 
             temporary,
             schema,
             compression="none",
-            use_dictionary=False,
+            use_dictionary=TEXTS if known else False,
             write_statistics=["name"],
             write_page_checksum=True,
         ) as writer,
     ):
+        images = pool.read_in_order(indices.tolist())
         # Small row groups keep memory low while writing and while ``datasets`` reads them.
         for start in range(0, len(indices), _ROW_GROUP):
-            rows = []
-            for index in indices[start : start + _ROW_GROUP].tolist():
-                name = pool.names[index]
-                try:
-                    encoded = pool.read_sound(index)
-                except CorruptImage as error:
-                    left_out.append(index)
-                    yield str(error)
+            rows, kept = [], []
+            for index, encoded in zip(indices[start : start + _ROW_GROUP].tolist(), images):
+                if isinstance(encoded, CorruptImage):
+                    left_out[index] = str(encoded)
+                    yield str(encoded)
                     continue
+                name = pool.names[index]
                 rows.append({"image": {"bytes": encoded, "path": name}, "name": name})
+                kept.append(index)
                 yield None
-            writer.write_table(pa.Table.from_pylist(rows, schema))
+            if kept:  # an empty group is more than ``datasets`` can read
+                writer.write_table(_with_annotations(pool, kept, rows, schema))
         writer.add_key_value_metadata({_LEFT_OUT: json.dumps(left_out)})
+
+
+def _with_annotations(
+    pool: Pool, indices: list[int], rows: list[dict[str, Any]], schema: pa.Schema
+) -> pa.Table:
+    """A table of ``schema`` of images and names, and what the pool knows of them."""
+    table = pa.Table.from_pylist(rows, pa.schema(list(schema)[:2]))
+    for field in list(schema)[2:]:
+        values = pool.annotations.column(field.name).take(pa.array(indices))
+        table = table.append_column(field, values.cast(field.type))
+    return table.cast(schema)
 
 
 def _left_out(path: Path, pool: Pool, indices: np.ndarray) -> list[str] | None:
@@ -223,19 +290,15 @@ def _left_out(path: Path, pool: Pool, indices: np.ndarray) -> list[str] | None:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as shard:
             left_out = json.loads((shard.metadata.metadata or {})[_LEFT_OUT.encode()])
-            held = iter(np.setdiff1d(indices, left_out).tolist())
+            held = iter(np.setdiff1d(indices, [int(place) for place in left_out]).tolist())
             for batch in shard.iter_batches(_ROW_GROUP):
                 places = list(itertools.islice(held, len(batch)))
                 first = batch.column("image")[0]["bytes"].as_py()
                 pool.require_same(places[0], first, path.parents[1])
     except (pa.ArrowException, OSError, KeyError, ValueError, IndexError):
         return None
-    complaints = []
-    for index in left_out:
-        try:
-            pool.read_sound(index)
-        except CorruptImage as error:
-            complaints.append(str(error))
-        else:
-            return None
-    return complaints
+    if pool.selective:
+        return list(left_out.values())
+    outcomes = list(pool.read_in_order(map(int, left_out)))
+    broken = all(isinstance(outcome, CorruptImage) for outcome in outcomes)
+    return [str(outcome) for outcome in outcomes] if broken else None

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,15 @@ def _read(source: str | Path, which: str) -> Checkpoint:
 
 def _shapes(spec: BackboneSpec) -> dict[str, torch.Size]:
     """The shape of each weight of the network of a spec, which is not built for it."""
+    return _shapes_of(replace(spec, provenance={}).to_json())
+
+
+@lru_cache(maxsize=8)
+def _shapes_of(header: str) -> dict[str, torch.Size]:
+    """Remembered, as a run reads and writes weights of one network many times."""
     with torch.device("meta"):
-        return {name: value.shape for name, value in from_spec(spec).state_dict().items()}
+        network = from_spec(BackboneSpec.from_json(header))
+    return {name: value.shape for name, value in network.state_dict().items()}
 
 
 def save_backbone(

@@ -49,12 +49,16 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
                 # A line of one point would not be seen.
                 marker="o" if measured or len(steps) == 1 else None,
             )  # fmt: skip
-        axis.set_title(heading, fontsize=10)
+        axis.set_title(heading, fontsize=10, y=1.0)  # to look for a place takes long
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
         if heading == "schedules":
             axis.set_yscale("log")
+            axis.minorticks_off()
+        else:
+            axis.locator_params(axis="y", nbins=5)
+        axis.locator_params(axis="x", nbins=5, integer=True)
         if len(series) > 3:  # would hide the curves
             axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         else:

@@ -26,7 +26,8 @@ _JUNK_KINDS = ("background", "part", "two", "blur")
 
 
 @lru_cache(maxsize=4096)
-def _person(seed: int, identity: int) -> Person:
+def person_of(seed: int, identity: int) -> Person:
+    """Identity ``identity`` of the people of a seed."""
     return dress_person(np.random.default_rng([seed, identity, _PERSON]))
 
 
@@ -79,7 +80,7 @@ def render(config: PeopleConfig, identity: int, image: int) -> np.ndarray:
         stance = _stance(rng, config.size, strength.jitter)
         if junk:
             stance = _spoil(rng, stance, config.size, junk)
-        _place(picture, _person(config.seed, identity), stance, rng)
+        _place(picture, person_of(config.seed, identity), stance, rng)
     is_occluded = rng.random() < strength.occluders
     if junk == "two" or (is_occluded and rng.random() < 0.35):
         side = -1 if junk != "two" or stance.foot[0] > width / 2 else 1
