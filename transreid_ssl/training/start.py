@@ -58,7 +58,9 @@ def start(
     set_seed(settings.seed)
     accelerator.print(
         f"{recipe}: {origin}; run folder {run.path}; {accelerator.num_processes} process(es) on "
-        f"{accelerator.device.type}, precision {_precision(accelerator)}",
+        f"{accelerator.device.type}, precision {_precision(accelerator)}"
+        + ", weights sharded"
+        * (settings.shard and accelerator.num_processes > 1),
         flush=True,
     )
     return accelerator, run, images
