@@ -1,6 +1,7 @@
 """Samplers: each image once, the same global batch on any number of processes, any first step."""
 
 import pickle
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -67,6 +68,17 @@ def test_processes_and_accumulation_do_not_change_the_global_batch(world, accumu
         assert len(build(world_size=world, accumulation=accumulation)) == len(
             list(build(world_size=world, accumulation=accumulation))
         )
+
+
+def test_no_image_is_lost_or_seen_twice_when_the_number_of_processes_changes():
+    seen, step = [], 0
+    for processes, end in ((1, 2), (2, 5), (3, 6), (6, 9), (1, 10)):  # 10 steps are two epochs
+        build = partial(EpochSampler, 60, 12, 0, first_step=step, num_steps=end)
+        seen += chain(*joined(build, processes, 2 if 12 % (2 * processes) == 0 else 1))
+        step = end
+    whole = list(chain(*EpochSampler(60, 12, 0, num_steps=10)))
+    assert seen == whole
+    assert sorted(seen) == [(epoch, image) for epoch in range(2) for image in range(60)]
 
 
 @fast

@@ -73,6 +73,16 @@ def test_timm_builds_every_network_by_name(name):
     assert (model.num_classes, model.spec.name) == (0, name)
 
 
+def test_vit_large_has_the_parameters_of_its_sizes():
+    with torch.device("meta"):
+        model = build_backbone("vit_large_patch16_reid")
+    width, tokens = 1024, 16 * 8 + 1
+    block = 12 * width**2 + 13 * width  # weights of attention and MLP; biases and norms
+    outside = (16 * 16 * 3 + 1) * width + width + tokens * width + 2 * width
+    assert sum(p.numel() for p in model.parameters()) == 24 * block + outside == 303_232_000
+    assert [block.attn.num_heads for block in model.blocks] == [16] * 24
+
+
 def test_timm_options_reach_the_network():
     model = timm.create_model(NANO, img_size=(64, 32), num_classes=7, gem=True, stride=6)
     assert model(torch.randn(2, 3, 64, 32)).shape == (2, 7)

@@ -34,6 +34,7 @@ from transreid_ssl.models import BackboneSpec, read_spec
 from transreid_ssl.outputs import BEST, MODEL
 from transreid_ssl.processes import on_all
 from transreid_ssl.training import ProbeSettings, RunFolder, Trainer, build_backbone_to_train, train
+from transreid_ssl.training.sharding import whole_network
 
 RESULTS = {"result": MODEL, "best": BEST}
 Training = LabelledTraining | ClusterTraining
@@ -142,7 +143,7 @@ def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, e
     """Begin an epoch: cluster the features of all images as they are now."""
     begin = time.monotonic()
     with trainer.clock.untimed():
-        found = labeller(objective.backbone, epoch, trainer.plan.epochs)
+        found = labeller(whole_network(objective.backbone), epoch, trainer.plan.epochs)
         objective.begin_epoch(epoch, found.labels, found.centres)
         trainer.log(found.figures, unless="clusters/found")
         trainer.run.draw_curves(at_most_every=60)

@@ -1,6 +1,7 @@
 """Networks, their heads, and their weights."""
 
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
+from transreid_ssl.models.blocks import PackedBlock
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec
 from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead, UnitFeatures
 from transreid_ssl.models.hub import find_weights, weights_digest
@@ -45,6 +46,7 @@ __all__ = [
     "JPMViT",
     "LoadReport",
     "MGNParts",
+    "PackedBlock",
     "PartTokenViT",
     "ReIDResNet",
     "ReIDViT",

@@ -204,6 +204,7 @@ _VITS = {  # width, depth, num_heads, patch_size, channels of the stem
     "vit_tiny_patch16": (192, 12, 3, 16, 64),
     "vit_small_patch16": (384, 12, 6, 16, 64),
     "vit_base_patch16": (768, 12, 12, 16, 64),
+    "vit_large_patch16": (1024, 24, 16, 16, 64),
 }
 _RESNETS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 # Two blocks in the third stage, because MGN branches after the first of them.

@@ -7,6 +7,7 @@ the attention looks at the groups of equally large images (as in DINOv3, arXiv 2
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -56,6 +57,11 @@ class PackedBlock(Block):
             )
         tokens = tokens + _times(self.ls1(attended), kept[0])
         return tokens + _times(self.ls2(self.mlp(self.norm2(tokens))), kept[1])
+
+    def run(self, program: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        """``program(self, …)``: ``forward_packed`` as it is or compiled. Where weights are sharded,
+        this block's are put together for as long as it takes."""
+        return program(self, *arguments)
 
 
 @functools.cache

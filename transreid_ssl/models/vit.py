@@ -130,13 +130,13 @@ class ReIDViT(TimmConfig, VisionTransformer):
         tokens = pack(groups)
         look = best_look(blocks[0].attn, tokens)
         compiled = self.compiles_blocks and self.training
-        run = compiled_block() if compiled else PackedBlock.forward_packed
+        program = compiled_block() if compiled else PackedBlock.forward_packed
         for i, block in enumerate(blocks):
             arguments = tokens, sizes, kept[i], leading if i == len(blocks) - 1 else None, look
             if self.grad_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(run, block, *arguments, use_reentrant=False)
+                tokens = checkpoint(block.run, program, *arguments, use_reentrant=False)
             else:
-                tokens = run(block, *arguments)
+                tokens = block.run(program, *arguments)
         if leading:
             sizes = tuple((images, leading) for images, _ in sizes)
         return unpack(tokens, sizes)

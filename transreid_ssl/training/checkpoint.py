@@ -12,6 +12,7 @@ from torch.amp import GradScaler
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
 from transreid_ssl.reading import verify_zip
+from transreid_ssl.training.sharding import dealt_out
 
 _NAME = re.compile(r"step_(\d+)\.pt$")
 
@@ -126,17 +127,33 @@ def restore(
     optimizer: torch.optim.Optimizer,
     scaler: GradScaler | None,
 ) -> None:
-    """Go on from the state that was read from ``path``.
+    """Go on from the state that was read from ``path``, sharded or not, as the networks are now.
 
     Raises:
         UserError: it is of another network.
     """
     try:
-        objective.load_state_dict(state["objective"])
-        optimizer.load_state_dict(state["optimizer"])
+        objective.load_state_dict(_like(state["objective"], objective.state_dict()))
+        optimizer.load_state_dict(_of_optimizer(state["optimizer"], optimizer))
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: holds the state of another network than this run's; move it away"
         ) from error
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
+
+
+def _like(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A module's state, sharded as its own tensors are."""
+    return state | {name: dealt_out(state[name], value) for name, value in own.items()}
+
+
+def _of_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state, sharded as the parameters are that its numbers stand for."""
+    groups = optimizer.param_groups
+    numbered = dict(enumerate(p for group in groups for p in group["params"]))
+    dealt = {
+        number: {name: dealt_out(value, numbered[number]) for name, value in of_one.items()}
+        for number, of_one in state["state"].items()
+    }
+    return state | {"state": dealt}

@@ -1,6 +1,6 @@
 """Whether a run is sound: its numbers finite and of a sane size, its features not all the same."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -47,12 +47,6 @@ class CollapseWatch:
             f"the features have collapsed: their spread is {self.spread:.4f} at step {step}, below "
             f"{self.threshold} in the last {self.low} lines of the log"
         )
-
-
-def total_norm(tensors: Iterable[Tensor]) -> Tensor:
-    """The norm of all elements of ``tensors`` together: 0-d float32 on their device."""
-    norms = torch._foreach_norm([tensor.detach() for tensor in tensors])
-    return torch.stack([norm.float() for norm in norms]).norm()
 
 
 def all_finite(state: Any) -> bool:

@@ -16,12 +16,11 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import block_norms, group_norms
+from transreid_ssl.models import block_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
 from transreid_ssl.training.checkpoint import capture, load_checkpoint, restore
 from transreid_ssl.training.clock import Clock, describe_first, describe_progress, progress_bar, say
-from transreid_ssl.training.health import total_norm
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.objective import Objective
@@ -31,6 +30,7 @@ from transreid_ssl.training.probe import RetrievalProbe, before_and_after
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.seeds import step_seed
 from transreid_ssl.training.settings import RunSettings
+from transreid_ssl.training.sharding import is_sharded, norms, whole
 from transreid_ssl.training.watch import Watch
 
 
@@ -49,7 +49,7 @@ class Trainer:
         image_names: By the "index" of a batch: which images a step saw that was not finite.
         probe: Called with the step on every process; returns values to log on the main one.
         probe_every: Steps between probes (there is one at the start and one at the end).
-        keep_best: Called on the main process after a probe with a higher mAP than all before it.
+        keep_best: Called on every process after a probe with a higher mAP than all before it.
     """
 
     def __init__(
@@ -71,13 +71,10 @@ class Trainer:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
         self.run, self.settings, self.data_key = run, settings, data_key
         self.probe, self.probe_every, self.keep_best = probe, probe_every, keep_best
-        objective = group_norms(
-            objective, device=accelerator.device, num_processes=accelerator.num_processes,
-            norm_images=settings.norm_images,
-            images=settings.batch_size // (accelerator.num_processes * settings.accumulation),
-        )  # fmt: skip
         self.norms = list(block_norms(objective))
-        self.model, self.optimizer = accelerator.prepare(objective, optimizer)
+        # Sharded, it averages gradients itself: there is nothing to wrap it in.
+        self.model = accelerator.prepare_model(objective, evaluation_mode=is_sharded(objective))
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         # A loss scaler skips steps whose gradients overflow; without one they must be finite.
         self.meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
@@ -91,14 +88,19 @@ class Trainer:
     # -- state
 
     def state(self, bad_images: list[str]) -> dict[str, Any]:
-        """All that the next step depends on; randomness is a function of the step."""
-        return {
+        """All that the next step depends on; randomness is a function of the step.
+
+        Sharded weights are whole on the main process, and left out on the others.
+        """
+        state = {
             "data_key": self.data_key,
             "spec": self.objective.spec.to_json(),
             "backbones": self.objective.prefixes(),
             **capture(self.objective, self.optimizer, self.accelerator.scaler),
             "bad_images": bad_images,
         }
+        is_main = self.accelerator.is_main_process
+        return whole(state, put=lambda tensor: tensor.cpu() if is_main else None)
 
     def _restore(self) -> int:
         path, notes = on_main(self.accelerator, self.run.newest)
@@ -260,7 +262,7 @@ class Trainer:
         seconds, waited = self.clock.read(self.step)
         self.meter.note("step_seconds", seconds)
         self.meter.note("data_wait", waited)
-        self.meter.note("weight_norm", total_norm(self.parameters))
+        self.meter.note("weight_norm", norms(self.parameters).norm())
         values = self.meter.read(self.accelerator)
         self.watch.check(self.step, values)
         self.bad_images.check()
@@ -286,12 +288,11 @@ class Trainer:
         self.watch.check_finite(self.step)
         if self.watch.collapse.low:
             return
-        bad_images = self.bad_images.gathered()
-        on_main(self.accelerator, lambda: self.save(bad_images))
+        state = self.state(self.bad_images.gathered())
+        on_main(self.accelerator, lambda: self.save(state))
 
-    def save(self, bad_images: list[str]) -> None:
+    def save(self, state: dict[str, Any]) -> None:
         """Write the state, if it is sound; on the main process."""
-        state = self.state(bad_images)
         self.watch.check_state(self.step, state)
         keep = self.settings.keep_checkpoints, self.settings.keep_every
         self.run.save(self.step, state, *keep)
@@ -301,14 +302,14 @@ class Trainer:
         with self.clock.untimed():
             values = self.probe(self.step)
             self.model.train()
-            on_main(self.accelerator, lambda: self._keep_if_best(values))
+            if self.keep_best and on_main(self.accelerator, lambda: self._is_best(values)):
+                self.keep_best()
             self.log(values)
             self.run.draw_curves(at_most_every=60)
 
-    def _keep_if_best(self, values: dict[str, float]) -> None:
+    def _is_best(self, values: dict[str, float]) -> bool:
         best = max((line["probe/mAP"] for line in self.run.lines_with("probe/mAP")), default=-1.0)
-        if self.keep_best and values and values["probe/mAP"] > best:
-            self.keep_best()
+        return bool(values) and values["probe/mAP"] > best
 
     def log(self, values: dict[str, float], unless: str = "") -> None:
         """Log the main process's values at this step; nothing where it has none.

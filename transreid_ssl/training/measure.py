@@ -112,7 +112,7 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
     return Measurement(
         device=_device_name(trainer), batch_size=settings.batch_size, steps=steps, first=first,
         step=seconds, data_wait=waited, epoch_start=epoch_start, baselines=baselines, probe=probe,
-        checkpoint=_seconds(lambda: trainer.save([])),
+        checkpoint=_seconds(lambda: trainer.save(trainer.state([]))),
         steps_per_epoch=trainer.plan.steps_per_epoch, epochs=trainer.plan.epochs,
         probes=sum(map(trainer.probe_is_due, range(total + 1))), checkpoints=len(written),
         checkpoints_kept=len(staying(written, settings.keep_checkpoints, settings.keep_every)),

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.training.settings import OptimizerSettings
+from transreid_ssl.training.sharding import norms, own_parts
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict]:
@@ -106,15 +107,15 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, each: bool)
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    norms = torch.stack(torch._foreach_norm(gradients)).float()
-    norm = norms.max() if each else torch.linalg.vector_norm(norms)
+    found = norms(gradients)
+    norm = found.max() if each else torch.linalg.vector_norm(found)
     if limit > 0:
-        scales = (limit / ((norms if each else norm.expand_as(norms)) + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, list(scales.unbind()))
+        scales = (limit / ((found if each else norm.expand_as(found)) + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(own_parts(gradients), list(scales.unbind()))
     return norm
 
 
 @torch.no_grad()
 def ema_update(slow: Sequence[Tensor], fast: Sequence[Tensor], momentum: float) -> None:
-    """In place: slow = momentum · slow + (1 − momentum) · fast."""
-    get_ema_multi_avg_fn(momentum)(slow, fast, None)
+    """In place: slow = momentum · slow + (1 − momentum) · fast; sharded or not, both are alike."""
+    get_ema_multi_avg_fn(momentum)(own_parts(slow), own_parts(fast), None)

@@ -27,6 +27,7 @@ FREE_SETTINGS = {
         "keep_checkpoints",
         "keep_every",
         "overwrite",
+        "shard",
         "timeout_minutes",
         "tracker",
     },

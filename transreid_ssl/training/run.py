@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
-from transreid_ssl.models import save_backbone
+from transreid_ssl.models import group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.training.config import provenance
 from transreid_ssl.training.loop import Trainer
@@ -17,7 +18,8 @@ from transreid_ssl.training.optim import build_optimizer
 from transreid_ssl.training.plan import make_plan
 from transreid_ssl.training.probe import retrieval_probe
 from transreid_ssl.training.runfolder import RunFolder
-from transreid_ssl.training.settings import ProbeSettings
+from transreid_ssl.training.settings import ProbeSettings, RunSettings
+from transreid_ssl.training.sharding import shard, whole_network
 from transreid_ssl.training.speed import make_fast
 
 
@@ -53,25 +55,38 @@ def train(
     Raises:
         UserError: the run folder is of other images, or training has diverged or collapsed.
     """
-    make_fast(objective, config.run, accelerator.device)
+    _prepare(objective, config.run, accelerator)
+
+    def backbone() -> nn.Module:
+        return whole_network(objective.backbone)
 
     def save(name: str) -> None:
-        made_of = provenance(config, **origin, step=trainer.step)
-        spec = dataclasses.replace(
-            objective.backbone.spec, objective=objective.name, provenance=made_of
-        )
-        save_backbone(run.path / name, objective.backbone, spec)
+        network, made_of = backbone(), provenance(config, **origin, step=trainer.step)
+        spec = dataclasses.replace(network.spec, objective=objective.name, provenance=made_of)
+        on_main(accelerator, lambda: save_backbone(run.path / name, network, spec))
 
     trainer = Trainer(
         accelerator, objective, build_optimizer(objective, config.optim),
         make_plan(config.optim, config.run, steps_per_epoch), run, config.run,
         data_key=data_key, max_bad_images=max_bad_images, image_names=image_names,
-        probe=retrieval_probe(probe, lambda: objective.backbone, accelerator),
+        probe=retrieval_probe(probe, backbone, accelerator),
         probe_every=probe.every,
         keep_best=None if best is None else lambda: save(best),
     )  # fmt: skip
     end_if_measured(trainer, batches)
     trainer.fit(batches(trainer))
-    on_main(accelerator, lambda: save(result))
+    save(result)
     trainer.report(result)
     return run.path / result
+
+
+def _prepare(objective: Objective, settings: RunSettings, accelerator: Accelerator) -> None:
+    """Change what the networks are made of, while nobody has hold of their parameters yet."""
+    make_fast(objective, settings, accelerator.device)
+    group_norms(
+        objective, device=accelerator.device, num_processes=accelerator.num_processes,
+        norm_images=settings.norm_images,
+        images=settings.batch_size // (accelerator.num_processes * settings.accumulation),
+    )  # fmt: skip
+    if settings.shard and accelerator.num_processes > 1:
+        shard(objective, accelerator)

@@ -38,6 +38,9 @@ class RunSettings:
             for in every step); with fp16 the scaler leaves steps out whose gradient overflows.
         compile: "auto" compiles the blocks of a ViT on a GPU, some 15 seconds at the start; true on
             any device, and other networks too, whole (a minute or more); false nothing.
+        shard: Keep a part of weights, gradients and optimiser on each process, where there are
+            several (FSDP2): less memory, more traffic, and the same numbers but for the order of
+            sums. Checkpoints are whole, so that a run may go on either way. Not with fp16.
         timeout_minutes: How long a process waits for another before the run is given up; raise it
             where the main process takes longer to list, cluster or evaluate.
         tracker: An Accelerate tracker ("tensorboard", "wandb", …) beside metrics.jsonl.
@@ -62,6 +65,7 @@ class RunSettings:
     collapse_patience: int = 20
     not_finite: Literal["stop", "skip"] = "stop"
     compile: bool | Literal["auto"] = "auto"
+    shard: bool = False
     timeout_minutes: float = 30
     tracker: str | None = None
     overwrite: bool = False
@@ -110,10 +114,10 @@ class BackboneSettings:
     """The network.
 
     Args:
-        name: A timm name: vit_{nano,tiny,small,base}_patch16_{reid,ics,conv} (plain
-            patches, the IBN stem, the same stem with batch norms), vit_nano_patch8_…,
+        name: A timm name: vit_{nano,tiny,small,base,large}_patch16_{reid,ics,conv}
+            (plain patches, the IBN stem, the same stem with batch norms), vit_nano_patch8_…,
             vit_small_patch16_heads12_reid (MoCo v3's, of 12 heads),
-            vit_{tiny,small,base}_patch16_pass (PASS's, with tokens of parts),
+            vit_{tiny,small,base,large}_patch16_pass (PASS's, with tokens of parts),
             resnet{50,101,152}_{reid,ibn_reid}, resnet_nano_reid, mgn_resnet{50,50_ibn,_nano} (as
             in MGN's paper), mgn_resnet{50,50_ibn,101,152,_nano}_luperson (LUPerson's MGN).
         img_size: (height, width) of the input in pixels.

@@ -1,5 +1,6 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
+import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -57,7 +58,9 @@ def start(
     set_seed(settings.seed)
     accelerator.print(
         f"{recipe}: {origin}; run folder {run.path}; {accelerator.num_processes} process(es) on "
-        f"{accelerator.device.type}, precision {_precision(accelerator)}",
+        f"{accelerator.device.type}, precision {_precision(accelerator)}"
+        + ", weights sharded"
+        * (settings.shard and accelerator.num_processes > 1),
         flush=True,
     )
     return accelerator, run, images
@@ -92,6 +95,12 @@ def _check_tracker(name: str | None) -> None:
 
 
 def _make_accelerator(settings: RunSettings) -> Accelerator:
+    for other in ("fsdp", "deepspeed"):
+        if os.environ.get(f"ACCELERATE_USE_{other.upper()}") == "true":
+            raise UserError(
+                f"accelerate launch was asked for {other}, and networks are sharded here by "
+                f"--run.shard true: leave use_{other} out, here or in what accelerate config wrote"
+            )
     try:
         accelerator = Accelerator(
             mixed_precision=settings.precision,

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.processes import on_main
-from transreid_ssl.training.health import CollapseWatch, all_finite, total_norm
+from transreid_ssl.training.health import CollapseWatch, all_finite
 from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import RunSettings
+from transreid_ssl.training.sharding import norms
 
 EXPLODED = 1000.0
 """Growth of the norm of all weights, since the run began, that no training that works has."""
@@ -41,7 +42,7 @@ class Watch:
     ) -> None:
         self.accelerator, self.run, self.meter = accelerator, run, meter
         self.parameters, self.image_names = list(parameters), image_names
-        self.largest_norm = EXPLODED * max(1.0, float(total_norm(self.parameters)))
+        self.largest_norm = EXPLODED * max(1.0, float(norms(self.parameters).norm()))
         self.collapse = CollapseWatch(settings.collapse_spread, settings.collapse_patience)
         self._steps: list[list[Tensor]] = []
 
