@@ -135,11 +135,15 @@ def measure(model: "Backbone", target: Target, options: Transfer) -> Row:
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """A Markdown table whose columns are aligned for the terminal too; rates in percent."""
-    lines = [list(TITLES), *(row.cells() for row in rows)]
+    """The Markdown table of the rows; rates in percent."""
+    return markdown_table([list(TITLES), *(row.cells() for row in rows)])
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """Lines of cells, the first of them titles, aligned for the terminal too."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines)]
     ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines.insert(1, ruler)
+    lines = [lines[0], ruler, *lines[1:]]
     padded = (
         [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:]))]
         for first, *rest in lines
