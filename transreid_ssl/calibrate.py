@@ -139,7 +139,7 @@ def describe(found: "Calibration", counts: "Sequence[PairCounts]") -> str:
     lines = [["false matches", "cosine above", "real", "same accepted", "real"]]
     for rate, threshold in found.thresholds.items():
         accepted = [f"{100 * part.above(threshold)[0]:.1f} %" for part in counts]
-        lines.append([f"{rate:g}", f"{threshold:.6f}", f"{found.measured[rate]:.2g}", *accepted])
+        lines.append([f"{rate:g}", f"{threshold:.7f}", f"{found.measured[rate]:.2g}", *accepted])
     unknown = [
         f"false matches at {rate:g}: not known: {here.different.sum():,} pairs of two people, and "
         f"{retrieval.calibration.FALSE_MATCHES / rate:,.0f} are wanted; it is left out"

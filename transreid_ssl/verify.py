@@ -63,7 +63,7 @@ def decide(similarity: float, calibration: "Calibration", rate: float | None) ->
     return [
         *lines,
         f"decision at a rate of false matches of {rate:g}: {answer} "
-        f"(cosines above {known[rate]:.6f} are taken for one person)",
+        f"(cosines above {known[rate]:.7f} are taken for one person)",
     ]
 
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     embedder = retrieval.Embedder(weights, options.device)
     features = embedder([options.a, options.b])
     similarity = float(features[0] @ features[1])
-    print(f"similarity (cosine): {similarity:.6f}")
+    print(f"similarity (cosine): {similarity:.7f}")
     if embedder.calibration is None:
         print(f"{weights}: not calibrated: {retrieval.embedder.CALIBRATE}")
     else:

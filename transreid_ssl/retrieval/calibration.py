@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import expit
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.retrieval.verification import BINS, PairCounts
+from transreid_ssl.retrieval.verification import BINS, PairCounts, cosine_at
 
 FALSE_MATCHES = 10
 """Of pairs of two people that have to be above a threshold, at least, for it to be known."""
@@ -28,7 +28,7 @@ def fit_probability(counts: PairCounts) -> tuple[float, float]:
     from sklearn.linear_model import LogisticRegression
 
     bins = [np.flatnonzero(kind) for kind in counts]
-    cosines = 1 - (np.concatenate(bins) + 0.5) * 2 / BINS
+    cosines = cosine_at(np.concatenate(bins) + 0.5)
     is_same = np.arange(len(cosines)) < len(bins[0])
     weights = np.concatenate([kind[used] / kind.sum() for kind, used in zip(counts, bins)])
     # Some networks' cosines all lie within a hundredth: the ridge must not depend on that.
@@ -66,7 +66,7 @@ def reliability(
     counts: PairCounts, slope: float, intercept: float, edges: Sequence[float]
 ) -> list[Reliability]:
     """What probabilities are worth, between each two of the ``edges``."""
-    cosines = 1 - (np.arange(BINS) + 0.5) * 2 / BINS
+    cosines = cosine_at(np.arange(BINS) + 0.5)
     probabilities = expit(slope * cosines + intercept)
     same, different = (kind / kind.sum() for kind in counts)
     found = []

@@ -21,7 +21,7 @@ Images: TypeAlias = One | Iterable[One] | Pool
 
 
 class Embedder:
-    """Features of images, by a network of a weights file: ``Embedder("model.safetensors")(images)``.
+    """Features of images by the network of a weights file: ``Embedder("net.safetensors")(images)``.
 
     Images of any size are resized, and normalised, as everything else here does it. Several threads
     may call one embedder: it works for one of them at a time.

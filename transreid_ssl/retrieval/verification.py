@@ -24,8 +24,9 @@ class OperatingPoint(NamedTuple):
 class PairCounts(NamedTuple):
     """How many pairs of one person, and of two, have which cosine: int64 (BINS,) each.
 
-    The bins go down from 1 to -1, so memory does not grow with the number of pairs and a threshold
-    is exact to 2e-6.
+    The bins go down from 1 to -1, so memory does not grow with the number of pairs. They are equally
+    wide in the distance of unit features, since some networks' cosines all lie near 1: a threshold
+    is exact to 4e-6, and near 1 as exact as float32.
     """
 
     same: np.ndarray
@@ -34,7 +35,8 @@ class PairCounts(NamedTuple):
     @classmethod
     def of(cls, same: np.ndarray, different: np.ndarray) -> "PairCounts":
         """The counts of the cosines float (S,) and (D,) of single pairs."""
-        bins = (np.clip((1 - kind) * (BINS / 2), 0, BINS - 1) for kind in (same, different))
+        distances = (np.sqrt(np.clip((1 - kind) / 2, 0, 1)) for kind in (same, different))
+        bins = (np.clip(kind * BINS, 0, BINS - 1) for kind in distances)
         return cls(*(np.bincount(kind.astype(np.int64), minlength=BINS) for kind in bins))
 
     def thresholds(self, rates: Sequence[float]) -> np.ndarray:
@@ -43,12 +45,17 @@ class PairCounts(NamedTuple):
         Only whole bins are taken: a threshold is an edge between two.
         """
         shares = np.concatenate([[0], np.cumsum(self.different)]) / self.different.sum()
-        return 1 - (np.searchsorted(shares, rates, side="right") - 1) * 2 / BINS
+        return cosine_at(np.searchsorted(shares, rates, side="right") - 1)
 
     def above(self, threshold: float) -> tuple[float, float]:
         """The shares of the pairs of one person and of two whose cosine is above a threshold."""
-        cut = round((1 - threshold) * BINS / 2)
+        cut = round(np.sqrt((1 - threshold) / 2) * BINS)
         return tuple(float(kind[:cut].sum() / kind.sum()) for kind in self)
+
+
+def cosine_at(bins: Any) -> Any:
+    """The cosine at the beginning of a bin; at half a bin more that in its middle."""
+    return 1 - 2 * (bins / BINS) ** 2
 
 
 def count_pairs(
@@ -77,7 +84,8 @@ def count_pairs(
         query_features, gallery_features, chunk=chunk, device=device
     ):
         pairs = matches.pairs(start, start + len(block))
-        bins = block.add_(1).mul_(BINS / 2).clamp_(0, BINS - 1).to(torch.int32)
+        distances = block.add_(1).div_(2).clamp_(0, 1).sqrt_()
+        bins = distances.mul_(BINS).clamp_(max=BINS - 1).to(torch.int32)
         rows, columns = (torch.from_numpy(a).to(block.device) for a in (pairs.rows, pairs.columns))
         matching = bins[rows, columns].cpu().numpy()
         different += torch.bincount(bins.flatten(), minlength=BINS).cpu().numpy()
