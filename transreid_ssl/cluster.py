@@ -8,6 +8,7 @@ import numpy as np
 from jsonargparse.typing import PositiveInt
 
 from transreid_ssl import command, data, report, retrieval
+from transreid_ssl.errors import check_ranges
 from transreid_ssl.features import (
     Embedded,
     EmbeddingSettings,
@@ -33,9 +34,9 @@ class Cluster(EmbeddingSettings):
 
     Args:
         pool: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; or a file of features
-            that ``python -m transreid_ssl.embed`` wrote.
+            that python -m transreid_ssl.embed wrote.
         eps: Images this close are neighbours, in Jaccard distances of 0 to 1; by default at the
-            knee of the sorted distances of all images to their nearest ``min_samples`` images.
+            knee of the sorted distances of all images to their nearest min_samples images.
         min_samples: Neighbours that an image needs to be in the midst of a cluster, with itself.
         k1: Size of the neighbourhoods that are compared, the image itself being one.
         k2: Nearest images that these are averaged over.
@@ -53,6 +54,9 @@ class Cluster(EmbeddingSettings):
     out: str = "outputs/cluster/clusters.parquet"
     picture: bool = True
 
+    def __post_init__(self) -> None:
+        check_ranges(self, eps=(1e-6, 1))
+
 
 def group(features: np.ndarray, options: Cluster) -> tuple[np.ndarray, float]:
     """Clusters int64 (N,), from the largest, -1 for none; and the ``eps`` that was taken."""
@@ -69,7 +73,7 @@ def group(features: np.ndarray, options: Cluster) -> tuple[np.ndarray, float]:
     return places[labels], eps
 
 
-def warnings(labels: np.ndarray) -> list[str]:
+def complaints(labels: np.ndarray) -> list[str]:
     """What of the clusters (N,) cannot be as it should, in lines."""
     largest, none = (labels == 0).mean(), (labels < 0).mean()
     found = []
@@ -83,7 +87,7 @@ def warnings(labels: np.ndarray) -> list[str]:
             f"{100 * none:.0f} % of the images are in no cluster: give a higher --eps, or a lower "
             "--min_samples where people have few images"
         )
-    return [f"warning: {line}" for line in found]
+    return found
 
 
 def draw(path: Path, embedded: Embedded, labels: np.ndarray) -> Path:
@@ -123,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = "the knee of the distances to neighbours" if options.eps is None else "as given"
     print(f"eps {eps:.3f}, {chosen}: {labels.max() + 1:,} clusters of {len(labels):,} images, "
           f"{(labels < 0).sum():,} in none")  # fmt: skip
-    print(*warnings(labels), sep="\n", end="\n" * any(warnings(labels)))
+    for line in complaints(labels):
+        print(f"warning: {line}")
     names = [embedded.names[one] for one in range(len(labels))]
     settings = {name: getattr(options, name) for name in ("min_samples", "k1", "k2")}
     record = {"pool": options.pool, "weights": weights and str(weights), "eps": eps} | settings

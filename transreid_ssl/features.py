@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transreid_ssl.models import Backbone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingSettings:
     """How to embed images; every choice that the weights file makes itself is left to it.
 
@@ -106,7 +106,8 @@ class Embedded(NamedTuple):
 
 def read_embedded(path: str) -> Embedded:
     """What `python -m transreid_ssl.embed` wrote."""
-    return Embedded(*data.feature_files.read_features(path), data.feature_files.images_of(path))
+    names, features = data.feature_files.read_features(path)
+    return Embedded(names, np.array(features), data.feature_files.images_of(path))
 
 
 def embed_pool(

@@ -33,7 +33,7 @@ class Search(EmbeddingSettings):
 
     Args:
         query: An image, or any pool: a folder, a list, Parquet shards, an LMDB, or demo.
-        gallery: Any pool, or a file of features that ``python -m transreid_ssl.embed`` wrote; then
+        gallery: Any pool, or a file of features that python -m transreid_ssl.embed wrote; then
             the weights are by default those that it was made with.
         k: Images to find for each query.
         skip_broken: Leave out images that cannot be read, instead of stopping at the first.

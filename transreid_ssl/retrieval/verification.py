@@ -24,9 +24,9 @@ class OperatingPoint(NamedTuple):
 class PairCounts(NamedTuple):
     """How many pairs of one person, and of two, have which cosine: int64 (BINS,) each.
 
-    The bins go down from 1 to -1, so memory does not grow with the number of pairs. They are equally
-    wide in the distance of unit features, since some networks' cosines all lie near 1: a threshold
-    is exact to 4e-6, and near 1 as exact as float32.
+    The bins go down from 1 to -1, so memory does not grow with the number of pairs. They are as
+    wide as one another in the distance of unit features, since some networks' cosines all lie near
+    1: a threshold is exact to 4e-6, and near 1 as exact as float32.
     """
 
     same: np.ndarray
