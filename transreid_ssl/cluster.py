@@ -35,8 +35,9 @@ class Cluster(EmbeddingSettings):
     Args:
         pool: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; or a file of features
             that python -m transreid_ssl.embed wrote.
-        eps: Images this close are neighbours, in Jaccard distances of 0 to 1; by default at the
-            knee of the sorted distances of all images to their nearest min_samples images.
+        eps: Images this close are neighbours, in Jaccard distances of 0 to 1; by default that
+            which makes the most clusters, of 19 from the distances of all images to their
+            min_samples-th neighbours.
         min_samples: Neighbours that an image needs to be in the midst of a cluster, with itself.
         k1: Size of the neighbourhoods that are compared, the image itself being one.
         k2: Nearest images that these are averaged over.
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_outputs(*written, inputs=[options.pool, find_weights(weights)])
         embedded = embed_pool(options.pool, model, options, options.skip_broken)
     labels, eps = group(embedded.features, options)
-    chosen = "the knee of the distances to neighbours" if options.eps is None else "as given"
+    chosen = "which makes the most clusters" if options.eps is None else "as given"
     print(f"eps {eps:.3f}, {chosen}: {labels.max() + 1:,} clusters of {len(labels):,} images, "
           f"{(labels < 0).sum():,} in none")  # fmt: skip
     for line in complaints(labels):

@@ -4,6 +4,7 @@ Or, instead of DBSCAN, the communities of the graph of neighbours.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -123,9 +124,9 @@ def cluster_graph(
 ) -> np.ndarray:
     """The same for a ``graph`` of ``jaccard_graph`` that holds all distances up to ``eps``."""
     _check_clustering(eps, min_samples, method, borders)
-    # Here, since all recipes import this module and few cluster: scikit-learn takes a second.
     if method == "louvain":
         return _communities(graph, min_samples)
+    # Here, since all recipes import this module and few cluster: scikit-learn takes a second.
     from sklearn.cluster import DBSCAN
     from sklearn.neighbors import sort_graph_by_row_values
 
@@ -139,24 +140,23 @@ def cluster_graph(
 
 
 def choose_eps(graph: csr_matrix, min_samples: int = 4) -> float:
-    """The distance at the knee of the sorted distances of all images to their neighbours.
+    """The distance that makes the most clusters; below it people fall apart, above it they merge.
 
-    An image's distance is that within which DBSCAN makes it a core: to the ``min_samples``-th
-    neighbour, itself being one (Ester et al., KDD 1996, section 4.2). The knee is the point
-    farthest below the line from the first to the last of them (Satopää et al., 2011): beyond it lie
-    images without near ones. Of an image without so many neighbours in ``graph`` it is 1.
+    An image is a core of DBSCAN from the distance to its ``min_samples``-th neighbour on, itself
+    being one (Ester et al., KDD 1996, section 4.2). Tried are the distances at which 5 %, 10 % …
+    95 % of the images are cores; of several the largest.
 
     Args:
-        graph: of ``jaccard_graph`` with ``max_distance`` 1.
+        graph: of ``jaccard_graph`` with ``max_distance`` 1; its rows are sorted by distance.
     """
     own = np.ones(graph.shape[0], np.float32)
-    for row, (first, last) in enumerate(zip(graph.indptr, graph.indptr[1:])):
+    for row, (first, last) in enumerate(pairwise(graph.indptr)):
         if last - first >= min_samples:
             nearest = np.partition(graph.data[first:last], min_samples - 1)
             own[row] = nearest[min_samples - 1]
-    own.sort()
-    line = np.linspace(own[0], own[-1], len(own))
-    return float(np.clip(own[np.argmax(line - own)], 1e-3, 1))
+    tried = np.unique(np.quantile(own, np.linspace(0.05, 0.95, 19)).clip(1e-3, 1))
+    counts = [cluster_graph(graph, float(eps), min_samples).max() + 1 for eps in tried]
+    return float(tried[np.flatnonzero(counts == np.max(counts))[-1]])
 
 
 def _check_clustering(eps: float, min_samples: int, method: str, borders: str) -> None:
