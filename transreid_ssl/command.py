@@ -25,7 +25,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from transreid_ssl.errors import UserError
 
@@ -77,7 +77,7 @@ class Parser(ArgumentParser):
         except argparse.ArgumentError as error:
             raise UserError(_first_sentence(error)) from error
         self.default_config_files = []  # of which the help would speak at length
-        known = {action.dest for action in self._actions}
+        known = {a.dest for a in self._actions if not isinstance(a, ActionConfigFile)}
         self.set_defaults({name: value for name, value in values.items() if name in known})
         for action in self._actions:
             if shown is not None and action.dest not in shown:

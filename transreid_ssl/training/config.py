@@ -19,7 +19,7 @@ from transreid_ssl.training.yaml_files import read_yaml
 Config = TypeVar("Config")
 
 
-MOST_USED = {"help", "help_all", "config"} | {
+MOST_USED = {"help", "help_all", "config", "base", "source_model"} | {
     f"{group}.{name}"
     for group, names in {
         "run": "output epochs batch_size precision num_workers overwrite",
