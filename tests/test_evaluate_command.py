@@ -13,7 +13,6 @@ import pytest
 import safetensors.numpy
 import torch
 
-import launch
 from transreid_ssl import UserError, __main__, embed, evaluate
 from transreid_ssl.data import open_pool, open_reid
 from transreid_ssl.models import BackboneSpec, build_backbone, save_backbone

@@ -8,26 +8,10 @@ import zipfile
 
 import pytest
 
+import installed
 import launch
 
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
-RUN = """
-import runpy, sys
-sys.orig_argv[:2] = ["python", "bin/transreid-ssl"]
-from transreid_ssl.__main__ import program
-
-def start(line):
-    sys.argv = ["transreid-ssl", *line.split()]
-    try:
-        program()
-    except SystemExit as end:
-        print(f"code {end.code}", flush=True)
-
-for line in sys.stdin:
-    start(line)
-sys.argv = ["dino_pretrain", "--help"]
-runpy.run_module("transreid_ssl.recipes.dino_pretrain", run_name="__main__")
-"""
 TINY = (
     "pretrain dino --data.pool demo:identities=8,images=4,height=32,width=16 --run.epochs 1 "
     "--model.img_size [32,16] --run.batch_size 16 --run.num_workers 0 --run.num_threads 1 "
@@ -69,12 +53,11 @@ def test_a_wheel_trains_and_helps_where_there_is_no_source(wheel, tmp_path):
         "", "evaluat", "pretrain dion", "pretrain dino --epochs 1", "evaluate --help",
         "pretrain dino --config dino_cpu.yaml --help", "plan nothing", TINY,
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", RUN], input="\n".join(lines), cwd=tmp_path, text=True, check=True,
-        env=launch.environment() | {"PYTHONPATH": str(wheel)}, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    overview, word, method, option, evaluate, cpu, plan, run, demo = done.stdout.split("code ")
+    said = tmp_path / "said"
+    process = launch.start(installed.run, wheel, lines, tmp_path, said)
+    process.join(launch.PATIENCE)
+    texts = said.read_text()
+    overview, word, method, option, evaluate, cpu, plan, run, demo = texts.split("code ")
     assert "    transreid-ssl finetune usl\n" in overview
     assert "no such command; `transreid-ssl` lists all; did you mean evaluate?\n" in word
     assert "mocov3, upreid; did you mean dino?\n" in method

@@ -64,7 +64,6 @@ class Parser(ArgumentParser):
                 raise UserError(f"{name} is {found.get(name)}: give settings under it, or leave it")
         return self.instantiate(found)
 
-
     def show_help_of(self, files: Sequence[str], shown: Container[str] | None) -> None:
         """Let ``--help`` tell the values that settings files give, of the ``shown`` options or all.
 
@@ -74,7 +73,7 @@ class Parser(ArgumentParser):
         self.default_config_files = [glob.escape(file) for file in files]
         try:
             values = dict(self.get_defaults().items())
-        except argparse.ArgumentError as error:
+        except (argparse.ArgumentError, TypeError) as error:  # TypeError: of a value
             raise UserError(_first_sentence(error)) from error
         self.default_config_files = []  # of which the help would speak at length
         known = {a.dest for a in self._actions if not isinstance(a, ActionConfigFile)}
@@ -115,7 +114,11 @@ def as_started(text: str) -> str:
     it; to somebody who has typed ``transreid-ssl`` it reads ``transreid-ssl evaluate``.
     """
     if any(Path(word).stem == "transreid-ssl" for word in sys.orig_argv[:2]):
-        return re.sub(r"\bpython -m transreid_ssl\b[. ]?(?=(\w?))", lambda m: "transreid-ssl" + " " * bool(m[1]), text)
+        return re.sub(
+            r"\bpython -m transreid_ssl\b[. ]?(?=(\w?))",
+            lambda m: "transreid-ssl" + " " * bool(m[1]),
+            text,
+        )
     return text
 
 

@@ -1,7 +1,6 @@
 """The command line: what a person sees, and exit codes."""
 
 import shlex
-from pathlib import Path
 
 import cv2
 import pytest

@@ -146,7 +146,7 @@ def run_inspect(options: Inspect) -> int:
     """The command ``inspect``."""
     advice, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
     print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
-    print(f"next: {following}")
+    print(command.as_started(f"next: {following}"))
     return 0
 
 
@@ -192,10 +192,7 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
 def _small(path: str, job: str) -> dict[str, str]:
     """The settings of a small network on real crops, and a run folder of the images' own."""
     stem = re.sub(r"[^\w.-]+", "_", Path(path).resolve().stem)
-    return {
-        "--config": f"{job}_cpu.yaml",
-        "--run.output": f"outputs/{job}_{stem or 'images'}",
-    }
+    return {"--config": f"{job}_cpu.yaml", "--run.output": f"outputs/{job}_{stem or 'images'}"}
 
 
 def _pattern(options: Any, name: str = "--data.pattern") -> dict[str, str]:
@@ -285,7 +282,8 @@ def run_budget(options: Budget) -> int:
         small = _small(options.out, "supervised")
         given = small | {"--model.weights": "null"} | given | {"--data.root": options.root}
     given |= _pattern(options) | {"--data.label_list": options.out}
-    print(f"next: python -m transreid_ssl finetune supervised{_spelled(given)}")
+    following = f"python -m transreid_ssl finetune supervised{_spelled(given)}"
+    print(command.as_started(f"next: {following}"))
     return 0
 
 
