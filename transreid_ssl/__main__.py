@@ -49,7 +49,9 @@ COMMANDS = {
 }
 
 
+"""What is here is a command: the module or package of that name, a sentence and an example."""
 KINDS = ("pretrain", "finetune")
+"""A recipe in the file METHOD_KIND.py is the training ``KIND METHOD``."""
 
 
 def overview() -> str:
@@ -94,7 +96,8 @@ def train(kind: str, arguments: list[str]) -> None:
     methods = [name.rpartition("_")[0] for name in shipped.recipes() if name.endswith(kind)]
     if method not in methods:
         raise UserError(
-            f"{kind} {method}: give one of {', '.join(methods)}{command.nearest(method, methods)}"
+            f"{' '.join([kind, *arguments[:1]])}: give one of {', '.join(methods)}"
+            + command.nearest(method, methods)
         )
     sys.argv = [command.as_started(f"python -m transreid_ssl {kind} {method}"), *options]
     command.run(shipped.load_recipe(f"{method}_{kind}").main, options, resumes=True)

@@ -114,11 +114,8 @@ def as_started(text: str) -> str:
     it; to somebody who has typed ``transreid-ssl`` it reads ``transreid-ssl evaluate``.
     """
     if any(Path(word).stem == "transreid-ssl" for word in sys.orig_argv[:2]):
-        return re.sub(
-            r"\bpython -m transreid_ssl\b[. ]?(?=(\w?))",
-            lambda m: "transreid-ssl" + " " * bool(m[1]),
-            text,
-        )
+        text = text.replace("python -m transreid_ssl.", "transreid-ssl ")
+        text = text.replace("python -m transreid_ssl", "transreid-ssl")
     return text
 
 
