@@ -237,6 +237,7 @@ def test_mocos_weights_have_the_published_names_and_shapes():
     state = build(MoCo, "resnet_nano_reid").state_dict()
     names = {published(name): tuple(value.shape) for name, value in state.items()}
     assert len(names) == len(state)
+    assert names.pop("queue.tracks") == (12,), "the published program knows none"
     assert (names["queue"], names["queue_ptr"]) == ((8, 12), (1,))
     width = names["encoder_q.fc.0.weight"][0]
     assert names["encoder_q.fc.2.weight"] == (8, width)
