@@ -39,6 +39,6 @@ class Mates:
         """One line for people: how many images have a mate."""
         paired = self._lengths[self._lengths > 1].sum()
         return (
-            f"{paired:,} of {len(self.tracks):,} images have a mate, another frame of their track; "
-            "the others give all their views"
+            f"{paired:,} of {len(self.tracks):,} images have a mate, another frame of their track, "
+            "which every second view is cut from"
         )
