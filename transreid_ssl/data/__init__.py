@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "open_loader",
             "training_loader",
         ],
+        "mates": ["Mates"],
         "open": ["open_pool"],
         "people": ["PeopleConfig", "PeoplePool", "people_protocol"],
         "pool": ["ConcatPool", "FilesPool", "Pool", "SubsetPool"],
