@@ -34,12 +34,6 @@ class Separation:
         return np.nanquantile(spread, (0.025, 0.975), axis=0)
 
 
-def similarities(features: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The cosines float64 (P,) of unit ``features`` (M, D) at ``pairs`` (P, 2) of rows."""
-    first, second = pairs.T
-    return np.einsum("pd,pd->p", features[first], features[second], dtype=np.float64)
-
-
 def separate(
     same: np.ndarray, different: np.ndarray, pairs: SurePairs, resamples: int = 300, seed: int = 0
 ) -> Separation:
