@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from transreid_ssl import UserError, verdict
 from transreid_ssl.data.packing import pack
 from transreid_ssl.data.people.clip import write_clip
 from transreid_ssl.data.tracks import CropRules, crops_of_videos, find_videos
 from transreid_ssl.data.tracks.settings import ClipConfig
-from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.models import build_backbone, load_backbone, save_backbone
 from transreid_ssl.retrieval import separate
 from transreid_ssl.retrieval.sure_pairs import SurePairs
+from transreid_ssl.training import ProbeSettings, retrieval_probe
 
 FAST = ["--num_workers", "0", "--resamples", "30"]
 
@@ -66,6 +68,16 @@ def test_one_network_is_judged_beside_the_histogram_and_on_labels_too(pool, weig
     found = json.loads(Path("outputs/verdict/figures.json").read_text())
     assert found["compared"] == ["colour histogram", "network"]
     assert all(0 < one["mAP"] <= 1 for one in found["figures"].values())
+    # The probe of a training measures the same.
+    settings = ProbeSettings("tracks", pool)
+    probe = retrieval_probe(settings, lambda: load_backbone(weights[0]), Accelerator(cpu=True))
+    values = probe(0)
+    for name in ("roc_area", "equal_error_rate"):
+        of_network = 100 * found["figures"]["network"][name]["value"]
+        assert values[f"probe/{name}"] == pytest.approx(of_network, abs=0.1)
+        colours = 100 * found["figures"]["colour histogram"][name]["value"]
+        assert values[f"probe/{name}_histogram"] == pytest.approx(colours)
+        assert values[f"probe/{name}_chance"] == 50
 
 
 def judged(noise):

@@ -176,26 +176,6 @@ def record(judged: dict[str, Judged]) -> dict[str, Any]:
     }
 
 
-def open_tracks(options: Verdict) -> "Pool":
-    """The pool.
-
-    Raises:
-        UserError: there is none, or it does not know its tracks.
-    """
-    if options.pool == Tracks.out and not Path(options.pool).exists():
-        raise UserError(
-            f"{options.pool}: no pool of tracks is there; make one of a generated clip with "
-            "`python -m transreid_ssl.data tracks`, or name another with --pool"
-        )
-    pool = data.open_pool(options.pool, options.subset)
-    if pool.tracks is None:
-        raise UserError(
-            f"{pool.source}: knows no tracks; give a pool that `python -m transreid_ssl.data "
-            "tracks` made"
-        )
-    return pool
-
-
 def load_models(options: Verdict) -> "dict[str, tuple[str, Backbone]]":
     """The weights file and the network of "before" and "after", or of the one "network".
 
@@ -256,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from transreid_ssl.models import find_weights, weights_digest
 
-    pool = open_tracks(options)
+    pool = data.open_tracks(options.pool, options.subset)
     models = load_models(options)
     weights = {name: str(path) for name, (path, _) in models.items()}
     read = [options.pool, options.subset, options.root, *map(find_weights, weights.values())]

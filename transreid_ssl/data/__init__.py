@@ -25,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "open_loader",
             "training_loader",
         ],
-        "open": ["open_pool"],
+        "open": ["open_pool", "open_tracks"],
         "people": ["PeopleConfig", "PeoplePool", "people_protocol"],
         "pool": ["ConcatPool", "FilesPool", "Pool", "SubsetPool"],
         "readers": ["open_reid"],
