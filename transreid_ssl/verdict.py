@@ -122,6 +122,8 @@ def decide(judged: dict[str, Judged]) -> str:
     first, second = compared(judged)
     before, after = judged[first].separation, judged[second].separation
     low, high = after.interval(before)[:, 0]
+    if first == HISTOGRAM:
+        first, second = f"a {HISTOGRAM}", "the network"
     if low > 0 or high < 0:
         verdict = "better" if low > 0 else "worse"
         words = f"{verdict}: {second} tells people apart {verdict} than {first}"
