@@ -20,6 +20,10 @@ COMMANDS = {
         "Direct transfer: one network on several labelled sets that it never saw, as a table.",
         "--sets market1501=/data/Market-1501 msmt17=/data/MSMT17",
     ),
+    "verdict": (
+        "Which of two networks is better, without labels: by the tracks of a pool.",
+        "before.safetensors after.safetensors --pool outputs/tracks",
+    ),
     "embed": (
         "Write the features of a pool of images to a file.",
         "--images demo:identities=20 --out features.npy",

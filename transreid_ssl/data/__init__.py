@@ -26,7 +26,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "training_loader",
         ],
         "mates": ["Mates"],
-        "open": ["open_pool"],
+        "open": ["open_pool", "open_tracks"],
         "people": ["PeopleConfig", "PeoplePool", "people_protocol"],
         "pool": ["ConcatPool", "FilesPool", "Pool", "SubsetPool"],
         "readers": ["open_reid"],

@@ -4,7 +4,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["embed"],
+    submodules=["embed", "separation"],
     submod_attrs={
         "baseline": ["colour_histogram"],
         "chance": ["chance"],
@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "metrics": ["RetrievalMetrics", "evaluate", "format_table"],
         "neighbours": ["nearest_neighbours", "ranked_gallery"],
         "reranking": ["Reranking", "expand_queries", "rerank"],
+        "separation": ["Separation", "camera_share", "effective_rank", "separate"],
+        "sure_pairs": ["SurePairs", "find_sure_pairs"],
         "verification": ["OperatingPoint", "operating_points"],
     },
 )
