@@ -189,7 +189,7 @@ def load_models(options: Verdict) -> "dict[str, tuple[str, Backbone]]":
     names = ("before", "after") if len(options.weights) == 2 else ("network",)
     chosen = {"feature": options.feature, "device": options.device, **options.embedding}
     return {
-        name: load_model(EmbeddingSettings(weights, **chosen))
+        name: load_model(EmbeddingSettings(weights=weights, **chosen))
         for name, weights in zip(names, options.weights or [None])
     }
 

@@ -24,6 +24,7 @@ srun --kill-on-bad-exit=1 torchrun \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
     --rdzv-endpoint "$first:$((20000 + SLURM_JOB_ID % 10000))" "$@" &
 run=$!
+[ "$stopped" = no ] || kill -TERM "$run"
 code=0
 wait "$run" || code=$?
 if [ "$stopped" = yes ]; then
