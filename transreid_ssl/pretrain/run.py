@@ -87,7 +87,7 @@ def pretrain(
     if config.views.num_local and len(pool) < FEW:
         accelerator.print(
             f"note: small crops beside large ones ask for millions of images, and here are "
-            f"{len(pool):,}; views for thousands are in recipes/configs/dino_cpu.yaml"
+            f"{len(pool):,}; views for thousands are in dino_cpu.yaml (--config)"
         )
     objective = build_objective(config, accelerator)
 
