@@ -9,6 +9,7 @@ import pytest
 import launch
 
 NAMES = [
+    "Embedder",
     "load_backbone",
     "models.load_weights",
     "models.save_backbone",
@@ -24,6 +25,7 @@ NAMES = [
     "retrieval.jaccard_graph",
     "retrieval.cluster",
     "retrieval.embed_images",
+    "retrieval.count_pairs",
     "data.open_pool",
     "data.open_reid",
     "training.Trainer",

@@ -13,6 +13,8 @@ _ROOMS = ("cfs", "data", "finetune", "models", "pretrain", "report", "retrieval"
 # Lazy, because torch and timm take seconds, and because a room that is also a program (python -m)
 # must not be imported before it runs.
 __getattr__, *_ = lazy_loader.attach(
-    __name__, submodules=_ROOMS, submod_attrs={"errors": ["UserError"], "models": ["load_backbone"]}
+    __name__,
+    submodules=_ROOMS,
+    submod_attrs={"errors": ["UserError"], "models": ["load_backbone"], "retrieval": ["Embedder"]},
 )
-__all__ = ["UserError", "__version__", "load_backbone"]
+__all__ = ["Embedder", "UserError", "__version__", "load_backbone"]

@@ -26,9 +26,26 @@ COMMANDS = {
         "Direct transfer: one network on several labelled sets that it never saw, as a table.",
         "--sets market1501=/data/Market-1501 msmt17=/data/MSMT17",
     ),
+    "verdict": (
+        "Which of two networks is better, without labels: by the tracks of a pool.",
+        "before.safetensors after.safetensors --pool outputs/tracks",
+    ),
     "embed": (
         "Write the features of a pool of images to a file.",
         "--images demo:identities=20 --out features.npy",
+    ),
+    "calibrate": (
+        "Find which similarity means which probability of one person; keep it with the weights.",
+        "--data market1501 --root /data/Market-1501",
+    ),
+    "verify": ("Say whether two images show the same person, and how sure that is.", "a.jpg b.jpg"),
+    "search": (
+        "Find the images of a gallery that are most like a query: a ranked table and a picture.",
+        "lost.jpg /data/crops",
+    ),
+    "cluster": (
+        "Group the images of a pool by who is on them: a table and a contact sheet.",
+        "demo:identities=20",
     ),
     "plan": (
         "What a training would take: images a second, hours, memory, disk, by a few of its steps.",

@@ -1,19 +1,22 @@
 """From a weights file to the features of images: what the commands that embed images share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from transreid_ssl import training
+from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import OUTPUTS, newest_weights
 
 if TYPE_CHECKING:
+    from transreid_ssl.data import Pool
     from transreid_ssl.models import Backbone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingSettings:
     """How to embed images; every choice that the weights file makes itself is left to it.
 
@@ -55,7 +58,7 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
     """
     from transreid_ssl.models import load_backbone
 
-    weights = settings.weights or _newest()
+    weights = newest_if_none(settings.weights)
     norm = {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
     model = load_backbone(weights, **norm)
     for line in model.load_report.surprises():
@@ -66,14 +69,17 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
         )
     if device_of(settings) == "cpu":
         training.share_cores(settings.num_workers)
-    try:
-        return weights, model.to(device_of(settings))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:80]
-        raise UserError(f"--device {settings.device}: cannot be used ({reason})") from error
+    return weights, retrieval.embed.on_device(model, settings.device)
 
 
-def _newest() -> str:
+def newest_if_none(weights: str | None) -> str:
+    """The weights file that was named, or the newest one of a run, which is said.
+
+    Raises:
+        UserError: no run has left any.
+    """
+    if weights:
+        return weights
     found = newest_weights()
     if not found:
         raise UserError(
@@ -86,8 +92,42 @@ def _newest() -> str:
 
 
 def device_of(settings: EmbeddingSettings) -> str:
-    """The device asked for, or the one that training takes: a GPU, of any maker, or the CPU."""
-    import torch
+    """The device asked for, or else a GPU where there is one."""
+    return settings.device or retrieval.embed.default_device()
 
-    found = torch.accelerator.current_accelerator(check_available=True)
-    return settings.device or (found.type if found else "cpu")
+
+class Embedded(NamedTuple):
+    """Features float32 (N, D), the names of their images, and these, where they are still there."""
+
+    names: Sequence[str]
+    features: np.ndarray
+    images: "Pool | None"
+
+
+def read_embedded(path: str) -> Embedded:
+    """What `python -m transreid_ssl.embed` wrote."""
+    names, features = data.feature_files.read_features(path)
+    return Embedded(names, np.array(features), data.feature_files.images_of(path))
+
+
+def embed_pool(
+    source: str, model: "Backbone", settings: EmbeddingSettings, skip_broken: bool = False
+) -> Embedded:
+    """The features of the images of any pool.
+
+    Raises:
+        UserError: no pool, images that cannot be read, or features that are not finite.
+    """
+    pool = data.open_pool(source)
+    print(pool.describe(), flush=True)
+    features, readable = retrieval.embed_images(
+        model, pool, title="images", skip_corrupt=skip_broken, **settings.embedding
+    )
+    if len(readable) < len(pool):
+        print(f"{len(pool) - len(readable):,} broken images left out", flush=True)
+        pool = data.SubsetPool(pool, readable)
+    features = features.numpy()
+    finite = np.isfinite(features).all(1)
+    if not finite.all():
+        retrieval.embed.refuse_not_finite(pool.names[int(finite.argmin())])
+    return Embedded(pool.names, features, pool)

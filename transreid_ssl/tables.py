@@ -20,6 +20,28 @@ def write_table(path: str | Path, columns: dict[str, pa.Array], record: dict[str
         pq.write_table(table, temporary, write_page_checksum=True)
 
 
+LISTINGS = (".csv", ".parquet")
+
+
+def check_listing(path: str | Path) -> None:
+    """Raise ``UserError`` unless ``write_listing`` can write a file of this name."""
+    if Path(path).suffix not in LISTINGS:
+        raise UserError(f"{path}: name the table {' or '.join(f'….{s[1:]}' for s in LISTINGS)}")
+
+
+def write_listing(path: str | Path, columns: dict[str, Any], record: dict[str, Any]) -> None:
+    """Write ``columns`` as a .parquet table with ``record`` in its metadata, or as .csv without."""
+    columns = {name: pa.array(values) for name, values in columns.items()}
+    if Path(path).suffix == ".parquet":
+        write_table(path, columns, record)
+        return
+    # Here, since most programs write no such table.
+    from pyarrow import csv
+
+    with atomic_path(path) as temporary:
+        csv.write_csv(pa.table(columns), temporary)
+
+
 def encode_record(record: dict[str, Any]) -> dict[bytes, bytes]:
     """Schema metadata that ``read_record`` gives back."""
     return {METADATA_KEY: json.dumps(record, sort_keys=True).encode()}

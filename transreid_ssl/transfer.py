@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -135,11 +135,15 @@ def measure(model: "Backbone", target: Target, options: Transfer) -> Row:
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """A Markdown table whose columns are aligned for the terminal too; rates in percent."""
-    lines = [list(TITLES), *(row.cells() for row in rows)]
+    """The Markdown table of the rows; rates in percent."""
+    return markdown_table([list(TITLES), *(row.cells() for row in rows)])
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """Lines of cells, the first of them titles, aligned for the terminal too."""
     widths = [max(len(cell) for cell in column) for column in zip(*lines)]
     ruler = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines.insert(1, ruler)
+    lines = [lines[0], ruler, *lines[1:]]
     padded = (
         [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:]))]
         for first, *rest in lines
@@ -171,21 +175,23 @@ def record(rows: Sequence[Row]) -> list[dict]:
     ]
 
 
-def outputs(folder: str, roots: Sequence[str | Path | None] = ()) -> tuple[Path, Path]:
-    """The two files to write, refused now if they cannot be: not after all the work.
+def outputs(
+    folder: str, beginnings: Mapping[str, str], roots: Sequence[str | Path | None] = ()
+) -> list[Path]:
+    """The files to write, refused now if they cannot be: not after all the work.
 
     Args:
+        beginnings: by the name of each, how the text begins that may be replaced.
         roots: what is read.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"--out {folder}: is a file; give a folder")
-    figures, table = Path(folder) / "metrics.json", Path(folder) / "table.md"
+    paths = [Path(folder) / name for name in beginnings]
     check_outputs(
         inputs=roots,
-        beside={figures: lambda path: begins_with(path, '{\n  "network"'),
-                table: lambda path: begins_with(path, TITLE)},
-    )  # fmt: skip
-    return figures, table
+        beside=dict.fromkeys(paths, lambda path: begins_with(path, beginnings[path.name])),
+    )
+    return paths
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -198,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     sources = [parse_set(text) for text in options.sets]
     read = [find_weights(weights), *(source.root for source in sources)]
-    figures, table = outputs(options.out, read)
+    written = {"metrics.json": '{\n  "network"', "table.md": TITLE}
+    figures, table = outputs(options.out, written, read)
     network = f"{weights}: {model.spec}"
     print(network, flush=True)
     targets = open_targets(options, model.spec)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transreid_ssl.data.index import Names
+from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, atomic_paths
@@ -35,6 +36,23 @@ def is_table_of_names(path: Path) -> bool:
         return {"weights", "pool", "fingerprint"} <= read_record(path).keys()
     except UserError:
         return False
+
+
+def is_features(path: str | Path) -> bool:
+    """Whether a file holds features, as ``write_features`` writes it: not images or a list."""
+    path = Path(path)
+    if path.suffix != ".parquet" or not path.is_file():
+        return path.suffix in SUFFIXES and path.is_file()
+    return is_table_of_names(path) and "feature" in pq.read_schema(path).names
+
+
+def images_of(path: str | Path) -> Pool | None:
+    """The images that the rows of a file of features are of, in order; None if they are gone."""
+    table = names_path(Path(path)) or path
+    try:
+        return open_pool(read_record(table).get("pool", ""), table)
+    except UserError:
+        return None
 
 
 def check_suffix(out: Path) -> None:

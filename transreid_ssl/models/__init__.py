@@ -3,6 +3,7 @@
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
 from transreid_ssl.models.blocks import PackedBlock
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec
+from transreid_ssl.models.calibration import Calibration
 from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead, UnitFeatures
 from transreid_ssl.models.hub import find_weights, weights_digest
 from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
@@ -41,6 +42,7 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "BlockNorm",
+    "Calibration",
     "CosineClassifier",
     "DINOHead",
     "JPMViT",

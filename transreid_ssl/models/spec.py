@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,6 +13,7 @@ from transreid_ssl.models.architectures import (
     Architecture,
     architecture,
 )
+from transreid_ssl.models.calibration import Calibration
 from transreid_ssl.models.positions import RESAMPLINGS
 from transreid_ssl.models.statistics import IMAGENET
 
@@ -64,6 +65,8 @@ class BackboneSpec:
     """What it was trained for: ``dino``, ``supervised``…"""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where it comes from: data, run, source file; plain JSON values."""
+    calibration: Calibration | None = None
+    """What the cosine of two features means, where that was found for exactly this network."""
 
     def __post_init__(self) -> None:
         _check_kinds(self)
@@ -71,6 +74,7 @@ class BackboneSpec:
         for name in ("img_size", "mean", "std"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "provenance", dict(self.provenance or {}))
+        object.__setattr__(self, "calibration", Calibration.of(self.calibration))
         check_ranges(
             self, img_size=(1, _MAX_SIDE), stride=(0, None), mean=(None, None), std=(None, None),
             num_cameras=(0, _MAX_CAMERAS), num_views=(1, _MAX_CAMERAS), camera_weight=(None, None),
@@ -125,9 +129,24 @@ class BackboneSpec:
         return value if isinstance(value, str) and value else None
 
     def to_json(self) -> str:
-        """One JSON object; the derived values are written too, for people and other programs."""
-        derived = {name: getattr(self, name) for name in _DERIVED}
-        return json.dumps(asdict(self) | derived)
+        """One JSON object; the derived values are written too, for people and other programs.
+
+        Without a calibration nothing is said of it, so that older versions can read the object.
+        """
+        values = asdict(self) | {name: getattr(self, name) for name in _DERIVED}
+        if self.calibration is None:
+            del values["calibration"]
+        return json.dumps(values)
+
+    def changed(self, **values: Any) -> "BackboneSpec":
+        """This spec with other values; without its calibration, if features are others then.
+
+        Raises:
+            TypeError: no such field.
+        """
+        found = replace(self, **values)
+        same = {"objective": self.objective, "provenance": self.provenance}
+        return found if replace(found, **same) == self else replace(found, calibration=None)
 
     @classmethod
     def from_json(cls, text: str) -> "BackboneSpec":
@@ -154,6 +173,7 @@ class BackboneSpec:
         extras = [f"{self.num_cameras} camera{views} embeddings"] if self.num_cameras else []
         extras += [name for name in ("gem", "jpm", "feature_norm") if getattr(self, name)]
         extras += [self.objective] if self.objective else []
+        extras += ["calibrated"] if self.calibration else []
         cells = f"{self.architecture.map_name} {self.grid[0]}x{self.grid[1]}"
         return ", ".join([f"{self.name} at {height}x{width} ({cells})", *extras])
 
@@ -176,6 +196,8 @@ def _check_kinds(spec: BackboneSpec) -> None:
     """Raise ``UserError`` for a value of another type than its field's."""
     for entry in fields(spec):
         value = getattr(spec, entry.name)
+        if entry.name == "calibration":
+            continue
         if entry.name == "provenance":
             if not isinstance(value, Mapping | None):
                 raise UserError(f"provenance {_shown(value)}: must be a table of names and values")

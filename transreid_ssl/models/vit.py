@@ -1,7 +1,6 @@
 """The vision transformers: rectangular inputs, convolution stems, camera embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -185,7 +184,7 @@ class ReIDViT(TimmConfig, VisionTransformer):
                 self.pos_embed, old_grid, self.patch_embed.grid_size, self.spec.position_resampling
             )
         self.pos_embed = nn.Parameter(positions.clone(), self.pos_embed.requires_grad)
-        self.spec = replace(self.spec, img_size=self.patch_embed.img_size)
+        self.spec = self.spec.changed(img_size=self.patch_embed.img_size)
 
 
 @torch.no_grad()

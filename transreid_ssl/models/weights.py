@@ -75,7 +75,7 @@ def load_backbone(
     """
     checkpoint = _read(source, which)
     try:
-        spec = replace(detect_spec(checkpoint), **overrides)
+        spec = detect_spec(checkpoint).changed(**overrides)
     except TypeError as error:
         raise UserError(f"{', '.join(overrides)}: no such setting of a backbone") from error
     model = from_spec(spec)
@@ -115,7 +115,7 @@ def _read(source: str | Path, which: str) -> Checkpoint:
 
 def _shapes(spec: BackboneSpec) -> dict[str, torch.Size]:
     """The shape of each weight of the network of a spec, which is not built for it."""
-    return _shapes_of(replace(spec, provenance={}).to_json())
+    return _shapes_of(replace(spec, provenance={}, calibration=None).to_json())
 
 
 @lru_cache(maxsize=8)

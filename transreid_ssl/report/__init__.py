@@ -8,5 +8,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "attention": ["attention_maps", "draw_attention"],
         "cfs_sheet": ["draw_cfs_sheet"],
         "galleries": ["GalleryRow", "ranked_galleries"],
+        "separation": ["draw_separation"],
     },
 )

@@ -27,27 +27,30 @@ class GalleryRow:
         label: what to say of the query, in one or two short lines.
         query: uint8 (H, W, 3) RGB.
         gallery: K images like it, nearest first.
-        correct: K truth values: of the query's identity.
+        correct: K truth values: of the query's identity; None where that is not known.
         distances: K distances.
     """
 
     label: str
     query: np.ndarray
     gallery: Sequence[np.ndarray]
-    correct: Sequence[bool]
+    correct: Sequence[bool] | None
     distances: Sequence[float]
 
 
-def ranked_galleries(path: str | Path, rows: Sequence[GalleryRow], title: str, note: str) -> Path:
+def ranked_galleries(
+    path: str | Path, rows: Sequence[GalleryRow], title: str, note: str, head: str = "query"
+) -> Path:
     """Write a PNG with a line of images for each query: itself, then its nearest gallery images.
 
     Frames are green where the identity is right and red where it is wrong, and the captions say it
-    again with a tick or a cross, before the distance.
+    again with a tick or a cross, before the distance. They are grey where it is not known.
 
     Args:
         path: where to write, atomically.
         rows: at least one; rows may be of different lengths.
         title: the first line; ``note`` stands small under it: what the images are.
+        head: what stands above the first image of the lines.
 
     Raises:
         UserError: the file cannot be written.
@@ -62,11 +65,11 @@ def ranked_galleries(path: str | Path, rows: Sequence[GalleryRow], title: str, n
     for number in range(1, longest + 1):
         centre = _column_left(number - 1) + _TILE[1] / 2
         _write(figure, centre, _TOP - 12, str(number), size=9, colour=_FAINT, align="center")
-    _write(figure, _LEFT + _TILE[1] / 2, _TOP - 12, "query", size=9, align="center")
+    _write(figure, _LEFT + _TILE[1] / 2, _TOP - 12, head, size=9, align="center")
     unit = distance_unit([distance for row in rows for distance in row.distances])
     for position, row in enumerate(rows):
         _draw_row(figure, canvas, row, _TOP + position * _row_height(), unit)
-    _write_legend(figure, height - 16, unit)
+    _write_legend(figure, height - 16, unit, any(row.correct is not None for row in rows), head)
     figure.figimage(canvas, zorder=-1)  # under the text, pixel by pixel
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI)
@@ -76,11 +79,12 @@ def ranked_galleries(path: str | Path, rows: Sequence[GalleryRow], title: str, n
 def _draw_row(figure: Figure, canvas: np.ndarray, row: GalleryRow, top: int, unit: float) -> None:
     _write(figure, _GAP + _FRAME, top + _TILE[0] / 2, row.label, size=9)
     _draw_tile(canvas, row.query, top, _LEFT, _QUERY)
-    for rank, (image, right, distance) in enumerate(zip(row.gallery, row.correct, row.distances)):
-        colour, mark = (RIGHT, "✓") if right else (WRONG, "✗")
+    known = [None] * len(row.gallery) if row.correct is None else row.correct
+    for rank, (image, right, distance) in enumerate(zip(row.gallery, known, row.distances)):
+        colour, mark = (_FAINT, "") if right is None else (RIGHT, "✓ ") if right else (WRONG, "✗ ")
         left = _column_left(rank)
         _draw_tile(canvas, image, top, left, colour)
-        caption = f"{mark} {max(0.0, distance) / unit:.1f}"  # rounding may leave less than 0
+        caption = f"{mark}{max(0.0, distance) / unit:.1f}"  # rounding may leave less than 0
         below = top + _TILE[0] + _FRAME + 13
         _write(figure, left + _TILE[1] / 2, below, caption, size=9, colour=colour, align="center")
 
@@ -103,11 +107,14 @@ def _draw_tile(canvas: np.ndarray, image: np.ndarray, top: int, left: int, colou
     frame[_FRAME:-_FRAME, _FRAME:-_FRAME] = cv2.resize(image, (width, height), interpolation=method)
 
 
-def _write_legend(figure: Figure, y: float, unit: float) -> None:
-    _write(figure, _LEFT, y, "✓ the same person", size=9, colour=RIGHT)
-    _write(figure, _LEFT + 150, y, "✗ another person", size=9, colour=WRONG)
-    note = f"under each image: its distance to the query, in units of {unit:g}"
-    _write(figure, _LEFT + 290, y, note, 9, _FAINT)
+def _write_legend(figure: Figure, y: float, unit: float, judged: bool, head: str) -> None:
+    left = _LEFT
+    if judged:
+        _write(figure, left, y, "✓ the same person", size=9, colour=RIGHT)
+        _write(figure, left + 150, y, "✗ another person", size=9, colour=WRONG)
+        left += 290
+    note = f"under each image: its distance to the {head}, in units of {unit:g}"
+    _write(figure, left, y, note, 9, _FAINT)
 
 
 def _write(

@@ -105,21 +105,27 @@ def cluster(
             several as neighbours: "first", the one with the first image, as scikit-learn does; or
             "nearest", that of the nearest core, and of equally near ones that of more cores.
     """
-    if borders not in BORDERS:
-        raise ValueError(f"borders must be one of {', '.join(BORDERS)}, not {borders!r}")
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    if not 0 < eps <= 1:
-        raise UserError(f"eps must lie within (0, 1], not {eps}")
-    if min_samples < 1:
-        raise UserError(f"min_samples must be at least 1, not {min_samples}")
+    _check_clustering(eps, min_samples, method, borders)
     graph = jaccard_graph(
         features, k1, k2, max_distance=eps,
         metric=metric, search=search, chunk=chunk, device=device,
     )  # fmt: skip
+    return cluster_graph(graph, eps, min_samples, method=method, borders=borders)
+
+
+def cluster_graph(
+    graph: csr_matrix,
+    eps: float = 0.6,
+    min_samples: int = 4,
+    *,
+    method: str = "dbscan",
+    borders: str = "first",
+) -> np.ndarray:
+    """The same for a ``graph`` of ``jaccard_graph`` that holds all distances up to ``eps``."""
+    _check_clustering(eps, min_samples, method, borders)
+    # Here, since all recipes import this module and few cluster: scikit-learn takes a second.
     if method == "louvain":
         return _communities(graph, min_samples)
-    # Here, since all recipes import this module and few cluster: scikit-learn takes a second.
     from sklearn.cluster import DBSCAN
     from sklearn.neighbors import sort_graph_by_row_values
 
@@ -130,6 +136,38 @@ def cluster(
     if borders == "nearest":
         _join_nearest(labels, graph, model.core_sample_indices_)
     return labels
+
+
+def choose_eps(graph: csr_matrix, min_samples: int = 4) -> float:
+    """The distance at the knee of the sorted distances of all images to their neighbours.
+
+    An image's distance is that within which DBSCAN makes it a core: to the ``min_samples``-th
+    neighbour, itself being one (Ester et al., KDD 1996, section 4.2). The knee is the point
+    farthest below the line from the first to the last of them (Satopää et al., 2011): beyond it lie
+    images without near ones. Of an image without so many neighbours in ``graph`` it is 1.
+
+    Args:
+        graph: of ``jaccard_graph`` with ``max_distance`` 1.
+    """
+    own = np.ones(graph.shape[0], np.float32)
+    for row, (first, last) in enumerate(zip(graph.indptr, graph.indptr[1:])):
+        if last - first >= min_samples:
+            nearest = np.partition(graph.data[first:last], min_samples - 1)
+            own[row] = nearest[min_samples - 1]
+    own.sort()
+    line = np.linspace(own[0], own[-1], len(own))
+    return float(np.clip(own[np.argmax(line - own)], 1e-3, 1))
+
+
+def _check_clustering(eps: float, min_samples: int, method: str, borders: str) -> None:
+    if borders not in BORDERS:
+        raise ValueError(f"borders must be one of {', '.join(BORDERS)}, not {borders!r}")
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if not 0 < eps <= 1:
+        raise UserError(f"eps must lie within (0, 1], not {eps}")
+    if min_samples < 1:
+        raise UserError(f"min_samples must be at least 1, not {min_samples}")
 
 
 def _communities(graph: csr_matrix, least: int) -> np.ndarray:

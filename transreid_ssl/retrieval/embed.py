@@ -139,6 +139,26 @@ def embed_batches(
             yield under_way[0], under_way[1].wait()
 
 
+def on_device(backbone: nn.Module, device: str | None) -> nn.Module:
+    """Move a network to the device of this name; by default that of ``default_device``.
+
+    Raises:
+        UserError: no such device, or none that works.
+    """
+    device = device or default_device()
+    try:
+        return backbone.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise UserError(f"device {device}: cannot be used ({reason})") from error
+
+
+def default_device() -> str:
+    """The kind of device that training takes: a GPU, of any maker, or the CPU."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found else "cpu"
+
+
 def refuse_not_finite(name: str) -> NoReturn:
     """Say that the features of an image of this name are NaN or infinite."""
     raise UserError(f"{name}: its features are not finite; broken weights, or try --precision no")

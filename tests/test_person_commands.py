@@ -1,0 +1,262 @@
+"""Is this the same person: the embedder, and the commands calibrate, verify, search and cluster."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import transreid_ssl
+from transreid_ssl import UserError, calibrate, cluster, data, embed, retrieval, search, verify
+from transreid_ssl.models import Calibration, build_backbone, read_spec, save_backbone
+
+POOL = "demo:identities=4,images=10,test=4,height=32,width=16"
+FAST = ["--num_workers=0", "--batch_size=16"]
+FOUND = Calibration(20.0, -15.0, {0.01: 0.5, 0.001: 0.9}, {0.01: 0.011, 0.001: 0.002}, pairs="p")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_backbone("vit_nano_patch8_reid", img_size=(32, 16), provenance={"run": "r"}).eval()
+
+
+@pytest.fixture(autouse=True)
+def weights(model, tmp_path, monkeypatch):
+    """Weights without a calibration and with one, and images, where the test runs."""
+    monkeypatch.chdir(tmp_path)
+    save_backbone("net.safetensors", model)
+    save_backbone("known.safetensors", model, replace(model.spec, calibration=FOUND))
+    pool, names = data.open_pool(POOL), []
+    Path("crops").mkdir()
+    for number in range(len(pool)):
+        image = cv2.resize(next(data.decoded(pool, [number])), (20, 44 + number % 3))
+        names.append(f"crops/{number:02d}.png")
+        Image.fromarray(image).save(names[-1])
+    return names
+
+
+@pytest.fixture(scope="module")
+def embedder(model):
+    return transreid_ssl.Embedder(model, "cpu", batch_size=3)
+
+
+def test_images_in_any_form_have_the_features_of_their_pool(weights, embedder):
+    expected, _ = retrieval.embed_images(embedder.model, data.open_pool("crops"))
+    given = [
+        weights[0],
+        Path(weights[1]),
+        Image.open(weights[2]),
+        np.asarray(Image.open(weights[3])),
+    ]
+    features = embedder([*given, *weights[4:]])
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+    np.testing.assert_allclose(embedder(data.open_pool("crops")), expected, atol=1e-6)
+    for one, row in zip(given, expected):
+        np.testing.assert_allclose(embedder(one), row[None], atol=1e-6)
+    assert embedder([]).shape == (0, features.shape[1])
+    similarity = embedder.compare(given, features)
+    np.testing.assert_allclose(similarity, features[:4] @ features.T, atol=1e-6)
+    found, rows = embedder.search(features[:4], "crops/00.png", k=3)
+    assert rows.tolist() == [[0]] * 4
+    found, rows = embedder.search(given, features, k=3)
+    assert (rows == np.argsort(-similarity, axis=1, kind="stable")[:, :3]).all()
+    np.testing.assert_allclose(found, np.take_along_axis(similarity, rows, 1), atol=1e-6)
+
+
+def test_threads_get_what_one_gets_alone(weights, embedder):
+    parts = [weights[:20], weights[20:]] * 3
+    results = [None] * len(parts)
+
+    def work(number):
+        results[number] = embedder(parts[number])
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(len(parts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for part, found in zip(parts, results):
+        np.testing.assert_array_equal(found, embedder(part))
+
+
+def test_what_is_no_image(embedder):
+    Path("text.jpg").write_text("no image")
+    for wrong in ("nowhere.jpg", "text.jpg", "crops"):
+        with pytest.raises(UserError, match=f"{wrong}: .*remove or replace this image"):
+            embedder(["crops/00.png", wrong])
+    with pytest.raises(ValueError, match=r"image 1: an array must be uint8 \(H, W, 3\), not float"):
+        embedder(["crops/00.png", np.zeros((4, 4, 3))])
+    with pytest.raises(TypeError, match=r"image 0: .*not a int"):
+        embedder([3])
+    with pytest.raises(UserError, match=r"not calibrated for flip=False: .*\.calibrate"):
+        embedder.probability(0.5)
+    with pytest.raises(UserError, match="device nonsense: cannot be used"):
+        transreid_ssl.Embedder("net.safetensors", "nonsense")
+
+
+def test_a_calibration_stays_with_exactly_its_network():
+    spec = read_spec("known.safetensors")
+    assert spec.calibration == FOUND
+    assert spec.provenance == {"run": "r"}
+    assert '"calibration"' not in read_spec("net.safetensors").to_json()  # for older versions
+    found = transreid_ssl.Embedder("known.safetensors", "cpu")
+    assert found.calibrated
+    assert found.probability([0.75, 0.8]) == pytest.approx([0.5, 1 / (1 + np.exp(-1))])
+    assert not transreid_ssl.Embedder("known.safetensors", "cpu", flip=True).calibrated
+    load = transreid_ssl.load_backbone
+    assert load("known.safetensors", objective="other").spec.calibration == FOUND
+    assert load("known.safetensors", img_size=(48, 16)).spec.calibration is None
+    with pytest.raises(UserError, match="calibration"):
+        replace(spec, calibration={"slope": -1.0, "intercept": 0.0})
+
+
+def made_up(seed, people=400):
+    """Features of people in two cameras, of one random centre each."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((people, 24))
+    ids = np.arange(people)
+    return [
+        (centres + rng.standard_normal((people, 24)) * 0.9, ids, np.full(people, camera))
+        for camera in (0, 1)
+    ]
+
+
+def test_promised_rates_and_probabilities_are_kept_on_other_people():
+    counts = []
+    for seed in (0, 1):
+        query, gallery = made_up(seed)
+        counts.append(retrieval.count_pairs(*query, *gallery))
+    found = calibrate.calibrate(counts)
+    assert list(found.thresholds) == [0.01, 0.001, 0.0001]
+    unit = [side[0] / np.linalg.norm(side[0], axis=1, keepdims=True) for side in made_up(1)]
+    cosines = unit[0] @ unit[1].T
+    different = cosines[~np.eye(len(cosines), dtype=bool)]
+    for rate, threshold in found.thresholds.items():
+        real = (different > threshold).mean()
+        assert found.measured[rate] == pytest.approx(real, rel=0.01)
+        assert rate / 2 < real < rate * 2
+    for part in retrieval.reliability(counts[1], found.slope, found.intercept, [0, 0.3, 0.7, 1]):
+        assert part.promised == pytest.approx(part.real, abs=0.05)
+    assert "not known" not in calibrate.describe(found, counts)
+
+
+def test_a_threshold_that_too_few_pairs_tell_is_left_out():
+    query, gallery = made_up(0, people=50)  # 2,450 pairs of two people
+    counts = [retrieval.count_pairs(*query, *gallery)] * 2
+    found = calibrate.calibrate(counts)
+    assert list(found.thresholds) == [0.01]
+    assert "at 0.001: not known: 2,450 pairs of two people, and 10,000" in calibrate.describe(
+        found, counts
+    )
+    with pytest.raises(UserError, match="no more alike"):
+        calibrate.calibrate([retrieval.PairCounts(*counts[0][::-1])] * 2)
+
+
+def test_calibrate_writes_a_copy_or_the_file_itself(capsys):
+    people = ["--data=demo:identities=2,images=6,test=16,height=32,width=16", "--people=0.6"]
+    calibrate.main([*FAST, *people, "--weights=net.safetensors"])
+    calibrate.main([*FAST, *people])  # what it wrote is the newest, and is calibrated again
+    assert "not known" in capsys.readouterr().out
+    calibrate.main([*FAST, *people, "--weights=net.safetensors", "--in_place=true"])
+    copy, itself = read_spec("outputs/calibrate/model.safetensors"), read_spec("net.safetensors")
+    assert copy.calibration == itself.calibration
+    assert "10 people of demo" in copy.calibration.pairs
+    assert copy.provenance == {"run": "r"}
+    transreid_ssl.load_backbone("net.safetensors")  # the checksum is that of the new header
+    for options, said in (
+        (["--in_place=true", "--out=a.safetensors"], "give one of them"),
+        (["--out=known.safetensors"], "known.safetensors: is read by this command"),
+        (["--out=a.pth"], "name it"),
+        (["--feature=before"], "leave it"),
+        (["--data=tracks", "--root=crops"], "crops: knows no tracks"),
+    ):
+        with pytest.raises(UserError, match=said):
+            calibrate.main([*FAST, *people, "--weights=known.safetensors", *options])
+
+
+def test_verify_decides_at_a_calibrated_rate(weights, capsys):
+    pair = [*weights[:2], "--device=cpu"]
+    verify.main([*pair, "--weights=net.safetensors"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("similarity (cosine): ")
+    assert "net.safetensors: not calibrated: `python -m transreid_ssl.calibrate" in second
+    cosine = float(first.split()[-1])  # between the two thresholds
+    for options, decision in (([], "0.001: different people"), (["--rate=0.01"], "0.01: the same")):
+        verify.main([*pair, "--weights=known.safetensors", *options])
+        out = capsys.readouterr().out
+        assert out.startswith(first)
+        assert f"probability of one person: {100 * FOUND.probability(cosine):.1f} %" in out
+        assert f"rate of false matches of {decision}" in out
+    with pytest.raises(UserError, match=r"--rate 0.1: these weights know .* 0\.01, 0\.001 alone"):
+        verify.main([*pair, "--weights=known.safetensors", "--rate=0.1"])
+
+
+def test_search_writes_what_the_embedder_finds(weights, embedder, capsys):
+    run = [*FAST, "--k=4"]
+    search.main([weights[5], "crops", "--weights=known.safetensors", *run])
+    table = pyarrow.csv.read_csv("outputs/search/ranking.csv").to_pydict()
+    similarity, rows = embedder.search(weights[5], weights, k=4)
+    assert table["query"] == ["05.png"] * 4
+    assert table["rank"] == [1, 2, 3, 4]
+    assert table["image"] == [Path(weights[row]).name for row in rows[0]]
+    assert table["similarity"] == pytest.approx(similarity[0].tolist(), abs=1e-6)
+    assert table["probability"] == pytest.approx(FOUND.probability(similarity[0]), abs=1e-4)
+    assert cv2.imread("outputs/search/galleries.png") is not None
+    embed.main(["--images=crops", "--out=f.npy", "--weights=net.safetensors", *FAST])
+    search.main([weights[5], "f.npy", "--out=r.parquet", *run])
+    again = pq.read_table("r.parquet").to_pydict()
+    assert again["image"] == table["image"]
+    assert "probability" not in again
+    assert Path("galleries.png").exists()
+    search.main(["crops", "crops", "--weights=net.safetensors", "--picture=false", *run])
+    pairs = pyarrow.csv.read_csv("outputs/search/ranking.csv").to_pydict()
+    assert len(pairs["query"]) == 4 * len(weights)
+    assert not any(a == b for a, b in zip(pairs["query"], pairs["image"]))
+    for options, said in (
+        ([weights[5], "crops", "--out=r.txt"], "r.txt: name the table"),
+        ([weights[5], weights[5]], "no other image to find"),
+        (["nowhere", "crops"], "nowhere: no such file or folder"),
+    ):
+        with pytest.raises(UserError, match=said):
+            search.main([*options, "--weights=net.safetensors", *run])
+
+
+def test_cluster_groups_a_pool_or_features(capsys):
+    run = [*FAST, "--k1=8", "--k2=3", "--weights=net.safetensors"]
+    cluster.main(["crops", *run])
+    table = pq.read_table("outputs/cluster/clusters.parquet").to_pydict()
+    assert table["image"] == [f"{number:02d}.png" for number in range(40)]
+    sizes = np.bincount([label for label in table["cluster"] if label >= 0])
+    assert (np.diff(sizes) <= 0).all()
+    assert sizes.sum()
+    assert cv2.imread("outputs/cluster/clusters.png") is not None
+    assert "the knee of the distances" in capsys.readouterr().out
+    embed.main(["--images=crops", "--out=f.npy", "--weights=net.safetensors", *FAST])
+    cluster.main(["f.npy", "--out=c.csv", *run])
+    assert pyarrow.csv.read_csv("c.csv").to_pydict() == table
+    capsys.readouterr()
+    cluster.main(["f.npy", "--out=c.csv", "--eps=1", *run])
+    assert "warning: one cluster holds 100 % of the images" in capsys.readouterr().out
+    cluster.main(["f.npy", "--out=c.csv", "--eps=0.001", *run])
+    assert "% of the images are in no cluster" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"Cluster\.eps is 0\.0: give"):
+        cluster.main(["f.npy", "--eps=0", *run])
+
+
+def test_eps_is_where_far_images_begin():
+    rng = np.random.default_rng(0)
+    people = rng.standard_normal((12, 16)).repeat(10, 0)
+    features = np.concatenate([people + 0.05 * rng.standard_normal(people.shape),
+                               rng.standard_normal((12, 16))])  # fmt: skip
+    graph = retrieval.jaccard_graph(features, 10, 3, 1.0)
+    labels = retrieval.cluster_graph(graph, retrieval.choose_eps(graph))
+    assert len(set(labels[:120])) == 12
+    assert (labels[:120].reshape(12, 10) == labels[:120:10, None]).all()

@@ -1,0 +1,142 @@
+"""Which images of a pool show one person, as far as clusters tell: a table, and a contact sheet."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jsonargparse.typing import PositiveInt
+
+from transreid_ssl import command, data, report, retrieval
+from transreid_ssl.errors import check_ranges
+from transreid_ssl.features import (
+    Embedded,
+    EmbeddingSettings,
+    device_of,
+    embed_pool,
+    load_model,
+    read_embedded,
+)
+from transreid_ssl.outputs import check_outputs
+from transreid_ssl.tables import check_listing, write_listing
+
+_DRAWN, _OF_CLUSTER = 12, 10  # clusters on the sheet, and images of each beside its middle one
+_TOO_MUCH = 0.5
+"""The share of the images in one cluster, or in none, that no pool of many people should have."""
+
+
+@dataclass(frozen=True)
+class Cluster(EmbeddingSettings):
+    """Group the images of a pool by who is on them: DBSCAN on distances of reciprocal neighbours.
+
+    Example: ``python -m transreid_ssl.cluster /data/crops``. The table has the columns image and
+    cluster, which is -1 for an image of none; the largest cluster is number 0.
+
+    Args:
+        pool: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; or a file of features
+            that python -m transreid_ssl.embed wrote.
+        eps: Images this close are neighbours, in Jaccard distances of 0 to 1; by default at the
+            knee of the sorted distances of all images to their nearest min_samples images.
+        min_samples: Neighbours that an image needs to be in the midst of a cluster, with itself.
+        k1: Size of the neighbourhoods that are compared, the image itself being one.
+        k2: Nearest images that these are averaged over.
+        skip_broken: Leave out images that cannot be read, instead of stopping at the first.
+        out: The table to write, .parquet or .csv.
+        picture: Draw the largest clusters, beside the table.
+    """
+
+    pool: str
+    eps: float | None = None
+    min_samples: PositiveInt = 4
+    k1: PositiveInt = 30
+    k2: PositiveInt = 6
+    skip_broken: bool = False
+    out: str = "outputs/cluster/clusters.parquet"
+    picture: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self, eps=(1e-6, 1))
+
+
+def group(features: np.ndarray, options: Cluster) -> tuple[np.ndarray, float]:
+    """Clusters int64 (N,), from the largest, -1 for none; and the ``eps`` that was taken."""
+    most = 1.0 if options.eps is None else options.eps
+    graph = retrieval.jaccard_graph(
+        features, options.k1, options.k2, most, device=device_of(options)
+    )
+    eps = options.eps or retrieval.choose_eps(graph, options.min_samples)
+    labels = retrieval.cluster_graph(graph, eps, options.min_samples)
+    sizes = np.bincount(labels[labels >= 0])
+    places = np.empty(len(sizes) + 1, np.int64)
+    places[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    places[-1] = -1
+    return places[labels], eps
+
+
+def complaints(labels: np.ndarray) -> list[str]:
+    """What of the clusters (N,) cannot be as it should, in lines."""
+    largest, none = (labels == 0).mean(), (labels < 0).mean()
+    found = []
+    if largest > _TOO_MUCH:
+        found.append(
+            f"one cluster holds {100 * largest:.0f} % of the images: give a lower --eps, unless "
+            "they show few people"
+        )
+    if none > _TOO_MUCH:
+        found.append(
+            f"{100 * none:.0f} % of the images are in no cluster: give a higher --eps, or a lower "
+            "--min_samples where people have few images"
+        )
+    return found
+
+
+def draw(path: Path, embedded: Embedded, labels: np.ndarray) -> Path:
+    """Draw the largest clusters: their middle images, and others by the distance to these."""
+    rows = []
+    for number in range(min(_DRAWN, labels.max() + 1)):
+        members = np.flatnonzero(labels == number)
+        features = embedded.features[members]
+        middle = features[(features @ features.mean(0)).argmax()]
+        distances = 1 - features @ middle
+        order = np.argsort(distances, kind="stable")
+        shown = order[np.unique(np.linspace(0, len(order) - 1, _OF_CLUSTER + 1).astype(int))]
+        first, *images = data.decoded(embedded.images, members[shown])
+        label = f"cluster {number}\n{len(members):,} images"
+        rows.append(report.GalleryRow(label, first, images, None, distances[shown[1:]].tolist()))
+    title = f"{labels.max() + 1:,} clusters, the largest first"
+    note = "the image in the middle of each, then others, from the nearest to the farthest"
+    return report.ranked_galleries(path, rows, title, note, head="middle")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, embed, group, write and draw."""
+    options = command.options(Cluster, "python -m transreid_ssl.cluster", arguments)
+    check_listing(options.out)
+    picture = Path(options.out).with_name("clusters.png")
+    written = [options.out, picture] if options.picture else [options.out]
+    if data.feature_files.is_features(options.pool):
+        check_outputs(*written, inputs=[options.pool])
+        embedded, weights = read_embedded(options.pool), None
+    else:
+        from transreid_ssl.models import find_weights
+
+        weights, model = load_model(options)
+        check_outputs(*written, inputs=[options.pool, find_weights(weights)])
+        embedded = embed_pool(options.pool, model, options, options.skip_broken)
+    labels, eps = group(embedded.features, options)
+    chosen = "the knee of the distances to neighbours" if options.eps is None else "as given"
+    print(f"eps {eps:.3f}, {chosen}: {labels.max() + 1:,} clusters of {len(labels):,} images, "
+          f"{(labels < 0).sum():,} in none")  # fmt: skip
+    for line in complaints(labels):
+        print(f"warning: {line}")
+    names = [embedded.names[one] for one in range(len(labels))]
+    settings = {name: getattr(options, name) for name in ("min_samples", "k1", "k2")}
+    record = {"pool": options.pool, "weights": weights and str(weights), "eps": eps} | settings
+    write_listing(options.out, {"image": names, "cluster": labels}, record)
+    print(f"written to {options.out}")
+    if options.picture and labels.max() >= 0 and embedded.images is not None:
+        print(f"drawn in {draw(picture, embedded, labels)}")
+
+
+if __name__ == "__main__":
+    command.run(main)

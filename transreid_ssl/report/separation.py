@@ -1,0 +1,52 @@
+"""How networks tell pairs of one person from pairs of two: ROC curves and histograms."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from transreid_ssl.report.galleries import RIGHT, WRONG
+from transreid_ssl.retrieval.separation import roc
+
+
+def draw_separation(
+    path: str | Path, similarities: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str
+) -> Path:
+    """Write a PNG: the ROC curves of all, and of each the histograms of its similarities.
+
+    Args:
+        path: where to write; not atomically, as it is one file of several.
+        similarities: by name, those of pairs of one person (S,) and of two (D,).
+        title: above the curves.
+    """
+    figure = Figure(figsize=(5 + 3.2 * len(similarities), 4.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    curves, *charts = figure.subplots(
+        1, 1 + len(similarities), width_ratios=[4.5, *[3] * len(similarities)]
+    )
+    fewest = min(len(different) for _, different in similarities.values())
+    for name, sides in similarities.items():
+        curves.plot(*roc(*sides), label=name, drawstyle="steps-post")
+    curves.set(
+        xscale="log", xlim=(min(0.1, 1 / fewest), 1), ylim=(0, 1.01),
+        xlabel="false matches", ylabel="true matches",
+    )  # fmt: skip
+    curves.grid(alpha=0.3)
+    curves.legend(fontsize=8)
+    for axis, (name, sides) in zip(charts, similarities.items()):
+        _draw_histogram(axis, name, *sides)
+    figure.savefig(path, format="png", dpi=100)
+    return Path(path)
+
+
+def _draw_histogram(axis: Axes, name: str, same: np.ndarray, different: np.ndarray) -> None:
+    both = np.concatenate([same, different])
+    edges = np.linspace(both.min(), max(both.max(), both.min() + 1e-6), 41)
+    for values, colour, label in ((same, RIGHT, "one person"), (different, WRONG, "two people")):
+        axis.hist(values, edges, density=True, color=colour, alpha=0.55, label=label)
+    axis.set(xlabel="cosine", yticks=[])
+    axis.locator_params(axis="x", nbins=3)
+    axis.set_title(name, fontsize=9)
+    axis.legend(fontsize=8)

@@ -1,0 +1,134 @@
+"""The images of a gallery that are most like a query: a ranked table, and a picture of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jsonargparse.typing import PositiveInt
+
+from transreid_ssl import command, data, report, retrieval
+from transreid_ssl.errors import UserError
+from transreid_ssl.features import (
+    Embedded,
+    EmbeddingSettings,
+    device_of,
+    embed_pool,
+    load_model,
+    read_embedded,
+)
+from transreid_ssl.outputs import check_outputs
+from transreid_ssl.tables import check_listing, read_record, write_listing
+
+_DRAWN = 20  # queries on the picture
+
+
+@dataclass(frozen=True)
+class Search(EmbeddingSettings):
+    """Find the images that are most like a query, or like each of several.
+
+    Example: ``python -m transreid_ssl.search lost.jpg /data/crops --k 20``. The table has the
+    columns query, rank, image and similarity, and with calibrated weights probability. An image is
+    not found for itself where query and gallery are the same pool.
+
+    Args:
+        query: An image, or any pool: a folder, a list, Parquet shards, an LMDB, or demo.
+        gallery: Any pool, or a file of features that python -m transreid_ssl.embed wrote; then
+            the weights are by default those that it was made with.
+        k: Images to find for each query.
+        skip_broken: Leave out images that cannot be read, instead of stopping at the first.
+        out: The table to write, .csv or .parquet.
+        picture: Draw what was found, beside the table; of twenty queries at most.
+    """
+
+    query: str
+    gallery: str
+    k: PositiveInt = 10
+    skip_broken: bool = False
+    out: str = "outputs/search/ranking.csv"
+    picture: bool = True
+
+
+def rank(query: Embedded, gallery: Embedded, options: Search) -> tuple[np.ndarray, np.ndarray]:
+    """Distances float32 and rows int64 (Q, K) of the nearest gallery images of each query.
+
+    Raises:
+        UserError: features of another network in the gallery, or nothing to find.
+    """
+    dims = query.features.shape[1], gallery.features.shape[1]
+    if dims[0] != dims[1]:
+        raise UserError(
+            f"{options.gallery}: holds features of {dims[1]} values, and the network makes "
+            f"{dims[0]}: give the --weights that they were made with"
+        )
+    itself = options.query == options.gallery
+    if len(gallery.features) <= itself:
+        raise UserError(f"{options.gallery}: no other image to find")
+    found = retrieval.nearest_neighbours(
+        query.features, None if itself else gallery.features,
+        k=options.k, exclude_self=itself, device=device_of(options),
+    )  # fmt: skip
+    return tuple(part.numpy() for part in found)
+
+
+def draw(
+    path: Path, query: Embedded, gallery: Embedded, distances: np.ndarray, rows: np.ndarray
+) -> Path:
+    """Draw what was found for twenty queries, evenly spread, or for all if they are fewer."""
+    chosen = np.unique(np.linspace(0, len(rows) - 1, _DRAWN).astype(int))
+    drawn = [
+        report.GalleryRow(
+            label=f"query {number + 1:,}",
+            query=next(data.decoded(query.images, [number])),
+            gallery=list(data.decoded(gallery.images, rows[number][:10])),
+            correct=None,
+            distances=distances[number][:10].tolist(),
+        )
+        for number in chosen.tolist()
+    ]
+    title = f"{len(chosen):,} of {len(rows):,} queries, in {len(gallery.names):,} images"
+    return report.ranked_galleries(path, drawn, title, "the most alike images, nearest first")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, embed, rank, write and draw."""
+    options = command.options(Search, "python -m transreid_ssl.search", arguments)
+    from transreid_ssl.models import find_weights
+
+    check_listing(options.out)
+    ready = data.feature_files.is_features(options.gallery)
+    gallery = read_embedded(options.gallery) if ready else None
+    if ready and not options.weights:
+        table = data.feature_files.names_path(Path(options.gallery)) or options.gallery
+        options = replace(options, weights=read_record(table).get("weights"))
+    weights, model = load_model(options)
+    picture = Path(options.out).with_name("galleries.png")
+    written = [options.out, picture] if options.picture else [options.out]
+    check_outputs(*written, inputs=[options.query, options.gallery, find_weights(weights)])
+    query = embed_pool(options.query, model, options, options.skip_broken)
+    if gallery is None and options.query == options.gallery:
+        gallery = query
+    elif gallery is None:
+        gallery = embed_pool(options.gallery, model, options, options.skip_broken)
+    distances, rows = rank(query, gallery, options)
+    count, k = rows.shape
+    columns = {
+        "query": [query.names[one] for one in range(count) for _ in range(k)],
+        "rank": np.tile(np.arange(1, k + 1), count),
+        "image": [gallery.names[one] for one in rows.ravel().tolist()],
+        "similarity": 1 - distances.ravel(),
+    }
+    found = model.spec.calibration
+    if found and found.flip == options.flip:
+        columns["probability"] = found.probability(columns["similarity"])
+    record = {"weights": str(weights), "query": options.query, "gallery": options.gallery}
+    write_listing(options.out, columns, record)
+    print(f"{options.out}: the {k} nearest of {len(gallery.names):,} images, of {count:,} queries")
+    if options.picture and gallery.images is None:
+        print(f"no picture: the images of {options.gallery} are not where they were embedded")
+    elif options.picture:
+        print(f"drawn in {draw(picture, query, gallery, distances, rows)}")
+
+
+if __name__ == "__main__":
+    command.run(main)
