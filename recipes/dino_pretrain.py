@@ -1,8 +1,8 @@
 """DINO pre-training on unlabelled person crops (TransReID-SSL, arXiv 2111.12084).
 
-    accelerate launch recipes/dino_pretrain.py          # the demo: no data needed
-    accelerate launch recipes/dino_pretrain.py \\
-        --config recipes/configs/dino_vit_small_ics_luperson60.yaml --data.pool /data/LUPerson
+    python -m transreid_ssl pretrain dino          # the demo: no data needed
+    python -m transreid_ssl pretrain dino \\
+        --config dino_vit_small_ics_luperson60.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The papers'
 settings are the YAML files in recipes/configs/; each opens with its hardware and expected figures.

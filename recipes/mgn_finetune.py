@@ -1,8 +1,8 @@
 """Supervised fine-tuning of a multiple granularity network (LUPerson, arXiv 2012.03753).
 
-    accelerate launch recipes/mgn_finetune.py           # the demo: no data needed
-    accelerate launch recipes/mgn_finetune.py \\
-        --config recipes/configs/mgn_resnet50_market1501_luperson.yaml \\
+    python -m transreid_ssl finetune mgn           # the demo: no data needed
+    python -m transreid_ssl finetune mgn \\
+        --config mgn_resnet50_market1501_luperson.yaml \\
         --data.root /data/Market-1501 --model.weights lup_moco_r50.pth
 
 MGN (arXiv 1804.01438) looks at a person whole, in halves and in thirds. LUPerson evaluates its

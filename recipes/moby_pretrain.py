@@ -1,8 +1,8 @@
 """MoBY pre-training on unlabelled person crops (arXiv 2105.04553).
 
-    accelerate launch recipes/moby_pretrain.py          # the demo: no data needed
-    accelerate launch --multi_gpu --num_processes 8 recipes/moby_pretrain.py \\
-        --config recipes/configs/moby_vit_small_luperson.yaml --data.pool /data/LUPerson
+    python -m transreid_ssl pretrain moby          # the demo: no data needed
+    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl pretrain moby \\
+        --config moby_vit_small_luperson.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The settings of
 its authors' DeiT-S, which TransReID-SSL's comparison took over, are the YAML files in

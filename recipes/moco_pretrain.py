@@ -1,8 +1,8 @@
 """MoCo v2 pre-training on unlabelled person crops (LUPerson, arXiv 2012.03753).
 
-    accelerate launch recipes/moco_pretrain.py          # the demo: no data needed
-    accelerate launch --multi_gpu --num_processes 8 recipes/moco_pretrain.py \\
-        --config recipes/configs/moco_resnet50_luperson.yaml --data.pool /data/LUPerson
+    python -m transreid_ssl pretrain moco          # the demo: no data needed
+    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl pretrain moco \\
+        --config moco_resnet50_luperson.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The paper's
 settings are the YAML files in recipes/configs/, among them its study of augmentations; each opens

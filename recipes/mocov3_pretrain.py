@@ -1,8 +1,8 @@
 """MoCo v3 pre-training on unlabelled person crops (arXiv 2104.02057).
 
-    accelerate launch recipes/mocov3_pretrain.py          # the demo: no data needed
-    accelerate launch --multi_gpu --num_processes 8 recipes/mocov3_pretrain.py \\
-        --config recipes/configs/mocov3_vit_small_luperson.yaml --data.pool /data/LUPerson
+    python -m transreid_ssl pretrain mocov3          # the demo: no data needed
+    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl pretrain mocov3 \\
+        --config mocov3_vit_small_luperson.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The settings of
 TransReID-SSL's comparison are the YAML files in recipes/configs/; each opens with its hardware and

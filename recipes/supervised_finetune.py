@@ -1,8 +1,8 @@
 """Supervised fine-tuning on a labelled target (TransReID-SSL, arXiv 2111.12084).
 
-    accelerate launch recipes/supervised_finetune.py    # the demo, after recipes/dino_pretrain.py
-    accelerate launch recipes/supervised_finetune.py \\
-        --config recipes/configs/supervised_vit_small_ics_market1501.yaml \\
+    python -m transreid_ssl finetune supervised    # the demo, after pretrain dino
+    python -m transreid_ssl finetune supervised \\
+        --config supervised_vit_small_ics_market1501.yaml \\
         --data.root /data/Market-1501 --model.weights outputs/dino_pretrain/backbone.safetensors
 
 With no argument: generated people and the tiny network that the demo of dino_pretrain.py leaves.

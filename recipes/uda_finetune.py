@@ -1,8 +1,8 @@
 """Domain-adaptive ReID: labels on a source, none on the target (TransReID-SSL, arXiv 2111.12084).
 
-    accelerate launch recipes/uda_finetune.py           # the demo: no data needed
-    accelerate launch recipes/uda_finetune.py \\
-        --config recipes/configs/uda_vit_small_ics_msmt17_to_market1501.yaml \\
+    python -m transreid_ssl finetune uda           # the demo: no data needed
+    python -m transreid_ssl finetune uda \\
+        --config uda_vit_small_ics_msmt17_to_market1501.yaml \\
         --source.root /data/MSMT17 --target.root /data/Market-1501 \\
         --model.weights outputs/dino_pretrain/backbone.safetensors
 

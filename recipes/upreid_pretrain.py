@@ -1,9 +1,9 @@
 """Pre-training after UP-ReID (arXiv 2112.00317): two terms within an image, on MoCo v2 or on DINO.
 
-    accelerate launch recipes/upreid_pretrain.py          # the demo: no data needed
-    accelerate launch recipes/upreid_pretrain.py --base dino
-    accelerate launch --multi_gpu --num_processes 8 recipes/upreid_pretrain.py \\
-        --config recipes/configs/upreid_resnet50_luperson.yaml --data.pool /data/LUPerson
+    python -m transreid_ssl pretrain upreid          # the demo: no data needed
+    python -m transreid_ssl pretrain upreid --base dino
+    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl pretrain upreid \\
+        --config upreid_resnet50_luperson.yaml --data.pool /data/LUPerson
 
 The paper's program was never published and its constants were not available: what stands under
 "regularisers" is ours, and so are the forms of both terms. They cost a further pass of the learning

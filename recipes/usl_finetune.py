@@ -1,8 +1,8 @@
 """Unsupervised ReID: fine-tuning on a target without its labels (TransReID-SSL, arXiv 2111.12084).
 
-    accelerate launch recipes/usl_finetune.py           # the demo, after recipes/dino_pretrain.py
-    accelerate launch recipes/usl_finetune.py \\
-        --config recipes/configs/usl_vit_small_ics_market1501.yaml \\
+    python -m transreid_ssl finetune usl           # the demo, after pretrain dino
+    python -m transreid_ssl finetune usl \\
+        --config usl_vit_small_ics_market1501.yaml \\
         --data.root /data/Market-1501 --model.weights outputs/dino_pretrain/backbone.safetensors
 
 Every epoch clusters all training images by the Jaccard distance of their k-reciprocal neighbours

@@ -25,7 +25,7 @@ from unittest import mock
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from transreid_ssl.plan import load_recipe
+from transreid_ssl.shipped import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 600

@@ -1,5 +1,6 @@
 """The README's commands: every option they use exists, and every file they name is there."""
 
+import itertools
 import re
 import shlex
 from functools import cache
@@ -7,6 +8,7 @@ from functools import cache
 import pytest
 
 import launch
+from transreid_ssl.__main__ import KINDS
 
 README = (launch.ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -21,25 +23,24 @@ def commands() -> list[list[str]]:
 
 @cache
 def help_text(*program: str) -> str:
-    return launch.run(*program, "--help")
+    return launch.run(*program)
 
 
 def program_of(words: list[str]) -> list[str]:
-    """What to run, of a command that is this project's own: a recipe, or a module and its verb."""
-    if words[:2] == ["accelerate", "launch"]:
-        return [str(launch.ROOT / words[2])]
-    module = words[1:3]
-    return module + [word for word in words[3:4] if word.isalpha()]
+    """What to run, and the help to ask for, of a command that is this project's own."""
+    verbs = itertools.takewhile(str.isalnum, words[1:3])
+    training = words[1] in KINDS
+    return ["-m", "transreid_ssl", *verbs, "--help-all" if training else "--help"]
 
 
-OURS = [w for w in commands() if w[:2] in (["accelerate", "launch"], ["python", "-m"])]
+OURS = [words for words in commands() if words[0] == "transreid-ssl"]
 
 
 def test_the_readme_shows_the_two_first_commands_and_the_whole_path():
     text = [" ".join(words) for words in commands()]
     assert text[:4] == [
         "pip install .",
-        "accelerate launch recipes/dino_pretrain.py",
+        "transreid-ssl pretrain dino",
         "pip install .[test]",
         "pytest -n 2 --dist loadfile",
     ]

@@ -1,7 +1,13 @@
-"""What there is: ``python -m transreid_ssl`` lists every command and every recipe."""
+"""One command for all: ``python -m transreid_ssl NAME …``, once installed ``transreid-ssl NAME …``.
 
-import ast
-from pathlib import Path
+Without a name it lists every command and every training.
+"""
+
+import runpy
+import sys
+
+from transreid_ssl import command, shipped
+from transreid_ssl.errors import UserError
 
 COMMANDS = {
     "data": (
@@ -19,6 +25,10 @@ COMMANDS = {
     "transfer": (
         "Direct transfer: one network on several labelled sets that it never saw, as a table.",
         "--sets market1501=/data/Market-1501 msmt17=/data/MSMT17",
+    ),
+    "verdict": (
+        "Which of two networks is better, without labels: by the tracks of a pool.",
+        "before.safetensors after.safetensors --pool outputs/tracks",
     ),
     "embed": (
         "Write the features of a pool of images to a file.",
@@ -56,35 +66,64 @@ COMMANDS = {
 }
 
 
-def recipes(folder: Path = Path("recipes")) -> dict[str, str]:
-    """The recipes in ``folder``, and the first line of what each says of itself.
-
-    They are not installed: by default they are looked for where the user stands, as launching does.
-    """
-    found = {}
-    for path in sorted(folder.glob("*.py")):
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        if text:
-            found[path.name] = text.partition("\n")[0]
-    return found
+"""What is here is a command: the module or package of that name, a sentence and an example."""
+KINDS = ("pretrain", "finetune")
+"""A recipe in the file METHOD_KIND.py is the training ``KIND METHOD``."""
 
 
 def overview() -> str:
     """The text that is printed."""
-    lines = ["Self-supervised learning for person re-identification: commands and recipes.", ""]
+    lines = ["Self-supervised learning for person re-identification: commands and trainings.", ""]
     for name, (sentence, example) in COMMANDS.items():
         lines += [f"  {sentence}", f"    python -m transreid_ssl.{name} {example}", ""]
-    scripts = recipes()
-    if scripts:
-        lines += ["Training, on one CPU or many GPUs; without options on generated people:", ""]
+    lines += ["Training; without options on generated people:", ""]
+    for name, path in shipped.recipes().items():
+        method, _, kind = name.rpartition("_")
+        lines += [f"  {shipped.sentence(path)}", f"    python -m transreid_ssl {kind} {method}", ""]
+    return command.as_started(
+        "\n".join(lines)
+        + "\nOn many GPUs: accelerate launch -m transreid_ssl pretrain dino\nEach takes --help."
+    )
+
+
+def main() -> None:
+    """Run the command or the training that is named, as if it alone had been started."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if {"-h", "--help"} & {name, *rest[: name in KINDS]}:
+        print(overview())
+    elif name in COMMANDS:
+        sys.argv[1:] = rest
+        runpy.run_module(f"transreid_ssl.{name}", run_name="__main__", alter_sys=True)
+    elif name in KINDS:
+        train(name, rest)
     else:
-        lines.append(
-            "The training recipes are scripts in the source code; list them from its folder."
+        raise UserError(
+            f"{name}: there is no such command; `python -m transreid_ssl` lists all"
+            + command.nearest(name, [*COMMANDS, *KINDS])
         )
-    for name, sentence in scripts.items():
-        lines += [f"  {sentence}", f"    accelerate launch recipes/{name}", ""]
-    return "\n".join([*lines, "Each takes --help."])
+
+
+def train(kind: str, arguments: list[str]) -> None:
+    """Run the recipe of a kind and of the method that is the first of ``arguments``.
+
+    Raises:
+        UserError: there is none.
+    """
+    method, *options = arguments or [""]
+    methods = [name.rpartition("_")[0] for name in shipped.recipes() if name.endswith(kind)]
+    if method not in methods:
+        raise UserError(
+            f"{' '.join([kind, *arguments[:1]])}: give one of {', '.join(methods)}"
+            + command.nearest(method, methods)
+        )
+    sys.argv = [command.as_started(f"python -m transreid_ssl {kind} {method}"), *options]
+    command.run(shipped.load_recipe(f"{method}_{kind}").main, options, resumes=True)
+
+
+def program() -> None:
+    """What the console script ``transreid-ssl`` calls."""
+    command.run(main)
 
 
 if __name__ == "__main__":
-    print(overview())
+    program()

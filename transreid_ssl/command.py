@@ -14,14 +14,18 @@ recipes see to that, and tests/test_package.py that they are kept:
 
 import argparse
 import dataclasses
+import difflib
+import glob
 import inspect
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from transreid_ssl.errors import UserError
 
@@ -53,12 +57,66 @@ class Parser(ArgumentParser):
         try:
             found = self.parse_args(arguments)
         except (argparse.ArgumentError, UnicodeDecodeError) as error:
-            raise UserError(_first_sentence(error)) from error
+            raise UserError(_first_sentence(error) + self._nearest_option(str(error))) from error
         for name, default in self.get_defaults().items(branches=True):
             # jsonargparse itself lets a settings file say "run:" with nothing under it.
             if isinstance(default, Namespace) and not isinstance(found.get(name), Namespace):
                 raise UserError(f"{name} is {found.get(name)}: give settings under it, or leave it")
         return self.instantiate(found)
+
+    def show_help_of(self, files: Sequence[str], shown: Container[str] | None) -> None:
+        """Let ``--help`` tell the values that settings files give, of the ``shown`` options or all.
+
+        Raises:
+            UserError: a settings file that is not understood.
+        """
+        self.default_config_files = [glob.escape(file) for file in files]
+        try:
+            values = dict(self.get_defaults().items())
+        except (argparse.ArgumentError, TypeError) as error:  # TypeError: of a value
+            raise UserError(_first_sentence(error)) from error
+        self.default_config_files = []  # of which the help would speak at length
+        known = {a.dest for a in self._actions if not isinstance(a, ActionConfigFile)}
+        self.set_defaults({name: value for name, value in values.items() if name in known})
+        for action in self._actions:
+            if shown is not None and action.dest not in shown:
+                action.help = argparse.SUPPRESS
+
+    def _nearest_option(self, complaint: str) -> str:
+        """The option that may have been meant by the one that ``complaint`` calls unknown."""
+        typed = re.search(r"unrecognized arguments: --([\w.-]+)", complaint)
+        read = re.search(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'", complaint)
+        found = typed or read
+        word = ".".join(filter(None, found.groups())) if found else ""
+        return nearest(word, self._names(), "--" if typed else "")
+
+    def _names(self) -> Iterable[str]:
+        """The options, those of sub-commands among them, without their dashes."""
+        for action in self._actions:
+            yield from (name.lstrip("-") for name in action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    yield from parser._names()
+
+
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """A question to end a complaint with: which of the ``known`` words was meant by this one."""
+    known = list(known)
+    found = [name for name in known if name.endswith(f".{word}")]
+    found = found or difflib.get_close_matches(word, known)
+    return f"; did you mean {prefix}{found[0]}?" if found else ""
+
+
+def as_started(text: str) -> str:
+    """A text about commands, which are called as the user has called this one.
+
+    ``python -m transreid_ssl.evaluate`` works wherever the package is, so texts are written with
+    it; to somebody who has typed ``transreid-ssl`` it reads ``transreid-ssl evaluate``.
+    """
+    if any(Path(word).stem == "transreid-ssl" for word in sys.orig_argv[:2]):
+        text = text.replace("python -m transreid_ssl.", "transreid-ssl ")
+        text = text.replace("python -m transreid_ssl", "transreid-ssl")
+    return text
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -76,7 +134,7 @@ def options(kind: type[Settings], prog: str, arguments: Sequence[str] | None = N
     Raises:
         UserError: see ``Parser.parse``.
     """
-    return kind(**vars(_parser(kind, prog=prog).parse(arguments)))
+    return kind(**vars(_parser(kind, prog=as_started(prog)).parse(arguments)))
 
 
 def subcommands(
@@ -95,7 +153,7 @@ def subcommands(
     Returns:
         What the sub-command returned: the exit code.
     """
-    parser = Parser(prog=prog, description=description)
+    parser = Parser(prog=as_started(prog), description=as_started(description))
     choices = parser.add_subcommands(required=True)
     for name, (kind, _) in actions.items():
         choices.add_subcommand(name, _parser(kind), help=_summary(kind).partition("\n")[0])
@@ -117,7 +175,8 @@ def _parser(kind: type, **settings: Any) -> Parser:
 
 def _summary(kind: type) -> str:
     """A docstring without its arguments, which --help lists anyway, and without its markup."""
-    return inspect.cleandoc(kind.__doc__ or "").partition("\n\nArgs:")[0].replace("``", "")
+    text = inspect.cleandoc(kind.__doc__ or "").partition("\n\nArgs:")[0].replace("``", "")
+    return as_started(text)
 
 
 def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False) -> None:
@@ -134,7 +193,7 @@ def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False)
     except UserError as error:
         if os.environ.get("TRANSREID_SSL_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(as_started(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted" + _GO_ON * resumes, file=sys.stderr)
@@ -142,7 +201,8 @@ def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False)
     except BrokenPipeError:
         code = 141
     except Exception as error:
-        error.add_note(_OUR_FAULT)
+        if _OUR_FAULT not in getattr(error, "__notes__", ()):  # of a command within a command
+            error.add_note(_OUR_FAULT)
         raise
     sys.exit(code or 0)
 

@@ -83,8 +83,8 @@ def newest_if_none(weights: str | None) -> str:
     found = newest_weights()
     if not found:
         raise UserError(
-            f"no weights: no run in {OUTPUTS}/ has left any; make some with `accelerate launch "
-            "recipes/dino_pretrain.py`, or name a file with --weights"
+            f"no weights: no run in {OUTPUTS}/ has left any; make some with `python -m "
+            "transreid_ssl pretrain dino`, or name a file with --weights"
         )
     count = f"of {len(found)} " if len(found) > 1 else ""
     print(f"--weights {found[0]}: the newest {count}in {OUTPUTS}/", flush=True)

@@ -21,8 +21,8 @@ SUPERVISED = f"outputs/supervised_finetune/{MODEL}"
 SCORES, SUBSET = "outputs/cfs/scores.parquet", "outputs/cfs/subset.parquet"
 
 MADE_BY = {
-    PRETRAINED: "accelerate launch recipes/dino_pretrain.py",
-    SUPERVISED: "accelerate launch recipes/supervised_finetune.py",
+    PRETRAINED: "python -m transreid_ssl pretrain dino",
+    SUPERVISED: "python -m transreid_ssl finetune supervised",
     SCORES: "python -m transreid_ssl.cfs score",
     SUBSET: "python -m transreid_ssl.cfs select",
 }

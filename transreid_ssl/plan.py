@@ -4,19 +4,18 @@ Images a second, the hours of the run and of as many epochs over LUPerson and it
 disk.
 """
 
-import importlib.util
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from transreid_ssl import command
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.pretrain.settings import PretrainingConfig
+from transreid_ssl.shipped import load_recipe
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.clock import duration, rate
 
@@ -36,7 +35,7 @@ class Plan:
     demo is measured. Nothing is written to the run's folder.
 
     Args:
-        recipe: A file, or its name in recipes/.
+        recipe: The name of one that comes with the package, or a file.
         steps: How many to measure, after the first.
         processes: Plan for so many like this one, each with its share of a batch; what they say to
             each other is not counted.
@@ -124,26 +123,6 @@ def split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         alone = "=" in arguments[place] or arguments[place] in ("-h", "--help")
         place += 1 if alone else 2
     return arguments[: place + 1], arguments[place + 1 :]
-
-
-def load_recipe(name: str) -> ModuleType:
-    """The recipe at a path, or of this name in ``recipes/``.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(name) if name.endswith(".py") else Path("recipes", f"{name}.py")
-    if not path.is_file():
-        raise UserError(
-            f"{path}: there is no such recipe; give its path, or run this where they are"
-        )
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # where its dataclasses look for their types
-    spec.loader.exec_module(module)
-    if not is_dataclass(getattr(module, "Config", None)) or not hasattr(module, "DEMO"):
-        raise UserError(f"{path}: is no recipe, as it has no Config and no DEMO")
-    return module
 
 
 def measure(

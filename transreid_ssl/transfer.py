@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -175,21 +175,23 @@ def record(rows: Sequence[Row]) -> list[dict]:
     ]
 
 
-def outputs(folder: str, roots: Sequence[str | Path | None] = ()) -> tuple[Path, Path]:
-    """The two files to write, refused now if they cannot be: not after all the work.
+def outputs(
+    folder: str, beginnings: Mapping[str, str], roots: Sequence[str | Path | None] = ()
+) -> list[Path]:
+    """The files to write, refused now if they cannot be: not after all the work.
 
     Args:
+        beginnings: by the name of each, how the text begins that may be replaced.
         roots: what is read.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"--out {folder}: is a file; give a folder")
-    figures, table = Path(folder) / "metrics.json", Path(folder) / "table.md"
+    paths = [Path(folder) / name for name in beginnings]
     check_outputs(
         inputs=roots,
-        beside={figures: lambda path: begins_with(path, '{\n  "network"'),
-                table: lambda path: begins_with(path, TITLE)},
-    )  # fmt: skip
-    return figures, table
+        beside=dict.fromkeys(paths, lambda path: begins_with(path, beginnings[path.name])),
+    )
+    return paths
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -202,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     sources = [parse_set(text) for text in options.sets]
     read = [find_weights(weights), *(source.root for source in sources)]
-    figures, table = outputs(options.out, read)
+    written = {"metrics.json": '{\n  "network"', "table.md": TITLE}
+    figures, table = outputs(options.out, written, read)
     network = f"{weights}: {model.spec}"
     print(network, flush=True)
     targets = open_targets(options, model.spec)

@@ -1,9 +1,9 @@
 """Which of two networks is better where nobody has labelled anything: judged by tracks."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,7 @@ from transreid_ssl.data.tracks.settings import Tracks
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import atomic_paths
-from transreid_ssl.outputs import begins_with, check_outputs
-from transreid_ssl.transfer import markdown_table
+from transreid_ssl.transfer import markdown_table, outputs
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool, ReIDProtocol
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 TITLE = "Verdict without labels"
 HISTOGRAM = "colour histogram"
-_BEGINNINGS = {"figures.json": '{\n  "verdict"', "table.md": TITLE, "verdict.png": "\x89PNG"}
+_WRITTEN = {"figures.json": '{\n  "verdict"', "table.md": TITLE, "verdict.png": ""}
 
 
 @dataclass(frozen=True)
@@ -91,20 +90,15 @@ def judge(
     """Judge the features (M, D) of ``pairs.images`` of a pool with ``cameras`` (N,)."""
     import torch
 
-    images = pairs.images
-    same, different = (
-        retrieval.similarities(features, np.searchsorted(images, kind))
-        for kind in (pairs.same, pairs.different)
-    )
-    separation = retrieval.separate(same, different, pairs, options.resamples, options.seed)
+    sides = pairs.similarities(features)
+    separation = retrieval.separate(*sides, pairs, options.resamples, options.seed)
+    tracks, cameras = pairs.tracks[pairs.images], cameras[pairs.images]
     figures = {
         "effective rank": retrieval.effective_rank(features),
         "feature spread": float(training.feature_spread(torch.from_numpy(features))),
-        "explained by cameras": retrieval.camera_share(
-            features, pairs.tracks[images], cameras[images]
-        ),
+        "explained by cameras": retrieval.camera_share(features, tracks, cameras),
     }
-    return Judged((same, different), separation, figures)
+    return Judged(sides, separation, figures)
 
 
 def retrieve(
@@ -123,17 +117,19 @@ def compared(judged: dict[str, Judged]) -> tuple[str, str]:
     return (names[0], names[1]) if len(names) > 1 else (HISTOGRAM, names[0])
 
 
-def decide(judged: dict[str, Judged]) -> tuple[str, str]:
-    """Whether the second of two is better, worse or "cannot tell", by the ROC area; a sentence."""
+def decide(judged: dict[str, Judged]) -> str:
+    """Whether the second of two is better, worse, or that nobody can tell, by the ROC area."""
     first, second = compared(judged)
     before, after = judged[first].separation, judged[second].separation
     low, high = after.interval(before)[:, 0]
-    verdict = "better" if low > 0 else "worse" if high < 0 else "cannot tell"
-    if verdict == "cannot tell":
-        words = f"cannot tell whether {second} is better or worse than {first}"
-    else:
+    if first == HISTOGRAM:
+        first, second = f"a {HISTOGRAM}", "the network"
+    if low > 0 or high < 0:
+        verdict = "better" if low > 0 else "worse"
         words = f"{verdict}: {second} tells people apart {verdict} than {first}"
-    return verdict, (
+    else:
+        words = f"cannot tell whether {second} is better or worse than {first}"
+    return (
         f"{words}: ROC area {after.values[0]:.4f} against {before.values[0]:.4f}, a difference of "
         f"{after.values[0] - before.values[0]:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
     )
@@ -164,43 +160,22 @@ def _with_interval(value: float, low: float, high: float, sign: str = "") -> str
 def record(judged: dict[str, Judged]) -> dict[str, Any]:
     """The figures for JSON; null for one that is not finite."""
     first, second = (judged[name].separation for name in compared(judged))
-    names = retrieval.separation.FIGURES.values()
 
     def listed(values: np.ndarray, interval: np.ndarray) -> dict[str, Any]:
-        parts = zip(names, np.stack([values, *interval], 1).tolist())
-        return {
-            name: dict(
-                zip(("value", "low", "high"), (x if math.isfinite(x) else None for x in row))
-            )
-            for name, row in parts
-        }
+        found = {}
+        for name, row in zip(retrieval.separation.FIGURES.values(), zip(values, *interval)):
+            finite = (float(value) if np.isfinite(value) else None for value in row)
+            found[name] = dict(zip(("value", "low", "high"), finite))
+        return found
 
-    figures = {
-        name: listed(one.separation.values, one.separation.interval()) | one.figures
-        for name, one in judged.items()
+    return {
+        "compared": compared(judged),
+        "difference": listed(second.values - first.values, second.interval(first)),
+        "figures": {
+            name: listed(one.separation.values, one.separation.interval()) | one.figures
+            for name, one in judged.items()
+        },
     }
-    apart = listed(second.values - first.values, second.interval(first))
-    return {"compared": list(compared(judged)), "difference": apart, "figures": figures}
-
-
-def open_tracks(options: Verdict) -> "Pool":
-    """The pool.
-
-    Raises:
-        UserError: there is none, or it does not know its tracks.
-    """
-    if options.pool == Tracks.out and not Path(options.pool).exists():
-        raise UserError(
-            f"{options.pool}: no pool of tracks is there; make one of a generated clip with "
-            "`python -m transreid_ssl.data tracks`, or name another with --pool"
-        )
-    pool = data.open_pool(options.pool, options.subset)
-    if pool.tracks is None:
-        raise UserError(
-            f"{pool.source}: knows no tracks; give a pool that `python -m transreid_ssl.data "
-            "tracks` made"
-        )
-    return pool
 
 
 def load_models(options: Verdict) -> "dict[str, tuple[str, Backbone]]":
@@ -226,12 +201,12 @@ def judge_all(
     protocol = options.data and data.open_reid(
         options.data, options.root, options.pattern, purpose="test"
     )
-    ways = {
-        name: lambda images, model=model: retrieval.embed_images(
-            model, images, title=name, **options.embedding
-        )[0].numpy()
-        for name, (_, model) in models.items()
-    }
+
+    def by_network(images: Any, name: str) -> np.ndarray:
+        model = models[name][1]
+        return retrieval.embed_images(model, images, title=name, **options.embedding)[0].numpy()
+
+    ways = {name: partial(by_network, name=name) for name in models}
     ways[HISTOGRAM] = lambda images: retrieval.colour_histogram(data.decoded(images))
     images, judged = data.SubsetPool(pool, pairs.images), {}
     for name, embed in ways.items():
@@ -241,6 +216,21 @@ def judge_all(
     return judged
 
 
+def write(
+    out: Sequence[Path], judged: dict[str, Judged], sentence: str, facts: dict[str, Any]
+) -> None:
+    """The figures with ``facts``, the table with its notes, and the picture: all, or none."""
+    with atomic_paths(*out) as (figures, table, picture):
+        content = {"verdict": sentence, **record(judged), **facts}
+        figures.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        notes = [f"- {note}" for note in facts["notes"]]
+        lines = [f"{TITLE}: {sentence}", "", tabulate(judged), "", *notes]
+        table.write_text("\n".join(lines) + "\n", "utf-8")
+        sides = {name: one.similarities for name, one in judged.items()}
+        report.draw_separation(picture, sides, sentence)
+    print(f"written to {', '.join(map(str, out))}")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, choose pairs, embed, judge, and say, draw and write what came out."""
     options = command.options(Verdict, "python -m transreid_ssl.verdict", arguments)
@@ -248,53 +238,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from transreid_ssl.models import find_weights, weights_digest
 
-    pool = open_tracks(options)
+    pool = data.open_tracks(options.pool, options.subset)
     models = load_models(options)
-    read = [options.pool, options.subset, options.root]
-    read += [find_weights(weights) for weights, _ in models.values()]
-    out = [Path(options.out) / name for name in _BEGINNINGS]
-    check_outputs(inputs=read, beside={path: _is_ours for path in out})
-    networks = [f"{name}: {weights}: {model.spec}" for name, (weights, model) in models.items()]
-    print(*networks, pool.describe(), sep="\n", flush=True)
-    try:
-        pairs = retrieval.find_sure_pairs(pool.tracks, options.max_pairs, options.seed)
-    except UserError as error:
-        raise UserError(f"{pool.source}: {error}") from error
-    print(pairs.describe(), flush=True)
+    weights = {name: str(path) for name, (path, _) in models.items()}
+    read = [options.pool, options.subset, options.root, *map(find_weights, weights.values())]
+    out = outputs(options.out, _WRITTEN, read)
+    pairs = retrieval.find_sure_pairs(pool.tracks, options.max_pairs, options.seed)
+    networks = (f"{name}: {weights[name]}: {model.spec}" for name, (_, model) in models.items())
+    notes = [*networks, pool.describe(), pairs.describe()]
+    print(*notes, sep="\n", flush=True)
     judged = judge_all(models, pool, pairs, options)
-    verdict, sentence = decide(judged)
-    table = tabulate(judged)
-    print(f"{table}\n{sentence}")
-    software = {"transreid_ssl": __version__, "torch": torch.__version__, "numpy": np.__version__}
-    figures = {
-        "verdict": verdict,
-        "sentence": sentence,
-        "networks": {
-            name: {
-                "weights": str(weights),
-                "digest": weights_digest(weights),
-                "is": str(model.spec),
-            }
-            for name, (weights, model) in models.items()
-        },
-        "pool": {"source": pool.source, "fingerprint": pool.fingerprint},
-        "pairs": pairs.record(),
-        **record(judged),
-        "settings": asdict(options),
-        "software": software,
+    sentence = decide(judged)
+    print(f"{tabulate(judged)}\n{sentence}")
+    facts = {
+        "notes": notes,
+        "pairs": {"same": len(pairs.same), "different": len(pairs.different)},
+        "fingerprint": pool.fingerprint,
+        "digests": {name: weights_digest(path) for name, path in weights.items()},
+        "settings": asdict(options) | {"weights": weights},
+        "software": {"transreid_ssl": __version__, "torch": torch.__version__},
     }
-    notes = [f"- {line}" for line in (*networks, pool.describe(), pairs.describe())]
-    with atomic_paths(*out) as (json_path, table_path, picture):
-        json_path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-        lines = [f"{TITLE}: {sentence}", "", table, "", *notes]
-        table_path.write_text("\n".join(lines) + "\n", "utf-8")
-        sides = {name: one.similarities for name, one in judged.items()}
-        report.draw_separation(picture, sides, sentence)
-    print(f"written to {', '.join(map(str, out))}")
-
-
-def _is_ours(path: Path) -> bool:
-    return begins_with(path, _BEGINNINGS[path.name])
+    write(out, judged, sentence, facts)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from transreid_ssl.data import __main__ as _data_command
 from transreid_ssl.data.people.clip import write_clip
 from transreid_ssl.data.tracks.settings import ClipConfig
 from transreid_ssl.models import build_backbone, save_backbone
-from transreid_ssl.plan import load_recipe
+from transreid_ssl.shipped import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -14,16 +14,17 @@
 #SBATCH --open-mode=append      # the log goes on, too
 set -euo pipefail
 
+# srun passes the signal on to the launchers, and these to every process, which then have 30 seconds.
+stopped=no
+run=
+trap 'stopped=yes; kill -TERM $run || true' TERM
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 srun --kill-on-bad-exit=1 torchrun \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
     --rdzv-endpoint "$first:$((20000 + SLURM_JOB_ID % 10000))" "$@" &
 run=$!
-
-# srun passes the signal on to the launchers, and these to every process, which then have 30 seconds.
-stopped=no
-trap 'stopped=yes; kill -TERM "$run" || true' TERM
+[ "$stopped" = no ] || kill -TERM "$run"
 code=0
 wait "$run" || code=$?
 if [ "$stopped" = yes ]; then

@@ -93,7 +93,7 @@ def test_scores_are_not_replaced_by_what_is_made_of_them(cfs, pool, weights, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["score"], "accelerate launch recipes/dino_pretrain.py"),
+        (["score"], "python -m transreid_ssl pretrain dino"),
         (["select"], "python -m transreid_ssl.cfs score"),
         (["report"], "python -m transreid_ssl.cfs score"),
         (["import", "missing.pkl"], "missing.pkl"),

@@ -1,7 +1,6 @@
 """The command line: what a person sees, and exit codes."""
 
 import shlex
-from pathlib import Path
 
 import cv2
 import pytest
@@ -29,7 +28,7 @@ def test_inspect_a_pool(images, capsys):
     assert "3 of 3 images decoded, 1 broken" in text
     assert "note: 0002_c1_0.jpg: empty (0 bytes)" in text
     assert "see also --protocol folder" in text
-    assert "recipes/dino_pretrain.py --config recipes/configs/dino_cpu.yaml" in text
+    assert "transreid_ssl pretrain dino --config dino_cpu.yaml" in text
     assert f"--run.output outputs/dino_images --data.pool {images}\n" in text
 
 
@@ -39,15 +38,15 @@ def test_inspect_a_protocol(capsys):
     assert "demo: train 12 images / 2 identities" in text
     assert text.count("2 of ") == 3
     assert "nothing odd was found" in text
-    assert f"recipes/supervised_finetune.py --data.name {SMALL}\n" in text
+    assert f"finetune supervised --data.name {SMALL}\n" in text
 
 
 def hint(text):
     """The command that inspect says to run next: its recipe and its options."""
     (line,) = [line for line in text.splitlines() if line.startswith("next: ")]
     words = shlex.split(line)
-    place = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    return Path(words[place]).stem, words[place + 1 :]
+    kind, method, *options = words[words.index("transreid_ssl") + 1 :]
+    return f"{method}_{kind}", options
 
 
 def understood(recipe, arguments, monkeypatch):

@@ -47,6 +47,29 @@ def test_within_a_batch_the_loss_equals_a_double_loop(offset):
     torch.testing.assert_close(loss, torch.tensor(expected).mean())
 
 
+def test_keys_of_the_querys_own_track_are_no_negatives():
+    queries, queue = units("q", (4, 6)), units("queue", (6, 9), dim=0)
+    keys, tracks = units("k", (8, 6)), torch.tensor([0, 1, 1, 4, 0, 7, 0, 1])
+    of_queue = torch.tensor([1, -1, 4, 4, 0, 9, -1, 1, 1])
+    in_queue, in_batch = [], []
+    for i, query in enumerate(queries):
+        others = [key for key, track in zip(queue.T, of_queue) if track != tracks[i]]
+        in_queue.append(slow_info_nce(query, keys[i], others, 0.2))
+        own = 3 + i
+        others = [keys[j] for j in range(8) if j != own and tracks[j] != tracks[own]]
+        in_batch.append(slow_info_nce(query, keys[own], others, 0.2))
+    loss, _ = info_nce(
+        queries, keys[:4], 0.2, queue=queue, tracks=tracks[:4], key_tracks=of_queue
+    )  # fmt: skip
+    torch.testing.assert_close(loss, torch.tensor(in_queue).mean())
+    loss, _ = info_nce(queries, keys, 0.2, offset=3, tracks=tracks[3:7], key_tracks=tracks)
+    torch.testing.assert_close(loss, torch.tensor(in_batch).mean())
+    leaf = queries.clone().requires_grad_()
+    loss, accuracy = info_nce(leaf, keys[:4], 0.2, tracks=tracks[:4] * 0, key_tracks=tracks[:4] * 0)
+    loss.backward()
+    assert (loss, accuracy, leaf.grad.abs().max()) == (0, 1, 0), "no negative is left"
+
+
 def test_accuracy_is_one_for_equal_and_chance_for_opposite_keys():
     queries = torch.eye(6)
     assert info_nce(queries, queries, 0.1)[1] == 1
@@ -111,6 +134,18 @@ def test_the_queue_is_state_and_begins_with_random_unit_keys():
     assert torch.equal(other.keys, queue.keys)
     assert other.pointer == 4
     assert not any(p.requires_grad for p in queue.parameters())
+
+
+def test_the_queue_knows_the_track_of_each_key():
+    queue = KeyQueue(1, 5)
+    for keys, tracks in ((numbered(0, 3), [0, 10, 20]), (numbered(3, 7), [30, 40, 50, 60])):
+        assert queue.tracks[queue.pointer] == -1
+        queue.remember(keys[:2], torch.tensor(tracks[:2]))
+        queue.forget()
+        for i in range(len(tracks)):
+            queue.remember(keys[i : i + 1], torch.tensor(tracks[i : i + 1]))
+        queue.enqueue()
+    assert queue.tracks.tolist() == (10 * queue.keys[0]).tolist() == [50, 60, 20, 30, 40]
 
 
 def test_keys_of_a_step_that_is_not_made_do_not_enter():

@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import zip_longest
 
 import pytest
 import torch
@@ -97,23 +98,29 @@ def vectors(objective, whole):
 
 
 @METHODS
-def test_the_loss_of_a_batch_equals_a_slow_loop(method):
-    objective = build(method).eval()
-    step(objective.train(), [batch(seed=1)])
+@pytest.mark.parametrize("tracks", [None, [5, 6, 5, 7]])
+def test_the_loss_of_a_batch_equals_a_slow_loop(method, tracks):
+    known = {"tracks": torch.tensor(tracks)} if tracks else {}
+    objective = build(method, **({"symmetric": True} if method is MoCo and tracks else {}))
+    tracks = tracks or [0, 1, 2, 3]  # which differ from one another and from those of the queue
+    entered = [track for track in tracks for _ in objective.query_views] if known else []
+    entered = entered[:: 2 if method is MoBY else 1]  # into each of its queues a key of an image
+    step(objective, [batch(seed=1) | known])
     objective.eval()
     (queries, keys), terms = vectors(objective, batch()), []
-    for asked in (0, 1) if method is not MoCo else (0,):
+    for asked in objective.query_views:
         for i in range(4):
             if method is MoCoV3:
-                others = [keys[1 - asked][j] for j in range(4) if j != i]
+                others = [keys[1 - asked][j] for j in range(4) if j != i and tracks[j] != tracks[i]]
             else:
                 queue = objective.queue if method is MoCo else objective.queues[1 - asked]
-                others = queue.keys.T
+                pairs = zip_longest(queue.keys.T, entered)
+                others = [key for key, track in pairs if track != tracks[i]]
             temperature = objective.config.temperature
             scale = 2 * temperature if method is MoCoV3 else 1
             pair = queries[asked][i], keys[1 - asked][i]
             terms.append(scale * slow_info_nce(*pair, others, temperature) / 4)
-    torch.testing.assert_close(objective(batch(), 0)["loss"], torch.tensor(sum(terms)))
+    torch.testing.assert_close(objective(batch() | known, 0)["loss"], torch.tensor(sum(terms)))
 
 
 @pytest.mark.parametrize("method", [MoCo, MoBY], ids=lambda method: method.name)
@@ -237,6 +244,7 @@ def test_mocos_weights_have_the_published_names_and_shapes():
     state = build(MoCo, "resnet_nano_reid").state_dict()
     names = {published(name): tuple(value.shape) for name, value in state.items()}
     assert len(names) == len(state)
+    assert names.pop("queue.tracks") == (12,), "the published program knows none"
     assert (names["queue"], names["queue_ptr"]) == ((8, 12), (1,))
     width = names["encoder_q.fc.0.weight"][0]
     assert names["encoder_q.fc.2.weight"] == (8, width)

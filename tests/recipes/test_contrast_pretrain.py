@@ -6,6 +6,8 @@ from safetensors.torch import load_file
 
 import launch
 from transreid_ssl import UserError
+from transreid_ssl.data import open_pool, packing
+from transreid_ssl.data.track_columns import make_table
 from transreid_ssl.models import LUPERSON, read_spec
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.config import as_plain, differences
@@ -15,8 +17,9 @@ METHODS = {
     "mocov3": ["--mocov3.hidden_dim=32", "--mocov3.dim=16"],
     "moby": ["--moby.hidden_dim=32", "--moby.dim=16", "--moby.queue_size=40"],
 }
+PEOPLE = "demo:identities=16,images=4,height=32,width=16"
 TINY = [
-    "--data.pool=demo:identities=16,images=4,height=32,width=16", "--model.img_size=[32,16]",
+    f"--data.pool={PEOPLE}", "--model.img_size=[32,16]",
     "--views.global_size=[32,16]", "--run.batch_size=16", "--run.epochs=3", "--run.log_every=1",
     "--run.num_workers=0", "--run.num_threads=1", "--run.precision=no", "--run.checkpoint_every=5",
     "--data.statistics=luperson", "--model.drop_path=0.2",
@@ -35,16 +38,30 @@ def run(method, *arguments):
         launch.recipe(f"{method}_pretrain").main([*TINY, *METHODS[method], *arguments])
 
 
+@pytest.fixture(scope="module")
+def of_tracks(tmp_path_factory):
+    """Options: the generated people as a pool of a track each, and views of two of its frames."""
+    folder = tmp_path_factory.mktemp("tracks") / "pool"
+    people, numbers = open_pool(PEOPLE), [str(i // 4) for i in range(64)]
+    people.annotations = make_table(camera=numbers, video=numbers, track=numbers, frame=range(64))
+    packing.pack(people, folder)
+    return [f"--data.pool={folder}", "--views.mates=track"]
+
+
 @pytest.fixture(scope="module", params=METHODS)
-def unbroken(request, tmp_path_factory):
-    """A method's name, and the folder of a run that was left alone."""
+def unbroken(request, tmp_path_factory, of_tracks):
+    """A method's name and options, and the folder of a run that was left alone.
+
+    Methods with a queue learn from tracks, the other one from images.
+    """
     folder = tmp_path_factory.mktemp(request.param) / "run"
-    run(request.param, *PROBE, f"--run.output={folder}")
-    return request.param, folder
+    options = [*PROBE, f"--run.output={folder}", *([] if request.param == "mocov3" else of_tracks)]
+    run(request.param, *options)
+    return request.param, options, folder
 
 
 def test_a_run_leaves_its_results_and_ends_as_before_when_it_lost_its_end(unbroken, capfd):
-    method, folder = unbroken
+    method, options, folder = unbroken
     lines = launch.metrics(folder)
     assert len(launch.losses(folder)) == 12
     assert {"contrast_accuracy", "feature_spread"} < set(lines[1])
@@ -60,9 +77,11 @@ def test_a_run_leaves_its_results_and_ends_as_before_when_it_lost_its_end(unbrok
     assert not torch.equal(state["encoder_k.backbone.cls_token"], whole["cls_token"])
     pointers = [value.item() for name, value in state.items() if name.endswith("pointer")]
     assert pointers == [12 * 16 % 40] * {"moco": 1, "mocov3": 0, "moby": 2}[method]
+    remembered = [value for name, value in state.items() if name.endswith(".tracks")]
+    assert all(value.min() >= 0 and value.max() < 16 for value in remembered)
     last.unlink()
     result.unlink()
-    run(method, *PROBE, f"--run.output={folder}")
+    run(method, *options)
     assert "resuming from step 10 of 12" in capfd.readouterr().out
     assert launch.losses(folder) == before
     resumed, again = load_file(result), torch.load(last, weights_only=True)["objective"]
@@ -72,8 +91,8 @@ def test_a_run_leaves_its_results_and_ends_as_before_when_it_lost_its_end(unbrok
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_two_processes_give_the_losses_of_one(method, tmp_path):
-    plain = PLAIN + ([] if method == "moco" else [f"--{method}.head_norm=false"])
+def test_two_processes_give_the_losses_of_one(method, tmp_path, of_tracks):
+    plain = PLAIN + of_tracks + ([] if method == "moco" else [f"--{method}.head_norm=false"])
     run(method, *plain, f"--run.output={tmp_path / 'one'}")
     arguments = [*TINY, *METHODS[method], *plain, f"--run.output={tmp_path / 'two'}"]
     assert "2 process(es)" in launch.run(str(path(method)), *arguments, processes=2)
@@ -86,6 +105,12 @@ def test_two_processes_give_the_losses_of_one(method, tmp_path):
 def test_views_that_cannot_be_contrasted_are_refused_before_anything_is_written(method, tmp_path):
     with pytest.raises(UserError, match=r"--views\.num_global is 2 and --views\.num_local 4"):
         run(method, "--views.num_local=4", f"--run.output={tmp_path / 'run'}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pool_that_knows_no_tracks_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"demo:.* does not tell .* transreid_ssl\.data tracks"):
+        run("moco", "--views.mates=track", f"--run.output={tmp_path / 'run'}")
     assert not list(tmp_path.iterdir())
 
 

@@ -14,10 +14,9 @@ import launch
 FOLDER = launch.ROOT / "recipes" / "launch"
 RUN = ["recipes/dino_pretrain.py", "--data.pool", "/data/two words"]
 STANDING_IN = {
-    "torchrun": """printf '%q ' "$@" > told.part && mv told.part told
-        if [ -n "${WAITS:-}" ]; then
-            trap 'kill $!; echo checkpoint > written; exit 1' TERM; sleep 60 & wait
-        fi
+    "torchrun": """trap 'kill $!; echo checkpoint > written; exit 1' TERM
+        printf '%q ' "$@" > told.part && mv told.part told
+        if [ -n "${WAITS:-}" ]; then sleep 60 & wait; fi
     """,
     "srun": """shift && exec "$@" """,
     "scontrol": """if [ "$1" = show ]; then echo first; echo second; else echo "$@" > again; fi""",

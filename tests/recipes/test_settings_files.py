@@ -105,7 +105,7 @@ def test_settings_that_change_published_figures_are_the_authors():
 @pytest.mark.parametrize("name", RECIPES)
 def test_help_shows_examples_as_they_are_typed(name):
     lines = launch.recipe(name).__doc__.splitlines()
-    assert any(line.startswith("    accelerate launch recipes/") for line in lines)
+    assert any(line.startswith("    python -m transreid_ssl ") for line in lines)
     # A single backslash in a docstring joins two lines, and is gone.
     assert all(len(line) <= 100 for line in lines)
     for line, after in itertools.pairwise(lines):

@@ -75,7 +75,7 @@ def test_a_run_that_lost_its_end_ends_as_before(home):
 
 def test_without_pre_training_it_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"recipes/dino_pretrain\.py"):
+    with pytest.raises(UserError, match="transreid_ssl pretrain dino"):
         launch.recipe("supervised_finetune").main([])
     assert not list(tmp_path.iterdir())
 

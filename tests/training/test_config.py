@@ -43,6 +43,40 @@ def test_a_given_file_replaces_the_demo(demo, tmp_path):
     assert "demo" not in origin
 
 
+def test_a_bare_name_is_looked_for_beside_the_demo(demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (demo.parent / "shipped").mkdir()
+    shipped = demo.rename(demo.parent / "shipped" / "small_cpu.yaml")
+    for option in (["--config", "small_cpu.yaml"], ["--config=small_cpu.yaml"]):
+        config, origin = parse_config(Config, shipped, "", option)
+        assert (config.run.epochs, origin) == (3, "the shipped small_cpu.yaml")
+    (tmp_path / "small_cpu.yaml").write_text("run:\n  epochs: 5\n")  # the user's own comes first
+    config, origin = parse_config(Config, shipped, "", option)
+    assert (config.run.epochs, origin) == (5, "your --config")
+    with pytest.raises(UserError, match=r"smal\.yaml: there is no such file; .* small_cpu\.yaml\?"):
+        parse_config(Config, shipped, "", ["--config", "smal.yaml"])
+
+
+def test_unknown_options_and_keys_name_the_nearest(demo):
+    with pytest.raises(UserError, match=r"did you mean --optim\.lr\?"):
+        parse_config(Config, demo, "", ["--lr=1"])
+    demo.write_text("run:\n  epoch: 3\n")
+    with pytest.raises(UserError, match=r"did you mean run\.epochs\?"):
+        parse_config(Config, demo, "", [])
+
+
+def test_help_tells_the_values_that_will_run(demo, capsys):
+    for option, more in (("--help", False), ("--help-all", True)):
+        with pytest.raises(SystemExit):
+            parse_config(Config, demo, "A test.", ["--run.seed=1", option])
+        said = " ".join(capsys.readouterr().out.split())
+        assert "begun run keeps them. (type: int, default: 3)" in said
+        assert ("--run.seed" in said) == more
+    demo.write_text("run:\n  epochs: many\n")
+    with pytest.raises(UserError, match="epochs"):
+        parse_config(Config, demo, "", ["--help"])
+
+
 def test_resolved_settings_read_back_as_themselves(demo, tmp_path):
     config, _ = parse_config(Config, demo, "", [])
     saved = tmp_path / "config.yaml"

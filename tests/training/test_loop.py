@@ -18,11 +18,13 @@ from transreid_ssl.training import (
     RetrievalProbe,
     RunFolder,
     RunSettings,
+    TrackProbe,
     Trainer,
     feature_spread,
 )
 from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
 from transreid_ssl.training.clock import Clock
+from transreid_ssl.training.probe import before_and_after
 
 
 class Toy(Objective):
@@ -390,6 +392,32 @@ def test_the_probe_measures_the_backbone_it_is_given():
     values = RetrievalProbe(settings, Colour, Accelerator(cpu=True))(0)
     assert values["probe/mAP"] > 2 * values["probe/mAP_chance"] > 0
     assert 0 < values["probe/feature_spread"] < 1
+
+
+def test_the_best_network_is_that_of_the_probes_own_first_figure(tmp_path):
+    class ByArea(TrackProbe):
+        def __init__(self):
+            self.title = "tracks"
+
+        def __call__(self, step):
+            area = {0: 60.0, 6: 80.0, 12: 70.0}[step]
+            names = [
+                f"probe/{name}{of}" for name in self.figures for of in ("_histogram", "_chance")
+            ]
+            return {
+                "probe/roc_area": area,
+                "probe/equal_error_rate": 30.0,
+                **dict.fromkeys(names, 50),
+            }
+
+    made, kept = trainer(tmp_path, Toy()), []
+    made.probe, made.probe_every = ByArea(), 6
+    made.keep_best = lambda: kept.append(made.step)
+    made.fit(batches(0))
+    assert kept == [0, 6]
+    table = before_and_after(made.run.lines_with("probe/roc_area"), made.probe).splitlines()
+    assert "ROC area %" in table[0]
+    assert table[2].split() == ["after", "(step", "12)", "70.0", "30.0"]
 
 
 @pytest.mark.parametrize("launched", [True, False])

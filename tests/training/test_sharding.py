@@ -21,7 +21,7 @@ import json, os, sys
 from unittest import mock
 from torch.distributed.tensor import DTensor
 from transreid_ssl import command
-from transreid_ssl.plan import load_recipe
+from transreid_ssl.shipped import load_recipe
 from transreid_ssl.training import RunFolder
 from transreid_ssl.training.watch import Watch
 

@@ -6,7 +6,7 @@
   python -m transreid_ssl.cfs import    use a published CFS_list.pkl: outputs/cfs/subset.parquet
 
 With no options each takes what the one before has left, beginning with what
-recipes/dino_pretrain.py and recipes/supervised_finetune.py write; add --help for the options.
+`pretrain dino` and `finetune supervised` write; add --help for the options.
 """
 
 import sys

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transreid_ssl.data import Pool
 
 _COMMAND = "python -m transreid_ssl.data"
-_SMALL = "a small network for a CPU, other settings are in recipes/configs: "
+_SMALL = "a small network for a CPU, see --help for other settings: "
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def run_inspect(options: Inspect) -> int:
     """The command ``inspect``."""
     advice, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
     print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
-    print(f"next: {following}")
+    print(command.as_started(f"next: {following}"))
     return 0
 
 
@@ -161,7 +161,7 @@ def _inspect_pool(options: Inspect) -> tuple[list[str], str]:
     note = ""
     if not pool.generated:
         given, note = _small(options.path, "dino") | given, _SMALL
-    return advice, f"{note}accelerate launch recipes/dino_pretrain.py{_spelled(given)}"
+    return advice, f"{note}python -m transreid_ssl pretrain dino{_spelled(given)}"
 
 
 def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
@@ -186,16 +186,13 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
         given = _small(options.path, "supervised") | {"--model.weights": "null"} | given
         given |= {"--data.root": options.path} | _pattern(options)
         note = _SMALL
-    return advice, f"{note}accelerate launch recipes/supervised_finetune.py{_spelled(given)}"
+    return advice, f"{note}python -m transreid_ssl finetune supervised{_spelled(given)}"
 
 
 def _small(path: str, job: str) -> dict[str, str]:
     """The settings of a small network on real crops, and a run folder of the images' own."""
     stem = re.sub(r"[^\w.-]+", "_", Path(path).resolve().stem)
-    return {
-        "--config": f"recipes/configs/{job}_cpu.yaml",
-        "--run.output": f"outputs/{job}_{stem or 'images'}",
-    }
+    return {"--config": f"{job}_cpu.yaml", "--run.output": f"outputs/{job}_{stem or 'images'}"}
 
 
 def _pattern(options: Any, name: str = "--data.pattern") -> dict[str, str]:
@@ -285,7 +282,8 @@ def run_budget(options: Budget) -> int:
         small = _small(options.out, "supervised")
         given = small | {"--model.weights": "null"} | given | {"--data.root": options.root}
     given |= _pattern(options) | {"--data.label_list": options.out}
-    print(f"next: accelerate launch recipes/supervised_finetune.py{_spelled(given)}")
+    following = f"python -m transreid_ssl finetune supervised{_spelled(given)}"
+    print(command.as_started(f"next: {following}"))
     return 0
 
 

@@ -30,7 +30,8 @@ def collate_views(items: list[dict[str, Any]]) -> dict[str, Any]:
     ``views`` is a list of uint8 tensors, one a group: (V * B, 3, H, W), view v of image b at row
     v * B + b. ``index`` is int64 (B,), ``corrupt`` the names of the broken images met. Items with
     geometry add ``boxes`` float32 (V, B, 4), ``flips`` bool (V, B) and ``original`` uint8
-    (B, 3, H, W); V counts the global views.
+    (B, 3, H, W); V counts the global views. Items of a data set with mates add ``tracks``, int64
+    (B,).
     """
     groups = range(len(items[0]["views"]))
     views = [
@@ -42,6 +43,8 @@ def collate_views(items: list[dict[str, Any]]) -> dict[str, Any]:
         "index": torch.tensor([item["index"] for item in items], dtype=torch.int64),
         "corrupt": [name for item in items for name in item["corrupt"]],
     }
+    if "track" in items[0]:
+        batch["tracks"] = torch.tensor([item["track"] for item in items], dtype=torch.int64)
     if "boxes" in items[0]:
         for name in ("boxes", "flips"):
             batch[name] = torch.from_numpy(np.stack([item[name] for item in items], axis=1))

@@ -10,6 +10,7 @@ import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import cv2
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from transreid_ssl.data.collate import collate_labelled, collate_views, stack
 from transreid_ssl.data.images import CorruptImage, decode, resize
 from transreid_ssl.data.located import LocatedViews
+from transreid_ssl.data.mates import Mates
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.samplers import StepSampler
@@ -41,8 +43,10 @@ class Views(Protocol):
         image: np.ndarray,
         rng: np.random.Generator,
         another: Callable[[], np.ndarray] | None = None,
+        mate: np.ndarray | None = None,
     ) -> list[list[np.ndarray]] | LocatedViews:
-        """``another`` gives a random other image of the pool, for views made of two."""
+        """``another`` gives a random other image of the pool, for views made of two. ``mate`` is an
+        image of the same track, given where the data set has mates."""
         ...
 
 
@@ -53,21 +57,32 @@ class ViewsDataset(Dataset):
     for, and the names of broken images met on the way. A broken image is replaced by another one,
     drawn from (seed, index), so a replayed step meets the same replacement. The fields of
     ``LocatedViews`` stand in the item by their names.
+
+    With ``mates`` the views are of two frames of a track, and "track" is its number. A mate that is
+    broken is replaced by the image itself.
     """
 
-    def __init__(self, pool: Pool | LabelledImages, views: Views, seed: int) -> None:
-        self.pool, self.views, self.seed = pool, views, seed
+    def __init__(
+        self, pool: Pool | LabelledImages, views: Views, seed: int, mates: Mates | None = None
+    ) -> None:
+        self.pool, self.views, self.seed, self.mates = pool, views, seed, mates
 
     def __len__(self) -> int:
         return len(self.pool)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         index = item[1]
-        image, _, corrupt = _first_readable(self.pool, index, self._substitutes(index))
+        image, used, corrupt = _first_readable(self.pool, index, self._substitutes(index))
         rng = np.random.default_rng([self.seed, *item])
-        views = self.views(image, rng, _another(self.pool, rng, corrupt))
+        make_views, known = self.views, {}
+        if self.mates is not None:
+            mate, _, broken = _first_readable(self.pool, self.mates.draw(used, rng), iter([used]))
+            corrupt.extend(broken)
+            make_views = partial(self.views, mate=mate)
+            known["track"] = int(self.mates.tracks[used])
+        views = make_views(image, rng, _another(self.pool, rng, corrupt))
         located = views._asdict() if isinstance(views, LocatedViews) else {"views": views}
-        return {**located, "index": index, "corrupt": corrupt}
+        return {**located, **known, "index": index, "corrupt": corrupt}
 
     def _substitutes(self, index: int) -> Iterator[int]:
         """Other images; a generator, so that only a broken image costs the drawing of them."""

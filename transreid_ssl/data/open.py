@@ -32,6 +32,21 @@ def open_pool(path: str | Path, subset: str | Path | None = None) -> Pool:
     return pool if subset is None else take_subset(pool, subset)
 
 
+def open_tracks(path: str, subset: str | None = None) -> Pool:
+    """A pool that knows the tracks of its images.
+
+    Raises:
+        UserError: there is none, or it does not know them.
+    """
+    made_by = "`python -m transreid_ssl.data tracks`"
+    if path.partition(":")[0] != "demo" and not os.path.exists(path):
+        raise UserError(f"{path or 'no pool'}: no pool of tracks is there; {made_by} makes one")
+    pool = open_pool(path, subset)
+    if pool.tracks is None:
+        raise UserError(f"{pool.source}: knows no tracks; give a pool that {made_by} made")
+    return pool
+
+
 def _open_whole(path: str) -> Pool:
     if path.partition(":")[0] == "demo" and not os.path.exists(path):
         return PeoplePool.from_spec(path)

@@ -130,6 +130,10 @@ class MultiCropConfig:
     keeps a network from comparing places instead of persons, which small runs do first."""
     erasing: RandomErasingConfig = RandomErasingConfig(probability=0)
     """Random erasing of every view, after all else (LUPerson's MoCo: 0.5 with area to 0.6)."""
+    mates: Literal["image", "track"] = "image"
+    """What the second, fourth, ... view is cut from: "image", the image itself, or "track", another
+    frame of its track, far in time. Keys of the same track are then no negatives. Needs a pool that
+    knows its tracks; `python -m transreid_ssl.data tracks` makes one."""
     original: bool = False
     """Also give the image without augmentation, resized to `global_size`, and where each global
     view lies in it; recipes whose objective compares parts of a body set it themselves."""
@@ -142,6 +146,12 @@ class MultiCropConfig:
             jitter_strength=(0, None), brightness=(0, None), contrast=(0, None),
             saturation=(0, None), hue=(0, None),
         )  # fmt: skip
+        if self.mates == "track" and self.original:
+            raise UserError(
+                "views.mates is track, and UP-ReID's terms compare parts of one image: give "
+                "--views.mates image, or 0 for --regularisers.consistency_weight and "
+                "--regularisers.intrinsic_weight"
+            )
         for name in ("global_blur", "global_solarize"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty: give a probability for each global view")

@@ -45,12 +45,13 @@ class ViewParameters(NamedTuple):
 
 
 class MultiCrop:
-    """Callable (image uint8 (H, W, 3) RGB, rng, another) -> [[global views], [local views]].
+    """Callable (image uint8 (H, W, 3) RGB, rng, another, mate) -> [[global views], [local views]].
 
     Every view is a contiguous uint8 array (height, width, 3). A group without views is left out.
     `sample` draws the geometry and colours alone, `apply` makes one view of them: patches of two
     views can be brought into line through their boxes. ``another`` gives a random other image; it
-    is asked only where backgrounds are mixed. With ``config.original`` the result is a
+    is asked only where backgrounds are mixed. The second, fourth, ... of all views are cut from
+    ``mate``, an image of any size, if there is one. With ``config.original`` the result is a
     ``LocatedViews``; the views in it are the same.
     """
 
@@ -81,15 +82,20 @@ class MultiCrop:
         image: np.ndarray,
         rng: np.random.Generator,
         another: Callable[[], np.ndarray] | None = None,
+        mate: np.ndarray | None = None,
     ) -> list[list[np.ndarray]] | LocatedViews:
         _check_image(image)
         drawn = self.sample(rng, *image.shape[:2])
         sources = [image] * len(drawn)
+        if mate is not None:
+            _check_image(mate)
+            drawn[1::2] = self.sample(rng, *mate.shape[:2])[1::2]
+            sources[1::2] = [mate] * len(sources[1::2])
         if self.config.background:
             if another is None:
                 raise ValueError("background mixing needs other images: pass another")
             for view in np.flatnonzero(rng.random(self.config.num_global) < self.config.background):
-                sources[view] = mix_background(image, another(), draw_ellipse(rng))
+                sources[view] = mix_background(sources[view], another(), draw_ellipse(rng))
         views = [self.apply(source, view) for source, view in zip(sources, drawn)]
         groups = [views[group] for group in self._groups if views[group]]
         if not self.config.original:

@@ -13,11 +13,13 @@ def info_nce(
     *,
     queue: Tensor | None = None,
     offset: int = 0,
+    tracks: Tensor | None = None,
+    key_tracks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of finding each query's own key among all (van den Oord et al., 1807.03748).
 
     All vectors have length 1. The negatives are the queue's keys or, without a queue, the other
-    keys of the batch.
+    keys of the batch; where tracks are known, those of the query's own are left out.
 
     Args:
         queries: (B, D).
@@ -25,6 +27,9 @@ def info_nce(
             ``offset + i``.
         temperature: Of the softmax; low is sharp.
         queue: (D, K), a key a column.
+        tracks: Numbers from 0 of the queries' tracks, int64 (B,); None: not known.
+        key_tracks: Those of the queue's keys (K,), -1 where not known, or without a queue of
+            ``keys`` (N,).
 
     Returns:
         0-d float32: the loss, and the share of queries whose own key ranks first.
@@ -38,6 +43,13 @@ def info_nce(
             positive = (queries * keys).sum(dim=1, keepdim=True)
             similarities = torch.cat([positive, queries @ queue], dim=1)  # (B, 1 + K)
             own = torch.zeros(len(queries), dtype=torch.long, device=queries.device)
+        if tracks is not None:
+            same = tracks[:, None] == key_tracks  # (B, N or K)
+            same = F.pad(
+                same, (similarities.shape[1] - same.shape[1], 0)
+            )  # the column of positives
+            same.scatter_(1, own[:, None], False)
+            similarities = similarities.masked_fill(same, -torch.inf)
         loss = F.cross_entropy(similarities / temperature, own)
     accuracy = (similarities.argmax(dim=1) == own).float().mean()
     return loss, accuracy
@@ -45,7 +57,7 @@ def info_nce(
 
 @torch.no_grad()
 def gather(keys: Tensor) -> Tensor:
-    """(A, B, D) of every process -> (A·W·B, D) in the order of the global batch.
+    """(A, B, …) of every process -> (A·W·B, …) in the order of the global batch.
 
     A are the micro-batches of a step and W the processes: a sampler deals a global batch out to all
     processes for the first micro-batch, then for the second.
@@ -73,20 +85,28 @@ class KeyQueue(nn.Module):
     """(D, K), a key of length 1 a column."""
     pointer: Tensor
     """int64 (1,): the column that is written next."""
+    tracks: Tensor
+    """int64 (K,): the number of each key's track, -1 where it is not known."""
 
     def __init__(self, dim: int, size: int) -> None:
         super().__init__()
         self.register_buffer("keys", F.normalize(torch.randn(dim, size), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("tracks", torch.full((size,), -1))
         self._waiting: list[Tensor] = []
+        self._waiting_tracks: list[Tensor] = []
 
-    def remember(self, keys: Tensor) -> None:
-        """Let the keys of a micro-batch, (B, D), wait for the end of the step."""
+    def remember(self, keys: Tensor, tracks: Tensor | None = None) -> None:
+        """Let the keys of a micro-batch, (B, D), wait for the end of the step, and their tracks,
+        int64 (B,), if these are known."""
         self._waiting.append(keys.detach())
+        if tracks is not None:
+            self._waiting_tracks.append(tracks)
 
     def forget(self) -> None:
         """Drop the keys that wait."""
         self._waiting.clear()
+        self._waiting_tracks.clear()
 
     @torch.no_grad()
     def enqueue(self) -> None:
@@ -94,9 +114,12 @@ class KeyQueue(nn.Module):
         if not self._waiting:
             return
         keys = gather(torch.stack(self._waiting))
-        self._waiting.clear()
         size, number = self.keys.shape[1], len(keys)
         # On the device throughout: reading the pointer would make the host wait.
         places = torch.arange(max(0, number - size), number, device=keys.device)
-        self.keys[:, (self.pointer + places) % size] = keys[places].T.to(self.keys.dtype)
+        columns = (self.pointer + places) % size
+        self.keys[:, columns] = keys[places].T.to(self.keys.dtype)
+        if self._waiting_tracks:
+            self.tracks[columns] = gather(torch.stack(self._waiting_tracks))[places]
+        self.forget()
         self.pointer.add_(number).remainder_(size)

@@ -31,14 +31,20 @@ class MoBY(MomentumPair):
         self.config = config
         self.queues = nn.ModuleList(KeyQueue(dim, config.queue_size) for _ in range(2))
 
-    def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
+    def contrast(
+        self, queries: Tensor, keys: Tensor, view: int, tracks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Against earlier keys of the same view."""
-        return info_nce(queries, keys, self.config.temperature, queue=self.queues[view].keys)
+        queue = self.queues[view]
+        return info_nce(
+            queries, keys, self.config.temperature,
+            queue=queue.keys, tracks=tracks, key_tracks=queue.tracks,
+        )  # fmt: skip
 
-    def remember(self, keys: dict[int, Tensor]) -> None:
+    def remember(self, keys: dict[int, Tensor], tracks: Tensor | None = None) -> None:
         """Keys of each view wait for its queue."""
         for view, of_view in keys.items():
-            self.queues[view].remember(of_view)
+            self.queues[view].remember(of_view, tracks)
 
     def after_step(self, progress: float) -> None:
         """Move the key encoder, then let the step's keys into the queues."""

@@ -33,13 +33,20 @@ class MoCo(MomentumPair):
         self.config = config
         self.queue = KeyQueue(config.dim, config.queue_size)
 
-    def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
+    def contrast(
+        self, queries: Tensor, keys: Tensor, view: int, tracks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Against the queue, whichever view the keys are of."""
-        return info_nce(queries, keys, self.config.temperature, queue=self.queue.keys)
+        return info_nce(
+            queries, keys, self.config.temperature,
+            queue=self.queue.keys, tracks=tracks, key_tracks=self.queue.tracks,
+        )  # fmt: skip
 
-    def remember(self, keys: dict[int, Tensor]) -> None:
+    def remember(self, keys: dict[int, Tensor], tracks: Tensor | None = None) -> None:
         """Keys of both views, where there are both, enter image by image."""
-        self.queue.remember(torch.stack(list(keys.values()), dim=1).flatten(0, 1))
+        if tracks is not None:
+            tracks = tracks.repeat_interleave(len(keys))
+        self.queue.remember(torch.stack(list(keys.values()), dim=1).flatten(0, 1), tracks)
 
     def after_step(self, progress: float) -> None:
         """Move the key encoder, then let the step's keys into the queue."""

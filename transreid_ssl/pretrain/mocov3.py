@@ -47,14 +47,17 @@ class MoCoV3(MomentumPair):
         )  # fmt: skip
         self.config = config
 
-    def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
+    def contrast(
+        self, queries: Tensor, keys: Tensor, view: int, tracks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Against the keys of the whole batch; times 2T, so that the gradient's scale does not
         depend on the temperature T (2104.02057, algorithm 1)."""
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         temperature = self.config.temperature
         loss, accuracy = info_nce(
-            queries, gather(keys[None]), temperature, offset=rank * len(queries)
-        )
+            queries, gather(keys[None]), temperature, offset=rank * len(queries),
+            tracks=tracks, key_tracks=None if tracks is None else gather(tracks[None]),
+        )  # fmt: skip
         return 2 * temperature * loss, accuracy
 
 

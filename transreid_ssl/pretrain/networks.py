@@ -86,18 +86,25 @@ class MomentumPair(Objective):
         return [self.encoder_q, self.encoder_k]
 
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
-        """Loss of a batch of ``views``: one group of two large crops an image, crop-major."""
+        """Loss of a batch of ``views``: one group of two large crops an image, crop-major; with
+        ``tracks``, int64 (B,), keys of an image's own track are none of its negatives."""
         views = self.two_views(batch)
         keys = self.keys(views)
-        return self.compare({view: self.query(views[view]) for view in self.query_views}, keys)
+        queries = {view: self.query(views[view]) for view in self.query_views}
+        return self.compare(queries, keys, batch.get("tracks"))
 
     def compare(
-        self, encoded: dict[int, tuple[Tensor, ...]], keys: dict[int, Tensor]
+        self,
+        encoded: dict[int, tuple[Tensor, ...]],
+        keys: dict[int, Tensor],
+        tracks: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The values of a batch from what ``query`` gave, by view, and from ``keys``."""
-        results = [self.contrast(encoded[v][1], keys[1 - v], view=1 - v) for v in self.query_views]
+        results = [
+            self.contrast(encoded[v][1], keys[1 - v], 1 - v, tracks) for v in self.query_views
+        ]
         if self.training:
-            self.remember(keys)
+            self.remember(keys, tracks)
         losses, accuracies = (torch.stack(values) for values in zip(*results))
         return {
             "loss": losses.sum(),
@@ -106,12 +113,15 @@ class MomentumPair(Objective):
         }
 
     @abstractmethod
-    def contrast(self, queries: Tensor, keys: Tensor, view: int) -> tuple[Tensor, Tensor]:
+    def contrast(
+        self, queries: Tensor, keys: Tensor, view: int, tracks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Loss of queries (B, K) against their keys (B, K), which are of the view numbered
-        ``view``, and the share of queries whose own key ranks first."""
+        ``view``, and the share of queries whose own key ranks first; ``tracks`` of the images are
+        int64 (B,) or not known."""
 
-    def remember(self, keys: dict[int, Tensor]) -> None:
-        """Take note of a training batch's keys, by the number of their view."""
+    def remember(self, keys: dict[int, Tensor], tracks: Tensor | None = None) -> None:
+        """Take note of a training batch's keys, by the number of their view, and its tracks."""
 
     def two_views(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """The large views of a batch's ``views``, each uint8 (B, 3, H, W).

@@ -17,7 +17,7 @@ def draw_separation(
     """Write a PNG: the ROC curves of all, and of each the histograms of its similarities.
 
     Args:
-        path: a file to write, which the caller makes atomic.
+        path: where to write; not atomically, as it is one file of several.
         similarities: by name, those of pairs of one person (S,) and of two (D,).
         title: above the curves.
     """
@@ -47,5 +47,6 @@ def _draw_histogram(axis: Axes, name: str, same: np.ndarray, different: np.ndarr
     for values, colour, label in ((same, RIGHT, "one person"), (different, WRONG, "two people")):
         axis.hist(values, edges, density=True, color=colour, alpha=0.55, label=label)
     axis.set(xlabel="cosine", yticks=[])
+    axis.locator_params(axis="x", nbins=3)
     axis.set_title(name, fontsize=9)
     axis.legend(fontsize=8)

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "metrics": ["RetrievalMetrics", "evaluate", "format_table"],
         "neighbours": ["nearest_neighbours", "ranked_gallery"],
         "reranking": ["Reranking", "expand_queries", "rerank"],
-        "separation": ["Separation", "camera_share", "effective_rank", "separate", "similarities"],
+        "separation": ["Separation", "camera_share", "effective_rank", "separate"],
         "sure_pairs": ["SurePairs", "find_sure_pairs"],
         "verification": ["OperatingPoint", "PairCounts", "count_pairs", "operating_points"],
     },

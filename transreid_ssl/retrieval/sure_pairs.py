@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,20 +35,20 @@ class SurePairs:
     exact: bool
     tracks: np.ndarray
 
-    @property
+    @cached_property
     def images(self) -> np.ndarray:
         """The places int64 (M,), in order, of all images in a pair."""
         return np.unique(np.concatenate([self.same, self.different]))
 
-    def record(self) -> dict[str, int | str]:
-        """The counts, and how moments were told, for JSON."""
-        return {
-            "same": len(self.same),
-            "different": len(self.different),
-            "moments": "one frame" if self.exact else "overlapping tracks",
-            "images": len(self.images),
-            "tracks": len(np.unique(self.tracks[self.images])),
-        }
+    def similarities(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The cosines float64 (S,) and (D,) of the pairs, of unit features (M, D) of ``images``.
+
+        By way of differences: of features that are all but equal, products would be rounded away.
+        """
+        sides = (features[np.searchsorted(self.images, p)] for p in (self.same, self.different))
+        apart = (pair[:, 0] - pair[:, 1] for pair in sides)
+        same, different = (1 - np.einsum("pd,pd->p", d, d, dtype=np.float64) / 2 for d in apart)
+        return same, different
 
     def describe(self) -> str:
         """One line for people."""
@@ -77,7 +78,10 @@ def find_sure_pairs(known: Any, max_pairs: int = 10_000, seed: int = 0) -> SureP
     members = np.split(order, starts[1:])  # of each track the images, by frame
     same = _same(members, known.frames, max_pairs, random)
     if not len(same):
-        raise UserError("no track of the pool has two frames: there is no pair of one person")
+        raise UserError(
+            "no track of the pool has two frames, so that no pair surely shows one person; cut "
+            "crops of more frames (`python -m transreid_ssl.data tracks --every 1`)"
+        )
     anchors = _by_turns(known.tracks, random)
     different, exact = _of_one_frame(known, anchors, max_pairs, random), True
     if len(different) < min(_ENOUGH, max_pairs):
@@ -86,8 +90,8 @@ def find_sure_pairs(known: Any, max_pairs: int = 10_000, seed: int = 0) -> SureP
             different, exact = wider, False
     if not len(different):
         raise UserError(
-            "no two tracks of one video overlap in time: there is no pair that surely shows two "
-            "people; cut crops of more frames (`python -m transreid_ssl.data tracks --every 1`)"
+            "no two tracks of one video of the pool overlap in time, so that no pair surely shows "
+            "two people; take a pool of busier videos"
         )
     return SurePairs(same, different, exact, known.tracks)
 

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "objective": ["Objective"],
         "optim": ["build_optimizer", "clip_gradients", "ema_update", "parameter_groups"],
         "plan": ["Plan", "make_plan"],
-        "probe": ["RetrievalProbe", "retrieval_probe"],
+        "probe": ["RetrievalProbe", "TrackProbe", "retrieval_probe"],
         "run": ["train"],
         "runfolder": ["RunFolder"],
         "schedules": ["cosine", "linear", "warmup_cosine"],

@@ -6,16 +6,29 @@ import platform
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from transreid_ssl.command import Parser
+from transreid_ssl.command import Parser, as_started, nearest
 from transreid_ssl.errors import UserError
 from transreid_ssl.training.yaml_files import read_yaml
 
 Config = TypeVar("Config")
+
+
+MOST_USED = {"help", "help_all", "config", "base", "source_model"} | {
+    f"{group}.{name}"
+    for group, names in {
+        "run": "output epochs batch_size precision num_workers overwrite",
+        "data": "pool subset name root", "source": "name root", "target": "name root",
+        "model": "name img_size weights", "optim": "name lr", "probe": "data root every",
+    }.items()
+    for name in names.split()
+}  # fmt: skip
+"""What ``--help`` shows of a recipe's settings; ``--help-all`` shows all."""
 
 
 def parse_config(
@@ -24,17 +37,23 @@ def parse_config(
     """Parse ``--config FILE`` and overrides such as ``--optim.lr 1e-3`` into ``kind``.
 
     Without ``--config``, ``default_file`` (the demo) is read first, so that a recipe runs with no
-    argument. Returns the settings and the name of the file that they came from.
+    argument. The files beside it need no folder in their names. Returns the settings and the name
+    of the file that they came from.
 
     Raises:
         UserError: no such file, an unknown key, or a value of the wrong type.
     """
-    parser = Parser(description=description)
+    parser = Parser(
+        description=as_started(description), usage="%(prog)s [--config FILE] [--SETTING VALUE ...]"
+    )
+    parser.add_argument(
+        "--help-all", action="help", help="Show every setting with its value, and exit."
+    )
     parser.add_argument("--config", action="config", help="YAML file; later options override it")
     parser.add_class_arguments(kind)
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = _find_shipped(sys.argv[1:] if arguments is None else arguments, default_file.parent)
     given = bool(_settings_files(arguments))
-    if not given and not {"-h", "--help"} & set(arguments):
+    if not given:
         if not default_file.is_file():
             raise UserError(f"{default_file}: the demo settings are missing; give --config FILE")
         arguments = ["--config", str(default_file), *arguments]
@@ -43,20 +62,42 @@ def parse_config(
         if not isinstance(read_yaml(file), dict):
             raise UserError(f"{file}: holds no settings (lines such as `name: value`)")
     try:
+        if {"-h", "--help", "--help-all"} & set(arguments):
+            parser.show_help_of(files, None if "--help-all" in arguments else MOST_USED)
         values = parser.parse(arguments)
     except UserError as error:
         raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
     fields = {field.name: values[field.name] for field in dataclasses.fields(kind)}
-    return kind(**fields), "the demo settings" if not given else "your --config"
+    return kind(**fields), _origin(files, default_file) if given else "the demo settings"
+
+
+def _find_shipped(arguments: Sequence[str], folder: Path) -> list[str]:
+    """The arguments with ``--config FILE`` as two, FILE in ``folder`` where it is only there.
+
+    Raises:
+        UserError: it is in neither place.
+    """
+    words = []
+    for word in arguments:
+        words += word.split("=", 1) if word.startswith("--config=") else [word]
+    for place, name in enumerate(words[1:], start=1):
+        if words[place - 1] != "--config" or os.path.exists(name):
+            continue
+        if Path(name).name == name and (folder / name).is_file():
+            words[place] = str(folder / name)
+        else:
+            known = nearest(name, (path.name for path in folder.glob("*.yaml")))
+            raise UserError(f"--config {name}: there is no such file{known}")
+    return words
 
 
 def _settings_files(arguments: Sequence[str]) -> list[str]:
-    """What ``--config FILE`` and ``--config=FILE`` name."""
-    return [
-        a.partition("=")[2] or b
-        for a, b in zip(arguments, [*arguments[1:], ""])
-        if a.partition("=")[0] == "--config"
-    ]
+    return [file for option, file in pairwise(arguments) if option == "--config"]
+
+
+def _origin(files: Sequence[str], default_file: Path) -> str:
+    shipped = [path.name for path in map(Path, files) if path.parent == default_file.parent]
+    return f"the shipped {', '.join(shipped)}" if shipped else "your --config"
 
 
 def as_plain(value: Any) -> Any:

@@ -91,6 +91,8 @@ def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[lis
 def _heading(name: str) -> str:
     if name.endswith("feature_spread"):
         return "feature spread (near 0: collapsed)"
+    if name.startswith(("probe/roc_area", "probe/equal_error")):
+        return "pairs that tracks know (%)"
     if name.startswith("probe/"):
         return "retrieval on people never trained on (%)"
     if name in ("lr", "weight_decay", "momentum"):

@@ -49,7 +49,8 @@ class Trainer:
         image_names: By the "index" of a batch: which images a step saw that was not finite.
         probe: Called with the step on every process; returns values to log on the main one.
         probe_every: Steps between probes (there is one at the start and one at the end).
-        keep_best: Called on every process after a probe with a higher mAP than all before it.
+        keep_best: Called on every process after a probe with more of its first figure (mAP, or the
+            ROC area of tracks) than all before it.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class Trainer:
         total = self.plan.total_steps
         with self.stop, closing, progress_bar(self.accelerator, self.step, total) as bar:
             self.clock, begin = Clock(self.step), self.step
-            probed = on_main(self.accelerator, lambda: self.run.has(self.step, "probe/mAP"))
+            probed = on_main(self.accelerator, lambda: self.run.has(self.step, self.best_by))
             if self.probe_is_due(self.step) and not probed:
                 self._probe()  # a stop may have come between a checkpoint and its probe
             self.model.train()
@@ -308,8 +309,15 @@ class Trainer:
             self.run.draw_curves(at_most_every=60)
 
     def _is_best(self, values: dict[str, float]) -> bool:
-        best = max((line["probe/mAP"] for line in self.run.lines_with("probe/mAP")), default=-1.0)
-        return bool(values) and values["probe/mAP"] > best
+        figure = self.best_by
+        best = max((line[figure] for line in self.run.lines_with(figure)), default=-1.0)
+        return bool(values) and values[figure] > best
+
+    @property
+    def best_by(self) -> str:
+        """The logged value that the best network has most of."""
+        kind = self.probe if isinstance(self.probe, RetrievalProbe) else RetrievalProbe
+        return f"probe/{next(iter(kind.figures))}"
 
     def log(self, values: dict[str, float], unless: str = "") -> None:
         """Log the main process's values at this step; nothing where it has none.
@@ -342,7 +350,7 @@ class Trainer:
         """Say where the results are, and what retrieval was before and after."""
         self.run.draw_curves()
         self.bad_images.report()
-        probes = self.run.lines_with("probe/mAP")
+        probes = self.run.lines_with(self.best_by)
         if probes and isinstance(self.probe, RetrievalProbe):
-            self.say(before_and_after(probes, self.probe.probed))
+            self.say(before_and_after(probes, self.probe))
         self.say(f"results: {self.run.path / result}, {self.run.path / 'curves.png'}")

@@ -1,18 +1,30 @@
-"""Direct retrieval while a network trains, beside what it has to beat."""
+"""What a network is worth while it trains, with labels or without, beside what it has to beat."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from transreid_ssl.data import LabelledImages, ReIDProtocol, decoded, open_reid
+from transreid_ssl.data import LabelledImages, SubsetPool, decoded, open_reid
+from transreid_ssl.data.open import open_tracks
 from transreid_ssl.data.reid import labels
+from transreid_ssl.data.tracks.settings import Tracks
 from transreid_ssl.processes import on_all, on_main
-from transreid_ssl.retrieval import chance, colour_histogram, embed_protocol, evaluate
+from transreid_ssl.retrieval import (
+    RetrievalMetrics,
+    chance,
+    colour_histogram,
+    embed_images,
+    embed_protocol,
+    evaluate,
+    find_sure_pairs,
+    separate,
+)
+from transreid_ssl.retrieval.separation import FIGURES
 from transreid_ssl.training.clock import say
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.settings import ProbeSettings
@@ -28,6 +40,9 @@ class RetrievalProbe:
         backbone: Gives the network to evaluate.
     """
 
+    figures: ClassVar = {"mAP": "mAP", "rank1": "rank-1"}
+    """What is logged and its titles; the network with most of the first is the best."""
+
     def __init__(
         self,
         settings: ProbeSettings,
@@ -36,61 +51,110 @@ class RetrievalProbe:
         seed: int = 0,
     ) -> None:
         self.settings, self.backbone, self.accelerator = settings, backbone, accelerator
-        where = settings.data, settings.root, settings.pattern
-        protocol = on_all(accelerator, lambda: open_reid(*where, purpose="test"))
-        self.protocol = replace(protocol, query=_thin(protocol.query, settings.max_query, seed))
         self.baselines: dict[str, float] = {}
+        self._open(seed)
 
-    @property
-    def probed(self) -> str:
-        """What is looked at, for people."""
-        generated = self.protocol.split == "generated"
-        return "generated people" if generated else self.protocol.name
+    def _open(self, seed: int) -> None:
+        """Set ``title`` and ``described``, which say to people what is looked at."""
+        where = self.settings.data, self.settings.root, self.settings.pattern
+        protocol = on_all(self.accelerator, lambda: open_reid(*where, purpose="test"))
+        query = _thin(protocol.query, self.settings.max_query, seed)
+        self.protocol = replace(protocol, query=query)
+        generated = protocol.split == "generated"
+        self.title = f"retrieval on {'generated people' if generated else protocol.name}"
+        self.described = self.protocol.describe()
 
     def __call__(self, step: int) -> dict[str, float]:
         """Values to log, in percent; an empty dict on other processes."""
-        features = embed_protocol(
-            self.backbone(), self.protocol, batch_size=self.settings.batch_size,
+        features = self._embed(
+            self.backbone(), batch_size=self.settings.batch_size,
             num_workers=self.settings.num_workers, accelerator=self.accelerator,
         )  # fmt: skip
-        values = on_main(self.accelerator, lambda: self._measure(step, *features))
+        values = on_main(self.accelerator, lambda: self._log(step, features))
         return values if self.accelerator.is_main_process else {}
 
     def find_baselines(self) -> None:
         """What chance and colours give, found once."""
-        if not self.baselines:
-            self.baselines = _baselines(self.protocol)
+        for of, values in () if self.baselines else self._baselines().items():
+            self.baselines |= {f"probe/{name}_{of}": value for name, value in values.items()}
 
-    def _measure(self, step: int, query: Tensor, gallery: Tensor) -> dict[str, float]:
+    def _log(self, step: int, features: tuple[Tensor, ...]) -> dict[str, float]:
         self.find_baselines()
-        of_query, of_gallery = labels(self.protocol)
-        device = self.accelerator.device
-        metrics = evaluate(query, *of_query, gallery, *of_gallery, device=device)
-        mean_ap, rank1 = 100 * metrics.mAP, 100 * metrics.rank(1)
-        spread = float(feature_spread(gallery))
+        values, spread = self._measure(*features), float(feature_spread(features[-1]))
+        told = ", ".join(f"{title} {values[name]:.1f} %" for name, title in self.figures.items())
+        name, title = next(iter(self.figures.items()))
         say(
             self.accelerator,
-            f"probe at step {step}: mAP {mean_ap:.1f} %, rank-1 {rank1:.1f} %  (colour histogram "
-            f"{self.baselines['probe/mAP_histogram']:.1f} %, chance "
-            f"{self.baselines['probe/mAP_chance']:.1f} % mAP; feature spread {spread:.3f})",
+            f"probe at step {step}: {told}  (colour histogram "
+            f"{self.baselines[f'probe/{name}_histogram']:.1f} %, chance "
+            f"{self.baselines[f'probe/{name}_chance']:.1f} % {title}; feature spread {spread:.3f})",
         )
-        values = {"probe/mAP": mean_ap, "probe/rank1": rank1, "probe/feature_spread": spread}
-        return values | self.baselines
+        values = {f"probe/{name}": value for name, value in values.items()}
+        return {**values, "probe/feature_spread": spread, **self.baselines}
+
+    def _embed(self, backbone: nn.Module, **options: Any) -> tuple[Tensor, ...]:
+        return embed_protocol(backbone, self.protocol, **options)
+
+    def _measure(self, *features: Tensor) -> dict[str, float]:
+        """``figures`` of what ``_embed`` gives, in percent."""
+        (query, gallery), (of_query, of_gallery) = features, labels(self.protocol)
+        device = self.accelerator.device
+        return _percent(evaluate(query, *of_query, gallery, *of_gallery, device=device))
+
+    def _baselines(self) -> dict[str, dict[str, float]]:
+        parts = self.protocol.query, self.protocol.gallery
+        colours = (torch.from_numpy(colour_histogram(decoded(images))) for images in parts)
+        of_query, of_gallery = labels(self.protocol)
+        luck = chance(*of_query, *of_gallery)
+        return {"histogram": self._measure(*colours), "chance": _percent(luck)}
 
 
-def before_and_after(lines: Sequence[Mapping[str, Any]], probed: str) -> str:
+class TrackProbe(RetrievalProbe):
+    """How well pairs are told apart that the tracks of a pool are sure of, without any label."""
+
+    figures: ClassVar = {"roc_area": "ROC area", "equal_error_rate": "equal error rate"}
+
+    def _open(self, seed: int) -> None:
+        pool = on_all(self.accelerator, lambda: open_tracks(self.settings.root or Tracks.out))
+        self.pairs = on_all(self.accelerator, lambda: find_sure_pairs(pool.tracks, seed=seed))
+        self.images, self.title = SubsetPool(pool, self.pairs.images), "pairs that tracks know"
+        self.described = f"{pool.describe()}: {self.pairs.describe()}"
+
+    def _embed(self, backbone: nn.Module, **options: Any) -> tuple[Tensor, ...]:
+        return embed_images(backbone, self.images, **options)[:1]
+
+    def _measure(self, *features: Tensor) -> dict[str, float]:
+        sides = self.pairs.similarities(features[0].numpy())
+        found = dict(zip(FIGURES.values(), separate(*sides, self.pairs, resamples=0).values))
+        return {name: 100 * float(found[name]) for name in self.figures}
+
+    def _baselines(self) -> dict[str, dict[str, float]]:
+        colours = torch.from_numpy(colour_histogram(decoded(self.images)))
+        luck = dict.fromkeys(self.figures, 50.0)
+        return {"histogram": self._measure(colours), "chance": luck}
+
+
+def _percent(found: RetrievalMetrics) -> dict[str, float]:
+    return {"mAP": 100 * found.mAP, "rank1": 100 * found.rank(1)}
+
+
+def before_and_after(lines: Sequence[Mapping[str, Any]], probe: RetrievalProbe) -> str:
     """A table of the first and the last probe among lines of metrics.jsonl, and their baselines."""
     first, last = lines[0], lines[-1]
     rows = [
-        (f"before (step {first['step']})", first["probe/mAP"], first["probe/rank1"]),
-        (f"after (step {last['step']})", last["probe/mAP"], last["probe/rank1"]),
-        ("colour histogram", last["probe/mAP_histogram"], last["probe/rank1_histogram"]),
-        ("chance", last["probe/mAP_chance"], last["probe/rank1_chance"]),
+        (f"before (step {first['step']})", first, ""),
+        (f"after (step {last['step']})", last, ""),
+        ("colour histogram", last, "_histogram"),
+        ("chance", last, "_chance"),
     ]
-    heading = f"retrieval on {probed}"
-    width = max(24, len(heading))
-    table = [f"{name:{width}} {mean_ap:7.1f} {rank1:9.1f}" for name, mean_ap, rank1 in rows]
-    return "\n".join([f"{heading:{width}} {'mAP %':>7} {'rank-1 %':>9}", *table])
+    width = max(24, len(probe.title))
+    titles = [f"{title} %".rjust(9) for title in probe.figures.values()]
+    table = [
+        " ".join([f"{name:{width}}", *(f"{line[f'probe/{figure}{of}']:{len(title)}.1f}"
+                                       for figure, title in zip(probe.figures, titles))])
+        for name, line, of in rows
+    ]  # fmt: skip
+    return "\n".join([" ".join([f"{probe.title:{width}}", *titles]), *table])
 
 
 def _thin(images: LabelledImages, count: int | None, seed: int) -> LabelledImages:
@@ -98,21 +162,6 @@ def _thin(images: LabelledImages, count: int | None, seed: int) -> LabelledImage
         return images
     chosen = np.random.default_rng([seed, 7]).choice(len(images), count, replace=False)
     return images.subset(np.sort(chosen))
-
-
-def _baselines(protocol: ReIDProtocol) -> dict[str, float]:
-    """What a random order and a plain colour histogram reach, in percent."""
-    of_query, of_gallery = labels(protocol)
-    luck = chance(*of_query, *of_gallery)
-    parts = protocol.query, protocol.gallery
-    colours = [torch.from_numpy(colour_histogram(decoded(images))) for images in parts]
-    plain = evaluate(colours[0], *of_query, colours[1], *of_gallery)
-    return {
-        "probe/mAP_histogram": 100 * plain.mAP,
-        "probe/rank1_histogram": 100 * plain.rank(1),
-        "probe/mAP_chance": 100 * luck.mAP,
-        "probe/rank1_chance": 100 * luck.rank(1),
-    }
 
 
 def retrieval_probe(
@@ -124,6 +173,7 @@ def retrieval_probe(
     """The probe that ``settings`` asks for, or None."""
     if settings.data is None:
         return None
-    probe = RetrievalProbe(settings, backbone, accelerator, seed)
-    accelerator.print(f"probe on {probe.protocol.describe()}", flush=True)
+    kind = TrackProbe if settings.data == "tracks" else RetrievalProbe
+    probe = kind(settings, backbone, accelerator, seed)
+    accelerator.print(f"probe on {probe.described}", flush=True)
     return probe

@@ -231,8 +231,10 @@ class ProbeSettings:
     """Direct retrieval on a labelled set while the training goes on: collapse shows early.
 
     Args:
-        data: "market1501", "msmt17", "folder" or "demo"; null leaves the probe out.
-        root: Its folder.
+        data: "market1501", "msmt17", "folder" or "demo"; "tracks" for pairs that the tracks of an
+            unlabelled pool are sure of (see ``python -m transreid_ssl.verdict``); null leaves the
+            probe out.
+        root: Its folder, or the pool of tracks.
         pattern: Of the set "folder": where a path says the identity and the camera.
         every: Steps between probes; there is always one before the first step and one at the end.
         batch_size: Images at once.

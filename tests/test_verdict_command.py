@@ -1,0 +1,117 @@
+"""The command verdict, on the pool of a generated clip: what it says, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from transreid_ssl import UserError, verdict
+from transreid_ssl.data.packing import pack
+from transreid_ssl.data.people.clip import write_clip
+from transreid_ssl.data.tracks import CropRules, crops_of_videos, find_videos
+from transreid_ssl.data.tracks.settings import ClipConfig
+from transreid_ssl.models import build_backbone, load_backbone, save_backbone
+from transreid_ssl.retrieval import separate
+from transreid_ssl.retrieval.sure_pairs import SurePairs
+from transreid_ssl.training import ProbeSettings, retrieval_probe
+
+FAST = ["--num_workers", "0", "--resamples", "30"]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verdict")
+    write_clip(ClipConfig(people=4, cameras=1, frames=24, height=120), folder / "clip")
+    videos, _ = find_videos([folder / "clip"], None)
+    pack(crops_of_videos("clip", videos, CropRules(every=2))[0], folder / "pool")
+    return str(folder / "pool")
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Two untrained networks; the test runs in their folder."""
+    monkeypatch.chdir(tmp_path)
+    names = ["before.safetensors", "after.safetensors"]
+    for seed, name in enumerate(names):
+        torch.manual_seed(seed)
+        model = build_backbone("vit_nano_patch8_reid", img_size=(32, 16)).eval()
+        save_backbone(name, model, model.spec)
+    return names
+
+
+def test_two_networks_are_told_apart_in_a_table_figures_and_a_picture(pool, weights, capsys):
+    verdict.main([*FAST, "--pool", pool, *weights])
+    said = capsys.readouterr().out
+    found = json.loads(Path("outputs/verdict/figures.json").read_text())
+    assert found["compared"] == ["before", "after"]
+    assert list(found["figures"]) == ["before", "after", "colour histogram"]
+    area = {name: found["figures"][name]["roc_area"] for name in found["figures"]}
+    assert all(one["low"] <= one["value"] <= one["high"] for one in area.values())
+    expected = area["after"]["value"] - area["before"]["value"]
+    assert found["difference"]["roc_area"]["value"] == pytest.approx(expected)
+    assert found["figures"]["after"]["explained by cameras"] is None, "one camera"
+    assert len(set(found["digests"].values())) == 2
+    assert found["fingerprint"]
+    table = Path("outputs/verdict/table.md").read_text()
+    assert found["verdict"] in table
+    assert found["verdict"] in said
+    assert f"| {area['after']['value']:.4f} (" in table.replace("|  ", "| ").replace("  ", " ")
+    assert Path("outputs/verdict/verdict.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_one_network_is_judged_beside_the_histogram_and_on_labels_too(pool, weights):
+    people = ["--data", "demo:identities=2,test=4,images=4,height=32,width=16"]
+    verdict.main([*FAST, *people, "--pool", pool, weights[0]])
+    found = json.loads(Path("outputs/verdict/figures.json").read_text())
+    assert found["compared"] == ["colour histogram", "network"]
+    assert all(0 < one["mAP"] <= 1 for one in found["figures"].values())
+    # The probe of a training measures the same.
+    settings = ProbeSettings("tracks", pool)
+    probe = retrieval_probe(settings, lambda: load_backbone(weights[0]), Accelerator(cpu=True))
+    values = probe(0)
+    for name in ("roc_area", "equal_error_rate"):
+        of_network = 100 * found["figures"]["network"][name]["value"]
+        assert values[f"probe/{name}"] == pytest.approx(of_network, abs=0.1)
+        colours = 100 * found["figures"]["colour histogram"][name]["value"]
+        assert values[f"probe/{name}_histogram"] == pytest.approx(colours)
+        assert values[f"probe/{name}_chance"] == 50
+
+
+def judged(noise):
+    """What is found of made-up similarities, whose noise is the same but for its size."""
+    random = np.random.default_rng(0)
+    sides = (1 + noise * random.normal(size=200), noise * random.normal(size=200))
+    places = np.arange(800).reshape(-1, 2)
+    pairs = SurePairs(places[:200], places[200:], True, np.arange(800) // 8)
+    return verdict.Judged(sides, separate(*sides, pairs), {})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "beginning"),
+    [
+        (1.0, 0.6, "better: after tells people apart better than before: ROC area 0.8"),
+        (0.6, 1.0, "worse: after tells people apart worse than before: ROC area 0.7"),
+        (0.8, 0.8, "cannot tell whether after is better or worse than before"),
+    ],
+)
+def test_the_sentence_says_which_is_better_if_the_interval_does(before, after, beginning):
+    sentence = verdict.decide({"before": judged(before), "after": judged(after)})
+    assert sentence.startswith(beginning)
+    assert "95 % interval" in sentence
+
+
+def test_what_cannot_be_judged_is_refused_before_any_work(pool, weights, tmp_path):
+    with pytest.raises(UserError, match=r"outputs/tracks: no pool of tracks.*data tracks"):
+        verdict.main([*FAST, weights[0]])
+    with pytest.raises(UserError, match=r"demo.*: knows no tracks"):
+        verdict.main([*FAST, "--pool", "demo", weights[0]])
+    with pytest.raises(UserError, match="3 networks: name one, or two"):
+        verdict.main([*FAST, "--pool", pool, *weights, weights[0]])
+    out = tmp_path / "outputs" / "mine"
+    out.mkdir(parents=True)
+    (out / "table.md").write_text("my own notes")
+    with pytest.raises(UserError, match=r"table\.md: would be replaced"):
+        verdict.main([*FAST, "--pool", pool, "--out", str(out), weights[0]])

@@ -1,0 +1,51 @@
+"""The recipes that come with the package: in the folder beside it, or within it once installed."""
+
+import ast
+import importlib.util
+import sys
+from dataclasses import is_dataclass
+from pathlib import Path
+from types import ModuleType
+
+from transreid_ssl.command import nearest
+from transreid_ssl.errors import UserError
+
+
+def folder() -> Path:
+    """Where the recipes are: ``transreid_ssl/recipes`` in a wheel, ``recipes`` in the source."""
+    package = Path(__file__).parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "recipes"
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes' files by their names, such as "dino_pretrain", pre-training first."""
+    found = {path.stem: path for path in folder().glob("*_*.py")}
+    return dict(sorted(found.items(), key=lambda item: (item[0].endswith("finetune"), item[0])))
+
+
+def sentence(path: Path) -> str:
+    """The first line of what a recipe says of itself; it is not imported."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return (text or "").partition("\n")[0]
+
+
+def load_recipe(name: str) -> ModuleType:
+    """The recipe in the file ``name``, which ends in ".py", or the shipped one of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name) if name.endswith(".py") else folder() / f"{name}.py"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: there is no such recipe; the shipped ones are {', '.join(recipes())}, others "
+            f"are named by their path{nearest(name, recipes())}"
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where its dataclasses look for their types
+    spec.loader.exec_module(module)
+    if not is_dataclass(getattr(module, "Config", None)) or not hasattr(module, "DEMO"):
+        raise UserError(f"{path}: is no recipe, as it has no Config and no DEMO")
+    return module
