@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 
 import launch
+from transreid_ssl.__main__ import COMMANDS
 from transreid_ssl.training.config import as_plain
 
 OPTION = re.compile(r"--([a-z_]\w*(?:\.\w+)*)")
-COMMANDS = ("evaluate", "embed", "transfer", "export", "weights", "plan")
 
 
 def messages() -> Iterator[tuple[str, str]]:
@@ -37,8 +37,8 @@ def options() -> set[str]:
     found = {
         name for recipe in recipes for name in dotted(as_plain(launch.recipe(recipe).Config()))
     }
-    rooms = ("cfs", "data", "report")
-    modules = [*COMMANDS, *(f"{room}.__main__" for room in rooms)]
+    rooms = {"cfs", "data", "report"}
+    modules = [f"{name}.__main__" if name in rooms else name for name in COMMANDS]
     for module in (importlib.import_module(f"transreid_ssl.{name}") for name in modules):
         kinds = (kind for kind in vars(module).values() if dataclasses.is_dataclass(kind))
         found |= {field.name for kind in kinds for field in dataclasses.fields(kind)}

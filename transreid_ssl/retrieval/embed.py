@@ -150,7 +150,7 @@ def on_device(backbone: nn.Module, device: str | None) -> nn.Module:
         return backbone.to(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:80]
-        raise UserError(f"device {device}: cannot be used ({reason})") from error
+        raise UserError(f"--device {device}: cannot be used ({reason})") from error
 
 
 def default_device() -> str:
