@@ -1,5 +1,6 @@
 """How networks tell pairs of one person from pairs of two: ROC curves and histograms."""
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,8 +22,9 @@ def draw_separation(
         similarities: by name, those of pairs of one person (S,) and of two (D,).
         title: above the curves.
     """
-    figure = Figure(figsize=(5 + 3.2 * len(similarities), 4.4), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    width = 5 + 3.2 * len(similarities)  # inches, with room for 12 letters of the title each
+    figure = Figure(figsize=(width, 4.4), layout="constrained")
+    figure.suptitle(textwrap.fill(title, int(12 * width)), fontsize=10)
     curves, *charts = figure.subplots(
         1, 1 + len(similarities), width_ratios=[4.5, *[3] * len(similarities)]
     )
