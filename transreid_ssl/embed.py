@@ -81,9 +81,7 @@ def embed_parts(parts: Parts, model: "Backbone", pool: "Pool", options: Embed) -
         found = [(np.empty(0, np.int64), np.empty((0, model.spec.embed_dim), np.float32))]
         while ahead is not None and ahead[0][0] < parts.images(part).stop:
             index, features = (values.numpy() for values in ahead)
-            finite = np.isfinite(features).all(1)
-            if not finite.all():
-                retrieval.embed.refuse_not_finite(pool.names[int(index[~finite][0])])
+            retrieval.embed.require_finite(features, pool.names, index)
             found.append((index, features))
             ahead = next(batches, None)
         index, features = map(np.concatenate, zip(*found))

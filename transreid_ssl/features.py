@@ -127,7 +127,5 @@ def embed_pool(
         print(f"{len(pool) - len(readable):,} broken images left out", flush=True)
         pool = data.SubsetPool(pool, readable)
     features = features.numpy()
-    finite = np.isfinite(features).all(1)
-    if not finite.all():
-        retrieval.embed.refuse_not_finite(pool.names[int(finite.argmin())])
+    retrieval.embed.require_finite(features, pool.names)
     return Embedded(pool.names, features, pool)

@@ -24,7 +24,6 @@ from transreid_ssl.training import (
 )
 from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
 from transreid_ssl.training.clock import Clock
-from transreid_ssl.training.probe import before_and_after
 
 
 class Toy(Objective):
@@ -55,7 +54,7 @@ class Toy(Objective):
             self.on_step(int(self.steps))
 
 
-def trainer(path, objective, image_names=None, **settings):
+def trainer(path, objective, image_names=None, probing=None, **settings):
     settings = RunSettings(
         **{"batch_size": 4, "log_every": 2, "checkpoint_every": 3, "precision": "no"} | settings
     )
@@ -66,8 +65,9 @@ def trainer(path, objective, image_names=None, **settings):
     run = RunFolder(path)
     run.claim(settings)
     return Trainer(
-        Accelerator(cpu=True), objective, optimizer, plan, run, settings, image_names=image_names
-    )
+        Accelerator(cpu=True), objective, optimizer, plan, run, settings, image_names=image_names,
+        **probing or {},
+    )  # fmt: skip
 
 
 def newest(path):
@@ -339,19 +339,22 @@ def test_a_checkpoint_of_another_network_is_said_to_be_one(tmp_path):
 
 
 def test_a_probe_that_a_stop_came_before_is_made_up(tmp_path):
-    def probing(path, probe):
-        made = trainer(path, Toy())
-        made.probe, made.probe_every = probe, 6
-        return made
+    class Counting(RetrievalProbe):
+        def __init__(self, stop):
+            self.stop = stop
 
-    def stopped(step):
-        if step == 6:
-            raise KeyboardInterrupt
-        return {"probe/mAP": float(step)}
+        def __call__(self, step):
+            if step == self.stop:
+                raise KeyboardInterrupt
+            return {"probe/mAP": float(step)}
+
+    def probed(stop=None):
+        probing = {"probe": Counting(stop), "probe_every": 6}
+        return trainer(tmp_path, Toy(), probing=probing)
 
     with pytest.raises(KeyboardInterrupt):
-        probing(tmp_path, stopped).fit(batches(0))
-    again = probing(tmp_path, lambda step: {"probe/mAP": float(step)})
+        probed(stop=6).fit(batches(0))
+    again = probed()
     assert again.step == 6
     again.fit(batches(6))
     found = [
@@ -410,12 +413,14 @@ def test_the_best_network_is_that_of_the_probes_own_first_figure(tmp_path):
                 **dict.fromkeys(names, 50),
             }
 
-    made, kept = trainer(tmp_path, Toy()), []
-    made.probe, made.probe_every = ByArea(), 6
-    made.keep_best = lambda: kept.append(made.step)
+    kept = []
+    probing = {
+        "probe": ByArea(), "probe_every": 6, "keep_best": lambda: kept.append(made.step),
+    }  # fmt: skip
+    made = trainer(tmp_path, Toy(), probing=probing)
     made.fit(batches(0))
     assert kept == [0, 6]
-    table = before_and_after(made.run.lines_with("probe/roc_area"), made.probe).splitlines()
+    table = made.probing.describe().splitlines()
     assert "ROC area %" in table[0]
     assert table[2].split() == ["after", "(step", "12)", "70.0", "30.0"]
 

@@ -4,7 +4,6 @@ Or, instead of DBSCAN, the communities of the graph of neighbours.
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -149,11 +148,12 @@ def choose_eps(graph: csr_matrix, min_samples: int = 4) -> float:
     Args:
         graph: of ``jaccard_graph`` with ``max_distance`` 1; its rows are sorted by distance.
     """
+    from sklearn.neighbors import sort_graph_by_row_values
+
+    graph = sort_graph_by_row_values(graph, copy=False, warn_when_not_sorted=False)
     own = np.ones(graph.shape[0], np.float32)
-    for row, (first, last) in enumerate(pairwise(graph.indptr)):
-        if last - first >= min_samples:
-            nearest = np.partition(graph.data[first:last], min_samples - 1)
-            own[row] = nearest[min_samples - 1]
+    enough = np.diff(graph.indptr) >= min_samples
+    own[enough] = graph.data[graph.indptr[:-1][enough] + min_samples - 1]
     tried = np.unique(np.quantile(own, np.linspace(0.05, 0.95, 19)).clip(1e-3, 1))
     counts = [cluster_graph(graph, float(eps), min_samples).max() + 1 for eps in tried]
     return float(tried[np.flatnonzero(counts == np.max(counts))[-1]])

@@ -1,7 +1,7 @@
 """Features of images: a network over all of them, in one process or dealt out to many."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -157,6 +157,20 @@ def default_device() -> str:
     """The kind of device that training takes: a GPU, of any maker, or the CPU."""
     found = torch.accelerator.current_accelerator(check_available=True)
     return found.type if found else "cpu"
+
+
+def require_finite(
+    features: np.ndarray, names: Sequence[str], places: np.ndarray | None = None
+) -> None:
+    """Refuse features (N, D) that are NaN or infinite; row i is of ``names[places[i]]``.
+
+    Raises:
+        UserError: the first image that has such a feature, by name.
+    """
+    finite = np.isfinite(features).all(1)
+    if not finite.all():
+        bad = int(finite.argmin())
+        refuse_not_finite(names[bad if places is None else int(places[bad])])
 
 
 def refuse_not_finite(name: str) -> NoReturn:

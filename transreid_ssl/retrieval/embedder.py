@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from transreid_ssl.data import FilesPool, Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone, Calibration, load_backbone
-from transreid_ssl.retrieval.embed import embed_images, on_device, refuse_not_finite
+from transreid_ssl.retrieval.embed import embed_images, on_device, require_finite
 from transreid_ssl.retrieval.neighbours import nearest_neighbours
 
 One: TypeAlias = str | os.PathLike | Image.Image | np.ndarray
@@ -78,9 +78,7 @@ class Embedder:
             return np.empty((0, self.model.spec.embed_dim), np.float32)
         with self._lock:
             features = embed_images(self.model, pool, **self._options)[0].numpy()
-        finite = np.isfinite(features).all(1)
-        if not finite.all():
-            refuse_not_finite(pool.names[int(finite.argmin())])
+        require_finite(features, pool.names)
         return features
 
     def compare(self, a: Images, b: Images) -> np.ndarray:

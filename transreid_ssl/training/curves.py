@@ -34,9 +34,11 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     figure = Figure(figsize=(width, height))
     # Room for numbers and legends in inches: to measure it takes longer than to draw.
     below = 0.5 + 0.17 * max(-(-len(series) // 3) for series in [*panels.values(), {}])
+    between = below + 0.3  # with the title of the next row
+    panel = (height - below - 0.65 - (rows - 1) * between) / rows
     figure.subplots_adjust(
         left=0.7 / width, right=1 - 0.15 / width, wspace=0.22,
-        bottom=below / height, top=1 - 0.65 / height, hspace=0.5,
+        bottom=below / height, top=1 - 0.65 / height, hspace=between / panel,
     )  # fmt: skip
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (heading, series) in zip(axes.flat, panels.items()):

@@ -26,7 +26,8 @@ from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import clip_gradients
 from transreid_ssl.training.plan import Plan
-from transreid_ssl.training.probe import RetrievalProbe, before_and_after
+from transreid_ssl.training.probe import RetrievalProbe
+from transreid_ssl.training.probing import Probing
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.seeds import step_seed
 from transreid_ssl.training.settings import RunSettings
@@ -47,10 +48,7 @@ class Trainer:
         data_key: What a checkpoint must have been made with (the pool's fingerprint, say).
         max_bad_images: How many different unreadable images may be met; None: any number.
         image_names: By the "index" of a batch: which images a step saw that was not finite.
-        probe: Called with the step on every process; returns values to log on the main one.
-        probe_every: Steps between probes (there is one at the start and one at the end).
-        keep_best: Called on every process after a probe with more of its first figure (mAP, or the
-            ROC area of tracks) than all before it.
+        probe, probe_every, keep_best: As ``Probing`` takes them.
     """
 
     def __init__(
@@ -65,13 +63,13 @@ class Trainer:
         data_key: str = "",
         max_bad_images: int | None = None,
         image_names: Sequence[str] | None = None,
-        probe: Callable[[int], dict[str, float]] | None = None,
+        probe: RetrievalProbe | None = None,
         probe_every: int = 0,
         keep_best: Callable[[], None] | None = None,
     ) -> None:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
         self.run, self.settings, self.data_key = run, settings, data_key
-        self.probe, self.probe_every, self.keep_best = probe, probe_every, keep_best
+        self.probing = Probing(accelerator, run, plan.total_steps, probe, probe_every, keep_best)
         self.norms = list(block_norms(objective))
         # Sharded, it averages gradients itself: there is nothing to wrap it in.
         self.model = accelerator.prepare_model(objective, evaluation_mode=is_sharded(objective))
@@ -148,9 +146,8 @@ class Trainer:
         total = self.plan.total_steps
         with self.stop, closing, progress_bar(self.accelerator, self.step, total) as bar:
             self.clock, begin = Clock(self.step), self.step
-            probed = on_main(self.accelerator, lambda: self.run.has(self.step, self.best_by))
-            if self.probe_is_due(self.step) and not probed:
-                self._probe()  # a stop may have come between a checkpoint and its probe
+            if self.probing.is_missing(self.step):
+                self._probe()
             self.model.train()
             while self.step < total:
                 self.advance(batches)
@@ -242,7 +239,7 @@ class Trainer:
             raise KeyboardInterrupt
         if self.checkpoint_is_due(self.step):
             self._checkpoint()
-        if self.probe_is_due(self.step):
+        if self.probing.is_due(self.step):
             self._probe()
 
     def _say_first(self) -> None:
@@ -301,23 +298,10 @@ class Trainer:
     def _probe(self) -> None:
         """Measure, log and say."""
         with self.clock.untimed():
-            values = self.probe(self.step)
+            values = self.probing.measure(self.step)
             self.model.train()
-            if self.keep_best and on_main(self.accelerator, lambda: self._is_best(values)):
-                self.keep_best()
             self.log(values)
             self.run.draw_curves(at_most_every=60)
-
-    def _is_best(self, values: dict[str, float]) -> bool:
-        figure = self.best_by
-        best = max((line[figure] for line in self.run.lines_with(figure)), default=-1.0)
-        return bool(values) and values[figure] > best
-
-    @property
-    def best_by(self) -> str:
-        """The logged value that the best network has most of."""
-        kind = self.probe if isinstance(self.probe, RetrievalProbe) else RetrievalProbe
-        return f"probe/{next(iter(kind.figures))}"
 
     def log(self, values: dict[str, float], unless: str = "") -> None:
         """Log the main process's values at this step; nothing where it has none.
@@ -335,13 +319,6 @@ class Trainer:
             self.run.log(self.step, values)
         return known
 
-    def probe_is_due(self, step: int) -> bool:
-        """Whether retrieval is measured after this step."""
-        if self.probe is None:
-            return False
-        at_an_end = step in (0, self.plan.total_steps)
-        return at_an_end or (self.probe_every > 0 and step % self.probe_every == 0)
-
     def checkpoint_is_due(self, step: int) -> bool:
         """Whether a checkpoint is written after this step."""
         return step % self.settings.checkpoint_every == 0 or step == self.plan.total_steps
@@ -350,7 +327,6 @@ class Trainer:
         """Say where the results are, and what retrieval was before and after."""
         self.run.draw_curves()
         self.bad_images.report()
-        probes = self.run.lines_with(self.best_by)
-        if probes and isinstance(self.probe, RetrievalProbe):
-            self.say(before_and_after(probes, self.probe))
+        if table := self.probing.describe():
+            self.say(table)
         self.say(f"results: {self.run.path / result}, {self.run.path / 'curves.png'}")

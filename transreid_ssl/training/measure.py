@@ -105,16 +105,16 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
     seconds, waited = take(steps)
     watts, memory = _watts(trainer), _memory(trainer)
     baselines = probe = 0.0
-    if trainer.probe:
-        baselines = _seconds(trainer.probe.find_baselines)
-        probe = _seconds(lambda: trainer.probe(trainer.step))
+    if measured := trainer.probing.probe:
+        baselines = _seconds(measured.find_baselines)
+        probe = _seconds(lambda: measured(trainer.step))
     written = [step for step in range(1, total + 1) if trainer.checkpoint_is_due(step)]
     return Measurement(
         device=_device_name(trainer), batch_size=settings.batch_size, steps=steps, first=first,
         step=seconds, data_wait=waited, epoch_start=epoch_start, baselines=baselines, probe=probe,
         checkpoint=_seconds(lambda: trainer.save(trainer.state([]))),
         steps_per_epoch=trainer.plan.steps_per_epoch, epochs=trainer.plan.epochs,
-        probes=sum(map(trainer.probe_is_due, range(total + 1))), checkpoints=len(written),
+        probes=sum(map(trainer.probing.is_due, range(total + 1))), checkpoints=len(written),
         checkpoints_kept=len(staying(written, settings.keep_checkpoints, settings.keep_every)),
         checkpoint_bytes=sum(
             path.stat().st_size for path in trainer.run.checkpoints.iterdir() if path.is_file()

@@ -13,7 +13,7 @@ from transreid_ssl.data.doctor import choose
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import BackboneSpec, load_backbone
 from transreid_ssl.retrieval import embed_images
-from transreid_ssl.retrieval.embed import refuse_not_finite
+from transreid_ssl.retrieval.embed import require_finite
 
 LEARNING = 2
 """Raised when a method learns in another way: scorings before are not continued then."""
@@ -64,9 +64,7 @@ class NetworkScorer(Scorer):
                 f"{images.source}: {len(places)} readable image(s), too few to learn from: give "
                 f"{_FEWEST} or more"
             )
-        finite = found.isfinite().all(dim=1).numpy()
-        if not finite.all():
-            refuse_not_finite(images.names[int(places[~finite][0])])
+        require_finite(found.numpy(), images.names, places)
         return found.numpy(), places
 
     def _both(self, network: nn.Module, options: dict[str, int]) -> Learnt:

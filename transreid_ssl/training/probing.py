@@ -1,0 +1,69 @@
+"""When a run measures its network, which was the best so far, and what came of it in the end."""
+
+from collections.abc import Callable
+
+from accelerate import Accelerator
+
+from transreid_ssl.processes import on_main
+from transreid_ssl.training.probe import RetrievalProbe, before_and_after
+from transreid_ssl.training.runfolder import RunFolder
+
+
+class Probing:
+    """The probes of a run. All processes call the same methods.
+
+    Args:
+        accelerator: Its main process knows what was measured.
+        run: Where that is logged.
+        last_step: Of the run, after which there is a probe as there is before the first step.
+        probe: What measures; None: nothing does.
+        every: Steps between further probes; 0: there are none.
+        keep_best: Called on every process where a network has more of the probe's first figure
+            than all before it.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        run: RunFolder,
+        last_step: int,
+        probe: RetrievalProbe | None,
+        every: int,
+        keep_best: Callable[[], None] | None,
+    ) -> None:
+        self.accelerator, self.run, self.last_step = accelerator, run, last_step
+        self.probe, self.every, self.keep_best = probe, every, keep_best
+
+    @property
+    def figure(self) -> str:
+        """The logged value that the best network has most of."""
+        return f"probe/{next(iter(self.probe.figures))}"
+
+    def is_due(self, step: int) -> bool:
+        """Whether the network is measured after this step."""
+        if self.probe is None:
+            return False
+        return step in (0, self.last_step) or (self.every > 0 and step % self.every == 0)
+
+    def is_missing(self, step: int) -> bool:
+        """Whether that is so and was not done: a stop may come between a checkpoint and its
+        probe."""
+        if not self.is_due(step):
+            return False
+        return not on_main(self.accelerator, lambda: self.run.has(step, self.figure))
+
+    def measure(self, step: int) -> dict[str, float]:
+        """Measure, and keep the network if it is the best; what the main process is to log."""
+        values = self.probe(step)
+        if self.keep_best and on_main(self.accelerator, lambda: self._is_best(values)):
+            self.keep_best()
+        return values
+
+    def _is_best(self, values: dict[str, float]) -> bool:
+        before = [line[self.figure] for line in self.run.lines_with(self.figure)]
+        return values[self.figure] > max(before, default=-1.0)
+
+    def describe(self) -> str:
+        """A table of the network before and after; "" if none was measured."""
+        lines = self.run.lines_with(self.figure) if self.probe else []
+        return before_and_after(lines, self.probe) if lines else ""
