@@ -145,6 +145,8 @@ def test_promised_rates_and_probabilities_are_kept_on_other_people():
         assert rate / 2 < real < rate * 2
     for part in retrieval.reliability(counts[1], found.slope, found.intercept, [0, 0.3, 0.7, 1]):
         assert part.promised == pytest.approx(part.real, abs=0.05)
+    (certain,) = retrieval.reliability(counts[1], 1e6, 1e6, [0.5, 1])  # odds rounded to certainty
+    assert (certain.promised, certain.real) == pytest.approx((1.0, 0.5))
     assert "not known" not in calibrate.describe(found, counts)
 
 

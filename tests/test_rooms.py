@@ -1,8 +1,10 @@
 """The floors of the house: no import runs up, and none goes round in a circle."""
 
 import ast
+import importlib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
+from types import ModuleType
 
 import pytest
 
@@ -112,3 +114,28 @@ def test_a_circle_within_functions_would_be_found():
     assert graph == {"p.a": {"p.b"}, "p.b": {"p.a"}}
     with pytest.raises(CycleError):
         TopologicalSorter(graph).prepare()
+
+
+def taken(tree: ast.Module) -> Iterator[tuple[str, ...]]:
+    """Dotted names that begin with a room that the module has imported: ("retrieval", "embed")."""
+    rooms = {name.rpartition(".")[2] for name in imported(tree) if name.count(".") == 1}
+    for node in ast.walk(tree):
+        parts = []
+        while isinstance(node, ast.Attribute):
+            parts, node = [node.attr, *parts], node.value
+        if parts and isinstance(node, ast.Name) and node.id in rooms:
+            yield node.id, *parts
+
+
+def test_what_is_taken_from_a_room_is_there():
+    """Rooms import what they hold when it is used: a wrong name would be found by a user."""
+    package, checked = importlib.import_module(PACKAGE), 0
+    for module, tree in modules().items():
+        for room, *parts in taken(tree):
+            found = getattr(package, room, None)
+            for part in parts if isinstance(found, ModuleType) else ():
+                assert hasattr(found, part), f"{module}: {room}.{'.'.join(parts)}"
+                found, checked = getattr(found, part), checked + 1
+                if not isinstance(found, ModuleType):
+                    break
+    assert checked > 100

@@ -1,6 +1,7 @@
 """The command verdict, on the pool of a generated clip: what it says, and what it refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from transreid_ssl import UserError, verdict
+from transreid_ssl import UserError, calibrate, verdict
+from transreid_ssl.data import open_pool
 from transreid_ssl.data.packing import pack
 from transreid_ssl.data.people.clip import write_clip
 from transreid_ssl.data.tracks import CropRules, crops_of_videos, find_videos
 from transreid_ssl.data.tracks.settings import ClipConfig
-from transreid_ssl.models import build_backbone, load_backbone, save_backbone
+from transreid_ssl.models import build_backbone, load_backbone, read_spec, save_backbone
 from transreid_ssl.retrieval import separate
 from transreid_ssl.retrieval.sure_pairs import SurePairs
 from transreid_ssl.training import ProbeSettings, retrieval_probe
@@ -78,6 +80,19 @@ def test_one_network_is_judged_beside_the_histogram_and_on_labels_too(pool, weig
         colours = 100 * found["figures"]["colour histogram"][name]["value"]
         assert values[f"probe/{name}_histogram"] == pytest.approx(colours)
         assert values[f"probe/{name}_chance"] == 50
+
+
+def test_the_same_pairs_calibrate_weights(pool, weights, capsys):
+    options = ["--num_workers=0", "--data=tracks", f"--root={pool}", "--weights=before.safetensors"]
+    calibrate.main(options)
+    found = read_spec("outputs/calibrate/model.safetensors").calibration
+    tracks = open_pool(pool).tracks.tracks
+    assert f"{round((tracks.max() + 1) / 2)} tracks of {pool}" in found.pairs
+    assert found.slope > 0
+    assert not found.thresholds  # so few pairs know no rate
+    counts = [int(word.replace(",", "")) for word in re.findall(r"([\d,]+) pairs", found.pairs)]
+    said = capsys.readouterr().out
+    assert f"{counts[0]:,} pairs of one person, in far frames of a track" in said
 
 
 def judged(noise):

@@ -88,12 +88,7 @@ def count_people(model: "Backbone", options: Calibrate) -> "tuple[list[PairCount
 
 def count_tracks(model: "Backbone", options: Calibrate) -> "tuple[list[PairCounts], str]":
     """The same of a pool of tracks."""
-    pool = data.open_pool(options.root or Tracks.out)
-    if pool.tracks is None:
-        raise UserError(
-            f"{pool.source}: knows no tracks; give with --root a pool that "
-            "`python -m transreid_ssl.data tracks` made"
-        )
+    pool = data.open_tracks(options.root or Tracks.out)
     print(pool.describe(), flush=True)
     tracks = pool.tracks.tracks
     random = np.random.default_rng([options.seed, 47])
@@ -103,15 +98,10 @@ def count_tracks(model: "Backbone", options: Calibrate) -> "tuple[list[PairCount
         part = data.SubsetPool(pool, np.flatnonzero(rows))
         pairs = retrieval.find_sure_pairs(part.tracks, options.max_pairs, options.seed)
         print(pairs.describe(), flush=True)
-        images = pairs.images
         features, _ = retrieval.embed_images(
-            model, data.SubsetPool(part, images), title="images", **options.embedding
+            model, data.SubsetPool(part, pairs.images), title="images", **options.embedding
         )
-        cosines = (
-            retrieval.similarities(features.numpy(), np.searchsorted(images, kind))
-            for kind in (pairs.same, pairs.different)
-        )
-        counts.append(retrieval.PairCounts.of(*cosines))
+        counts.append(retrieval.PairCounts.of(*pairs.similarities(features.numpy())))
     return counts, f"{len(chosen):,} tracks of {pool.source}"
 
 

@@ -71,7 +71,8 @@ def reliability(
     same, different = (kind / kind.sum() for kind in counts)
     found = []
     for low, high in pairwise(edges):
-        inside = (probabilities >= low) & (probabilities < high)
+        # Of the last two, the upper one belongs to it: odds may be rounded to certainty.
+        inside = (probabilities >= low) & ((probabilities < high) | (high == edges[-1]))
         weights = (same + different)[inside]
         total = weights.sum() or np.nan
         promised = float(weights @ probabilities[inside] / total)
