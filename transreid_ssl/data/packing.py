@@ -33,9 +33,9 @@ def pack(
 
     ``kind`` is "parquet", shards of ``rows_per_shard`` images by ``num_workers`` processes, or
     "lmdb", LUPerson's layout, which holds no tracks. Broken images are left out; ``left_out.txt``
-    in ``out`` lists them. What is stopped leaves its finished
-    shards, or the images in the LMDB, in ``out``.unfinished, and the same call goes on from there;
-    images that were left out are looked at again.
+    in ``out`` lists them. What is stopped leaves its finished shards, or the images in the LMDB, in
+    ``out``.unfinished, and the same call goes on from there; images that were left out are looked
+    at again.
 
     Raises:
         UserError: ``out`` exists, cannot be written, or no image is sound; ``out``.unfinished is of
