@@ -26,7 +26,7 @@ def taught(wrong, steps=400, noise=0.6):
     for _ in range(steps):
         images, mates, _ = pairs(64, wrong, generator, noise)
         trust(images, mates, torch.arange(64))
-        trust.update()
+        trust.update(1.0)
     images, mates, switched = pairs(2_000, wrong, generator, noise)
     return trust, trust.eval()(images, mates, torch.arange(2_000)), switched
 
@@ -65,9 +65,27 @@ def test_pairs_of_one_track_tell_nothing_about_other_people():
     alone, doubled = MateTrust(16), MateTrust(16)
     alone(images, mates, torch.arange(64))
     doubled(torch.cat([images] * 2), torch.cat([mates] * 2), torch.arange(64).repeat(2))
-    alone.update()
-    doubled.update()
+    alone.update(1.0)
+    doubled.update(1.0)
     torch.testing.assert_close(doubled.others, alone.others)
+
+
+def test_doubts_begin_after_a_quarter_of_the_run_and_are_whole_at_its_half():
+    generator, trust = torch.Generator().manual_seed(0), MateTrust(16)
+    for _ in range(200):
+        images, mates, switched = pairs(64, 0.3, generator, 0.6)
+        trust(images, mates, torch.arange(64))
+        trust.update(0.25)
+    trust.eval()
+    believed = trust(images, mates, torch.arange(64))
+    assert (believed == 1).all()
+    trust.doubts.fill_(1)
+    whole = trust(images, mates, torch.arange(64))
+    trust.train()(images, mates, torch.arange(64))
+    trust.update(0.375)
+    half = trust.eval()(images, mates, torch.arange(64))
+    torch.testing.assert_close(half, (1 + whole) / 2, atol=0.02, rtol=0)
+    assert whole[switched].mean() < 0.2
 
 
 def test_the_first_batch_is_believed_and_a_step_that_is_not_made_leaves_nothing():
@@ -76,10 +94,10 @@ def test_the_first_batch_is_believed_and_a_step_that_is_not_made_leaves_nothing(
     assert (trust(images, mates, torch.arange(8)) == 1).all()
     before = {name: value.clone() for name, value in trust.state_dict().items()}
     trust.forget()
-    trust.update()
+    trust.update(1.0)
     assert all(torch.equal(value, before[name]) for name, value in trust.state_dict().items())
     trust(images, mates, torch.arange(8))
-    trust.update()
+    trust.update(1.0)
     again = MateTrust(16)
     again.load_state_dict(trust.state_dict())
     assert torch.equal(again(images, mates, torch.arange(8)),
@@ -153,7 +171,7 @@ def test_similarities_are_of_centred_features():
     trust = MateTrust(4)
     images, mates = torch.randn(6, 4) + 5, torch.randn(6, 4) + 5
     trust(images, mates, torch.arange(6))
-    trust.update()
+    trust.update(1.0)
     center = torch.cat([images, mates]).mean(dim=0)
     found = F.normalize(images - center) @ F.normalize(mates - center).T
     between = found[~torch.eye(6, dtype=bool)]

@@ -315,6 +315,6 @@ class DINO(Objective):
         """Move the centre, and the teacher with a momentum that rises to 1 along a cosine."""
         self.loss.update_center()
         if self.trust is not None:
-            self.trust.update()
+            self.trust.update(progress)
         momentum = cosine(progress, self.config.momentum_teacher, 1.0)
         ema_update(list(self.teacher.parameters()), list(self.student.parameters()), momentum)

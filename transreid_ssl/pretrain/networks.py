@@ -169,7 +169,7 @@ class MomentumPair(Objective):
     def after_step(self, progress: float) -> None:
         """Move the key encoder towards the query encoder."""
         if self.trust is not None:
-            self.trust.update()
+            self.trust.update(progress)
         slow, fast = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
         ema_update(slow, fast, cosine(progress, *self.momentum))
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transreid_ssl.pretrain.contrast import gather
 
 _MOMENTUM = 0.99
+_BEGIN, _WHOLE = 0.25, 0.5
 
 
 class MateTrust(nn.Module):
@@ -28,6 +29,10 @@ class MateTrust(nn.Module):
     probability is that of the model before its own batch has moved it, so that it does not depend
     on how a batch was shared out; the moments are running means over global batches, the same on
     all processes.
+
+    A network that has learnt little compares places, poses and light: doubts would keep from it the
+    very pairs that teach it people. All pairs count alike for the first quarter of a run, and the
+    doubts grow until its half.
 
     In training mode the model moves on request, once a step: ``update`` after the optimiser's
     step, ``forget`` where none is made.
@@ -45,6 +50,8 @@ class MateTrust(nn.Module):
     below the mean between tracks."""
     steps: Tensor
     """int64 0-d: steps so far."""
+    doubts: Tensor
+    """float32 0-d: how much of the doubts counts, from 0 to 1."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -52,11 +59,12 @@ class MateTrust(nn.Module):
         self.register_buffer("others", torch.zeros(2))
         self.register_buffer("pairs", torch.zeros(3))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("doubts", torch.zeros(()))
         self._waiting: list[tuple[Tensor, ...]] = []
 
     @torch.no_grad()
     def forward(self, images: Tensor, mates: Tensor, tracks: Tensor) -> Tensor:
-        """Probabilities float32 (B,); all 1 until the first step has shown how features lie.
+        """Weights float32 (B,) from 0 to 1: 1 at the beginning of a run, then the probabilities.
 
         Args:
             images, mates: Features (B, D) of an image and of its mate.
@@ -67,7 +75,9 @@ class MateTrust(nn.Module):
             if self.training:
                 self._note(gather(images[None]), gather(mates[None]), gather(tracks[None]))
             pairs = (_unit(images, self.center) * _unit(mates, self.center)).sum(dim=1)
-            return torch.where(self.steps > 0, self.probability(pairs), torch.ones_like(pairs))
+            return torch.where(
+                self.doubts > 0, 1 - self.doubts * (1 - self.probability(pairs)), 1.0
+            )
 
     def share(self) -> Tensor:
         """Of the pairs that show one person, 0-d; a network that knows nobody yet tells nothing of
@@ -106,14 +116,19 @@ class MateTrust(nn.Module):
         self._waiting.clear()
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the model by the moments of a step; its micro-batches count alike."""
+    def update(self, progress: float) -> None:
+        """Move the model by the moments of a step; its micro-batches count alike.
+
+        Args:
+            progress: The share of the run that is done.
+        """
         if not self._waiting:
             return
         weight = torch.where(self.steps == 0, 1.0, 1 - _MOMENTUM)
         for kept, found in zip((self.center, self.others, self.pairs), zip(*self._waiting)):
             kept.lerp_(torch.stack(found).mean(dim=0), weight)
         self.steps += 1
+        self.doubts.fill_(min(max((progress - _BEGIN) / (_WHOLE - _BEGIN), 0.0), 1.0))
         self.forget()
 
 
