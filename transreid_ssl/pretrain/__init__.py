@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "RegularisersConfig",
             "check_two_views",
         ],
+        "trust": ["MateTrust", "weigh_gradient"],
         "upreid": ["UPReID", "UPReIDDINO"],
     },
 )

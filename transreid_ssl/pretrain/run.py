@@ -90,6 +90,8 @@ def pretrain(
             f"{len(pool):,}; views for thousands are in dino_cpu.yaml (--config)"
         )
     objective = build_objective(config, accelerator)
+    if config.views.doubt_mates:
+        objective.doubt_mates()
 
     views = views or config.views
     # Erased pixels are to be near 0 after the network's normalisation.
