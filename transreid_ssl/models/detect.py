@@ -161,7 +161,7 @@ def _vit_options(checkpoint: Checkpoint, sizes: ViTArchitecture) -> dict[str, An
             f"{checkpoint.path}: {num_patches} position embeddings are of no usual image size; "
             "build the network for its size and use load_weights"
         )
-    dino = checkpoint.format in (checkpoints.DINO_TRAINING, checkpoints.DINO_BACKBONE)
+    dino = checkpoint.format in _DINOS
     cameras = state.get("sie_embed")  # of TransReID with views, one for each view of each camera
     return {
         "img_size": found[0],
@@ -184,6 +184,13 @@ def _resnet_options(checkpoint: Checkpoint, sizes: Architecture) -> dict[str, An
     return {"stride": 16} if tuned and isinstance(sizes, ResNetArchitecture) else {}
 
 
+_DINOS = (
+    checkpoints.DINO_TRAINING,
+    checkpoints.DINO_BACKBONE,
+    checkpoints.IBOT_TRAINING,
+    checkpoints.PERSONVIT_TRAINING,
+)
+"""Formats of programs that resample positions of small crops as DINO's does."""
 _CUBIC = (checkpoints.CLUSTER_CONTRAST, checkpoints.FAST_REID, checkpoints.FAST_REID_MGN)
 """Formats of programs that resize what they embed by Pillow's bicubic filter."""
 _ASSUMED = {
@@ -191,10 +198,12 @@ _ASSUMED = {
     checkpoints.MOCO_TRAINING: "with LUPerson's mean and std, though MoCo's own look alike",
     checkpoints.CLASSIFIER_RESNET: "with ImageNet's mean and std, as is usual in torchvision",
     checkpoints.IMAGENET_VIT: "with ImageNet's mean and std, though some of timm's ViTs took 0.5",
+    checkpoints.PERSONVIT_TRAINING: "with 0.5 for mean and std, as those who use PersonViT's do",
 }
 _STATISTICS = {
     checkpoints.FINETUNED: HALF,
     checkpoints.CLUSTER_CONTRAST: HALF,
+    checkpoints.PERSONVIT_TRAINING: HALF,
     checkpoints.MOCO_TRAINING: LUPERSON,
     checkpoints.FAST_REID: LUPERSON,
     checkpoints.FAST_REID_MGN: LUPERSON_MGN,
@@ -203,6 +212,8 @@ _STATISTICS = {
 _OBJECTIVES = {
     checkpoints.DINO_TRAINING: "dino",
     checkpoints.DINO_BACKBONE: "dino",
+    checkpoints.IBOT_TRAINING: "ibot",
+    checkpoints.PERSONVIT_TRAINING: "ibot",
     checkpoints.FINETUNED: "supervised",
     checkpoints.CLUSTER_CONTRAST: "cluster-contrast",
     checkpoints.IMAGENET_VIT: "imagenet",

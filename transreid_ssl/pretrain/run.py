@@ -49,6 +49,11 @@ def check_sizes(config: PretrainingConfig) -> None:
         )
 
 
+def without_weights(config: Config) -> Config:
+    """The same settings, but for initial weights."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
+
+
 def backbone_pair(
     config: PretrainingConfig, accelerator: Accelerator
 ) -> tuple[nn.Module, nn.Module]:
@@ -89,7 +94,9 @@ def pretrain(
             f"note: small crops beside large ones ask for millions of images, and here are "
             f"{len(pool):,}; views for thousands are in dino_cpu.yaml (--config)"
         )
-    objective = build_objective(config, accelerator)
+    # What it began with is in its checkpoints: a run that goes on reads no other weights.
+    begun = run.has_checkpoints()
+    objective = build_objective(without_weights(config) if begun else config, accelerator)
 
     views = views or config.views
     # Erased pixels are to be near 0 after the network's normalisation.
