@@ -1,6 +1,7 @@
 """Published training checkpoints, made here in their layouts, go on with the loss they had."""
 
 import argparse
+import re
 
 import numpy as np
 import pytest
@@ -10,10 +11,19 @@ import launch
 import slow_dino
 from layouts import prefixed
 from transreid_ssl import UserError
-from transreid_ssl.models import HALF, IMAGENET, DINOHead, build_backbone, load_backbone
-from transreid_ssl.models.training_state import read_training_state
-from transreid_ssl.pretrain import saved_state
-from transreid_ssl.training import parse_config
+from transreid_ssl.data import MultiCropConfig
+from transreid_ssl.models import (
+    HALF,
+    IMAGENET,
+    DINOHead,
+    build_backbone,
+    load_backbone,
+    read_spec,
+    read_training_state,
+    save_backbone,
+)
+from transreid_ssl.pretrain import DINOConfig, InitSettings, saved_state
+from transreid_ssl.training import BackboneSettings, PoolSettings, RunSettings
 
 K, SIZE = 24, (64, 32)
 SIZES = {"out_dim": K, "hidden_dim": 20, "bottleneck_dim": 8}
@@ -90,20 +100,18 @@ def flat_file(student, teacher, center):
     return {"state_dict": prefixed("model.", state), "epoch": 3}
 
 
-def options(kind="reid", **given):
-    settings = {
-        "model.name": f"vit_nano_patch8_{kind}", "model.img_size": list(SIZE),
-        "views.global_size": list(SIZE), "model.drop_path": 0, "init.heads": "true",
-        "run.output": "nowhere",
-        **{f"dino.{name}": value for name, value in SIZES.items()}, **given,
-    }  # fmt: skip
-    return [f"--{name}={value}" for name, value in settings.items()]
-
-
-def config_for(path, *arguments, kind="reid", **given):
-    recipe = launch.recipe("dino_pretrain")
-    words = [*options(kind, **given), f"--model.weights={path}", *arguments]
-    return parse_config(recipe.Config, recipe.DEMO, "", words)[0]
+def config_for(path, kind="reid", **groups):
+    """The settings of a run that goes on from ``path``."""
+    model = {"name": f"vit_nano_patch8_{kind}", "img_size": SIZE, "drop_path": 0.0, "weights": path}
+    given = {
+        "run": RunSettings(output="nowhere", **groups.pop("run", {})),
+        "model": BackboneSettings(**model | groups.pop("model", {})),
+        "dino": DINOConfig(**SIZES | groups.pop("dino", {})),
+        "data": PoolSettings(**groups.pop("data", {})),
+        "views": MultiCropConfig(global_size=SIZE, num_local=0, **groups.pop("views", {})),
+        "init": InitSettings(**{"heads": True} | groups.pop("init", {})),
+    }
+    return launch.recipe("dino_pretrain").Config(**given, **groups)
 
 
 class Said:
@@ -124,7 +132,7 @@ def continued(config):
 
 def two_views():
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (2, 3, 3, *SIZE), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (2, 2, 3, *SIZE), dtype=torch.uint8, generator=generator)
 
 
 LAYOUTS = {
@@ -135,12 +143,12 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["dino", "ibot", "pass"])
 def test_the_first_loss_is_that_of_the_saved_state(layout, tmp_path):
     write, kind, statistics, name = LAYOUTS[layout]
     student, teacher, center = networks(kind)
     torch.save(write(student, teacher, center), tmp_path / "checkpoint.pth")
-    config = config_for(tmp_path / "checkpoint.pth", kind=kind, **{"data.statistics": name})
+    config = config_for(tmp_path / "checkpoint.pth", kind, data={"statistics": name})
     dino, _ = continued(config)
     views = two_views()
     found = dino.train()({"views": [views.flatten(0, 1)]}, 0)["loss"].item()
@@ -152,10 +160,148 @@ def test_the_first_loss_is_that_of_the_saved_state(layout, tmp_path):
     assert expected > 1.1 * np.log(K)  # so that it is not that of equal outputs
 
 
+PART_HEADS = "the heads of the part tokens"
+LEFT = {
+    "dino": {"optimizer, epoch, args, fp16_scaler": "the optimiser and the schedules begin anew"},
+    "ibot": {
+        "student.backbone.masked_embed": "what a masked patch is replaced by; no patch is masked",
+        "student.head.last_layer2, teacher.head.last_layer2": "the last layer for patches",
+        "loss.center2": "the centre of the patches",
+        "optimizer, epoch, args, fp16_scaler": "the optimiser and the schedules begin anew",
+    },
+    "pass": {
+        "student.head.mlp_pt1.0, student.head.mlp_pt1.2 and 22 more": PART_HEADS,
+        "loss.center_pt1, loss.center_pt2, loss.center_pt3": "the centres of the part tokens",
+        "optimizer, epoch, args, fp16_scaler": "the optimiser and the schedules begin anew",
+    },
+    "flat": {"epoch": "the optimiser and the schedules begin anew"},
+}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_left_is_named_in_a_line_each(layout, tmp_path):
+def test_all_is_taken_or_named_in_a_line(layout, tmp_path):
     write, kind, _, name = LAYOUTS[layout]
-    torch.save(write(*networks(kind)), tmp_path / "c.pth")
-    text = continued(config_for(tmp_path / "c.pth", kind=kind, **{"data.statistics": name}))[1]
-    print(text)
-    assert 0
+    student, teacher, center = networks(kind)
+    torch.save(write(student, teacher, center), tmp_path / "c.pth")
+    dino, text = continued(config_for(tmp_path / "c.pth", kind, data={"statistics": name}))
+    found = dict(re.findall(r"^  left: (.+?): (.+)$", text, re.MULTILINE))
+    assert found == LEFT[layout]
+    assert "note:" not in text
+    for network, (backbone, head) in ((dino.student, student), (dino.teacher, teacher)):
+        assert all(torch.equal(v, backbone[k]) for k, v in network.backbone.state_dict().items())
+        for key, value in network.head.state_dict().items():
+            taken = value[:, :128] if key == "mlp.0.weight" else value  # of the class token
+            assert torch.equal(taken, head[key])
+            assert key != "mlp.0.weight" or not value[:, 128:].any()
+    assert torch.equal(dino.loss.center, center)
+    assert not any(parameter.requires_grad for parameter in dino.teacher.parameters())
+
+
+def test_what_is_left_can_be_taken_by_who_has_a_place_for_it(tmp_path):
+    student, teacher, center = networks()
+    torch.save(ibot_file(student, teacher, center), tmp_path / "c.pth")
+    state = read_training_state(tmp_path / "c.pth")
+    last = state.take("teacher.head.last_layer2.")
+    assert torch.equal(last["weight_v"], teacher[1]["last_layer.weight_v"])
+    assert torch.equal(state.take("student.backbone.")["masked_embed"], torch.ones(1, 128))
+    assert state.take("loss.")["center2"].shape == (1, 1, K)
+    assert {name.rpartition(".")[0] for name in state.others} == {"student.head.last_layer2"}
+
+
+def test_a_stem_s_norms_go_on_too(tmp_path):
+    student, teacher, center = networks("ics")
+    torch.save(dino_file(student, teacher, center), tmp_path / "c.pth")
+    dino, text = continued(config_for(tmp_path / "c.pth", "ics"))
+    for network, (backbone, _) in ((dino.student, student), (dino.teacher, teacher)):
+        assert all(torch.equal(v, backbone[k]) for k, v in network.backbone.state_dict().items())
+    assert "means nothing" not in text
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_the_one_that_is_there_serves_as_both(which, tmp_path):
+    student, teacher, center = networks()
+    file = dino_file(student, teacher, center)
+    del file["dino_loss"], file["teacher" if which == "student" else "student"]
+    torch.save(file, tmp_path / "c.pth")
+    dino, text = continued(config_for(tmp_path / "c.pth"))
+    chosen = student if which == "student" else teacher
+    for network in (dino.student, dino.teacher):
+        assert torch.equal(network.backbone.cls_token, chosen[0]["cls_token"])
+        assert torch.equal(network.head.mlp[0].weight, chosen[1]["mlp.0.weight"])
+    assert f"which are the {which}'s: the file has no " in text
+    assert "center: none in the file; it begins at 0" in text
+
+
+def test_settings_that_do_not_fit_are_said_all_at_once(tmp_path):
+    torch.save(dino_file(*networks("ics")), tmp_path / "c.pth")
+    wrong = {"dino": {"out_dim": 9, "use_bn_in_head": True}, "data": {"statistics": "half"}}
+    with pytest.raises(UserError) as caught:
+        saved_state(config_for(tmp_path / "c.pth", "reid", **wrong))
+    assert str(caught.value) == (
+        f"{tmp_path / 'c.pth'}: to go on from it the settings have to be those that it was made "
+        "with; give --model.name vit_nano_patch8_ics --data.statistics imagenet "
+        "--dino.out_dim 24 --dino.use_bn_in_head false"
+    )
+
+
+def test_what_changes_the_first_loss_is_noted(tmp_path):
+    torch.save(dino_file(*networks(), teacher_temp=0.07), tmp_path / "dino.pth")
+    text = continued(config_for(tmp_path / "dino.pth", model={"img_size": (32, 16)}))[1]
+    assert "resized pos_embed from 8x4 to 4x2 patches" in text
+    assert "note: its positions were resampled for small crops as by --model.position" in text
+    assert "temperature was 0.07 in the end, and --dino.teacher_temp is 0.04" in text
+    torch.save(ibot_file(*networks()), tmp_path / "ibot.pth")
+    text = continued(config_for(tmp_path / "ibot.pth"))[1]
+    assert "probably as by --data.statistics half, and now as by imagenet" in text
+
+
+def harm_center(file):
+    file["dino_loss"]["center"] = torch.zeros(1, 5)
+
+
+def harm_value(file):
+    file["teacher"]["head.mlp.0.bias"][3] = torch.nan
+
+
+def harm_head(file):
+    del file["student"]["module.head.mlp.2.bias"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (harm_center, r"center has the shape \(1, 5\), for which \(1, 24\) is needed"),
+        (harm_value, "some of it is not finite; give an earlier checkpoint"),
+        (harm_head, r"its heads differ from DINO's in mlp\.2\.bias"),
+        (lambda f: f.pop("teacher") and f.pop("student"), "it holds no student and no teacher"),
+        (lambda f: [f["teacher"].pop(k) for k in list(f["teacher"]) if "head" in k], "has none"),
+    ],
+)
+def test_damage_is_one_line(harm, message, tmp_path):
+    file = dino_file(*networks())
+    harm(file)
+    torch.save(file, tmp_path / "c.pth")
+    with pytest.raises(UserError, match=rf"c\.pth: .*{message}"):
+        continued(config_for(tmp_path / "c.pth"))
+
+
+def test_a_backbone_alone_has_no_heads(tmp_path):
+    save_backbone(tmp_path / "b.safetensors", build_backbone("vit_nano_patch8_reid"))
+    with pytest.raises(
+        UserError, match=r"no checkpoint of DINO with its heads .* leave --init\.heads"
+    ):
+        saved_state(config_for(tmp_path / "b.safetensors"))
+    with pytest.raises(UserError, match=r"name the checkpoint to go on from with --model\.weights"):
+        saved_state(config_for("x", model={"weights": None}))
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_a_backbone_of_ibot_is_read_with_its_statistics(which, tmp_path):
+    student, teacher, center = networks()
+    torch.save(ibot_file(student, teacher, center), tmp_path / "c.pth")
+    spec = read_spec(tmp_path / "c.pth")
+    assert (spec.mean, spec.std, spec.objective) == (*HALF, "ibot")
+    network = load_backbone(tmp_path / "c.pth", which=which)
+    chosen = student if which == "student" else teacher
+    assert torch.equal(network.cls_token, chosen[0]["cls_token"])
+    assert "with 0.5 for mean and std" in network.load_report.notes[-1]

@@ -164,7 +164,11 @@ def _left(state: TrainingState) -> list[str]:
 
 
 def _named(names: list[str]) -> str:
-    return ", ".join(dict.fromkeys(_parent(name) for name in names))
+    """The layers that weights are of; of many the first two."""
+    layers = list(dict.fromkeys(_parent(name) for name in names))
+    if len(layers) <= 4:
+        return ", ".join(layers)
+    return f"{', '.join(layers[:2])} and {len(layers) - 2} more"
 
 
 def _parent(name: str) -> str:
@@ -177,11 +181,13 @@ def _parent(name: str) -> str:
 def _notes(state: TrainingState, config: Any) -> list[str]:
     """What would change the first loss and is no error."""
     notes, checkpoint = [], list(state.backbones.values())[-1]
-    spec, taken = detect_spec(checkpoint), assumption(checkpoint)
-    used = config.data.statistics
-    if taken is not None and _STATISTICS.get((spec.mean, spec.std)) != used:
-        notes.append(f"the file does not say how its images were normalised, probably {taken}; "
-                     f"--data.statistics is {used}")  # fmt: skip
+    spec, used = detect_spec(checkpoint), config.data.statistics
+    likely = _STATISTICS.get((spec.mean, spec.std))
+    if assumption(checkpoint) is not None and likely != used:
+        notes.append(
+            f"how its images were normalised the file does not say; probably as by "
+            f"--data.statistics {likely}, and now as by {used}"
+        )
     same_size = tuple(config.model.img_size) == tuple(spec.img_size)
     mode = spec.position_resampling
     if mode != config.model.position_resampling and (config.views.num_local or not same_size):
