@@ -100,6 +100,18 @@ def flat_file(student, teacher, center):
     return {"state_dict": prefixed("model.", state), "epoch": 3}
 
 
+def own_file(student, teacher, center):
+    """As this package's training loop writes it."""
+    state = {"loss.center": center}
+    for role, (backbone, head) in (("student", student), ("teacher", teacher)):
+        state |= prefixed(f"{role}.backbone.", backbone) | prefixed(f"{role}.head.", head)
+    spec = build_backbone("vit_nano_patch8_reid", img_size=SIZE, mean=HALF.mean, std=HALF.std).spec
+    return {
+        "objective": state, "spec": spec.to_json(), "step": 3, "optimizer": {"state": {}},
+        "backbones": {"kept": "teacher.backbone.", "student": "student.backbone."},
+    }  # fmt: skip
+
+
 def config_for(path, kind="reid", **groups):
     """The settings of a run that goes on from ``path``."""
     model = {"name": f"vit_nano_patch8_{kind}", "img_size": SIZE, "drop_path": 0.0, "weights": path}
@@ -140,10 +152,11 @@ LAYOUTS = {
     "ibot": (ibot_file, "reid", HALF, "half"),
     "pass": (pass_file, "pass", IMAGENET, "imagenet"),
     "flat": (flat_file, "reid", IMAGENET, "imagenet"),
+    "own": (own_file, "reid", HALF, "half"),
 }
 
 
-@pytest.mark.parametrize("layout", ["dino", "ibot", "pass"])
+@pytest.mark.parametrize("layout", ["dino", "ibot", "pass", "own"])
 def test_the_first_loss_is_that_of_the_saved_state(layout, tmp_path):
     write, kind, statistics, name = LAYOUTS[layout]
     student, teacher, center = networks(kind)
@@ -175,6 +188,7 @@ LEFT = {
         "optimizer, epoch, args, fp16_scaler": "the optimiser and the schedules begin anew",
     },
     "flat": {"epoch": "the optimiser and the schedules begin anew"},
+    "own": {"spec, step, optimizer, backbones": "the optimiser and the schedules begin anew"},
 }
 
 
