@@ -3,9 +3,10 @@
 Formats: safetensors (ours, or timm's); our training checkpoints; the pickles that TransReID-SSL
 and PASS publish: a DINO training checkpoint, the backbone converted from it, a fine-tuned network
 (TransReID's with a jigsaw patch module too), a cluster-contrast checkpoint; training checkpoints of
-iBOT and PersonViT; ImageNet ViTs of timm and DINO; MoCo v3's networks; LUPerson's ResNets: MoCo
-training snapshots, plain files, fast-reid networks and its MGN; and ImageNet ResNets of torchvision
-and timm. What a training checkpoint holds beside its backbones is read by ``training_state``.
+iBOT and PersonViT; DINOv2's networks; ImageNet ViTs of timm and DINO; MoCo v3's networks;
+LUPerson's ResNets: MoCo training snapshots, plain files, fast-reid networks and its MGN; and
+ImageNet ResNets of torchvision and timm. What a training checkpoint holds beside its backbones is
+read by ``training_state``.
 """
 
 import re
@@ -22,6 +23,7 @@ from transreid_ssl.models.foreign import refuse_unsupported
 from transreid_ssl.models.jpm import own_names
 from transreid_ssl.models.positions import num_places
 from transreid_ssl.models.raw import parse_spec, plain_tensors, read_pickle, read_safetensors
+from transreid_ssl.models.registers import own_layout
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import Statistics, stored_statistics
 
@@ -30,6 +32,7 @@ OWN_CHECKPOINT = "transreid_ssl training checkpoint"
 DINO_TRAINING = "DINO training checkpoint"
 DINO_BACKBONE = "converted DINO backbone"
 IBOT_TRAINING = "iBOT training checkpoint"
+DINOV2 = "DINOv2 network"
 PERSONVIT_TRAINING = "iBOT training checkpoint on a 2:1 grid, as PersonViT's"
 FINETUNED = "TransReID fine-tuned network"
 CLUSTER_CONTRAST = "cluster-contrast checkpoint"
@@ -114,6 +117,8 @@ def unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
             aside.append(name)
         else:
             renamed[target] = tensors[name]
+    if "blocks.0.ls1.gamma" in renamed:
+        renamed = own_layout(renamed)
     _check_dimensions(path, renamed)
     statistics = stored_statistics(bare_tensors)
     if mgn:
@@ -203,7 +208,7 @@ def _rename(name: str, prefix: str) -> str | None:
     name = name.removeprefix(prefix)
     if re.match(r"(fc|pre_logits|classifier\w*|head_dist|gap|feat)\.", name):
         return None
-    if name == MASKED_EMBED:
+    if name in (MASKED_EMBED, "mask_token"):
         return None
     if prefix and name.startswith("head."):
         return None
@@ -214,6 +219,8 @@ def _format(
     wrapper: str, prefix: str, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> str:
     """The format, told from where the weights ``state`` were among all ``tensors``."""
+    if "blocks.0.ls1.gamma" in state:
+        return DINOV2
     if wrapper in ("teacher", "student") or prefix.startswith(_ROLES):
         if not any(re.search(r"(\bmasked_embed|\blast_layer2\..+)$", name) for name in tensors):
             return DINO_TRAINING

@@ -26,6 +26,7 @@ from transreid_ssl.models.stem import patch_grid
 # (nothing published has it), which is taken for 224x224 at 12.
 _IMAGE_SIZES = (
     (256, 128), (384, 128), (384, 192), (224, 224), (384, 384), (256, 256), (128, 64), (64, 32),
+    (518, 518),
 )  # fmt: skip
 _OVERLAPS = (12, 14)
 
@@ -56,8 +57,12 @@ def _detect_vit(state: Mapping[str, Tensor], path: Path) -> ViTArchitecture:
     depth = _count(state, r"blocks\.(\d+)\.")
     stem = state.get("patch_embed.conv.0.weight")
     parts = sum(name.startswith("part_token") for name in state)
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    scaled = "blocks.0.ls1.gamma" in state
     if stem is None:
-        return ViTArchitecture(width, depth, 0, kernel, part_tokens=parts)
+        return ViTArchitecture(
+            width, depth, 0, kernel, part_tokens=parts, registers=registers, scaled=scaled
+        )
     norm = "ibn" if "patch_embed.conv.1.IN.weight" in state else "bn"
     return ViTArchitecture(width, depth, 0, 2 * kernel, stem.shape[0], norm, parts)
 
@@ -161,7 +166,7 @@ def _vit_options(checkpoint: Checkpoint, sizes: ViTArchitecture) -> dict[str, An
             f"{checkpoint.path}: {num_patches} position embeddings are of no usual image size; "
             "build the network for its size and use load_weights"
         )
-    dino = checkpoint.format in _DINOS
+    dino = checkpoint.format in _DINOS and not getattr(sizes, "registers", 0)
     cameras = state.get("sie_embed")  # of TransReID with views, one for each view of each camera
     return {
         "img_size": found[0],
@@ -189,8 +194,10 @@ _DINOS = (
     checkpoints.DINO_BACKBONE,
     checkpoints.IBOT_TRAINING,
     checkpoints.PERSONVIT_TRAINING,
+    checkpoints.DINOV2,
 )
-"""Formats of programs that resample positions of small crops as DINO's does."""
+"""Formats of programs that resample positions of small crops as DINO's does; those of DINOv2's
+networks with registers are resampled after a low-pass filter."""
 _CUBIC = (checkpoints.CLUSTER_CONTRAST, checkpoints.FAST_REID, checkpoints.FAST_REID_MGN)
 """Formats of programs that resize what they embed by Pillow's bicubic filter."""
 _ASSUMED = {
@@ -214,6 +221,7 @@ _OBJECTIVES = {
     checkpoints.DINO_BACKBONE: "dino",
     checkpoints.IBOT_TRAINING: "ibot",
     checkpoints.PERSONVIT_TRAINING: "ibot",
+    checkpoints.DINOV2: "dinov2",
     checkpoints.FINETUNED: "supervised",
     checkpoints.CLUSTER_CONTRAST: "cluster-contrast",
     checkpoints.IMAGENET_VIT: "imagenet",
