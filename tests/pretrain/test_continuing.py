@@ -281,9 +281,19 @@ def harm_head(file):
     del file["student"]["module.head.mlp.2.bias"]
 
 
+def add_norm(file):
+    file["teacher"]["head.last_norm.running_mean"] = torch.ones(K)
+
+
+def change_activation(file):
+    file["args"].act_in_head = "relu"
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (add_norm, r"teacher\.head\.last_norm\.running_mean is in none of DINO's heads"),
+        (change_activation, "its heads have relu, and DINO's GELU; leave"),
         (harm_center, r"center has the shape \(1, 5\), for which \(1, 24\) is needed"),
         (harm_value, "some of it is not finite; give an earlier checkpoint"),
         (harm_head, r"its heads differ from DINO's in mlp\.2\.bias"),

@@ -90,11 +90,20 @@ def read_training_state(path: Path) -> TrainingState:
         state.heads[role] = _take_head(flat, f"{role}.head.")
         if not state.heads[role]:
             raise _no_heads(path, f"its {role} has none that is DINO's")
+        _refuse_other_head(path, role, flat)
     for name in ("center", "center_cls"):
         if state.center is None and f"loss.{name}" in flat:
             state.center, state.center_name = flat.pop(f"loss.{name}").float(), name
     state.others = flat
     return state
+
+
+def _refuse_other_head(path: Path, role: str, flat: Mapping[str, Tensor]) -> None:
+    """What else a head may hold changes its outputs, such as a norm of the logits."""
+    for name in flat:
+        known = any(re.fullmatch(pattern, name) for pattern in MEANINGS)
+        if name.startswith(f"{role}.head.") and not known:
+            raise _no_heads(path, f"{name} is in none of DINO's heads")
 
 
 def _no_heads(path: Path, reason: str) -> UserError:
@@ -195,7 +204,7 @@ def widened(head: Mapping[str, Tensor], in_dim: int) -> dict[str, Tensor]:
 
 MEANINGS = {
     rf"student\.backbone\.{MASKED_EMBED}": "what a masked patch is replaced by; no patch is masked",
-    r"(student|teacher)\.head\.(last_layer2|mlp2|last_norm2?)\..+": "the last layer for patches",
+    r"(student|teacher)\.head\.(last_layer2|mlp2|last_norm2)\..+": "the last layer for patches",
     r"loss\.center2": "the centre of the patches",
     r"(student|teacher)\.head\.(mlp|last_layer)_pt\d\..+": "the heads of the part tokens",
     r"loss\.center_pt\d": "the centres of the part tokens",

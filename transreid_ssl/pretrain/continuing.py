@@ -70,6 +70,12 @@ def _check_settings(state: TrainingState, config: Any) -> None:
 
 def _needed(state: TrainingState) -> dict[str, Any]:
     """The settings that a state asks for, by their dotted names."""
+    activation = state.settings.get("act_in_head", "gelu")
+    if activation != "gelu":
+        raise UserError(
+            f"{state.path}: its heads have {activation}, and DINO's GELU; leave --init.heads out "
+            "for the backbone alone"
+        )
     sizes = [head_sizes(head, state.path) for head in state.heads.values()]
     if sizes[0] != sizes[-1]:
         raise UserError(f"{state.path}: the heads of student and teacher differ; it is damaged")
