@@ -22,6 +22,7 @@ from transreid_ssl.models.statistics import (
     Statistics,
     normalise,
 )
+from transreid_ssl.models.training_state import TrainingState, read_training_state
 from transreid_ssl.models.vit import ReIDViT, class_attention
 from transreid_ssl.models.weights import (
     LoadReport,
@@ -53,6 +54,7 @@ __all__ = [
     "ReIDResNet",
     "ReIDViT",
     "Statistics",
+    "TrainingState",
     "UnitFeatures",
     "block_norms",
     "build_backbone",
@@ -66,6 +68,7 @@ __all__ = [
     "load_weights",
     "normalise",
     "read_spec",
+    "read_training_state",
     "resample_positions",
     "save_backbone",
     "split_branches",

@@ -11,8 +11,12 @@ FILE_NAMES = (BACKBONE, MODEL)
 """What a run writes, and what is looked for in folders and hub repositories."""
 
 
-def find_weights(source: str | Path) -> Path:
+def find_weights(source: str | Path, training: bool = False) -> Path:
     """The file behind a path, a folder or a hub id (``owner/name``, also ``hf-hub:owner/name``).
+
+    Args:
+        training: Of the folder of a run take the newest checkpoint, which is otherwise taken where
+            there is no backbone yet.
 
     Raises:
         UserError: there is nothing of the kind.
@@ -21,9 +25,10 @@ def find_weights(source: str | Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        for name in FILE_NAMES:
-            if (path / name).is_file():
-                return path / name
+        found = [path / name for name in FILE_NAMES if (path / name).is_file()]
+        saved = sorted(path.glob("checkpoints/step_*.pt"))[-1:]
+        if found := saved + found if training else found + saved:
+            return found[0]
         raise UserError(f"{path}: no {' or '.join(FILE_NAMES)} in this folder; name the file")
     text = str(source)
     repository = text.removeprefix("hf-hub:")
