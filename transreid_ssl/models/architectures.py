@@ -80,6 +80,10 @@ class ViTArchitecture:
                     raise UserError(
                         f"{name}: {spec.name} has tokens of its own for parts; set it to false"
                     )
+        if spec.registers and (self.part_tokens or spec.jpm):
+            raise UserError(
+                f"registers {spec.registers}: a network with part tokens or jpm has none; give 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,10 @@ def _check_convolutional(spec: Any) -> None:
         raise UserError(
             f"camera embeddings: {spec.name} has no tokens to add them to; "
             "leave them out, or choose a vit_…"
+        )
+    if spec.registers or spec.token_norm != "none":
+        raise UserError(
+            f"registers, token_norm: {spec.name} has no tokens; leave them out, or choose a vit_…"
         )
     if spec.jpm:
         raise UserError(

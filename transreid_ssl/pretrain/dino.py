@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import DINOHead
 from transreid_ssl.models.gpu import has_triton
-from transreid_ssl.pretrain.networks import ViewNetwork
+from transreid_ssl.pretrain.koleo import koleo_loss
+from transreid_ssl.pretrain.masked_patches import MaskedPatches
+from transreid_ssl.pretrain.networks import PatchNetwork
 from transreid_ssl.pretrain.settings import DINOConfig
+from transreid_ssl.pretrain.sinkhorn import sinkhorn
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import ema_update
@@ -95,7 +98,7 @@ class DINOLoss(nn.Module):
         num_crops: S, views a student sees of an image.
         num_teacher_crops: T, the first of them, which the teacher sees too.
         warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs, student_temp,
-            center_momentum: see ``DINOConfig``.
+            center_momentum, centering: see ``DINOConfig``. With "sinkhorn" the centre stays at 0.
     """
 
     def __init__(
@@ -109,8 +112,10 @@ class DINOLoss(nn.Module):
         warmup_teacher_temp_epochs: int = 0,
         student_temp: float = 0.1,
         center_momentum: float = 0.9,
+        centering: str = "mean",
     ) -> None:
         super().__init__()
+        self.centering = centering
         self.num_crops, self.num_teacher_crops = num_crops, num_teacher_crops
         self.warmup = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
         self.student_temp, self.center_momentum = student_temp, center_momentum
@@ -140,16 +145,16 @@ class DINOLoss(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """``forward``, and the mean entropy of the teacher's output in nats."""
-        compare = self._compare
-        if student_logits.is_cuda and has_triton():
+        compare, mean = self._compare, self.centering == "mean"
+        if mean and student_logits.is_cuda and has_triton():
             compare = self._compare_on_gpu
         # In float32 whatever the networks run in: autocast would round the products.
         with torch.autocast(student_logits.device.type, enabled=False):
             loss, entropy = compare(student_logits, teacher_logits, epoch)
-        if self.training:
+        if self.training and mean:
             logits = teacher_logits.detach()
-            mean = logits.mean(dim=0, keepdim=True, dtype=self.center.dtype)
-            self._sum = mean if self._sum is None else self._sum + mean
+            found = logits.mean(dim=0, keepdim=True, dtype=self.center.dtype)
+            self._sum = found if self._sum is None else self._sum + found
             self._calls += 1
         return loss, entropy
 
@@ -158,6 +163,8 @@ class DINOLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             sharp = self.sharpen(teacher_logits, epoch)
+            if self.centering == "sinkhorn":
+                sharp = sinkhorn(sharp)
             normaliser = sharp.logsumexp(dim=-1)
             teacher = (sharp - normaliser[:, None]).exp_()
             entropy = (normaliser - torch.einsum("bk,bk->b", teacher, sharp)).mean()
@@ -200,6 +207,15 @@ class DINOLoss(nn.Module):
         self.center.lerp_(mean, 1.0 - self.center_momentum)
 
 
+def build_head(config: DINOConfig, in_dim: int, out_dim: int | None = None) -> DINOHead:
+    """A head of these settings, with their number of outputs or another."""
+    return DINOHead(
+        in_dim, out_dim or config.out_dim, hidden_dim=config.hidden_dim,
+        bottleneck_dim=config.bottleneck_dim, num_layers=config.head_layers,
+        norm_last_layer=config.norm_last_layer, use_bn=config.use_bn_in_head,
+    )  # fmt: skip
+
+
 class DINO(Objective):
     """Student, momentum teacher and loss.
 
@@ -228,13 +244,17 @@ class DINO(Objective):
                 "and needs two or more, a large one among them"
             )
         self.config, spec = config, backbone.spec
-        head = DINOHead(
-            spec.embed_dim, config.out_dim, hidden_dim=config.hidden_dim,
-            bottleneck_dim=config.bottleneck_dim, num_layers=config.head_layers,
-            norm_last_layer=config.norm_last_layer, use_bn=config.use_bn_in_head,
-        )  # fmt: skip
-        self.student = ViewNetwork(backbone, head)
-        self.teacher = ViewNetwork(teacher_backbone, copy.deepcopy(head))
+        head, patch_head = build_head(config, spec.embed_dim), None
+        self.masked: MaskedPatches | None = None
+        if config.masked_patches:
+            out_dim = config.patch_out_dim or config.out_dim
+            self.masked = MaskedPatches(backbone, config, out_dim)
+            if config.patch_out_dim:
+                patch_head = build_head(config, spec.embed_dim, out_dim)
+        self.student = PatchNetwork(backbone, head, patch_head)
+        self.teacher = PatchNetwork(
+            teacher_backbone, copy.deepcopy(head), copy.deepcopy(patch_head)
+        )
         self.teacher.backbone.load_state_dict(backbone.state_dict())
         self.teacher.requires_grad_(False)
         self.loss = DINOLoss(
@@ -242,6 +262,7 @@ class DINO(Objective):
             warmup_teacher_temp=config.warmup_teacher_temp, teacher_temp=config.teacher_temp,
             warmup_teacher_temp_epochs=config.warmup_teacher_temp_epochs,
             student_temp=config.student_temp, center_momentum=config.center_momentum,
+            centering=config.centering,
         )  # fmt: skip
 
     @property
@@ -260,9 +281,37 @@ class DINO(Objective):
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""
         views = batch["views"]
+        if self.masked is not None:
+            student_features, values = self._forward_masked(views, epoch)
+        else:
+            with torch.no_grad():
+                features, teacher_logits = self.teacher(views[:1])
+            student_features, logits = self.student(views)
+            values = self.compare(logits, features, teacher_logits, epoch)
+        if self.config.koleo:
+            self.add_koleo(values, student_features, batch.get("tracks"))
+        return values
+
+    def _forward_masked(self, views: list[Tensor], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's features and the values of a batch whose large views hide patches."""
+        masked = self.masked.draw(views[0])
         with torch.no_grad():
-            features, teacher_logits = self.teacher(views[:1])
-        return self.compare(self.student(views)[1], features, teacher_logits, epoch)
+            features, teacher_logits, targets = self.teacher.with_patches(views[:1], masked.chosen)
+        student_features, logits, guesses = self.student.with_patches(
+            views, masked.chosen, self.masked.embedding
+        )
+        values = self.compare(logits, features, teacher_logits, epoch)
+        loss = self.masked(guesses, targets, masked, self.loss.teacher_temp(epoch))
+        values["patch_loss"] = loss.detach()
+        values["loss"] = values["loss"] + self.config.masked_weight * loss
+        return student_features, values
+
+    def add_koleo(self, values: dict[str, Tensor], features: Tensor, tracks: Tensor | None) -> None:
+        """Add the regulariser of each large view to the loss; features (S·B, D), crop-major."""
+        views = features.unflatten(0, (self.loss.num_crops, -1))[: self.loss.num_teacher_crops]
+        loss = torch.stack([koleo_loss(view, tracks) for view in views]).sum()
+        values["koleo_loss"] = loss.detach()
+        values["loss"] = values["loss"] + self.config.koleo * loss
 
     def compare(
         self, student_logits: Tensor, features: Tensor, teacher_logits: Tensor, epoch: int
@@ -279,11 +328,14 @@ class DINO(Objective):
     def before_step(self, epoch: int) -> None:
         """Leave the last layer as it is during the first epochs."""
         if epoch < self.config.freeze_last_layer:
-            for parameter in self.student.head.last_layer.parameters():
-                parameter.grad = None
+            for head in (self.student.head, self.student.patch_head):
+                for parameter in head.last_layer.parameters() if head is not None else ():
+                    parameter.grad = None
 
     def after_step(self, progress: float) -> None:
         """Move the centre, and the teacher with a momentum that rises to 1 along a cosine."""
         self.loss.update_center()
+        if self.masked is not None:
+            self.masked.update_center()
         momentum = cosine(progress, self.config.momentum_teacher, 1.0)
         ema_update(list(self.teacher.parameters()), list(self.student.parameters()), momentum)
