@@ -10,6 +10,7 @@ The run folder then holds backbone.safetensors (the teacher), metrics.jsonl, cur
 config.yaml. The same command again resumes a run that was broken off.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class Config(PretrainingConfig):
 def build_objective(config: Config, accelerator: "Accelerator") -> "pretrain.DINO":
     """Student and teacher: the student drops paths, its momentum teacher does not."""
     views = config.views
-    return pretrain.DINO(
+    method = pretrain.PartDINO if config.dino.part_tokens else pretrain.DINO
+    return method(
         *pretrain.backbone_pair(config, accelerator), config.dino,
         num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
     )  # fmt: skip
@@ -45,7 +47,9 @@ def build_objective(config: Config, accelerator: "Accelerator") -> "pretrain.DIN
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the teacher's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    pretrain.pretrain(config, origin, "DINO pre-training", build_objective)
+    areas = config.dino.part_tokens or config.views.areas
+    views = dataclasses.replace(config.views, areas=areas)
+    pretrain.pretrain(config, origin, "DINO pre-training", build_objective, views)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "moco": ["MoCo"],
         "mocov3": ["MoCoV3"],
         "networks": ["MomentumPair"],
+        "part_dino": ["PartDINO"],
         "run": ["backbone_pair", "pretrain"],
         "settings": [
             "DINOConfig",

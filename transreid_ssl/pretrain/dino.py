@@ -216,6 +216,17 @@ def build_head(config: DINOConfig, in_dim: int, out_dim: int | None = None) -> D
     )  # fmt: skip
 
 
+def build_loss(config: DINOConfig, num_crops: int, num_teacher_crops: int) -> DINOLoss:
+    """The loss of these settings."""
+    return DINOLoss(
+        config.out_dim, num_crops, num_teacher_crops=num_teacher_crops,
+        warmup_teacher_temp=config.warmup_teacher_temp, teacher_temp=config.teacher_temp,
+        warmup_teacher_temp_epochs=config.warmup_teacher_temp_epochs,
+        student_temp=config.student_temp, center_momentum=config.center_momentum,
+        centering=config.centering,
+    )  # fmt: skip
+
+
 class DINO(Objective):
     """Student, momentum teacher and loss.
 
@@ -244,7 +255,8 @@ class DINO(Objective):
                 "and needs two or more, a large one among them"
             )
         self.config, spec = config, backbone.spec
-        head, patch_head = build_head(config, spec.embed_dim), None
+        dim = spec.architecture.width if config.part_tokens else spec.embed_dim
+        head, patch_head = build_head(config, dim), None
         self.masked: MaskedPatches | None = None
         if config.masked_patches:
             out_dim = config.patch_out_dim or config.out_dim
@@ -257,13 +269,7 @@ class DINO(Objective):
         )
         self.teacher.backbone.load_state_dict(backbone.state_dict())
         self.teacher.requires_grad_(False)
-        self.loss = DINOLoss(
-            config.out_dim, num_crops, num_teacher_crops=num_teacher_crops,
-            warmup_teacher_temp=config.warmup_teacher_temp, teacher_temp=config.teacher_temp,
-            warmup_teacher_temp_epochs=config.warmup_teacher_temp_epochs,
-            student_temp=config.student_temp, center_momentum=config.center_momentum,
-            centering=config.centering,
-        )  # fmt: skip
+        self.loss = build_loss(config, num_crops, num_teacher_crops)
 
     @property
     def backbone(self) -> nn.Module:
@@ -289,7 +295,8 @@ class DINO(Objective):
             student_features, logits = self.student(views)
             values = self.compare(logits, features, teacher_logits, epoch)
         if self.config.koleo:
-            self.add_koleo(values, student_features, batch.get("tracks"))
+            crops = student_features.unflatten(0, (self.loss.num_crops, -1))
+            self.add_koleo(values, crops[: self.loss.num_teacher_crops], batch.get("tracks"))
         return values
 
     def _forward_masked(self, views: list[Tensor], epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -307,9 +314,8 @@ class DINO(Objective):
         return student_features, values
 
     def add_koleo(self, values: dict[str, Tensor], features: Tensor, tracks: Tensor | None) -> None:
-        """Add the regulariser of each large view to the loss; features (S·B, D), crop-major."""
-        views = features.unflatten(0, (self.loss.num_crops, -1))[: self.loss.num_teacher_crops]
-        loss = torch.stack([koleo_loss(view, tracks) for view in views]).sum()
+        """Add the regulariser of each large view to the loss; features (T, B, D)."""
+        loss = torch.stack([koleo_loss(view, tracks) for view in features]).sum()
         values["koleo_loss"] = loss.detach()
         values["loss"] = values["loss"] + self.config.koleo * loss
 
