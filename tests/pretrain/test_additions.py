@@ -296,7 +296,8 @@ def test_sinkhorn_equals_a_slow_loop_and_shares_outputs_evenly():
     found = sinkhorn(scores).exp()
     np.testing.assert_allclose(found, slow_sinkhorn(scores.tolist()), rtol=1e-5)
     torch.testing.assert_close(found.sum(dim=1), torch.ones(12))
-    assert found.sum(dim=0).std() < scores.softmax(dim=1).sum(dim=0).std() / 4
+    even = sinkhorn(scores, rounds=50).exp().sum(dim=0)
+    torch.testing.assert_close(even, torch.full((4,), 3.0), rtol=1e-3, atol=0)
     assert sinkhorn(1e4 * scores).isfinite().all()
     assert sinkhorn(scores[:0]).shape == (0, 4)
 
