@@ -14,6 +14,7 @@ TransReID-SSL, PersonViT, PASS or an earlier run goes on with heads and teacher 
         --model.weights checkpoint.pth --data.pool /data/crops
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +50,8 @@ def build_objective(
     Both go on from where ``saved`` was.
     """
     views, plain = config.views, pretrain.without_weights(config) if saved else config
-    dino = pretrain.DINO(
+    method = pretrain.PartDINO if config.dino.part_tokens else pretrain.DINO
+    dino = method(
         *pretrain.backbone_pair(plain, accelerator), config.dino,
         num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
     )  # fmt: skip
@@ -62,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the teacher's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
     build = partial(build_objective, saved=pretrain.saved_state(config))
-    pretrain.pretrain(config, origin, "DINO pre-training", build)
+    areas = config.dino.part_tokens or config.views.areas
+    views = dataclasses.replace(config.views, areas=areas)
+    pretrain.pretrain(config, origin, "DINO pre-training", build, views)
 
 
 if __name__ == "__main__":

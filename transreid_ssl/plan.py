@@ -104,6 +104,14 @@ def on_known_gpu(
             f"--gpu {gpu}: the profile is of 2 crops of 256x128 and 8 of 128x64 an image, but "
             "these settings ask for others; leave --gpu out to measure here"
         )
+    added = [f"--dino.{name}" for name in config.dino.additions]
+    added += ["--model.registers"] * (config.model.registers > 0)
+    added += ["--model.token_norm"] * (config.model.token_norm != "none")
+    if added:
+        raise UserError(
+            f"--gpu {gpu}: the profile is of DINO as it was published, without {added[0]}; leave "
+            "--gpu out to measure here"
+        )
     speed, epochs = processes * profile.images_per_second, config.run.total_epochs
     lines = [
         f"measured on one {gpu.upper()}: {rate(profile.images_per_second)} images/s with "

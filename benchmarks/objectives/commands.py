@@ -28,6 +28,21 @@ ROWS = {
     "upreid": Row("UP-ReID (MoCo v2)", "upreid", ("--base=moco",)),
     "upreid_dino": Row("UP-ReID (DINO)", "upreid", ("--base=dino",)),
 }
+USUAL = [name for name, row in ROWS.items() if row.recipe][:-1]
+"""The rows of the table where none are asked for."""
+ROWS |= {
+    "dino_masked": Row("DINO + masked patches", "dino", ("--dino.masked_patches=0.3",)),
+    "dino_koleo": Row("DINO + KoLeo", "dino", ("--dino.koleo=0.1",)),
+    "dino_sinkhorn": Row("DINO + Sinkhorn-Knopp", "dino", ("--dino.centering=sinkhorn",)),
+    "dino_registers": Row("DINO + registers", "dino", ("--model.registers=4",)),
+    "dino_norm": Row("DINO + token norm", "dino", ("--model.token_norm=instance",)),
+    "dino_parts": Row(
+        "DINO + part tokens", "dino", ("--dino.part_tokens=3", "--views.num_local=3")
+    ),
+    "dino_small": Row("DINO, small views too", "dino", ("--views.num_local=3",)),
+}
+NETWORK = "--model."
+"""What options begin with that describe the network: fine-tuning is told them too."""
 TRAINED = [name for name, row in ROWS.items() if row.recipe]
 
 
@@ -39,6 +54,7 @@ SHORT = ("--supervised.triplet_weight=0", "--optim.lr=6e-2")
 def pretraining(name: str, seed: int, options: argparse.Namespace) -> Run:
     """A row's run without labels."""
     title, recipe, own = ROWS[name]
+    own = [option for option in own if not option.startswith(NETWORK)]
     given = (
         *common(name, seed, options), f"--run.epochs={options.epochs}",
         f"--run.batch_size={options.batch_size}", f"--data.pool={options.pool}",
@@ -81,11 +97,12 @@ def finetuning(
 
 def common(name: str, seed: int, options: argparse.Namespace) -> list[str]:
     """What every run is told."""
-    ics = name.endswith("_ics")
-    network = re.sub("_(reid|conv)$", "_ics", options.backbone) if ics else options.backbone
+    end = {"dino_parts": "_pass"}.get(name, "_ics" if name.endswith("_ics") else "")
+    network = re.sub("_(reid|conv)$", end, options.backbone) if end else options.backbone
+    tokens = [option for option in ROWS[name].options if option.startswith(NETWORK)]
     threads = [f"--run.num_threads={options.threads}"] if options.threads else []
     image = f"--model.img_size={size(options)}"
-    return [f"--run.seed={seed}", f"--model.name={network}", image, *threads]
+    return [f"--run.seed={seed}", f"--model.name={network}", image, *tokens, *threads]
 
 
 def size(options: argparse.Namespace) -> str:

@@ -137,6 +137,9 @@ class MultiCropConfig:
     doubt_mates: bool = False
     """Let pairs of frames teach by how surely they show one person, as the network sees it: for
     trackers that now and then go on with somebody else. Needs `mates` to be "track"."""
+    areas: int = 0
+    """Overlapping areas from top to bottom that local views are cut from in turns; 0: the image. Of
+    3, each is half as high as the image; recipes whose objective learns parts set it themselves."""
     original: bool = False
     """Also give the image without augmentation, resized to `global_size`, and where each global
     view lies in it; recipes whose objective compares parts of a body set it themselves."""
@@ -147,7 +150,7 @@ class MultiCropConfig:
             local_size=(1, None), flip=(0, 1), jitter=(0, 1), grayscale=(0, 1), background=(0, 1),
             global_blur=(0, 1), local_blur=(0, 1), global_solarize=(0, 1),
             jitter_strength=(0, None), brightness=(0, None), contrast=(0, None),
-            saturation=(0, None), hue=(0, None),
+            saturation=(0, None), hue=(0, None), areas=(0, 16),
         )  # fmt: skip
         if self.mates == "track" and self.original:
             raise UserError(

@@ -105,7 +105,7 @@ class MultiCrop:
     def sample(self, rng: np.random.Generator, height: int, width: int) -> list[ViewParameters]:
         """Draw the parameters of all views of an image, the global ones first."""
         number = self._num_views
-        boxes = sample_boxes(rng, height, width, self._scales, self.config.ratio)
+        boxes = self._sample_boxes(rng, height, width)
         flips, grays, blurs, solarizes = rng.random((4, number))
         sigmas = rng.uniform(*self.config.blur_sigma, number) * (blurs < self._blur)
         drawn = zip(
@@ -119,6 +119,21 @@ class MultiCrop:
             *self._sample_erasing(rng),
         )
         return list(starmap(ViewParameters, drawn))
+
+    def _sample_boxes(
+        self, rng: np.random.Generator, height: int, width: int
+    ) -> list[tuple[int, int, int, int]]:
+        """The crop of every view, (top, left, height, width): of the image, or of its area."""
+        scales, ratio, areas = self._scales, self.config.ratio, self.config.areas
+        if not areas:
+            return sample_boxes(rng, height, width, scales, ratio)
+        num_global = self.config.num_global
+        boxes = sample_boxes(rng, height, width, scales[:num_global], ratio)
+        step = height / (areas + 1)  # each area overlaps half of the next
+        high = max(1, int(2 * step))
+        for view, box in enumerate(sample_boxes(rng, high, width, scales[num_global:], ratio)):
+            boxes.append((box[0] + int(view % areas * step), *box[1:]))
+        return boxes
 
     def _sample_jitter(self, rng: np.random.Generator) -> list[tuple[tuple[int, float], ...]]:
         """Draw the operations of every view, none for those that are not jittered."""

@@ -87,6 +87,11 @@ class ViTArchitecture:
                     )
         if self.scaled and spec.jpm:
             raise UserError(f"jpm: {spec.name} is not built with it; set it to false")
+        if spec.registers and (self.part_tokens or spec.jpm or self.scaled):
+            raise UserError(
+                f"registers {spec.registers}: DINOv2's networks have their own number of them, and "
+                "those with part tokens or jpm have none; give 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,10 @@ def _check_convolutional(spec: Any) -> None:
         raise UserError(
             f"camera embeddings: {spec.name} has no tokens to add them to; "
             "leave them out, or choose a vit_…"
+        )
+    if spec.registers or spec.token_norm != "none":
+        raise UserError(
+            f"registers, token_norm: {spec.name} has no tokens; leave them out, or choose a vit_…"
         )
     if spec.jpm:
         raise UserError(

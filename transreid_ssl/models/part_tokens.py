@@ -36,6 +36,30 @@ class PartTokenViT(ReIDViT):
         layers = super().group_matcher(coarse)
         return layers | {"stem": layers["stem"] + r"|cls_pos|part_token\d|part\d+_pos"}
 
+    def forward_areas(self, large: Tensor, small: Tensor | None = None) -> list[Tensor]:
+        """Class and part tokens after the last norm, as PASS pre-trains them (section 3.2).
+
+        Args:
+            large: Images of whole persons, (B, 3, H, W), which have all P part tokens.
+            small: Crops of areas, ordered by their area, (P·b, 3, h, w): each has the part token of
+                its own area beside the class token.
+
+        Returns:
+            Of the large images (B, 1 + P, D), and of the crops of each area (b, 2, D).
+        """
+        leading = self.num_prefix_tokens
+        groups = [self._embed(large, None, None)]
+        if small is not None:
+            areas = self._embed(small, None, None).chunk(leading - 1)
+            groups += [
+                torch.cat([area[:, :1], area[:, part : part + 1], area[:, leading:]], dim=1)
+                for part, area in enumerate(areas, 1)
+            ]
+        spared = self.training and large.is_cuda
+        tokens = self._run(self.blocks, groups, leading if spared else None)
+        whole, *parts = (self.norm(group) for group in tokens)
+        return [whole[:, :leading], *(part[:, :2] for part in parts)]
+
     def _leading_tokens(self) -> Tensor:
         parts = range(1, self.num_prefix_tokens)
         return torch.cat([self.cls_token, *(getattr(self, f"part_token{i}") for i in parts)], dim=1)

@@ -59,6 +59,10 @@ class BackboneSpec:
     """Whether a ViT has TransReID's jigsaw patch module, with a feature five times as long."""
     jpm_shift: int = 5
     """Tokens that it moves to the end before it shuffles them; for vehicles it was 8."""
+    registers: int = 0
+    """Tokens beside a ViT's class token that stand for nothing (arXiv 2309.16588)."""
+    token_norm: str = "none"
+    """Whether a ViT's patch tokens are normalised over their image: "instance" or "none"."""
     feature_norm: bool = False
     """Whether the feature goes through a batch norm, as in cluster-contrast training."""
     objective: str = ""
@@ -78,7 +82,7 @@ class BackboneSpec:
         check_ranges(
             self, img_size=(1, _MAX_SIDE), stride=(0, None), mean=(None, None), std=(None, None),
             num_cameras=(0, _MAX_CAMERAS), num_views=(1, _MAX_CAMERAS), camera_weight=(None, None),
-            jpm_shift=(1, None),
+            jpm_shift=(1, None), registers=(0, _MAX_REGISTERS),
         )  # fmt: skip
         if not self.stride:
             object.__setattr__(self, "stride", network.default_stride)
@@ -86,6 +90,8 @@ class BackboneSpec:
             raise UserError(f"position_resampling must be one of {', '.join(RESAMPLINGS)}")
         if self.interpolation not in ("linear", "cubic"):
             raise UserError(f"interpolation {self.interpolation!r}: must be linear or cubic")
+        if self.token_norm not in ("none", "instance"):
+            raise UserError(f"token_norm {self.token_norm!r}: must be none or instance")
         if len(self.img_size) != 2:
             raise UserError(f"img_size {self.img_size}: must be (height, width)")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -131,11 +137,13 @@ class BackboneSpec:
     def to_json(self) -> str:
         """One JSON object; the derived values are written too, for people and other programs.
 
-        Without a calibration nothing is said of it, so that older versions can read the object.
+        Of a calibration, registers or a token norm nothing is said where there is none, so that
+        older versions can read the object.
         """
         values = asdict(self) | {name: getattr(self, name) for name in _DERIVED}
-        if self.calibration is None:
-            del values["calibration"]
+        for name, absent in _NEWER.items():
+            if getattr(self, name) == absent:
+                del values[name]
         return json.dumps(values)
 
     def changed(self, **values: Any) -> "BackboneSpec":
@@ -171,6 +179,8 @@ class BackboneSpec:
         height, width = self.img_size
         views = f" x {self.num_views} views" if self.num_views > 1 else ""
         extras = [f"{self.num_cameras} camera{views} embeddings"] if self.num_cameras else []
+        extras += [f"{self.registers} registers"] if self.registers else []
+        extras += ["instance norm on tokens"] if self.token_norm == "instance" else []
         extras += [name for name in ("gem", "jpm", "feature_norm") if getattr(self, name)]
         extras += [self.objective] if self.objective else []
         extras += ["calibrated"] if self.calibration else []
@@ -180,7 +190,9 @@ class BackboneSpec:
 
 _DERIVED = ("patch_size", "grid", "embed_dim")
 
-_MAX_SIDE, _MAX_CAMERAS, _MAX_DEPTH = 4096, 100_000, 32
+_NEWER = {"calibration": None, "registers": 0, "token_norm": "none"}
+
+_MAX_SIDE, _MAX_CAMERAS, _MAX_DEPTH, _MAX_REGISTERS = 4096, 100_000, 32, 64
 """Beyond what anybody trains: a header that asks for more is no reason to fill the memory."""
 
 _KINDS: dict[type, tuple[type | tuple[type, ...], str]] = {

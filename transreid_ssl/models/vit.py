@@ -24,6 +24,7 @@ from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import Statistics
 from transreid_ssl.models.stem import PatchEmbedding
 from transreid_ssl.models.timm_config import TimmConfig
+from transreid_ssl.models.token_norm import TokenNorm
 
 
 class ReIDViT(TimmConfig, VisionTransformer):
@@ -60,6 +61,12 @@ class ReIDViT(TimmConfig, VisionTransformer):
             self.head = nn.Linear(spec.embed_dim, self.num_classes)
         self.num_features = spec.embed_dim
         nn.init.trunc_normal_(self.cls_token, std=0.02)
+        if spec.registers:
+            self.num_prefix_tokens += spec.registers
+            self.reg_token = nn.Parameter(torch.empty(1, spec.registers, sizes.width))
+            nn.init.trunc_normal_(self.reg_token, std=0.02)
+        if spec.token_norm == "instance":
+            self.token_norm = TokenNorm(sizes.width)
         if spec.num_cameras:
             # A row for each view of each camera; the middle axis broadcasts over the tokens.
             rows = spec.num_cameras * spec.num_views
@@ -80,6 +87,23 @@ class ReIDViT(TimmConfig, VisionTransformer):
         Each group normalises by itself, as in passes of its own; the blocks run all together.
         """
         return self._features([self._embed(images, None, None) for images in groups])
+
+    def forward_groups_with_patches(
+        self, groups: Sequence[Tensor], chosen: Tensor, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The features of ``forward_groups``, and some patches after the last norm, (M, D).
+
+        Args:
+            groups: Images of several sizes; the patches are of the first group.
+            chosen: Which, int64 (M,): row by row through an image, and image by image.
+            hidden: What the network sees in their place, (D,); None: themselves.
+        """
+        first, *others = groups
+        tokens = [self._embed(first, None, None, None if hidden is None else (chosen, hidden))]
+        tokens += [self._embed(images, None, None) for images in others]
+        tokens = [self.norm(group) for group in self._run(self.blocks, tokens)]
+        features = torch.cat([self.forward_head(group) for group in tokens])
+        return features, tokens[0][:, self.num_prefix_tokens :].flatten(0, 1)[chosen]
 
     def forward_with_map(
         self, images: Tensor, cameras: Tensor | None = None
@@ -109,10 +133,16 @@ class ReIDViT(TimmConfig, VisionTransformer):
         """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
         return self._encode(self._embed(images, cameras, views))[1]
 
-    def _embed(self, images: Tensor, cameras: Tensor | None, views: Tensor | None) -> Tensor:
-        """Tokens (B, 1 + N, D) before the first block."""
+    def _embed(
+        self,
+        images: Tensor,
+        cameras: Tensor | None,
+        views: Tensor | None,
+        hidden: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Tokens (B, 1 + N, D) before the first block; ``hidden`` as ``_pos_embed`` takes it."""
         statistics = Statistics(self.spec.mean, self.spec.std)
-        tokens = self._pos_embed(self.patch_embed(images, statistics))
+        tokens = self._pos_embed(self.patch_embed(images, statistics), hidden)
         if self.spec.num_cameras:
             if cameras is None:
                 raise UserError("this network needs the camera of each image, which is not known")
@@ -146,22 +176,41 @@ class ReIDViT(TimmConfig, VisionTransformer):
         nothing is compiled."""
         self.compiles_blocks = True
 
-    def _pos_embed(self, patches: Tensor) -> Tensor:
-        """(B, h, w, D) -> (B, 1 + h * w, D), with class token and positions for this grid."""
-        batch, height, width, _ = patches.shape
+    def _pos_embed(self, patches: Tensor, hidden: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """(B, h, w, D) -> (B, 1 + h * w, D), with class token and positions for this grid.
+
+        ``hidden`` are numbers of patches, (M,), and what to put in their place, (D,), which knows
+        nothing but where it is.
+        """
+        batch, height, width, dim = patches.shape
+        if self.spec.token_norm == "instance":
+            patches = self.token_norm(patches)
+        if hidden is not None:
+            chosen, embedding = hidden
+            mask = torch.zeros(batch * height * width, 1, dtype=torch.bool, device=patches.device)
+            mask.index_fill_(0, chosen, True)
+            # All patches take part, so that the embedding has a gradient when none is hidden.
+            seen = torch.where(mask, embedding.to(patches.dtype), patches.reshape(-1, dim))
+            patches = seen.unflatten(0, (batch, height, width))
         leading = self._leading_tokens().expand(batch, -1, -1)
         tokens = torch.cat((leading, patches.flatten(1, 2)), dim=1)
         return self.pos_drop(tokens + self._positions((height, width)))
 
     def _leading_tokens(self) -> Tensor:
-        """What comes before the patches, (1, 1, D): the class token."""
-        return self.cls_token
+        """What comes before the patches, (1, 1 + R, D): the class token, and registers."""
+        if not self.spec.registers:
+            return self.cls_token
+        return torch.cat([self.cls_token, self.reg_token], dim=1)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (1, 1 + rows * columns, D) of a patch grid."""
-        return resample_positions(
+        """Position embeddings (1, 1 + R + rows * columns, D) of a patch grid; 0 of registers."""
+        positions = resample_positions(
             self.pos_embed, self.patch_embed.grid_size, grid, self.spec.position_resampling
         )
+        if not self.spec.registers:
+            return positions
+        nowhere = torch.zeros_like(self.reg_token)
+        return torch.cat([positions[:, :1], nowhere, positions[:, 1:]], dim=1)
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """Tokens (B, 1 + N, D) to the feature (B, D)."""
@@ -171,7 +220,8 @@ class ReIDViT(TimmConfig, VisionTransformer):
     def _summary(self, tokens: Tensor) -> Tensor:
         """Tokens (B, 1 + N, D) to one vector (B, D), before a batch norm."""
         feature = tokens[:, 0]
-        return feature + generalised_mean(tokens[:, 1:]) if self.spec.gem else feature
+        patches = tokens[:, self.num_prefix_tokens :]
+        return feature + generalised_mean(patches) if self.spec.gem else feature
 
     def set_input_size(
         self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
@@ -192,7 +242,7 @@ def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = Non
     """What the class token attends to in the last block: (B, heads, rows, columns).
 
     Each map sums to less than 1: the rest is the class token's attention to itself (and to tokens
-    of parts).
+    of parts and registers).
 
     Raises:
         UserError: a network without a class token.

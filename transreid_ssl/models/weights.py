@@ -35,9 +35,11 @@ from transreid_ssl.models.vit import ReIDViT
 # Weights that a network may have or lack without being another network; the counters of batch
 # norms are not in files of early PyTorch.
 _OPTIONAL = re.compile(r"(sie_embed$|bottleneck(_\d)?\.|head\.|.+\.num_batches_tracked$)")
+# Weights that a network may begin with anew; a file that has them is for a network that has them.
+_ADDED = {"reg_token": "registers", "token_norm": "token_norm"}
 # Weights that no network here ignores: unknown ones among them mean a different computation.
 _ESSENTIAL = re.compile(
-    r"(blocks|b2|patch_embed|norm|norm_pre|conv1|bn1|layer\d|branches|NL_\d)\.|bottleneck_pt\d\.|\w+_(token\d?|embed|pos)$"
+    r"(blocks|b2|patch_embed|norm|norm_pre|token_norm|conv1|bn1|layer\d|branches|NL_\d)\.|bottleneck_pt\d\.|\w+_(token\d?|embed|pos)$"
 )
 
 
@@ -179,7 +181,8 @@ def load_read(model: Backbone, checkpoint: Checkpoint, resampling: str = "biline
             resized.append(f"pos_embed from {' to '.join(sizes)} patches ({resampling})")
     unexpected = [name for name in state if name not in own]
     missing = [name for name in own if name not in state]
-    needed = [name for name in missing if not (starts_branches and NEW_LAYERS.match(name))]
+    needed = [name for name in missing if name.partition(".")[0] not in _ADDED]
+    needed = [name for name in needed if not (starts_branches and NEW_LAYERS.match(name))]
     _check_complete(checkpoint, own, state, needed, unexpected)
     matched = [name for name in own if name in state]
     model.load_state_dict({**own, **{name: state[name] for name in matched}})
@@ -202,7 +205,21 @@ def _check_architecture(model: Backbone, checkpoint: Checkpoint) -> bool:
             f"build {detect_name(there, path)}, or give other weights"
         )
     _check_heads(model, checkpoint)
+    _check_tokens(model, checkpoint)
     return False
+
+
+def _check_tokens(model: Backbone, checkpoint: Checkpoint) -> None:
+    """Registers and the norm on tokens change what all other weights compute."""
+    if checkpoint.spec is None:
+        return
+    for layer, option in _ADDED.items():
+        there, here = (getattr(spec, option) for spec in (checkpoint.spec, model.spec))
+        if there != here and any(name.partition(".")[0] == layer for name in checkpoint.state):
+            raise UserError(
+                f"{checkpoint.path}: of a network with {option} {there}, but this network has "
+                f"{here}; give --model.{option} {there}"
+            )
 
 
 def _check_heads(model: Backbone, checkpoint: Checkpoint) -> None:

@@ -7,11 +7,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "continuing": ["continue_from", "saved_state"],
         "contrast": ["KeyQueue", "info_nce"],
-        "dino": ["DINO", "DINOLoss", "cross_view_loss"],
+        "cross_view": ["cross_view_loss"],
+        "dino": ["DINO", "DINOLoss"],
         "moby": ["MoBY"],
         "moco": ["MoCo"],
         "mocov3": ["MoCoV3"],
         "networks": ["MomentumPair"],
+        "part_dino": ["PartDINO"],
         "run": ["backbone_pair", "pretrain", "without_weights"],
         "settings": [
             "DINOConfig",

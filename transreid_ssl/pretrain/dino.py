@@ -5,7 +5,6 @@ the teacher's sharpened, centred output across crops.
 """
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,73 +14,17 @@ from torch import Tensor, nn
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import DINOHead
 from transreid_ssl.models.gpu import has_triton
-from transreid_ssl.pretrain.networks import ViewNetwork
+from transreid_ssl.pretrain.cross_view import cross_view_loss
+from transreid_ssl.pretrain.koleo import koleo_loss
+from transreid_ssl.pretrain.masked_patches import MaskedPatches
+from transreid_ssl.pretrain.networks import PatchNetwork
 from transreid_ssl.pretrain.settings import DINOConfig
+from transreid_ssl.pretrain.sinkhorn import sinkhorn
 from transreid_ssl.pretrain.trust import MateTrust, weigh_gradient
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import ema_update
 from transreid_ssl.training.schedules import cosine, linear
-
-
-def cross_view_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """Mean cross-entropy of every student view against every teacher view but itself (eq. 3).
-
-    With log-softmax written as ``z - logsumexp(z)`` and a teacher that sums to one, a pair costs
-    ``logsumexp(z_s) - <p_t, z_s>``: one logsumexp a view, and one product with the sum of the
-    teacher's other views. The logits, the largest tensor of a step, are kept as they are for the
-    backward pass; in float32 there is only one view at a time.
-
-    Args:
-        student: Logits, (S, B, K), of any precision; view v < T is the teacher's view v.
-        teacher: Probabilities, (T, B, K), float32.
-        temperature: The student's.
-    """
-    return _CrossView.apply(student, teacher, temperature)
-
-
-class _CrossView(torch.autograd.Function):
-    """Gradient of a pair in the student's logits: ``(softmax(z_s) - p_t) / temperature``."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        normalisers, loss = [], 0.0
-        for view, (count, others) in zip(student, _others(student, teacher)):
-            view = _precise(view) / temperature
-            normalisers.append(view.logsumexp(dim=-1))
-            loss = loss + (count * normalisers[-1] - torch.einsum("bk,bk->b", others, view)).mean()
-        ctx.save_for_backward(student, teacher, torch.stack(normalisers))
-        ctx.temperature = temperature
-        return loss / _num_pairs(student, teacher)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        student, teacher, normalisers = ctx.saved_tensors
-        scale = _num_pairs(student, teacher) * student.shape[1] * ctx.temperature
-        found = torch.empty_like(student)
-        views = zip(found, student, normalisers, _others(student, teacher))
-        for out, view, normaliser, (count, others) in views:
-            softmax = (_precise(view) / ctx.temperature).sub_(normaliser[:, None]).exp_()
-            out.copy_(softmax.mul_(count).sub_(others).mul_(gradient / scale))
-        return found, None, None
-
-
-def _precise(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _others(student: Tensor, teacher: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """For each student view how many teacher views it is compared with, and their sum (B, K)."""
-    teacher = teacher.to(torch.promote_types(student.dtype, teacher.dtype))
-    total = teacher.sum(dim=0)
-    for view in range(len(student)):
-        own = view < len(teacher)
-        yield len(teacher) - own, total - teacher[view] if own else total
-
-
-def _num_pairs(student: Tensor, teacher: Tensor) -> int:
-    return len(teacher) * len(student) - min(len(teacher), len(student))
 
 
 class DINOLoss(nn.Module):
@@ -96,7 +39,7 @@ class DINOLoss(nn.Module):
         num_crops: S, views a student sees of an image.
         num_teacher_crops: T, the first of them, which the teacher sees too.
         warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs, student_temp,
-            center_momentum: see ``DINOConfig``.
+            center_momentum, centering: see ``DINOConfig``. With "sinkhorn" the centre stays at 0.
     """
 
     def __init__(
@@ -110,8 +53,10 @@ class DINOLoss(nn.Module):
         warmup_teacher_temp_epochs: int = 0,
         student_temp: float = 0.1,
         center_momentum: float = 0.9,
+        centering: str = "mean",
     ) -> None:
         super().__init__()
+        self.centering = centering
         self.num_crops, self.num_teacher_crops = num_crops, num_teacher_crops
         self.warmup = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
         self.student_temp, self.center_momentum = student_temp, center_momentum
@@ -141,16 +86,16 @@ class DINOLoss(nn.Module):
         self, student_logits: Tensor, teacher_logits: Tensor, epoch: int
     ) -> tuple[Tensor, Tensor]:
         """``forward``, and the mean entropy of the teacher's output in nats."""
-        compare = self._compare
-        if student_logits.is_cuda and has_triton():
+        compare, mean = self._compare, self.centering == "mean"
+        if mean and student_logits.is_cuda and has_triton():
             compare = self._compare_on_gpu
         # In float32 whatever the networks run in: autocast would round the products.
         with torch.autocast(student_logits.device.type, enabled=False):
             loss, entropy = compare(student_logits, teacher_logits, epoch)
-        if self.training:
+        if self.training and mean:
             logits = teacher_logits.detach()
-            mean = logits.mean(dim=0, keepdim=True, dtype=self.center.dtype)
-            self._sum = mean if self._sum is None else self._sum + mean
+            found = logits.mean(dim=0, keepdim=True, dtype=self.center.dtype)
+            self._sum = found if self._sum is None else self._sum + found
             self._calls += 1
         return loss, entropy
 
@@ -159,6 +104,8 @@ class DINOLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             sharp = self.sharpen(teacher_logits, epoch)
+            if self.centering == "sinkhorn":
+                sharp = sinkhorn(sharp)
             normaliser = sharp.logsumexp(dim=-1)
             teacher = (sharp - normaliser[:, None]).exp_()
             entropy = (normaliser - torch.einsum("bk,bk->b", teacher, sharp)).mean()
@@ -201,6 +148,26 @@ class DINOLoss(nn.Module):
         self.center.lerp_(mean, 1.0 - self.center_momentum)
 
 
+def build_head(config: DINOConfig, in_dim: int, out_dim: int | None = None) -> DINOHead:
+    """A head of these settings, with their number of outputs or another."""
+    return DINOHead(
+        in_dim, out_dim or config.out_dim, hidden_dim=config.hidden_dim,
+        bottleneck_dim=config.bottleneck_dim, num_layers=config.head_layers,
+        norm_last_layer=config.norm_last_layer, use_bn=config.use_bn_in_head,
+    )  # fmt: skip
+
+
+def build_loss(config: DINOConfig, num_crops: int, num_teacher_crops: int) -> DINOLoss:
+    """The loss of these settings."""
+    return DINOLoss(
+        config.out_dim, num_crops, num_teacher_crops=num_teacher_crops,
+        warmup_teacher_temp=config.warmup_teacher_temp, teacher_temp=config.teacher_temp,
+        warmup_teacher_temp_epochs=config.warmup_teacher_temp_epochs,
+        student_temp=config.student_temp, center_momentum=config.center_momentum,
+        centering=config.centering,
+    )  # fmt: skip
+
+
 class DINO(Objective):
     """Student, momentum teacher and loss.
 
@@ -229,21 +196,21 @@ class DINO(Objective):
                 "and needs two or more, a large one among them"
             )
         self.config, spec = config, backbone.spec
-        head = DINOHead(
-            spec.embed_dim, config.out_dim, hidden_dim=config.hidden_dim,
-            bottleneck_dim=config.bottleneck_dim, num_layers=config.head_layers,
-            norm_last_layer=config.norm_last_layer, use_bn=config.use_bn_in_head,
-        )  # fmt: skip
-        self.student = ViewNetwork(backbone, head)
-        self.teacher = ViewNetwork(teacher_backbone, copy.deepcopy(head))
+        dim = spec.architecture.width if config.part_tokens else spec.embed_dim
+        head, patch_head = build_head(config, dim), None
+        self.masked: MaskedPatches | None = None
+        if config.masked_patches:
+            out_dim = config.patch_out_dim or config.out_dim
+            self.masked = MaskedPatches(backbone, config, out_dim)
+            if config.patch_out_dim:
+                patch_head = build_head(config, spec.embed_dim, out_dim)
+        self.student = PatchNetwork(backbone, head, patch_head)
+        self.teacher = PatchNetwork(
+            teacher_backbone, copy.deepcopy(head), copy.deepcopy(patch_head)
+        )
         self.teacher.backbone.load_state_dict(backbone.state_dict())
         self.teacher.requires_grad_(False)
-        self.loss = DINOLoss(
-            config.out_dim, num_crops, num_teacher_crops=num_teacher_crops,
-            warmup_teacher_temp=config.warmup_teacher_temp, teacher_temp=config.teacher_temp,
-            warmup_teacher_temp_epochs=config.warmup_teacher_temp_epochs,
-            student_temp=config.student_temp, center_momentum=config.center_momentum,
-        )  # fmt: skip
+        self.loss = build_loss(config, num_crops, num_teacher_crops)
         self.trust: MateTrust | None = None
 
     def doubt_mates(self) -> None:
@@ -274,12 +241,40 @@ class DINO(Objective):
 
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""
-        views = batch["views"]
+        views, tracks = batch["views"], batch.get("tracks")
+        if self.masked is not None:
+            student_features, values = self._forward_masked(views, epoch, tracks)
+        else:
+            with torch.no_grad():
+                features, teacher_logits = self.teacher(views[:1])
+            student_features, logits = self.student(views)
+            values = self.compare(logits, features, teacher_logits, epoch, tracks)
+        if self.config.koleo:
+            crops = student_features.unflatten(0, (self.loss.num_crops, -1))
+            self.add_koleo(values, crops[: self.loss.num_teacher_crops], tracks)
+        return values
+
+    def _forward_masked(
+        self, views: list[Tensor], epoch: int, tracks: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The student's features and the values of a batch whose large views hide patches."""
+        masked = self.masked.draw(views[0])
         with torch.no_grad():
-            features, teacher_logits = self.teacher(views[:1])
-        return self.compare(
-            self.student(views)[1], features, teacher_logits, epoch, batch.get("tracks")
+            features, teacher_logits, targets = self.teacher.with_patches(views[:1], masked.chosen)
+        student_features, logits, guesses = self.student.with_patches(
+            views, masked.chosen, self.masked.embedding
         )
+        values = self.compare(logits, features, teacher_logits, epoch, tracks)
+        loss = self.masked(guesses, targets, masked, self.loss.teacher_temp(epoch))
+        values["patch_loss"] = loss.detach()
+        values["loss"] = values["loss"] + self.config.masked_weight * loss
+        return student_features, values
+
+    def add_koleo(self, values: dict[str, Tensor], features: Tensor, tracks: Tensor | None) -> None:
+        """Add the regulariser of each large view to the loss; features (T, B, D)."""
+        loss = torch.stack([koleo_loss(view, tracks) for view in features]).sum()
+        values["koleo_loss"] = loss.detach()
+        values["loss"] = values["loss"] + self.config.koleo * loss
 
     def compare(
         self,
@@ -308,13 +303,16 @@ class DINO(Objective):
     def before_step(self, epoch: int) -> None:
         """Leave the last layer as it is during the first epochs."""
         if epoch < self.config.freeze_last_layer:
-            for parameter in self.student.head.last_layer.parameters():
-                parameter.grad = None
+            for head in (self.student.head, self.student.patch_head):
+                for parameter in head.last_layer.parameters() if head is not None else ():
+                    parameter.grad = None
 
     def after_step(self, progress: float) -> None:
         """Move the centre, and the teacher with a momentum that rises to 1 along a cosine."""
         self.loss.update_center()
         if self.trust is not None:
             self.trust.update(progress)
+        if self.masked is not None:
+            self.masked.update_center()
         momentum = cosine(progress, self.config.momentum_teacher, 1.0)
         ema_update(list(self.teacher.parameters()), list(self.student.parameters()), momentum)

@@ -35,6 +35,28 @@ class ViewNetwork(nn.Module):
         return features, self.head(features), first_map
 
 
+class PatchNetwork(ViewNetwork):
+    """A view network whose patches pass its head too, or one of their own."""
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, patch_head: nn.Module | None = None
+    ) -> None:
+        super().__init__(backbone, head)
+        self.patch_head = patch_head
+
+    def with_patches(
+        self, groups: list[Tensor], chosen: Tensor, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As ``forward``, and the logits (M, K) of patches of the first group; ``chosen`` and
+        ``hidden`` as ``ReIDViT.forward_groups_with_patches`` takes them."""
+        features, patches = self.backbone.forward_groups_with_patches(groups, chosen, hidden)
+        if self.patch_head is not None:
+            return features, self.head(features), self.patch_head(patches)
+        # Together: a head whose weights are sharded is put together once.
+        logits = self.head(torch.cat([features, patches]))
+        return features, *logits.split([len(features), len(patches)])
+
+
 class MomentumPair(Objective):
     """A query encoder that learns and a key encoder that follows it.
 

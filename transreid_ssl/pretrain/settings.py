@@ -57,6 +57,22 @@ class DINOConfig:
         center_momentum: Momentum of the centre that keeps one output from taking all.
         momentum_teacher: Momentum of the teacher at the start, to 1 along a cosine. Small batches
             and long runs want it higher, short runs lower.
+        centering: "mean" subtracts the centre from the teacher's logits (DINO, section 3.1);
+            "sinkhorn" makes its outputs equally frequent in each batch of all processes by three
+            rounds of Sinkhorn-Knopp (SwAV, 2006.09882, section 3.1; DINOv2, 2304.07193, section 4).
+        koleo: Weight of the KoLeo regulariser, which spreads the student's features of each large
+            view over the sphere (DINOv2, section 4: 0.1). Images of one track do not repel each
+            other, if tracks are known.
+        masked_patches: Mean share of patches that the student does not see of a masked large view
+            and has to tell the teacher's output of (iBOT, 2111.07832, section 3.2: 0.3); 0: none.
+        masked_spread: An image's share is drawn from this much below to this much above the mean.
+        masked_images: Share of the large views that are masked.
+        masked_weight: Weight of the loss of masked patches.
+        patch_out_dim: Outputs of a head for patches alone; 0: they pass the views' head (iBOT,
+            section 4.1: shared, with 8,192 outputs).
+        part_tokens: Areas of a person, from top to bottom, each with a token, a head and a centre
+            of its own; small view i is cut from area i % part_tokens (PASS, 2203.03931, section 3:
+            3). 0: none. Needs a vit_…_pass, which has so many tokens.
     """
 
     out_dim: int = 65536
@@ -72,6 +88,23 @@ class DINOConfig:
     warmup_teacher_temp_epochs: int = 0
     center_momentum: float = 0.9
     momentum_teacher: float = 0.996
+    centering: Literal["mean", "sinkhorn"] = "mean"
+    koleo: float = 0.0
+    masked_patches: float = 0.0
+    masked_spread: float = 0.2
+    masked_images: float = 0.5
+    masked_weight: float = 1.0
+    patch_out_dim: int = 0
+    part_tokens: int = 0
+
+    @property
+    def additions(self) -> list[str]:
+        """The options that make it another objective than DINO's own."""
+        chosen = {
+            "centering": self.centering != "mean", "koleo": self.koleo > 0,
+            "masked_patches": self.masked_patches > 0, "part_tokens": self.part_tokens > 0,
+        }  # fmt: skip
+        return [name for name, taken in chosen.items() if taken]
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -79,7 +112,19 @@ class DINOConfig:
             head_layers=(1, None), freeze_last_layer=(0, None), student_temp=(1e-4, None),
             warmup_teacher_temp=(1e-4, None), teacher_temp=(1e-4, None),
             warmup_teacher_temp_epochs=(0, None), center_momentum=(0, 1), momentum_teacher=(0, 1),
+            koleo=(0, None), masked_patches=(0, 0.9), masked_spread=(0, 0.9), masked_images=(0, 1),
+            masked_weight=(0, None), patch_out_dim=(0, None), part_tokens=(0, 16),
         )  # fmt: skip
+        if self.masked_patches and self.part_tokens:
+            raise UserError(
+                "--dino.masked_patches and --dino.part_tokens: each has tokens of its own to learn "
+                "from, and both together are not made; give one of them"
+            )
+        if self.masked_patches and self.use_bn_in_head:
+            raise UserError(
+                "--dino.masked_patches: batch norm in the head would mix views and patches, whose "
+                "number changes; set --dino.use_bn_in_head to false"
+            )
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,11 @@ class UPReIDDINO(DINO):
                 "--views.num_global is 1: patches are compared between two large views; give 2 or "
                 "more, or --regularisers.intrinsic_weight 0"
             )
+        if config.additions:
+            raise UserError(
+                f"--dino.{config.additions[0]}: goes with DINO alone, not with UP-ReID's terms; "
+                "leave it out, or use the recipe dino_pretrain"
+            )
         super().__init__(backbone, teacher_backbone, config, num_crops, num_teacher_crops)
         self.regularisers = regularisers
         self.within = IntraIdentity(backbone, regularisers)

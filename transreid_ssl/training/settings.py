@@ -137,6 +137,12 @@ class BackboneSettings:
         camera_weight: What it is multiplied by before it is added to every token.
         jpm: Look at shuffled quarters of the patches beside the whole (TransReID's jigsaw patch
             module), which makes the feature five times as long; for supervised fine-tuning.
+        registers: Tokens beside a ViT's class token that stand for nothing and are left behind at
+            the end, where it may put what it finds about the whole image instead of into patches;
+            their paper takes 4 (2309.16588, section 2.2).
+        token_norm: "instance" normalises a ViT's patch tokens over their image, value by value,
+            after the stem, against what a camera does to all of them alike. Instance norms for
+            unseen cameras are IBN-Net's (1807.09441, section 3.1); their place on tokens is ours.
         gradient_checkpointing: Less memory for about a third more time.
     """
 
@@ -151,12 +157,14 @@ class BackboneSettings:
     camera_embedding: bool = False
     camera_weight: float = 3.0
     jpm: bool = False
+    registers: int = 0
+    token_norm: Literal["none", "instance"] = "none"
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         check_ranges(
             self, img_size=(1, None), drop_path=(0, 0.99), stride=(1, None),
-            camera_weight=(0, None),
+            camera_weight=(0, None), registers=(0, 64),
         )  # fmt: skip
 
 

@@ -210,6 +210,7 @@ def build_backbone_to_train(
         interpolation=settings.interpolation,
         num_cameras=num_cameras if settings.camera_embedding else 0,
         camera_weight=settings.camera_weight, jpm=settings.jpm, feature_norm=feature_norm,
+        registers=settings.registers, token_norm=settings.token_norm,
     )  # fmt: skip
     if settings.weights:
         accelerator.print(load_weights(backbone, settings.weights), flush=True)
