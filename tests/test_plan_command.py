@@ -109,6 +109,9 @@ def test_a_gpu_that_was_measured_is_planned_for_without_one():
     assert f"its half, 100 epochs: {hours:.1f} h" in text
 
 
+PUSHED = "--dino.koleo=0.1"
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -117,6 +120,10 @@ def test_a_gpu_that_was_measured_is_planned_for_without_one():
         (
             ["--gpu=h200", "dino_pretrain", "--model.name=vit_small_patch16_ics"],
             "--gpu h200: the profile is of 2 crops of 256x128 and 8 of 128x64 an image",
+        ),
+        (
+            ["--gpu=h200", "dino_pretrain", "--model.name=vit_small_patch16_ics", PUSHED],
+            "--gpu h200: the profile is of DINO as it was published, without --dino.koleo",
         ),
     ],
 )

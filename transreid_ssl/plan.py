@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transreid_ssl import command
 from transreid_ssl.errors import UserError, check_ranges
@@ -99,19 +99,7 @@ def on_known_gpu(
             f"--gpu {gpu}: no profile of {recipe.__name__} with {config.model.name} is stored; "
             f"known are dino_pretrain with {known}; leave --gpu out to measure here"
         )
-    if any(getattr(config.views, name) != value for name, value in DINO_VIEWS.items()):
-        raise UserError(
-            f"--gpu {gpu}: the profile is of 2 crops of 256x128 and 8 of 128x64 an image, but "
-            "these settings ask for others; leave --gpu out to measure here"
-        )
-    added = [f"--dino.{name}" for name in config.dino.additions]
-    added += ["--model.registers"] * (config.model.registers > 0)
-    added += ["--model.token_norm"] * (config.model.token_norm != "none")
-    if added:
-        raise UserError(
-            f"--gpu {gpu}: the profile is of DINO as it was published, without {added[0]}; leave "
-            "--gpu out to measure here"
-        )
+    _check_profiled(config, gpu)
     speed, epochs = processes * profile.images_per_second, config.run.total_epochs
     lines = [
         f"measured on one {gpu.upper()}: {rate(profile.images_per_second)} images/s with "
@@ -122,6 +110,24 @@ def on_known_gpu(
     for name, count in _pools().items():
         lines.append(f"  {name}, {epochs} epochs: {count * epochs / speed / 3600:,.1f} h")
     return lines
+
+
+def _check_profiled(config: Any, gpu: str) -> None:
+    """Refuse settings of DINO that no stored profile is of."""
+    elsewhere = "leave --gpu out to measure here"
+    added = [f"--dino.{name}" for name in config.dino.additions]
+    added += ["--model.registers"] * (config.model.registers > 0)
+    added += ["--model.token_norm"] * (config.model.token_norm != "none")
+    if added:
+        raise UserError(
+            f"--gpu {gpu}: the profile is of DINO as it was published, without {added[0]}; "
+            + elsewhere
+        )
+    if any(getattr(config.views, name) != value for name, value in DINO_VIEWS.items()):
+        raise UserError(
+            f"--gpu {gpu}: the profile is of 2 crops of 256x128 and 8 of 128x64 an image, but "
+            f"these settings ask for others; {elsewhere}"
+        )
 
 
 def split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
