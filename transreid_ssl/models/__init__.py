@@ -4,7 +4,7 @@ import transreid_ssl.models.registry  # noqa: F401  (makes the names known to ti
 from transreid_ssl.models.blocks import PackedBlock
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec
 from transreid_ssl.models.calibration import Calibration
-from transreid_ssl.models.card import Figure, Publication
+from transreid_ssl.models.card import Figure, Publication, licence_of
 from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead, UnitFeatures
 from transreid_ssl.models.hub import find_weights, weights_digest
 from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
@@ -70,6 +70,7 @@ __all__ = [
     "fix_sincos_positions",
     "from_spec",
     "group_norms",
+    "licence_of",
     "load_backbone",
     "load_weights",
     "normalise",
