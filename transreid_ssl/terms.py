@@ -6,10 +6,14 @@ do not allow.
 
 import re
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from transreid_ssl.models import BackboneSpec
+
+class Header(Protocol):
+    """What the header of weights says: a ``transreid_ssl.models.BackboneSpec``."""
+
+    def remembered(self, *keys: str) -> str | None:
+        """The text of the provenance under these keys, one in another."""
 
 
 class Source(NamedTuple):
@@ -39,7 +43,7 @@ class Terms(NamedTuple):
         return self == GENERATED or self in KNOWN.values()
 
 
-def sources(spec: "BackboneSpec") -> list[Source]:
+def sources(spec: Header) -> list[Source]:
     """What the last training of a network saw; empty where its file does not say."""
     found = []
     name, plain = spec.remembered("settings", "data", "name"), spec.remembered("data")
@@ -52,7 +56,7 @@ def sources(spec: "BackboneSpec") -> list[Source]:
     return found
 
 
-def terms_of(spec: "BackboneSpec") -> list[Terms]:
+def terms_of(spec: Header) -> list[Terms]:
     """The terms of what the last training of a network saw, or of the file that it was read from.
 
     A source that nothing is known of is listed as such: there is always one at least.
@@ -75,7 +79,7 @@ def _of_source(source: Source) -> list[Terms]:
     return [Terms(f"images in a folder {folders[-1] if folders else ''}".strip(), _UNKNOWN, None)]
 
 
-def _of_file(spec: "BackboneSpec", file: str) -> Terms:
+def _of_file(spec: Header, file: str) -> Terms:
     """Weights that another program wrote."""
     licence, kind = spec.remembered("license"), spec.remembered("format")
     said = (

@@ -14,8 +14,8 @@ _PRETRAIN = (
     "--optim.warmup_epochs=1",
 )  # fmt: skip
 _FINETUNE = (
-    f"--model.name={_NETWORK}", "--run.epochs=8", "--run.checkpoint_every=1000",
-    "--optim.warmup_epochs=1",
+    f"--model.name={_NETWORK}", "--run.epochs=6", "--run.checkpoint_every=1000",
+    "--optim.warmup_epochs=1", "--optim.lr=0.06", "--supervised.triplet_weight=0",
 )  # fmt: skip
 
 
