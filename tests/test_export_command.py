@@ -1,5 +1,7 @@
 """Exported programs: the same features in onnxruntime, smaller ones nearly so, and what is said."""
 
+import importlib
+import json
 import re
 
 import numpy as np
@@ -129,6 +131,20 @@ def test_a_program_that_gives_something_else_is_not_written(weights, tmp_path, m
     with pytest.raises(UserError, match=r"b\.pt2: not written: its features differ"):
         export.export(weights[0], tmp_path / "b.pt2")
     assert [path.name for path in tmp_path.iterdir()] == ["b.safetensors"]
+
+
+def test_the_benchmark_times_each_program(monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    benchmark = importlib.import_module("benchmarks.export")
+    monkeypatch.setattr(benchmark, "PRECISIONS", ("float32",))
+    size = ["--size", "32", "32", "--name", "vit_nano_patch16_conv"]
+    benchmark.main([*size, "--batches", "1", "2", "--rounds", "1", "--images", PEOPLE])
+    *_, last = capsys.readouterr().out.splitlines()
+    figures = json.loads(last)
+    assert figures["ratio"] > 0
+    assert all(
+        set(found) == {"PyTorch", "float32"} for found in figures["images_a_second"].values()
+    )
 
 
 def test_complaints(weights, tmp_path, monkeypatch):

@@ -71,6 +71,17 @@ def test_figures_of_other_weights_and_other_files_are_refused(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_of_somebody_elses_is_replaced(run, tmp_path):
+    source = str(run / "backbone.safetensors")
+    for _ in range(2):  # its own files are
+        weights.main(["save", source, str(tmp_path / "out")])
+    (tmp_path / "out" / "README.md").write_text("# Mine")
+    with pytest.raises(UserError, match=r"README\.md: would be replaced"):
+        weights.main(["save", source, str(tmp_path / "out")])
+    with pytest.raises(UserError, match="is read by this command"):
+        weights.main(["save", f"{tmp_path}/out/model.safetensors", str(tmp_path / "out")])
+
+
 def test_show_tells_what_the_training_began_with(run, tmp_path, capsys):
     source = str(run / "backbone.safetensors")
     model = load_backbone(source)

@@ -11,10 +11,12 @@ Which of the known formats a file has is told by what is in it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from transreid_ssl import command
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import MODEL, check_outputs
 from transreid_ssl.publishing import Card, publication, say_licence
 from transreid_ssl.tutorial import Tutorial, make_tutorial
 
@@ -131,13 +133,25 @@ def run_convert(options: Convert) -> None:
 
 def run_save(options: Save) -> None:
     """The command ``save``."""
-    from transreid_ssl.models import load_backbone, save_pretrained
+    from transreid_ssl.models import find_weights, load_backbone, save_pretrained
+    from transreid_ssl.models.publish import CARD, CONFIG
 
+    folder = Path(options.folder)
+    ours = {folder / CARD: "library_name: transreid_ssl", folder / CONFIG: '"architecture"'}
+    check_outputs(
+        folder / MODEL, inputs=[find_weights(options.weights)],
+        beside={path: partial(_contains, text) for path, text in ours.items()},
+    )  # fmt: skip
     model = load_backbone(options.weights)
     words = publication(options, options.weights, model.spec)
     print(say_licence(model, words))
     save_pretrained(model, options.folder, words)
     print(f"written to {options.folder}: model.safetensors, config.json, README.md")
+
+
+def _contains(text: str, path: Path) -> bool:
+    """Whether a file was written by ``save``: its card and its config.json hold such a text."""
+    return text in path.read_text(encoding="utf-8", errors="replace")
 
 
 def run_push(options: Push) -> None:
