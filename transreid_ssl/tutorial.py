@@ -1,4 +1,4 @@
-"""A small set of weights to try every command on: made anew from generated people, in minutes."""
+"""A small set of weights to try every command on, made anew from generated people."""
 
 import time
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ _FINETUNE = (
 class Tutorial:
     """Make a small set of weights of generated people: pre-trained, then fine-tuned.
 
-    Example: ``python -m transreid_ssl.weights tutorial``. It takes about two minutes on two cores,
-    and goes on where it was stopped. The weights are for trying things: nobody is real on
-    generated people, and other commands find them as the newest run.
+    Example: ``python -m transreid_ssl.weights tutorial``. It takes about two minutes of a core's
+    time, and goes on where it was stopped. The weights are for trying things: nobody is real on
+    generated people. Other commands find them as they find those of any run.
 
     Args:
         out: The beginning of the two run folders' names.

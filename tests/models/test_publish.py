@@ -267,6 +267,22 @@ def test_a_repository_and_its_revisions(hub):
         load_backbone("me/nothing")
 
 
+def test_what_was_downloaded_is_found_without_a_network(tmp_path, monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    kept = save_pretrained(network(), tmp_path / "it") / "model.safetensors"
+
+    def offline(repository, name, revision=None):
+        if (repository, name) == ("me/people", "model.safetensors"):
+            return str(kept)
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    assert read_spec("me/people").objective == "dino"
+    with pytest.raises(UserError, match=r"me/other: neither .* \(no connection\)"):
+        read_spec("me/other")
+
+
 def test_a_name_of_timm_gives_its_weights_and_what_timm_says_of_them(hub):
     record = timm.models.get_pretrained_cfg("vit_tiny_patch16_224.augreg_in21k")
     published = timm.create_model("vit_tiny_patch16_224", num_classes=3)

@@ -139,22 +139,28 @@ def _fetch(repository: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     owner_name, _, revision = repository.partition("@")
-    return Path(hf_hub_download(owner_name, name, revision=revision or None))
+    return Path(hf_hub_download(owner_name, name, **({"revision": revision} if revision else {})))
 
 
 def _download(repository: str) -> Path:
+    """The first of our files that the Hub, or what was downloaded before, has."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    refused: Exception | None = None
     for name in FILE_NAMES:
         try:
             return _fetch(repository, name)
+        except LocalEntryNotFoundError as error:
+            # The hub could not be asked, and this file is not in the cache: the next may be.
+            refused = error
+        except EntryNotFoundError:
+            continue
         except Exception as error:
-            # "Not in the cache" means that the hub could not be asked, not that there is no file.
-            offline = isinstance(error, LocalEntryNotFoundError)
-            if isinstance(error, EntryNotFoundError) and not offline:
-                continue
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-            raise UserError(
-                f"{repository}: neither a file here nor found on the Hugging Face hub ({reason})"
-            ) from error
-    raise UserError(f"{repository}: this hub repository has no {' or '.join(FILE_NAMES)}")
+            refused = error
+            break
+    if refused is None:
+        raise UserError(f"{repository}: this hub repository has no {' or '.join(FILE_NAMES)}")
+    reason = (str(refused).splitlines() or [type(refused).__name__])[0][:120]
+    raise UserError(
+        f"{repository}: neither a file here nor found on the Hugging Face hub ({reason})"
+    ) from refused
