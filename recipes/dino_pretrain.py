@@ -7,20 +7,27 @@
 With no argument: generated people and a tiny network, minutes on two CPU cores. The papers'
 settings are the YAML files in recipes/configs/; each opens with its hardware and expected figures.
 The run folder then holds backbone.safetensors (the teacher), metrics.jsonl, curves.png and
-config.yaml. The same command again resumes a run that was broken off.
+config.yaml. The same command again resumes a run that was broken off. A checkpoint of DINO, iBOT,
+TransReID-SSL, PersonViT, PASS or an earlier run goes on with heads and teacher on other crops:
+
+    python -m transreid_ssl pretrain dino --config continue_vit_small.yaml \\
+        --model.weights checkpoint.pth --data.pool /data/crops
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transreid_ssl import command, pretrain
-from transreid_ssl.pretrain import DINOConfig, PretrainingConfig
+from transreid_ssl.pretrain import DINOConfig, InitSettings, PretrainingConfig
 from transreid_ssl.training import RunSettings, parse_config
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from transreid_ssl.models import TrainingState
 
 DEMO = Path(__file__).parent / "configs" / "dino_demo.yaml"
 
@@ -30,22 +37,32 @@ class Config(PretrainingConfig):
     """Settings of DINO pre-training; the defaults are the paper's ViT-S/16+ICS."""
 
     run: RunSettings = RunSettings(output="outputs/dino_pretrain")
+    init: InitSettings = InitSettings()
     dino: DINOConfig = DINOConfig()
 
 
-def build_objective(config: Config, accelerator: "Accelerator") -> "pretrain.DINO":
-    """Student and teacher: the student drops paths, its momentum teacher does not."""
-    views = config.views
-    return pretrain.DINO(
-        *pretrain.backbone_pair(config, accelerator), config.dino,
+def build_objective(
+    config: Config, accelerator: "Accelerator", saved: "TrainingState | None" = None
+) -> "pretrain.DINO":
+    """Student and teacher: the student drops paths, its momentum teacher does not.
+
+    Both go on from where ``saved`` was.
+    """
+    views, plain = config.views, pretrain.without_weights(config) if saved else config
+    dino = pretrain.DINO(
+        *pretrain.backbone_pair(plain, accelerator), config.dino,
         num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
     )  # fmt: skip
+    if saved:
+        accelerator.print(pretrain.continue_from(dino, saved, config), flush=True)
+    return dino
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pre-train, and leave the teacher's backbone in the run folder."""
     config, origin = parse_config(Config, DEMO, __doc__, arguments)
-    pretrain.pretrain(config, origin, "DINO pre-training", build_objective)
+    build = partial(build_objective, saved=pretrain.saved_state(config))
+    pretrain.pretrain(config, origin, "DINO pre-training", build)
 
 
 if __name__ == "__main__":

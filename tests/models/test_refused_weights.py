@@ -42,8 +42,12 @@ def test_an_unknown_architecture_is_refused(tmp_path):
     ("change", "complaint"),
     [
         (lambda s: s.pop("norm.weight"), r"lacks weights of the network \(norm.weight\)"),
-        (lambda s: s.update({"blocks.0.ls1.gamma": torch.ones(128)}), "no place for"),
-        (lambda s: s.update({"reg_token": torch.ones(1, 4, 128)}), "no place for"),
+        (
+            lambda s: s.update({"blocks.0.ls1.gamma": torch.ones(128)}),
+            "scaled layers, which is none",
+        ),
+        (lambda s: s.update({"reg_token": torch.ones(1, 4, 128)}), "4 registers, which is none"),
+        (lambda s: s.update({"dist_token": torch.ones(1, 1, 128)}), "no place for"),
         (lambda s: s.update({"blocks.0.mlp.fc1.bias": torch.ones(8)}), "of other shapes"),
         (lambda s: s.update({"pos_embed": torch.ones(1, 138, 128)}), "no usual image size"),
         (lambda s: s.pop("patch_embed.proj.weight"), "no patch embedding"),

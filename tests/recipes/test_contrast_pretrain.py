@@ -40,12 +40,13 @@ def run(method, *arguments):
 
 @pytest.fixture(scope="module")
 def of_tracks(tmp_path_factory):
-    """Options: the generated people as a pool of a track each, and views of two of its frames."""
+    """Options: the generated people as a pool of a track each, views of two of its frames, which
+    are believed as far as they show one person."""
     folder = tmp_path_factory.mktemp("tracks") / "pool"
     people, numbers = open_pool(PEOPLE), [str(i // 4) for i in range(64)]
     people.annotations = make_table(camera=numbers, video=numbers, track=numbers, frame=range(64))
     packing.pack(people, folder)
-    return [f"--data.pool={folder}", "--views.mates=track"]
+    return [f"--data.pool={folder}", "--views.mates=track", "--views.doubt_mates=true"]
 
 
 @pytest.fixture(scope="module", params=METHODS)

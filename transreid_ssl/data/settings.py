@@ -134,6 +134,9 @@ class MultiCropConfig:
     """What the second, fourth, ... view is cut from: "image", the image itself, or "track", another
     frame of its track, far in time. Keys of the same track are then no negatives. Needs a pool that
     knows its tracks; `python -m transreid_ssl.data tracks` makes one."""
+    doubt_mates: bool = False
+    """Let pairs of frames teach by how surely they show one person, as the network sees it: for
+    trackers that now and then go on with somebody else. Needs `mates` to be "track"."""
     original: bool = False
     """Also give the image without augmentation, resized to `global_size`, and where each global
     view lies in it; recipes whose objective compares parts of a body set it themselves."""
@@ -151,6 +154,10 @@ class MultiCropConfig:
                 "views.mates is track, and UP-ReID's terms compare parts of one image: give "
                 "--views.mates image, or 0 for --regularisers.consistency_weight and "
                 "--regularisers.intrinsic_weight"
+            )
+        if self.doubt_mates and self.mates != "track":
+            raise UserError(
+                "views.doubt_mates is of views of two frames of a track: give --views.mates track"
             )
         for name in ("global_blur", "global_solarize"):
             if not getattr(self, name):

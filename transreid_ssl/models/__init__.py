@@ -25,6 +25,7 @@ from transreid_ssl.models.statistics import (
     Statistics,
     normalise,
 )
+from transreid_ssl.models.training_state import TrainingState, read_training_state
 from transreid_ssl.models.vit import ReIDViT, class_attention
 from transreid_ssl.models.weights import (
     LoadReport,
@@ -59,6 +60,7 @@ __all__ = [
     "ReIDResNet",
     "ReIDViT",
     "Statistics",
+    "TrainingState",
     "UnitFeatures",
     "ancestry",
     "began_with",
@@ -76,6 +78,7 @@ __all__ = [
     "normalise",
     "push_to_hub",
     "read_spec",
+    "read_training_state",
     "resample_positions",
     "save_backbone",
     "save_pretrained",

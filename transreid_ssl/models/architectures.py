@@ -21,7 +21,8 @@ class ViTArchitecture:
     """A vision transformer of tokens with ``width`` values.
 
     ``stem_hidden`` is 0 for plain patches, without a stem. ``stem_norm`` is "ibn" (half instance,
-    half batch norm: the paper's ICS) or "bn". ``part_tokens`` stand beside the class token (PASS).
+    half batch norm: the paper's ICS) or "bn". ``part_tokens`` stand beside the class token (PASS),
+    and so do ``registers``; ``scaled`` blocks have a factor for each value they add (DINOv2).
     Weights do not tell the number of heads, so it does not count when two architectures are
     compared.
     """
@@ -33,6 +34,8 @@ class ViTArchitecture:
     stem_hidden: int = 0
     stem_norm: str = "ibn"
     part_tokens: int = 0
+    registers: int = 0
+    scaled: bool = False
 
     map_name = "patch grid"
 
@@ -41,6 +44,8 @@ class ViTArchitecture:
         if self.stem_hidden:
             stem = f"an {self.stem_norm.upper()} stem of {self.stem_hidden} channels"
         parts = f", {self.part_tokens} part tokens" if self.part_tokens else ""
+        parts += f", {self.registers} registers" if self.registers else ""
+        parts += ", scaled layers" if self.scaled else ""
         return f"width {self.width}, depth {self.depth}, patch {self.patch_size}, {stem}{parts}"
 
     @property
@@ -80,6 +85,8 @@ class ViTArchitecture:
                     raise UserError(
                         f"{name}: {spec.name} has tokens of its own for parts; set it to false"
                     )
+        if self.scaled and spec.jpm:
+            raise UserError(f"jpm: {spec.name} is not built with it; set it to false")
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,14 @@ ARCHITECTURES |= {
 }
 ARCHITECTURES |= {
     f"{size}_pass": ViTArchitecture(*sizes[:4], part_tokens=3) for size, sizes in _VITS.items()
+}
+ARCHITECTURES |= {
+    f"{size.replace('16', '14')}_{kind}_reid": ViTArchitecture(
+        *sizes[:3], 14, registers=registers, scaled=True
+    )
+    for size, sizes in _VITS.items()
+    if size not in ("vit_nano_patch8", "vit_tiny_patch16")
+    for kind, registers in (("dinov2", 0), ("reg4_dinov2", 4))
 }
 # MoCo v3's ViT-S. Shapes do not tell it from the one with 6 heads: the name, or a header, does.
 ARCHITECTURES["vit_small_patch16_heads12_reid"] = ViTArchitecture(384, 12, 12, 16)

@@ -2,9 +2,11 @@
 
 Formats: safetensors (ours, or timm's); our training checkpoints; the pickles that TransReID-SSL
 and PASS publish: a DINO training checkpoint, the backbone converted from it, a fine-tuned network
-(TransReID's with a jigsaw patch module too), a cluster-contrast checkpoint; ImageNet ViTs of timm
-and DINO; MoCo v3's networks; LUPerson's ResNets: MoCo training snapshots, plain files, fast-reid
-networks and its MGN; and ImageNet ResNets of torchvision and timm.
+(TransReID's with a jigsaw patch module too), a cluster-contrast checkpoint; training checkpoints of
+iBOT and PersonViT; DINOv2's networks; ImageNet ViTs of timm and DINO; MoCo v3's networks;
+LUPerson's ResNets: MoCo training snapshots, plain files, fast-reid networks and its MGN; and
+ImageNet ResNets of torchvision and timm. What a training checkpoint holds beside its backbones is
+read by ``training_state``.
 """
 
 import re
@@ -21,6 +23,7 @@ from transreid_ssl.models.foreign import refuse_unsupported
 from transreid_ssl.models.jpm import own_names
 from transreid_ssl.models.positions import num_places
 from transreid_ssl.models.raw import parse_spec, plain_tensors, read_pickle, read_safetensors
+from transreid_ssl.models.registers import own_layout
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import Statistics, stored_statistics
 
@@ -28,6 +31,9 @@ OURS = "transreid_ssl safetensors"
 OWN_CHECKPOINT = "transreid_ssl training checkpoint"
 DINO_TRAINING = "DINO training checkpoint"
 DINO_BACKBONE = "converted DINO backbone"
+IBOT_TRAINING = "iBOT training checkpoint"
+DINOV2 = "DINOv2 network"
+PERSONVIT_TRAINING = "iBOT training checkpoint on a 2:1 grid, as PersonViT's"
 FINETUNED = "TransReID fine-tuned network"
 CLUSTER_CONTRAST = "cluster-contrast checkpoint"
 IMAGENET_VIT = "ImageNet ViT"
@@ -85,10 +91,10 @@ def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
             return Checkpoint(path, OURS, plain_tensors(path, raw), spec=spec)
     else:
         raw = read_pickle(path)
-    return _unwrap(path, raw, which)
+    return unwrap(path, raw, which)
 
 
-def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
+def unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
     """Find the network's tensors in what the file holds, and name the format by where they were."""
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}: holds a {type(raw).__name__}, not the weights of a network")
@@ -102,7 +108,7 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
         key, state, aside = "", raw, []
     tensors = plain_tensors(path, state)
     aside += [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    names = {name: _WRAPPERS.sub("", name) for name in tensors}
+    names = {name: bare_name(name) for name in tensors}
     bare_tensors = {bare: tensors[name] for name, bare in names.items()}
     refuse_unsupported(path, bare_tensors)
     mgn = fast_reid.is_mgn(names.values())
@@ -115,6 +121,8 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
             aside.append(name)
         else:
             renamed[target] = tensors[name]
+    if "blocks.0.ls1.gamma" in renamed:
+        renamed = own_layout(renamed)
     _check_dimensions(path, renamed)
     statistics = stored_statistics(bare_tensors)
     if mgn:
@@ -131,6 +139,13 @@ JPM_NOTE = (
 )
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
 """What DistributedDataParallel, torch.compile and other programs put before every name."""
+
+
+def bare_name(name: str) -> str:
+    """A weight's name without such wrappers."""
+    return _WRAPPERS.sub("", name)
+
+
 _DIMENSIONS = {
     "cls_token": 3, "pos_embed": 3, "sie_embed": 3, "patch_embed.proj.weight": 4,
     "patch_embed.conv.0.weight": 4, "conv1.weight": 4, "branches.0.reductions.0.0.weight": 2,
@@ -183,6 +198,10 @@ def _unwrap_own(path: Path, raw: Mapping[str, Any], which: str) -> Checkpoint:
     return Checkpoint(path, OWN_CHECKPOINT, own, aside, parse_spec(path, raw["spec"]))
 
 
+MASKED_EMBED = "masked_embed"
+"""What iBOT's student sees in place of a masked patch; nothing is masked in a backbone's use."""
+
+
 def _rename(name: str, prefix: str) -> str | None:
     """This package's name for a weight; None for what belongs to no backbone."""
     neck = re.fullmatch(r"(?:bottleneck|feat_bn)(_\d)?\.(.+)", name)
@@ -193,6 +212,8 @@ def _rename(name: str, prefix: str) -> str | None:
     name = name.removeprefix(prefix)
     if re.match(r"(fc|pre_logits|classifier\w*|head_dist|gap|feat)\.", name):
         return None
+    if name in (MASKED_EMBED, "mask_token"):
+        return None
     if prefix and name.startswith("head."):
         return None
     return name
@@ -202,8 +223,12 @@ def _format(
     wrapper: str, prefix: str, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> str:
     """The format, told from where the weights ``state`` were among all ``tensors``."""
+    if "blocks.0.ls1.gamma" in state:
+        return DINOV2
     if wrapper in ("teacher", "student") or prefix.startswith(_ROLES):
-        return DINO_TRAINING
+        if not any(re.search(r"(\bmasked_embed|\blast_layer2\..+)$", name) for name in tensors):
+            return DINO_TRAINING
+        return IBOT_TRAINING if _is_square(num_places(state)) else PERSONVIT_TRAINING
     if prefix in ("base_encoder.", "momentum_encoder."):
         return MOCO_V3_TRAINING
     if "cls_token" not in state:
@@ -216,9 +241,12 @@ def _format(
         return DINO_BACKBONE
     if "bottleneck.weight" in state:
         return CLUSTER_CONTRAST
-    num_patches = num_places(state)
-    square = round(num_patches**0.5) ** 2 == num_patches
+    square = _is_square(num_places(state))
     return IMAGENET_VIT if wrapper or square or "head.weight" in state else DINO_BACKBONE
+
+
+def _is_square(number: int) -> bool:
+    return round(number**0.5) ** 2 == number
 
 
 def _resnet_format(prefix: str, tensors: Mapping[str, Tensor]) -> str:

@@ -26,6 +26,7 @@ from transreid_ssl.models.stem import patch_grid
 # (nothing published has it), which is taken for 224x224 at 12.
 _IMAGE_SIZES = (
     (256, 128), (384, 128), (384, 192), (224, 224), (384, 384), (256, 256), (128, 64), (64, 32),
+    (518, 518),
 )  # fmt: skip
 _OVERLAPS = (12, 14)
 
@@ -56,8 +57,12 @@ def _detect_vit(state: Mapping[str, Tensor], path: Path) -> ViTArchitecture:
     depth = _count(state, r"blocks\.(\d+)\.")
     stem = state.get("patch_embed.conv.0.weight")
     parts = sum(name.startswith("part_token") for name in state)
+    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
+    scaled = "blocks.0.ls1.gamma" in state
     if stem is None:
-        return ViTArchitecture(width, depth, 0, kernel, part_tokens=parts)
+        return ViTArchitecture(
+            width, depth, 0, kernel, part_tokens=parts, registers=registers, scaled=scaled
+        )
     norm = "ibn" if "patch_embed.conv.1.IN.weight" in state else "bn"
     return ViTArchitecture(width, depth, 0, 2 * kernel, stem.shape[0], norm, parts)
 
@@ -162,7 +167,7 @@ def _vit_options(checkpoint: Checkpoint, sizes: ViTArchitecture) -> dict[str, An
             f"{checkpoint.path}: {num_patches} position embeddings are of no usual image size; "
             "build the network for its size and use load_weights"
         )
-    dino = checkpoint.format in (checkpoints.DINO_TRAINING, checkpoints.DINO_BACKBONE)
+    dino = checkpoint.format in _DINOS and not getattr(sizes, "registers", 0)
     cameras = state.get("sie_embed")  # of TransReID with views, one for each view of each camera
     return {
         "img_size": found[0],
@@ -185,6 +190,15 @@ def _resnet_options(checkpoint: Checkpoint, sizes: Architecture) -> dict[str, An
     return {"stride": 16} if tuned and isinstance(sizes, ResNetArchitecture) else {}
 
 
+_DINOS = (
+    checkpoints.DINO_TRAINING,
+    checkpoints.DINO_BACKBONE,
+    checkpoints.IBOT_TRAINING,
+    checkpoints.PERSONVIT_TRAINING,
+    checkpoints.DINOV2,
+)
+"""Formats of programs that resample positions of small crops as DINO's does; those of DINOv2's
+networks with registers are resampled after a low-pass filter."""
 _CUBIC = (checkpoints.CLUSTER_CONTRAST, checkpoints.FAST_REID, checkpoints.FAST_REID_MGN)
 """Formats of programs that resize what they embed by Pillow's bicubic filter."""
 _ASSUMED = {
@@ -192,10 +206,12 @@ _ASSUMED = {
     checkpoints.MOCO_TRAINING: "with LUPerson's mean and std, though MoCo's own look alike",
     checkpoints.CLASSIFIER_RESNET: "with ImageNet's mean and std, as is usual in torchvision",
     checkpoints.IMAGENET_VIT: "with ImageNet's mean and std, though some of timm's ViTs took 0.5",
+    checkpoints.PERSONVIT_TRAINING: "with 0.5 for mean and std, as those who use PersonViT's do",
 }
 _STATISTICS = {
     checkpoints.FINETUNED: HALF,
     checkpoints.CLUSTER_CONTRAST: HALF,
+    checkpoints.PERSONVIT_TRAINING: HALF,
     checkpoints.MOCO_TRAINING: LUPERSON,
     checkpoints.FAST_REID: LUPERSON,
     checkpoints.FAST_REID_MGN: LUPERSON_MGN,
@@ -204,6 +220,9 @@ _STATISTICS = {
 _OBJECTIVES = {
     checkpoints.DINO_TRAINING: "dino",
     checkpoints.DINO_BACKBONE: "dino",
+    checkpoints.IBOT_TRAINING: "ibot",
+    checkpoints.PERSONVIT_TRAINING: "ibot",
+    checkpoints.DINOV2: "dinov2",
     checkpoints.FINETUNED: "supervised",
     checkpoints.CLUSTER_CONTRAST: "cluster-contrast",
     checkpoints.IMAGENET_VIT: "imagenet",

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from transreid_ssl.errors import UserError
 
-_READ = "a ViT of DINO, MoCo v3, timm, TransReID, cluster-contrast or PASS, or a ResNet"
+_READ = (
+    "a ViT of DINO, DINOv2 (ViT-S, B or L, by its authors or by timm), MoCo v3, timm, TransReID, "
+    "cluster-contrast or PASS, or a ResNet"
+)
 
 
 def refuse_unsupported(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -37,12 +40,11 @@ def _is_dinov3(state: Mapping[str, Tensor]) -> bool:
     return own or timm or hub
 
 
-def _is_dinov2(state: Mapping[str, Tensor]) -> bool:
-    patches = [value for name, value in state.items() if name.endswith("patch_embed.proj.weight")]
-    scaled = _has("blocks.0.ls1.gamma")(state) or _has("blocks.0.0.ls1.gamma")(state)
-    return (scaled and any(value.shape[-1:] == (14,) for value in patches)) or _has(
-        "embeddings.mask_token", "layer_scale1.lambda1"
-    )(state)
+def _is_other_dinov2(state: Mapping[str, Tensor]) -> bool:
+    """What is not read of DINOv2: transformers' names, ViT-g's gated MLP, blocks in chunks."""
+    hub = _has("embeddings.mask_token", "layer_scale1.lambda1")(state)
+    gated = _has("blocks.0.ls1.gamma", "blocks.0.mlp.w12.weight")(state)
+    return hub or gated or _has("blocks.0.0.ls1.gamma")(state)
 
 
 def _is_clip(state: Mapping[str, Tensor]) -> bool:
@@ -52,7 +54,7 @@ def _is_clip(state: Mapping[str, Tensor]) -> bool:
 
 _UNSUPPORTED: dict[str, Callable[[Mapping[str, Tensor]], bool]] = {
     "a DINOv3 network (rotary positions, register tokens)": _is_dinov3,
-    "a DINOv2 network (patches of 14 pixels, scaled layers)": _is_dinov2,
+    "a DINOv2 network in transformers' layout, in chunks of blocks, or ViT-g": _is_other_dinov2,
     "a CLIP network (a norm before its blocks, patches without a bias)": _is_clip,
     "a Swin transformer, as SOLIDER's": _has("relative_position_bias_table"),
 }

@@ -21,12 +21,16 @@ CONFIG = "config.json"
 """What timm writes beside weights."""
 
 
-def find_weights(source: str | Path) -> Path:
+def find_weights(source: str | Path, training: bool = False) -> Path:
     """The file behind a path, a folder, a hub id or a name of timm.
 
     Hub ids are ``owner/name`` or ``owner/name@revision``, also with ``hf-hub:`` before; names of
     timm are those with weights, such as ``vit_small_patch16_224.dino``, also with ``timm:`` before,
     and a folder may be called ``local-dir:PATH`` as timm does.
+
+    Args:
+        training: Of the folder of a run take the newest checkpoint, which is otherwise taken where
+            there is no backbone yet.
 
     Raises:
         UserError: there is nothing of the kind.
@@ -36,9 +40,10 @@ def find_weights(source: str | Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        for name in FILE_NAMES:
-            if (path / name).is_file():
-                return path / name
+        found = [path / name for name in FILE_NAMES if (path / name).is_file()]
+        saved = sorted(path.glob("checkpoints/step_*.pt"))[-1:]
+        if found := saved + found if training else found + saved:
+            return found[0]
         raise UserError(f"{path}: no {' or '.join(FILE_NAMES)} in this folder; name the file")
     if repository := _repository(text):
         return _download(repository)

@@ -21,6 +21,7 @@ from transreid_ssl.models.convolution import with_reliable_convolutions
 from transreid_ssl.models.jpm import JPMViT
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.part_tokens import PartTokenViT
+from transreid_ssl.models.registers import RegisterViT
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
 from transreid_ssl.models.statistics import IMAGENET
@@ -33,6 +34,8 @@ def _network(spec: BackboneSpec) -> type[nn.Module]:
     sizes = spec.architecture
     if isinstance(sizes, ViTArchitecture) and sizes.part_tokens:
         return PartTokenViT
+    if isinstance(sizes, ViTArchitecture) and sizes.scaled:
+        return RegisterViT
     return JPMViT if spec.jpm else _NETWORKS[type(sizes)]
 
 

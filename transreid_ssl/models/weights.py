@@ -58,7 +58,7 @@ def load_weights(
     Raises:
         UserError: unreadable file, another architecture, or weights lacking.
     """
-    return _load(model, _read(path, which), resampling)
+    return load_read(model, _read(path, which), resampling)
 
 
 def load_backbone(
@@ -83,7 +83,7 @@ def load_backbone(
     taken = assumption(checkpoint) if "mean" not in overrides else None
     if taken is not None:
         checkpoint = replace(checkpoint, notes=[*checkpoint.notes, taken])
-    model.load_report = _load(model, checkpoint, resampling)
+    model.load_report = load_read(model, checkpoint, resampling)
     return model.eval()
 
 
@@ -166,7 +166,8 @@ def save_backbone(
         temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
-def _load(model: Backbone, checkpoint: Checkpoint, resampling: str) -> LoadReport:
+def load_read(model: Backbone, checkpoint: Checkpoint, resampling: str = "bilinear") -> LoadReport:
+    """``load_weights`` of what was read from a file before."""
     own = model.state_dict()
     starts_branches = _check_architecture(model, checkpoint)
     if starts_branches:

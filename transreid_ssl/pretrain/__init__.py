@@ -5,15 +5,17 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "continuing": ["continue_from", "saved_state"],
         "contrast": ["KeyQueue", "info_nce"],
         "dino": ["DINO", "DINOLoss", "cross_view_loss"],
         "moby": ["MoBY"],
         "moco": ["MoCo"],
         "mocov3": ["MoCoV3"],
         "networks": ["MomentumPair"],
-        "run": ["backbone_pair", "pretrain"],
+        "run": ["backbone_pair", "pretrain", "without_weights"],
         "settings": [
             "DINOConfig",
+            "InitSettings",
             "MoBYConfig",
             "MoCoConfig",
             "MoCoV3Config",
@@ -21,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "RegularisersConfig",
             "check_two_views",
         ],
+        "trust": ["MateTrust", "weigh_gradient"],
         "upreid": ["UPReID", "UPReIDDINO"],
     },
 )

@@ -17,6 +17,7 @@ from transreid_ssl.models import DINOHead
 from transreid_ssl.models.gpu import has_triton
 from transreid_ssl.pretrain.networks import ViewNetwork
 from transreid_ssl.pretrain.settings import DINOConfig
+from transreid_ssl.pretrain.trust import MateTrust, weigh_gradient
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import ema_update
@@ -243,6 +244,20 @@ class DINO(Objective):
             warmup_teacher_temp_epochs=config.warmup_teacher_temp_epochs,
             student_temp=config.student_temp, center_momentum=config.center_momentum,
         )  # fmt: skip
+        self.trust: MateTrust | None = None
+
+    def doubt_mates(self) -> None:
+        """From now on pairs of frames teach by how surely they show one person (``MateTrust``).
+
+        Raises:
+            UserError: the teacher sees no view of the other frame.
+        """
+        if self.loss.num_teacher_crops < 2:
+            raise UserError(
+                "--views.doubt_mates asks the teacher about both frames of a pair, and "
+                "--views.num_global is 1: give 2 or more"
+            )
+        self.trust = MateTrust(self.spec.embed_dim)
 
     @property
     def backbone(self) -> nn.Module:
@@ -262,18 +277,32 @@ class DINO(Objective):
         views = batch["views"]
         with torch.no_grad():
             features, teacher_logits = self.teacher(views[:1])
-        return self.compare(self.student(views)[1], features, teacher_logits, epoch)
+        return self.compare(
+            self.student(views)[1], features, teacher_logits, epoch, batch.get("tracks")
+        )
 
     def compare(
-        self, student_logits: Tensor, features: Tensor, teacher_logits: Tensor, epoch: int
+        self,
+        student_logits: Tensor,
+        features: Tensor,
+        teacher_logits: Tensor,
+        epoch: int,
+        tracks: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The values of a batch from the student's logits, the teacher's features and logits."""
+        trusted = {}
+        if self.trust is not None:
+            images, mates, *_ = features.unflatten(0, (self.loss.num_teacher_crops, -1))
+            trust = self.trust(images, mates, tracks)
+            student_logits = weigh_gradient(student_logits, trust.repeat(self.loss.num_crops))
+            trusted["mate_trust"] = trust.mean()
         loss, entropy = self.loss.with_entropy(student_logits, teacher_logits, epoch)
         return {
             "loss": loss,
             "teacher_entropy": entropy,
             "center_norm": self.loss.center.norm(),
             "feature_spread": feature_spread(features),
+            **trusted,
         }
 
     def before_step(self, epoch: int) -> None:
@@ -285,5 +314,7 @@ class DINO(Objective):
     def after_step(self, progress: float) -> None:
         """Move the centre, and the teacher with a momentum that rises to 1 along a cosine."""
         self.loss.update_center()
+        if self.trust is not None:
+            self.trust.update(progress)
         momentum = cosine(progress, self.config.momentum_teacher, 1.0)
         ema_update(list(self.teacher.parameters()), list(self.student.parameters()), momentum)

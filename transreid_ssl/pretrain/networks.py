@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.pretrain.trust import MateTrust, weigh_gradient
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import ema_update
@@ -75,6 +76,11 @@ class MomentumPair(Objective):
         self.predictor = nn.Identity() if predictor is None else predictor
         self.momentum = (momentum, final_momentum)
         self.query_views = (0, 1) if symmetric else (0,)  # views that are queries
+        self.trust: MateTrust | None = None
+
+    def doubt_mates(self) -> None:
+        """From now on pairs of frames teach by how surely they show one person (``MateTrust``)."""
+        self.trust = MateTrust(self.config.dim)
 
     @property
     def backbone(self) -> nn.Module:
@@ -100,9 +106,12 @@ class MomentumPair(Objective):
         tracks: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The values of a batch from what ``query`` gave, by view, and from ``keys``."""
-        results = [
-            self.contrast(encoded[v][1], keys[1 - v], 1 - v, tracks) for v in self.query_views
-        ]
+        queries, trusted = {view: encoded[view][1] for view in self.query_views}, {}
+        if self.trust is not None:
+            trust = {v: self.trust(queries[v], keys[1 - v], tracks) for v in queries}
+            queries = {v: weigh_gradient(queries[v], trust[v]) for v in queries}
+            trusted["mate_trust"] = torch.stack(list(trust.values())).mean()
+        results = [self.contrast(queries[v], keys[1 - v], 1 - v, tracks) for v in queries]
         if self.training:
             self.remember(keys, tracks)
         losses, accuracies = (torch.stack(values) for values in zip(*results))
@@ -110,6 +119,7 @@ class MomentumPair(Objective):
             "loss": losses.sum(),
             "contrast_accuracy": accuracies.mean(),
             "feature_spread": feature_spread(encoded[0][0]),
+            **trusted,
         }
 
     @abstractmethod
@@ -158,6 +168,8 @@ class MomentumPair(Objective):
 
     def after_step(self, progress: float) -> None:
         """Move the key encoder towards the query encoder."""
+        if self.trust is not None:
+            self.trust.update(progress)
         slow, fast = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
         ema_update(slow, fast, cosine(progress, *self.momentum))
 

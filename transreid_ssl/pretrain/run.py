@@ -30,6 +30,7 @@ from transreid_ssl.training import (
     train,
     training_pool,
 )
+from transreid_ssl.training.runfolder import goes_on
 
 FEW = 100_000
 """Images below which the published views do harm: 20 epochs of them on 8,642 crops (ViT-S/16+ICS)
@@ -49,12 +50,21 @@ def check_sizes(config: PretrainingConfig) -> None:
         )
 
 
+def without_weights(config: Config) -> Config:
+    """The same settings, but for initial weights."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
+
+
 def backbone_pair(
     config: PretrainingConfig, accelerator: Accelerator
 ) -> tuple[nn.Module, nn.Module]:
-    """The network that learns and drops paths, and the one that follows it and does not."""
+    """The network that learns and drops paths, and the one that follows it and does not.
+
+    The first has its initial weights, but where the run goes on: its checkpoint has them.
+    """
+    first = without_weights(config).model if goes_on(config.run) else config.model
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
-    pair = tuple(build_backbone_to_train(model, accelerator) for model in (config.model, still))
+    pair = tuple(build_backbone_to_train(model, accelerator) for model in (first, still))
     for backbone in pair:
         chosen = _STATISTICS[config.data.statistics]
         backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
@@ -90,6 +100,8 @@ def pretrain(
             f"{len(pool):,}; views for thousands are in dino_cpu.yaml (--config)"
         )
     objective = build_objective(config, accelerator)
+    if config.views.doubt_mates:
+        objective.doubt_mates()
 
     views = views or config.views
     # Erased pixels are to be near 0 after the network's normalisation.

@@ -27,6 +27,18 @@ class PretrainingConfig:
 
 
 @dataclass(frozen=True)
+class InitSettings:
+    """How a run of DINO begins.
+
+    Args:
+        heads: Take from ``--model.weights``, a training checkpoint, the student, the teacher, their
+            heads and the centre, and go on from there; else its backbone alone, with new heads.
+    """
+
+    heads: bool = False
+
+
+@dataclass(frozen=True)
 class DINOConfig:
     """DINO's settings, as TransReID-SSL's published run has them.
 

@@ -24,7 +24,8 @@ MOST_USED = {"help", "help_all", "config", "base", "source_model"} | {
     for group, names in {
         "run": "output epochs batch_size precision num_workers overwrite",
         "data": "pool subset name root", "source": "name root", "target": "name root",
-        "model": "name img_size weights", "optim": "name lr", "probe": "data root every",
+        "model": "name img_size weights", "init": "heads", "optim": "name lr",
+        "probe": "data root every",
     }.items()
     for name in names.split()
 }  # fmt: skip

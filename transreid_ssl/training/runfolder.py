@@ -16,6 +16,12 @@ from transreid_ssl.training.checkpoint import (
 )
 from transreid_ssl.training.config import to_yaml
 from transreid_ssl.training.ownership import check_same, refuse_foreign, remove_run, take
+from transreid_ssl.training.settings import RunSettings
+
+
+def goes_on(settings: RunSettings) -> bool:
+    """Whether a run of these settings goes on from a checkpoint of its own, and not from others."""
+    return not settings.overwrite and RunFolder(settings.output).has_checkpoints()
 
 
 class RunFolder:

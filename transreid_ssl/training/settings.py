@@ -118,6 +118,7 @@ class BackboneSettings:
             (plain patches, the IBN stem, the same stem with batch norms), vit_nano_patch8_…,
             vit_small_patch16_heads12_reid (MoCo v3's, of 12 heads),
             vit_{tiny,small,base,large}_patch16_pass (PASS's, with tokens of parts),
+            vit_{small,base,large}_patch14_{dinov2,reg4_dinov2}_reid (DINOv2's),
             resnet{50,101,152}_{reid,ibn_reid}, resnet_nano_reid, mgn_resnet{50,50_ibn,_nano} (as
             in MGN's paper), mgn_resnet{50,50_ibn,101,152,_nano}_luperson (LUPerson's MGN).
         img_size: (height, width) of the input in pixels.

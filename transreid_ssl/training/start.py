@@ -18,7 +18,7 @@ from transreid_ssl.outputs import MADE_BY, require
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.config import as_plain
 from transreid_ssl.training.health import all_finite
-from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.training.runfolder import RunFolder, goes_on
 from transreid_ssl.training.settings import BackboneSettings, RunSettings
 from transreid_ssl.training.threads import share_cores
 
@@ -49,7 +49,7 @@ def start(
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
     images = on_all(accelerator, open_images)
-    if config.model.weights:
+    if config.model.weights and not goes_on(settings):
         on_all(accelerator, lambda: _check_weights(config.model.weights))
     run = RunFolder(settings.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config, settings.overwrite))

@@ -1,0 +1,207 @@
+"""Going on from a checkpoint of DINO, of a program built on it, or of this package, on other crops.
+
+Weights, heads and centre are those that were saved, so that the first loss is that of the saved
+state; the optimiser and all schedules begin anew.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.models import HALF, IMAGENET, LUPERSON, find_weights
+from transreid_ssl.models.detect import assumption, detect_spec
+from transreid_ssl.models.training_state import (
+    MEANINGS,
+    ROLES,
+    TrainingState,
+    head_sizes,
+    read_training_state,
+    widened,
+)
+from transreid_ssl.models.weights import load_read
+from transreid_ssl.pretrain.dino import DINO
+from transreid_ssl.training.health import all_finite
+from transreid_ssl.training.runfolder import goes_on
+
+_STATISTICS = {IMAGENET: "imagenet", LUPERSON: "luperson", HALF: "half"}
+
+
+def saved_state(config: Any) -> TrainingState | None:
+    """What a run of DINO is to begin with; None where it begins anew, or goes on by itself.
+
+    Args:
+        config: The settings of the recipe, with ``init`` and ``dino`` among them.
+
+    Raises:
+        UserError: no checkpoint is named, it has no heads, or the settings are not those that it
+            was made with; the message says which to give.
+    """
+    if not config.init.heads:
+        return None
+    if not config.model.weights:
+        raise UserError("--init.heads true: name the checkpoint to go on from with --model.weights")
+    if goes_on(config.run):
+        return None
+    state = read_training_state(find_weights(config.model.weights, training=True))
+    _check_settings(state, config)
+    return state
+
+
+def _check_settings(state: TrainingState, config: Any) -> None:
+    """Refuse settings that the saved weights do not fit, all at once, with those that they do."""
+    options = []
+    for name, value in _needed(state).items():
+        group, _, field = name.partition(".")
+        chosen = getattr(getattr(config, group), field)
+        if field == "stride" and chosen is None:
+            continue  # the network's own, and another name is said already
+        if chosen != value:
+            options.append(f"--{name} {str(value).lower() if value in (True, False) else value}")
+    if options:
+        raise UserError(
+            f"{state.path}: to go on from it the settings have to be those that it was made with; "
+            f"give {' '.join(options)}"
+        )
+
+
+def _needed(state: TrainingState) -> dict[str, Any]:
+    """The settings that a state asks for, by their dotted names."""
+    activation = state.settings.get("act_in_head", "gelu")
+    if activation != "gelu":
+        raise UserError(
+            f"{state.path}: its heads have {activation}, and DINO's GELU; leave --init.heads out "
+            "for the backbone alone"
+        )
+    sizes = [head_sizes(head, state.path) for head in state.heads.values()]
+    if sizes[0] != sizes[-1]:
+        raise UserError(f"{state.path}: the heads of student and teacher differ; it is damaged")
+    checkpoint = list(state.backbones.values())[-1]
+    spec = detect_spec(checkpoint)
+    needed = {"model.name": spec.name}
+    if spec.stride != spec.architecture.default_stride:
+        needed["model.stride"] = spec.stride
+    if checkpoint.spec is not None:
+        needed |= {"model.gem": spec.gem, "model.jpm": spec.jpm}
+    statistics = _STATISTICS.get((spec.mean, spec.std))
+    if statistics and assumption(checkpoint) is None:
+        needed["data.statistics"] = statistics
+    return needed | {f"dino.{name}": value for name, value in sizes[0].items()}
+
+
+def continue_from(dino: DINO, state: TrainingState, config: Any) -> str:
+    """Put a saved state into the objective; returns a report, a line for all that is left.
+
+    Raises:
+        UserError: weights of other shapes than the networks', or that are not finite. The objective
+            is not to be used then.
+    """
+    lines = [f"{state.path}: {state.format}, continued"]
+    for role, network in zip(ROLES, (dino.student, dino.teacher), strict=True):
+        lines += _load_network(role, network, state)
+    if state.center is None:
+        lines.append("  center: none in the file; it begins at 0")
+    elif state.center.shape != dino.loss.center.shape:
+        shapes = tuple(state.center.shape), tuple(dino.loss.center.shape)
+        raise UserError(f"{state.path}: {state.center_name} has the shape {shapes[0]}, for which "
+                        f"{shapes[1]} is needed; it is damaged")  # fmt: skip
+    else:
+        dino.loss.center.copy_(state.center)
+        lines.append(f"  center: {state.center.shape[1]} values")
+    if not all_finite(dino.state_dict()):
+        raise UserError(f"{state.path}: some of it is not finite; give an earlier checkpoint")
+    return "\n".join([*lines, *_left(state), *_notes(state, config)])
+
+
+def _load_network(role: str, network: nn.Module, state: TrainingState) -> list[str]:
+    """Load backbone and head of one of the two; returns what there is to say."""
+    source = role if role in state.backbones else next(iter(state.backbones))
+    report = load_read(network.backbone, state.backbones[source])
+    head = state.heads[source]
+    made_for, in_dim = head["mlp.0.weight"].shape[1], network.backbone.spec.embed_dim
+    sizes = network.backbone.spec.architecture
+    if made_for != in_dim and getattr(sizes, "part_tokens", 0) and made_for == sizes.width:
+        head = widened(head, in_dim)
+    _load_head(network.head, head, state.path)
+    weights = f"{len(report.matched)} of {len(report.matched) + len(report.missing)} weights"
+    lines = [f"  {role}: {weights}, and a head of {len(head)}"]
+    if source != role:
+        lines[0] += f", which are the {source}'s: the file has no {role}"
+    if made_for != in_dim:
+        lines.append(
+            f"    the head was made for the class token: it gives the other {in_dim - made_for} "
+            f"of the feature's {in_dim} values weights of 0 at first"
+        )
+    lines += [f"    resized {line}" for line in report.resized]
+    return lines + [f"    left: {name}: means nothing here" for name in report.unexpected]
+
+
+def _load_head(head: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    own = head.state_dict()
+    counters = {name: v for name, v in own.items() if name.endswith("num_batches_tracked")}
+    complete = {**counters, **weights}
+    shapes = {name: tuple(value.shape) for name, value in complete.items()}
+    differing = shapes.items() ^ {name: tuple(value.shape) for name, value in own.items()}.items()
+    if differing:
+        names = ", ".join(sorted({name for name, _ in differing})[:3])
+        raise UserError(f"{path}: its heads differ from DINO's in {names}; it is damaged, or of a "
+                        "method that is not known here")  # fmt: skip
+    head.load_state_dict(complete)
+
+
+def _left(state: TrainingState) -> list[str]:
+    """A line for each thing of the file that is not taken, in words where they are known."""
+    lines, names = [], list(state.others)
+    for pattern, meaning in MEANINGS.items():
+        known = [name for name in names if re.fullmatch(pattern, name)]
+        if known:
+            lines.append(f"  left: {_named(known)}: {meaning}")
+            names = [name for name in names if name not in known]
+    for parent in dict.fromkeys(_parent(name) for name in names):
+        same = [name for name in names if _parent(name) == parent]
+        lines.append(f"  left: {parent}{f'.* ({len(same)})' * (len(same) > 1)}: means nothing here")
+    if state.aside:
+        aside = ", ".join(state.aside)
+        lines.append(f"  left: {aside}: the optimiser and the schedules begin anew")
+    return lines
+
+
+def _named(names: list[str]) -> str:
+    """The layers that weights are of; of many the first two."""
+    layers = list(dict.fromkeys(_parent(name) for name in names))
+    if len(layers) <= 4:
+        return ", ".join(layers)
+    return f"{', '.join(layers[:2])} and {len(layers) - 2} more"
+
+
+def _parent(name: str) -> str:
+    """The layer that a weight is of: its name but for the last part."""
+    above, _, last = name.rpartition(".")
+    is_part = re.fullmatch(r"weight(_[gv])?|bias|running_\w+|num_batches_tracked", last)
+    return above if is_part and above else name
+
+
+def _notes(state: TrainingState, config: Any) -> list[str]:
+    """What would change the first loss and is no error."""
+    notes, checkpoint = [], list(state.backbones.values())[-1]
+    spec, used = detect_spec(checkpoint), config.data.statistics
+    likely = _STATISTICS.get((spec.mean, spec.std))
+    if assumption(checkpoint) is not None and likely != used:
+        notes.append(
+            f"how its images were normalised the file does not say; probably as by "
+            f"--data.statistics {likely}, and now as by {used}"
+        )
+    same_size = tuple(config.model.img_size) == tuple(spec.img_size)
+    mode = spec.position_resampling
+    if mode != config.model.position_resampling and (config.views.num_local or not same_size):
+        notes.append(f"its positions were resampled for small crops as by "
+                     f"--model.position_resampling {mode}, and now are as by "
+                     f"{config.model.position_resampling}")  # fmt: skip
+    before, now = state.settings.get("teacher_temp"), config.dino.teacher_temp
+    if isinstance(before, float) and before != now:
+        notes.append(f"its teacher's temperature was {before:g} in the end, and "
+                     f"--dino.teacher_temp is {now:g}")  # fmt: skip
+    return [f"  note: {note}" for note in notes]
