@@ -56,7 +56,7 @@ COMMANDS = {
         "curves outputs/dino_pretrain",
     ),
     "weights": (
-        "Look into weights files of any known format, or convert them to safetensors.",
+        "Look into weights files of any known format, convert them, or pass them on with a card.",
         "show outputs/dino_pretrain/backbone.safetensors",
     ),
     "export": (

@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.options(Evaluate, "python -m transreid_ssl.evaluate", arguments)
     import torch
 
-    from transreid_ssl.models import find_weights
+    from transreid_ssl.models import find_weights, weights_digest
 
     weights, model = load_model(options)
     named = [path for path in (options.json, options.picture) if isinstance(path, str)]
@@ -171,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = {
         "protocol": protocol.describe(),
         "network": str(model.spec),
+        "weights_digest": weights_digest(weights),
         "settings": asdict(options) | {"weights": str(weights)},
         "results": {name: metrics.as_dict() for name, metrics in results.items()},
         "software": {"transreid_ssl": __version__, "torch": torch.__version__},

@@ -1,24 +1,40 @@
 """Exporting a backbone to run without this package: a torch.export program, or ONNX.
 
-    python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.pt2
+    python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.onnx
 
 The program takes uint8 images (B, 3, height, width), any B, and gives float32 features (B, D),
-of length 1: normalisation is inside, so that there is nothing left to get wrong.
+of length 1: normalisation is inside, and resizing too where it is asked for, so that there is
+nothing left to get wrong. transreid_ssl/models/EXPORT.md says how other programs run it.
 """
 
-import importlib.util
+import copy
 import io
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from transreid_ssl import command
+from jsonargparse.typing import PositiveInt
+
+from transreid_ssl import command, data, retrieval
+from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
+from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import check_outputs
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transreid_ssl.models import Backbone
+    from transreid_ssl.models.exported import ExportedNetwork
+    from transreid_ssl.onnx_files import OnnxNetwork
+
 _FORMATS = ("pt2", "onnx")
+PARITY = 1e-4
+"""How far a float32 program's features may be from the network's: they are of length 1."""
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -26,52 +42,208 @@ class Export:
     """Export a backbone as a program that runs without this package.
 
     Example: ``python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors
-    backbone.pt2``
+    backbone.onnx``, or smaller: ``--precision int8 --images /data/crops``. What is written is run
+    beside the network first, and is not written if it gives something else.
 
     Args:
         weights: Weights file, folder or Hugging Face id.
-        output: The file to write.
+        output: The file to write: .onnx, or .pt2 for torch.export.load.
         format: pt2 or onnx; by default what the output is named.
+        input: What the program takes: uint8 from 0 to 255, float from 0 to 1, or normalised floats.
+        resize: It takes images of any size, and resizes them as it is done in training.
+        precision: float32; fp16, half the size; or int8, a quarter, with ranges found on images.
+        images: A pool of images that int8's ranges are found on, and that the loss of accuracy is
+            measured on; by default those that the network was trained on, where they are known.
+        num_images: How many of them for each.
+        data: A labelled set to tell mAP on, before and after: market1501, msmt17, folder, demo…
+        root: Its folder.
+        pattern: Of the set folder: where a path says the identity and the camera.
     """
 
     weights: str
     output: str
     format: Literal["pt2", "onnx"] | None = None
+    input: Literal["uint8", "float", "normalised"] = "uint8"
+    resize: bool = False
+    precision: Literal["float32", "fp16", "int8"] = "float32"
+    images: str | None = None
+    num_images: PositiveInt = 256
+    data: str | None = None
+    root: str | None = None
+    pattern: str = DEFAULT_PATTERN
 
 
-def export(weights: str | Path, output: str | Path, *, format: str | None = None) -> None:
+def export(weights: str | Path, output: str | Path, **options: Any) -> list[str]:
     """Write the backbone of a weights file as a program of its own, for any batch size.
 
     Args:
-        format: ``pt2`` (``torch.export.load(path).module()``) or ``onnx``; that of the output's
-            name when None.
+        options: further fields of ``Export``.
+
+    Returns:
+        What was measured, in lines for people.
 
     Raises:
         UserError: weights that cannot be read, a network that needs cameras, no ``onnx`` package,
-            an output that is named otherwise, or is the weights file.
+            an output that is named otherwise or is the weights file, or a program that gives other
+            features than the network; then nothing is written.
     """
-    import torch
+    from transreid_ssl import onnx_files
+    from transreid_ssl.models import find_weights, load_backbone
 
-    from transreid_ssl.models import UnitFeatures, find_weights, load_backbone
-
-    format = _format_of(Path(output), format)
-    check_outputs(output, inputs=[find_weights(weights)])
+    asked = Export(str(weights), str(output), **options)
+    format = _format_of(Path(output), asked.format)
+    check_outputs(output, inputs=[find_weights(weights), asked.images, asked.root])
     if format == "onnx":
-        _require_onnx()
+        onnx_files.require_packages()
+    elif asked.precision != "float32":
+        raise UserError(f"--precision {asked.precision}: is for ONNX; name the output ….onnx")
     model = load_backbone(weights)
     if model.spec.num_cameras:
         raise UserError(f"{weights}: needs the camera of each image, which cannot be exported")
-    images = torch.zeros(2, 3, *model.spec.img_size, dtype=torch.uint8)
-    batch = ({0: torch.export.Dim("batch", min=1)},)
-    program = torch.export.export(UnitFeatures(model).eval(), (images,), dynamic_shapes=batch)
     with atomic_path(output) as temporary:
         if format == "pt2":
-            # Through memory: on a full disk torch's own writer ends the process.
-            content = io.BytesIO()
-            torch.export.save(program, content)
-            temporary.write_bytes(content.getbuffer())
-        else:
-            torch.onnx.export(program, f=str(temporary), external_data=False)
+            return _write_pt2(model, asked, temporary)
+        return _write_onnx(model, asked, temporary)
+
+
+def _write_pt2(model: "Backbone", asked: Export, path: Path) -> list[str]:
+    import torch
+
+    network, program = _program(model, asked)
+    content = io.BytesIO()  # on a full disk torch's own writer ends the process
+    torch.export.save(program, content)
+    said = _parity(network, program.module(), asked)
+    path.write_bytes(content.getbuffer())
+    return [said]
+
+
+def _write_onnx(model: "Backbone", asked: Export, path: Path) -> list[str]:
+    """Write, run and compare, all before ``path`` is touched."""
+    from transreid_ssl import onnx_files
+
+    original, said = copy.deepcopy(model), []  # float16 changes the network itself
+    wanted = asked.images is not None or asked.precision != "float32"
+    seen = _images(model, asked) if wanted else None
+    network, program = _program(model, asked)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "exported.onnx"
+        onnx_files.write_onnx(network, program, made)
+        if asked.precision != "fp16":
+            said.append(_parity(network, _caller(made), asked))
+        if asked.precision == "int8":
+            quantised = Path(folder) / "int8.onnx"
+            onnx_files.quantise(made, quantised, seen[0].split(_BATCH), asked.input)
+            made = quantised
+        running = onnx_files.OnnxNetwork(made)
+        said += [] if seen is None else [_likeness(original, running, seen[1], asked)]
+        said += _accuracy(original, running, asked)
+        path.write_bytes(made.read_bytes())
+    return [*said, f"{path.stat().st_size / 1e6:.1f} MB"]
+
+
+def _program(model: "Backbone", asked: Export) -> "tuple[ExportedNetwork, Any]":
+    """The network with what goes around it, and its torch.export program."""
+    import torch
+
+    from transreid_ssl.models.exported import ExportedNetwork
+
+    half = asked.precision == "fp16"
+    network = ExportedNetwork(model, asked.input, asked.resize, half).eval()
+    example, dimension = _noise(network, 2, asked), torch.export.Dim
+    dynamic = {0: dimension("batch", min=1)}
+    if asked.resize:
+        dynamic |= {2: dimension("height", min=2), 3: dimension("width", min=2)}
+    return network, torch.export.export(network, (example,), dynamic_shapes=(dynamic,))
+
+
+def _noise(network: "ExportedNetwork", count: int, asked: Export) -> "Tensor":
+    """Random images as the program takes them; of a size of their own where it resizes."""
+    import torch
+
+    from transreid_ssl.onnx_files import as_pixels
+
+    height, width = network.spec.img_size
+    size = (height + 31, width // 2 + 7) if asked.resize else (height, width)
+    random = torch.Generator().manual_seed(count)
+    images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=random)
+    return as_pixels(images, asked.input, network.spec)
+
+
+def _caller(path: Path) -> Any:
+    """An ONNX file as a function of what it takes."""
+    import torch
+
+    from transreid_ssl.onnx_files import OnnxNetwork
+
+    session = OnnxNetwork(path).session
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _parity(network: "ExportedNetwork", program: Any, asked: Export) -> str:
+    """How far the program's features are from the network's, for one image and for several.
+
+    Raises:
+        UserError: farther than ``PARITY``.
+    """
+    import torch
+
+    worst = 0.0
+    for count in (1, 3):
+        images = _noise(network, count, asked)
+        with torch.inference_mode():
+            worst = max(worst, float((program(images) - network(images)).abs().max()))
+    if not worst < PARITY:
+        raise UserError(
+            f"{asked.output}: not written: its features differ from the network's by {worst:.2g}, "
+            f"and {PARITY:g} is allowed; try the other format, or other versions of torch and onnx"
+        )
+    return f"features differ from the network's by {worst:.1e} at most (float32, random images)"
+
+
+def _images(model: "Backbone", asked: Export) -> "tuple[Tensor, Tensor]":
+    """Two sets of uint8 images (N, 3, H, W) of the pool: to find ranges on, and to compare on."""
+    import numpy as np
+    import torch
+
+    pool = data.open_pool(asked.images or trained_pool(model.spec))
+    if len(pool) < 2:
+        raise UserError(f"{asked.images}: has one image, and two are needed: give a larger pool")
+    count = min(asked.num_images, len(pool) // 2)
+    chosen = np.random.default_rng(0).choice(len(pool), 2 * count, replace=False)
+    size, way = model.spec.img_size, model.spec.interpolation
+    found = data.image_loader(pool, size, _BATCH, 0, chosen, interpolation=way)
+    images = torch.cat([batch["images"] for batch in found])
+    return images[:count], images[count:]
+
+
+def _likeness(original: "Backbone", running: "OnnxNetwork", images: "Tensor", asked: Export) -> str:
+    """The cosines between the network's features and the program's, of uint8 images."""
+    import torch
+    from torch.nn import functional as F
+
+    with torch.inference_mode():
+        cosines = torch.cat(
+            [F.cosine_similarity(original(part), running(part)) for part in images.split(_BATCH)]
+        )
+    if not cosines.isfinite().all():
+        raise UserError(f"{asked.output}: not written: its features are not finite")
+    return (
+        f"cosine to the float32 features of {len(cosines)} images: mean {cosines.mean():.5f}, "
+        f"lowest {cosines.min():.5f} ({asked.precision})"
+    )
+
+
+def _accuracy(original: "Backbone", running: "OnnxNetwork", asked: Export) -> list[str]:
+    """mAP of the network and of the program on a labelled set, where one is named."""
+    if asked.data is None:
+        return []
+    protocol = data.open_reid(asked.data, asked.root, asked.pattern, purpose="test")
+    labels = data.reid.labels(protocol)
+    results = {}
+    for name, network in (("network, float32", original), (f"program, {asked.precision}", running)):
+        sides = retrieval.embed_protocol(network, protocol, batch_size=_BATCH)
+        results[name] = retrieval.evaluate(sides[0], *labels[0], sides[1], *labels[1])
+    return [protocol.describe(), retrieval.format_table(results)]
 
 
 def _format_of(output: Path, asked: str | None) -> str:
@@ -85,18 +257,15 @@ def _format_of(output: Path, asked: str | None) -> str:
     return named
 
 
-def _require_onnx() -> None:
-    for package in ("onnx", "onnxscript"):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"--format onnx: install the package {package}, or use --format pt2")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse and export."""
+    """Parse, export, and say what was measured."""
     options = command.options(Export, "python -m transreid_ssl.export", arguments)
-    export(options.weights, options.output, format=options.format)
+    given = {name: value for name, value in vars(options).items() if name not in _PLACES}
+    print(*export(options.weights, options.output, **given), sep="\n")
     print(f"written to {options.output}")
 
+
+_PLACES = ("weights", "output")
 
 if __name__ == "__main__":
     command.run(main)

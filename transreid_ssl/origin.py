@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from transreid_ssl import data
 from transreid_ssl.errors import UserError
+from transreid_ssl.terms import Source, sources
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool, ReIDProtocol
@@ -13,32 +14,6 @@ if TYPE_CHECKING:
 
 # Sets of the same people and cameras: whoever trained on one has seen the others.
 _SAME_PLACE = {"occluded_duke": "dukemtmc", "cuhk03_detected": "cuhk03_labeled"}
-
-
-class Source(NamedTuple):
-    """Images as a weights file names them: a labelled set, or the unlabelled "pool" in ``root``."""
-
-    name: str
-    root: str | None = None
-
-    @property
-    def generated(self) -> str | None:
-        """The specification of generated people, or None for images on disk."""
-        text = (self.root or "demo") if self.name == "pool" else self.name
-        return text if text.partition(":")[0] == "demo" else None
-
-
-def sources(spec: "BackboneSpec") -> list[Source]:
-    """What the last training of a network saw; empty where its file does not say."""
-    found = []
-    name, plain = spec.remembered("settings", "data", "name"), spec.remembered("data")
-    if name:
-        found.append(Source(name, spec.remembered("settings", "data", "root")))
-    elif plain:
-        found.append(Source(plain))
-    if pool := spec.remembered("pool"):
-        found.append(Source("pool", pool))
-    return found
 
 
 def trained_pool(spec: "BackboneSpec") -> str:
@@ -60,20 +35,10 @@ def trained_pool(spec: "BackboneSpec") -> str:
 
 
 def lineage(spec: "BackboneSpec") -> "Iterator[BackboneSpec]":
-    """``spec``, that of the weights its training began with, and so on while they are there."""
-    from transreid_ssl.models import read_spec
+    """``spec``, that of the weights its training began with, and so on as far as is known."""
+    from transreid_ssl.models import ancestry
 
-    seen = set()
-    while True:
-        yield spec
-        weights = spec.remembered("settings", "model", "weights")
-        if not weights or weights in seen or not Path(weights).exists():
-            return
-        seen.add(weights)
-        try:
-            spec = read_spec(weights)
-        except UserError:  # replaced by something else since
-            return
+    yield from ancestry(spec).stages
 
 
 def was_trained_on(spec: "BackboneSpec", target: Source, protocol: "ReIDProtocol") -> bool:

@@ -1,17 +1,24 @@
-"""Looking into weights files, and converting published ones to this package's safetensors.
+"""Looking into weights files, converting published ones, and passing one's own on.
 
   python -m transreid_ssl.weights show vit_small_ics_cfs_lup.pth
   python -m transreid_ssl.weights convert checkpoint.pth backbone.safetensors
+  python -m transreid_ssl.weights save outputs/dino_pretrain/backbone.safetensors published
+  python -m transreid_ssl.weights push outputs/dino_pretrain/backbone.safetensors me/people
+  python -m transreid_ssl.weights tutorial
 
 Which of the known formats a file has is told by what is in it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from transreid_ssl import command
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import MODEL, check_outputs
+from transreid_ssl.publishing import Card, publication, say_licence
+from transreid_ssl.tutorial import Tutorial, make_tutorial
 
 if TYPE_CHECKING:
     from transreid_ssl.models import Backbone
@@ -44,7 +51,7 @@ class Show(Reading):
     Example: ``python -m transreid_ssl.weights show checkpoint.pth``
 
     Args:
-        weights: Weights file, folder or Hugging Face id.
+        weights: Weights file, folder, Hugging Face id, or a name of timm with weights.
     """
 
     weights: str
@@ -61,6 +68,43 @@ class Convert(Show):
     """
 
     output: str
+
+
+@dataclass(frozen=True)
+class Save(Card):
+    """Write a folder that load_backbone, timm and the Hub read: weights, config.json and a card.
+
+    Example: ``python -m transreid_ssl.weights save outputs/dino_pretrain/backbone.safetensors
+    published``
+
+    Args:
+        weights: Weights file, folder or Hugging Face id.
+        folder: The folder to write; files of these names in it are replaced.
+    """
+
+    weights: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Push(Card):
+    """Upload weights with a card to the Hugging Face hub.
+
+    Example: ``python -m transreid_ssl.weights push outputs/dino_pretrain/backbone.safetensors
+    me/people --figures outputs/evaluate/metrics.json``. Look at what `save` writes first. The
+    token is that of `hf auth login`.
+
+    Args:
+        weights: Weights file, folder or Hugging Face id.
+        repository: Where to: owner/name, which is made if it is not there.
+        private: Nobody else may see the new repository.
+        create_pr: Propose it to the repository's owner, as a pull request.
+    """
+
+    weights: str
+    repository: str
+    private: bool = False
+    create_pr: bool = False
 
 
 def run_show(options: Show) -> "Backbone":
@@ -87,8 +131,45 @@ def run_convert(options: Convert) -> None:
     print(f"written to {options.output}")
 
 
+def run_save(options: Save) -> None:
+    """The command ``save``."""
+    from transreid_ssl.models import find_weights, load_backbone, save_pretrained
+    from transreid_ssl.models.publish import CARD, CONFIG
+
+    folder = Path(options.folder)
+    ours = {folder / CARD: "library_name: transreid_ssl", folder / CONFIG: '"architecture"'}
+    check_outputs(
+        folder / MODEL, inputs=[find_weights(options.weights)],
+        beside={path: partial(_contains, text) for path, text in ours.items()},
+    )  # fmt: skip
+    model = load_backbone(options.weights)
+    words = publication(options, options.weights, model.spec)
+    print(say_licence(model, words))
+    save_pretrained(model, options.folder, words)
+    print(f"written to {options.folder}: model.safetensors, config.json, README.md")
+
+
+def _contains(text: str, path: Path) -> bool:
+    """Whether a file was written by ``save``: its card and its config.json hold such a text."""
+    return text in path.read_text(encoding="utf-8", errors="replace")
+
+
+def run_push(options: Push) -> None:
+    """The command ``push``."""
+    from transreid_ssl.models import load_backbone, push_to_hub
+
+    model = load_backbone(options.weights)
+    words = publication(options, options.weights, model.spec)
+    print(say_licence(model, words), flush=True)
+    private, proposed = options.private, options.create_pr
+    place = push_to_hub(model, options.repository, words, private=private, create_pr=proposed)
+    print(f"uploaded to {place}")
+
+
 def describe(model: "Backbone") -> str:
     """What a backbone is and how to feed it, for people."""
+    from transreid_ssl.models.lineage import LINEAGE, ancestry
+
     spec = model.spec
     parameters = sum(value.numel() for value in model.parameters())
     lines = [
@@ -98,13 +179,22 @@ def describe(model: "Backbone") -> str:
     ]
     if spec.patch_size:
         lines.append(f"  position embeddings for other sizes: {spec.position_resampling}")
-    lines += [f"  {key}: {value}" for key, value in spec.provenance.items()]
+    lines += [f"  {key}: {value}" for key, value in spec.provenance.items() if key != LINEAGE]
+    for number, stage in enumerate(ancestry(spec).stages[1:]):
+        made = stage.objective or stage.remembered("file") or "unknown"
+        lines += [f"  {'before' if number else 'began with'}: {stage.name}, {made}"]
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse and run ``show`` or ``convert``."""
-    actions = {"show": (Show, run_show), "convert": (Convert, run_convert)}
+    """Parse, and run the command that is named."""
+    actions = {
+        "show": (Show, run_show),
+        "convert": (Convert, run_convert),
+        "save": (Save, run_save),
+        "push": (Push, run_push),
+        "tutorial": (Tutorial, make_tutorial),
+    }
     command.subcommands("python -m transreid_ssl.weights", __doc__, actions, arguments)
 
 

@@ -4,14 +4,17 @@ import transreid_ssl.models.registry  # noqa: F401  (makes the names known to ti
 from transreid_ssl.models.blocks import PackedBlock
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec
 from transreid_ssl.models.calibration import Calibration
+from transreid_ssl.models.card import Figure, Publication, licence_of
 from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead, UnitFeatures
 from transreid_ssl.models.hub import find_weights, weights_digest
 from transreid_ssl.models.initialise import draw_xavier, fix_sincos_positions
 from transreid_ssl.models.jpm import JPMViT, split_branches
+from transreid_ssl.models.lineage import Ancestry, ancestry, began_with, with_lineage
 from transreid_ssl.models.mgn import MGN, MGNParts
 from transreid_ssl.models.norms import BlockNorm, block_norms, group_norms
 from transreid_ssl.models.part_tokens import PartTokenViT
 from transreid_ssl.models.positions import resample_positions
+from transreid_ssl.models.publish import push_to_hub, save_pretrained
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
 from transreid_ssl.models.statistics import (
@@ -39,6 +42,7 @@ __all__ = [
     "LUPERSON",
     "LUPERSON_MGN",
     "MGN",
+    "Ancestry",
     "BNNeck",
     "Backbone",
     "BackboneSpec",
@@ -46,16 +50,20 @@ __all__ = [
     "Calibration",
     "CosineClassifier",
     "DINOHead",
+    "Figure",
     "JPMViT",
     "LoadReport",
     "MGNParts",
     "PackedBlock",
     "PartTokenViT",
+    "Publication",
     "ReIDResNet",
     "ReIDViT",
     "Statistics",
     "TrainingState",
     "UnitFeatures",
+    "ancestry",
+    "began_with",
     "block_norms",
     "build_backbone",
     "class_attention",
@@ -64,13 +72,17 @@ __all__ = [
     "fix_sincos_positions",
     "from_spec",
     "group_norms",
+    "licence_of",
     "load_backbone",
     "load_weights",
     "normalise",
+    "push_to_hub",
     "read_spec",
     "read_training_state",
     "resample_positions",
     "save_backbone",
+    "save_pretrained",
     "split_branches",
     "weights_digest",
+    "with_lineage",
 ]

@@ -54,7 +54,9 @@ class Checkpoint:
         state: name -> tensor; ``head.*`` and ``bottleneck.*`` are here too where the file has them.
         dropped: what the file holds beside, by its name in the file.
         spec: the header, where the file has ours.
-        statistics: what images were normalised with, where another program's file says it.
+        statistics: what images were normalised with, where another program says it.
+        interpolation: "linear" or "cubic", how they were resized, where that is told.
+        published: ``license`` and ``repository``, where those who published the file tell them.
         notes: sentences on how it was read, where that could be a surprise.
     """
 
@@ -64,6 +66,8 @@ class Checkpoint:
     dropped: list[str] = field(default_factory=list)
     spec: BackboneSpec | None = None
     statistics: Statistics | None = None
+    interpolation: str | None = None
+    published: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

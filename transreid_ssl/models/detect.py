@@ -132,14 +132,15 @@ def detect_spec(checkpoint: Checkpoint) -> BackboneSpec:
         objective = "pass"  # which trained these tokens in DINO's way, and has DINO's files
     mean, std = checkpoint.statistics or _STATISTICS.get(format, IMAGENET)
     options = _vit_options(checkpoint, sizes) if vit else _resnet_options(checkpoint, sizes)
+    usual = "cubic" if format in _CUBIC else "linear"
     try:
         return BackboneSpec(
             name=name,
             mean=mean,
             std=std,
-            interpolation="cubic" if format in _CUBIC else "linear",
+            interpolation=checkpoint.interpolation or usual,
             objective=objective,
-            provenance={"file": path.name, "format": format},
+            provenance={"file": path.name, "format": format, **checkpoint.published},
             **options,
         )
     except UserError as error:

@@ -17,8 +17,10 @@ class TimmConfig:
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
+        given = {key: value for key, value in (self._given or {}).items() if key not in _OF_A_SIZE}
         return {
-            **(self._given or {}),
+            **given,
+            "architecture": self.spec.name,
             "input_size": (3, *self.spec.img_size),
             "mean": self.spec.mean,
             "std": self.spec.std,
@@ -39,3 +41,10 @@ class TimmConfig:
     @default_cfg.setter
     def default_cfg(self, given: dict[str, Any]) -> None:
         self._given = given
+
+
+_OF_A_SIZE = (
+    "test_input_size", "min_input_size", "fixed_input_size", "test_crop_pct", "pool_size",
+    "test_pool_size",
+)  # fmt: skip
+"""What others recommend for tests, or found at another size: every size is taken here."""

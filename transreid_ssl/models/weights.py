@@ -23,7 +23,7 @@ from transreid_ssl.models.detect import (
     detect_size,
     detect_spec,
 )
-from transreid_ssl.models.hub import find_weights
+from transreid_ssl.models.hub import find_weights, published
 from transreid_ssl.models.jpm import with_local_branch
 from transreid_ssl.models.load_report import LoadReport, grouped
 from transreid_ssl.models.mgn import NEW_LAYERS, branched
@@ -69,7 +69,8 @@ def load_backbone(
     """A backbone as its file describes it, in evaluation mode, with ``.spec`` and ``.load_report``.
 
     Args:
-        source: a weights file of any known format, a folder with one of ours, or a Hugging Face id.
+        source: a weights file of any known format, a folder, a Hugging Face id, or a name of timm
+            (see ``find_weights``). What timm tells of weights beside them is believed.
         overrides: fields of ``BackboneSpec`` to change: ``img_size=(384, 128)``, ``gem=True``…
 
     Raises:
@@ -92,7 +93,7 @@ def read_spec(source: str | Path) -> BackboneSpec:
     """The spec of a weights file: its header, or for other formats what its shapes tell."""
     path = find_weights(source)
     spec = read_header(path) if path.suffix == ".safetensors" and path.is_file() else None
-    return spec or detect_spec(read_checkpoint(path))
+    return spec or detect_spec(_as_published(read_checkpoint(path), source))
 
 
 def _read(source: str | Path, which: str) -> Checkpoint:
@@ -102,7 +103,7 @@ def _read(source: str | Path, which: str) -> Checkpoint:
     """
     checkpoint = read_checkpoint(find_weights(source), which)
     if checkpoint.spec is None:
-        return checkpoint
+        return _as_published(checkpoint, source)
     for name, shape in _shapes(checkpoint.spec).items():
         found = checkpoint.state.get(name)
         if found is None and not name.endswith("num_batches_tracked"):
@@ -113,6 +114,16 @@ def _read(source: str | Path, which: str) -> Checkpoint:
                 f"should have {tuple(shape)}; it is damaged: download or write it again"
             )
     return checkpoint
+
+
+def _as_published(checkpoint: Checkpoint, source: str | Path) -> Checkpoint:
+    """A checkpoint without a header, with what is told beside the file."""
+    told = published(source)
+    statistics = checkpoint.statistics or told.statistics
+    return replace(
+        checkpoint, statistics=statistics, interpolation=told.interpolation,
+        published=told.provenance,
+    )  # fmt: skip
 
 
 def _shapes(spec: BackboneSpec) -> dict[str, torch.Size]:

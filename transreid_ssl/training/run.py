@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
-from transreid_ssl.models import group_norms, save_backbone
+from transreid_ssl.models import began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.training.config import provenance
 from transreid_ssl.training.loop import Trainer
@@ -60,8 +60,11 @@ def train(
     def backbone() -> nn.Module:
         return whole_network(objective.backbone)
 
+    before = began_with(_initial_weights(config), objective.backbone.spec.name)
+
     def save(name: str) -> None:
-        network, made_of = backbone(), provenance(config, **origin, step=trainer.step)
+        network = backbone()
+        made_of = provenance(config, **origin, **before, step=trainer.step)
         spec = dataclasses.replace(network.spec, objective=objective.name, provenance=made_of)
         on_main(accelerator, lambda: save_backbone(run.path / name, network, spec))
 
@@ -78,6 +81,11 @@ def train(
     save(result)
     trainer.report(result)
     return run.path / result
+
+
+def _initial_weights(config: Any) -> str | None:
+    """The file that a training begins with, where its settings speak of one."""
+    return getattr(getattr(config, "model", None), "weights", None)
 
 
 def _prepare(objective: Objective, settings: RunSettings, accelerator: Accelerator) -> None:
