@@ -354,10 +354,11 @@ def test_statistics_are_of_all_processes():
 # -- tokens that travel with the weights
 
 
+@pytest.mark.parametrize("name", ["vit_nano_patch8_ics", "vit_nano_patch8_reid"])
 @pytest.mark.parametrize("extra", [{"registers": 3}, {"token_norm": "instance"}])
-def test_tokens_and_norms_are_in_the_header_and_come_back(tmp_path, extra):
+def test_tokens_and_norms_are_in_the_header_and_come_back(tmp_path, extra, name):
     torch.manual_seed(0)
-    model = build_backbone("vit_nano_patch8_ics", img_size=(32, 16), **extra).eval()
+    model = build_backbone(name, img_size=(32, 16), **extra).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01)
@@ -365,7 +366,7 @@ def test_tokens_and_norms_are_in_the_header_and_come_back(tmp_path, extra):
     again, images = load_backbone(tmp_path / "w.safetensors"), batch()["views"][0]
     assert again.spec == model.spec
     assert torch.equal(again(images), model(images))
-    plain = build_backbone("vit_nano_patch8_ics", img_size=(32, 16))
+    plain = build_backbone(name, img_size=(32, 16))
     assert not set(extra) & set(json.loads(plain.spec.to_json()))
     save_backbone(tmp_path / "plain.safetensors", plain)
     with pytest.raises(UserError, match=f"--model.{next(iter(extra))}"):

@@ -57,8 +57,9 @@ def _detect_vit(state: Mapping[str, Tensor], path: Path) -> ViTArchitecture:
     depth = _count(state, r"blocks\.(\d+)\.")
     stem = state.get("patch_embed.conv.0.weight")
     parts = sum(name.startswith("part_token") for name in state)
-    registers = state["reg_token"].shape[1] if "reg_token" in state else 0
     scaled = "blocks.0.ls1.gamma" in state
+    # Registers are part of DINOv2's architectures; of others they are an option, in the header.
+    registers = state["reg_token"].shape[1] if scaled and "reg_token" in state else 0
     if stem is None:
         return ViTArchitecture(
             width, depth, 0, kernel, part_tokens=parts, registers=registers, scaled=scaled

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.vit import ReIDViT
 
@@ -18,39 +17,13 @@ _FIRST_SCALE = 1e-5
 
 
 class RegisterViT(ReIDViT):
-    """A ViT with scaled blocks and registers between its class token and its patches.
+    """A ViT with scaled blocks, and registers between its class token and its patches.
 
     The feature (B, D) is the class token after the last norm; registers are in none.
     """
 
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
         super().__init__(spec, init_values=_FIRST_SCALE, **options)
-        sizes = spec.architecture
-        self.num_prefix_tokens = 1 + sizes.registers
-        if sizes.registers:
-            self.reg_token = nn.Parameter(torch.empty(1, sizes.registers, sizes.width))
-            nn.init.normal_(self.reg_token, std=1e-6)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's layers; registers are as early as the class token."""
-        layers = super().group_matcher(coarse)
-        return layers | {"stem": layers["stem"] + r"|reg_token"}
-
-    def _leading_tokens(self) -> Tensor:
-        if self.num_prefix_tokens == 1:
-            return self.cls_token
-        return torch.cat([self.cls_token, self.reg_token], dim=1)
-
-    def _positions(self, grid: tuple[int, int]) -> Tensor:
-        places = super()._positions(grid)
-        if self.num_prefix_tokens == 1:
-            return places
-        none = places.new_zeros(1, self.num_prefix_tokens - 1, places.shape[-1])
-        return torch.cat([places[:, :1], none, places[:, 1:]], dim=1)
-
-    def _summary(self, tokens: Tensor) -> Tensor:
-        feature, patches = tokens[:, 0], tokens[:, self.num_prefix_tokens :]
-        return feature + generalised_mean(patches) if self.spec.gem else feature
 
 
 def own_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

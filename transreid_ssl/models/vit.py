@@ -61,9 +61,10 @@ class ReIDViT(TimmConfig, VisionTransformer):
             self.head = nn.Linear(spec.embed_dim, self.num_classes)
         self.num_features = spec.embed_dim
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        if spec.registers:
-            self.num_prefix_tokens += spec.registers
-            self.reg_token = nn.Parameter(torch.empty(1, spec.registers, sizes.width))
+        self.num_registers = spec.registers or sizes.registers
+        if self.num_registers:
+            self.num_prefix_tokens += self.num_registers
+            self.reg_token = nn.Parameter(torch.empty(1, self.num_registers, sizes.width))
             nn.init.trunc_normal_(self.reg_token, std=0.02)
         if spec.token_norm == "instance":
             self.token_norm = TokenNorm(sizes.width)
@@ -198,7 +199,7 @@ class ReIDViT(TimmConfig, VisionTransformer):
 
     def _leading_tokens(self) -> Tensor:
         """What comes before the patches, (1, 1 + R, D): the class token, and registers."""
-        if not self.spec.registers:
+        if not self.num_registers:
             return self.cls_token
         return torch.cat([self.cls_token, self.reg_token], dim=1)
 
@@ -207,7 +208,7 @@ class ReIDViT(TimmConfig, VisionTransformer):
         positions = resample_positions(
             self.pos_embed, self.patch_embed.grid_size, grid, self.spec.position_resampling
         )
-        if not self.spec.registers:
+        if not self.num_registers:
             return positions
         nowhere = torch.zeros_like(self.reg_token)
         return torch.cat([positions[:, :1], nowhere, positions[:, 1:]], dim=1)
