@@ -1,6 +1,6 @@
 """Exporting a backbone to run without this package: a torch.export program, or ONNX.
 
-    python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.pt2
+    python -m transreid_ssl.export backbone.pt2
 
 The program takes uint8 images (B, 3, height, width), any B, and gives float32 features (B, D),
 of length 1: normalisation is inside, so that there is nothing left to get wrong.
@@ -9,12 +9,13 @@ of length 1: normalisation is inside, so that there is nothing left to get wrong
 import importlib.util
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
+from transreid_ssl.features import find_run
 from transreid_ssl.files import atomic_path
 from transreid_ssl.outputs import check_outputs
 
@@ -25,17 +26,25 @@ _FORMATS = ("pt2", "onnx")
 class Export:
     """Export a backbone as a program that runs without this package.
 
-    Example: ``python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors
-    backbone.pt2``
+    Example: ``python -m transreid_ssl.export backbone.pt2``, or of other weights than those of the
+    newest finished run in outputs/ ``python -m transreid_ssl.export weights.safetensors
+    backbone.pt2``.
 
     Args:
-        weights: Weights file, folder or Hugging Face id.
-        output: The file to write.
+        files: The file to write; before it weights may be named: a file, a folder or a Hugging
+            Face id.
+        run: The run whose weights to take: the name of its folder in outputs/, or its path.
         format: pt2 or onnx; by default what the output is named.
     """
 
-    weights: str
-    output: str
+    files: Sequence[str] = field(
+        default_factory=list,
+        metadata={
+            "positional": True, "nargs": "*", "metavar": "[WEIGHTS] OUTPUT",
+            "help": "the file to write, and before it the weights to take (newest in outputs/)",
+        },
+    )  # fmt: skip
+    run: str | None = None
     format: Literal["pt2", "onnx"] | None = None
 
 
@@ -94,8 +103,16 @@ def _require_onnx() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse and export."""
     options = command.options(Export, "python -m transreid_ssl.export", arguments)
-    export(options.weights, options.output, format=options.format)
-    print(f"written to {options.output}")
+    if not 0 < len(options.files) < 3:
+        raise UserError(
+            f"{len(options.files)} files are named: name the one to write, such as backbone.pt2, "
+            "and if you like before it the weights"
+        )
+    *weights, output = options.files
+    named = next(iter(weights), None)
+    _format_of(Path(output), options.format)  # refused before weights are looked for
+    export(find_run(named, options.run), output, format=options.format)
+    print(f"written to {output}")
 
 
 if __name__ == "__main__":

@@ -303,7 +303,7 @@ class Trainer:
             self.log(values)
             self.run.draw_curves(at_most_every=60)
 
-    def log(self, values: dict[str, float], unless: str = "") -> None:
+    def log(self, values: dict[str, Any], unless: str = "") -> None:
         """Log the main process's values at this step; nothing where it has none.
 
         ``unless`` names a value that tells, once it is there, that this was done before a kill.
@@ -311,9 +311,10 @@ class Trainer:
         """
         known = on_main(self.accelerator, lambda: self._log_new(values, unless))
         if values and not known:
-            self.accelerator.log(values, step=self.step)
+            numbers = {name: v for name, v in values.items() if not isinstance(v, str)}
+            self.accelerator.log(numbers, step=self.step)
 
-    def _log_new(self, values: dict[str, float], unless: str) -> bool:
+    def _log_new(self, values: dict[str, Any], unless: str) -> bool:
         known = bool(unless) and self.run.has(self.step, unless)
         if values and not known:
             self.run.log(self.step, values)

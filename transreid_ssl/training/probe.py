@@ -64,8 +64,8 @@ class RetrievalProbe:
         self.title = f"retrieval on {'generated people' if generated else protocol.name}"
         self.described = self.protocol.describe()
 
-    def __call__(self, step: int) -> dict[str, float]:
-        """Values to log, in percent; an empty dict on other processes."""
+    def __call__(self, step: int) -> dict[str, Any]:
+        """Values to log, in percent, and on what; an empty dict on other processes."""
         features = self._embed(
             self.backbone(), batch_size=self.settings.batch_size,
             num_workers=self.settings.num_workers, accelerator=self.accelerator,
@@ -78,7 +78,7 @@ class RetrievalProbe:
         for of, values in () if self.baselines else self._baselines().items():
             self.baselines |= {f"probe/{name}_{of}": value for name, value in values.items()}
 
-    def _log(self, step: int, features: tuple[Tensor, ...]) -> dict[str, float]:
+    def _log(self, step: int, features: tuple[Tensor, ...]) -> dict[str, Any]:
         self.find_baselines()
         values, spread = self._measure(*features), float(feature_spread(features[-1]))
         told = ", ".join(f"{title} {values[name]:.1f} %" for name, title in self.figures.items())
@@ -90,7 +90,7 @@ class RetrievalProbe:
             f"{self.baselines[f'probe/{name}_chance']:.1f} % {title}; feature spread {spread:.3f})",
         )
         values = {f"probe/{name}": value for name, value in values.items()}
-        return {**values, "probe/feature_spread": spread, **self.baselines}
+        return {**values, "probe/feature_spread": spread, **self.baselines, "probe/on": self.title}
 
     def _embed(self, backbone: nn.Module, **options: Any) -> tuple[Tensor, ...]:
         return embed_protocol(backbone, self.protocol, **options)

@@ -139,8 +139,8 @@ class RunFolder:
         """Whether ``name`` was logged at ``step``."""
         return any(line["step"] == step for line in self.lines_with(name))
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl."""
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl: numbers, and text."""
         if not self.is_main:
             return
         rounded = {name: _rounded(value) for name, value in values.items()}
@@ -169,7 +169,7 @@ class RunFolder:
                 draw_curves(self.read_metrics(), temporary, title=self.path.name)
 
 
-def _rounded(value: float) -> float | None:
+def _rounded(value: Any) -> Any:
     """Seven digits; null for what JSON has no number for."""
     if not isinstance(value, float):
         return value
