@@ -25,6 +25,8 @@ from transreid_ssl.training import (
 from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
 from transreid_ssl.training.clock import Clock
 
+pytestmark = pytest.mark.usefixtures("console")
+
 
 class Toy(Objective):
     """Fits a line with noise from torch's global generator; counts what it is told."""

@@ -13,6 +13,7 @@ from transreid_ssl.data import LabelledImages, SubsetPool, decoded, open_reid
 from transreid_ssl.data.open import open_tracks
 from transreid_ssl.data.reid import labels
 from transreid_ssl.data.tracks.settings import Tracks
+from transreid_ssl.logs import say
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.retrieval import (
     RetrievalMetrics,
@@ -25,7 +26,6 @@ from transreid_ssl.retrieval import (
     separate,
 )
 from transreid_ssl.retrieval.separation import FIGURES
-from transreid_ssl.training.clock import say
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.settings import ProbeSettings
 
@@ -175,5 +175,5 @@ def retrieval_probe(
         return None
     kind = TrackProbe if settings.data == "tracks" else RetrievalProbe
     probe = kind(settings, backbone, accelerator, seed)
-    accelerator.print(f"probe on {probe.described}", flush=True)
+    say(accelerator, f"probe on {probe.described}")
     return probe
