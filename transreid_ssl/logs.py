@@ -7,6 +7,7 @@ console; a run writes them to ``train.log`` too.
 
 import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ RUN = logging.getLogger("transreid_ssl.run")
 COMMAND = logging.getLogger("transreid_ssl.command")
 """What stops a command: errors and interrupts."""
 
+LAST_LINE = "TRANSREID_SSL_LAST_LINE"
+"""The environment variable with the file that processes leave such messages in, where what has
+launched them shows them when all have ended."""
+
 FILE = "train.log"
 _LINE = "%(asctime)s %(levelname)-7s %(message)s"
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
@@ -31,6 +36,11 @@ class _Console(logging.Handler):
     """Bare messages on stdout, those from warnings on upwards on stderr, above any bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        last = os.environ.get(LAST_LINE)
+        if last and record.name == COMMAND.name:
+            with open(last, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{record.getMessage()}\n")
+            return
         # Looked up each time: a program may have redirected them meanwhile.
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         bars = sys.modules.get("tqdm")

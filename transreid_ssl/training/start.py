@@ -15,7 +15,7 @@ from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights, read_spec
 from transreid_ssl.outputs import MADE_BY, require
-from transreid_ssl.processes import on_all, on_main
+from transreid_ssl.processes import on_all, on_main, together
 from transreid_ssl.training import trackers
 from transreid_ssl.training.config import as_plain
 from transreid_ssl.training.health import all_finite
@@ -60,7 +60,7 @@ def start(
 
     on_main(accelerator, claim)
     if settings.tracker:
-        trackers.start(accelerator, as_plain(config), recipe)
+        together(accelerator, lambda: trackers.start(accelerator, as_plain(config), recipe))
     set_seed(settings.seed)
     sharded = ", weights sharded" * (settings.shard and accelerator.num_processes > 1)
     logs.say(

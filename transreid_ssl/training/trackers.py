@@ -42,11 +42,21 @@ def start(accelerator: Accelerator, settings: dict[str, Any], recipe: str) -> No
     Args:
         settings: All of a recipe's, plain.
         recipe: What it does.
+
+    Raises:
+        UserError: the tracker cannot be started, as its server is not there, say.
     """
     output = settings["run"]["output"]
     name = Path(output).resolve().name
     own = {"wandb": {"name": name, "dir": output}, "mlflow": {"run_name": name}}
-    accelerator.init_trackers(_slug(recipe), config=_flat(settings), init_kwargs=own)
+    try:
+        accelerator.init_trackers(_slug(recipe), config=_flat(settings), init_kwargs=own)
+    except Exception as error:  # each has its own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(
+            f"--run.tracker {settings['run']['tracker']}: cannot be started ({reason}); see its "
+            "own documentation, or leave the tracker out"
+        ) from error
 
 
 def log_picture(accelerator: Accelerator, path: Path, step: int) -> None:
