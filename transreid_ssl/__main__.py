@@ -59,13 +59,9 @@ COMMANDS = {
         "Look into weights files of any known format, or convert them to safetensors.",
         "show outputs/dino_pretrain/backbone.safetensors",
     ),
-    "export": (
-        "Export a network as a program that runs without this package.",
-        "outputs/dino_pretrain/backbone.safetensors backbone.pt2",
-    ),
+    "export": ("Export a network as a program that runs without this package.", "backbone.pt2"),
+    "completion": ("Let a shell complete the commands and options.", "bash"),
 }
-
-
 """What is here is a command: the module or package of that name, a sentence and an example."""
 KINDS = ("pretrain", "finetune")
 """A recipe in the file METHOD_KIND.py is the training ``KIND METHOD``."""
