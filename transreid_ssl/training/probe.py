@@ -61,7 +61,9 @@ class RetrievalProbe:
         query = _thin(protocol.query, self.settings.max_query, seed)
         self.protocol = replace(protocol, query=query)
         generated = protocol.split == "generated"
-        self.title = f"retrieval on {'generated people' if generated else protocol.name}"
+        # Of "folder" the name alone says nothing.
+        own = f"folder {self.settings.root}" if protocol.name == "folder" else protocol.name
+        self.title = f"retrieval on {'generated people' if generated else own}"
         self.described = self.protocol.describe()
 
     def __call__(self, step: int) -> dict[str, Any]:
