@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transreid_ssl import command, finetune, training
+from transreid_ssl import command, finetune, logs, training
 from transreid_ssl.data import ReIDAugmentConfig
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune import (
@@ -165,7 +165,7 @@ def train_on_source(
     config: SupervisedTraining, accelerator: "Accelerator", protocol: "ReIDProtocol"
 ) -> None:
     """Fine-tune on the source, in a run folder of its own."""
-    run = training.RunFolder(config.run.output, accelerator.is_main_process)
+    run = training.RunFolder(config.run.output, accelerator.is_main_process, stage="source/")
     on_main(accelerator, lambda: run.claim(config))
     _say(accelerator, "first stage: supervised on the source", config, "source_training")
     scaler = accelerator.scaler
@@ -180,7 +180,7 @@ def _say(
     accelerator: "Accelerator", stage: str, config: SupervisedTraining | ClusterTraining, group: str
 ) -> None:
     """Which stage begins, how long it is, and which setting says so."""
-    accelerator.print(f"{stage}, {config.run.epochs} epoch(s) (--{group}.epochs)", flush=True)
+    logs.say(accelerator, f"{stage}, {config.run.epochs} epoch(s) (--{group}.epochs)")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -193,6 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     if source is not None:
         train_on_source(first, accelerator, source)
+    if not config.source_model:
+        run.first_tracked_step = training.RunFolder(first.run.output).newest_step() or 0
     second = target_stage(config, config.source_model or str(source_network(first)))
     _say(accelerator, "second stage: clusters of the target", second, "run")
     finetune.train_on_clusters(second, accelerator, run, target, "uda")

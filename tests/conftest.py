@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from transreid_ssl import logs
+
 LONGEST = {
     "test_benchmarks", "test_dino_pretrain", "test_faults", "test_objectives_benchmark",
     "test_options", "test_processes", "test_selection_benchmark", "test_usl_finetune",
@@ -32,6 +34,15 @@ def pytest_collection_finish() -> None:
     is none."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def console():
+    """What is logged is shown, as commands and recipes have it."""
+    logs.hide()
+    logs.show()
+    yield
+    logs.hide()
 
 
 @pytest.fixture(autouse=True)

@@ -25,6 +25,7 @@ from unittest import mock
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+from transreid_ssl import logs
 from transreid_ssl.shipped import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -189,6 +190,7 @@ def fresh_process() -> Iterator[None]:
     """Within it, what a new process on a CPU would have; after it, what there was before."""
     threads = torch.get_num_threads()
     _forget_accelerator()
+    logs.hide()
     with mock.patch.dict(os.environ, environment()):
         torch.set_num_threads(1)
         try:
@@ -196,6 +198,7 @@ def fresh_process() -> Iterator[None]:
         finally:
             torch.set_num_threads(threads)
             _forget_accelerator()
+            logs.hide()
 
 
 def _forget_accelerator() -> None:

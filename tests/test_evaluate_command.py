@@ -124,7 +124,7 @@ def test_pictures_of_your_own_images_only_when_asked_for(weights):
         (f"{DEMO},style=1", None, None, "style=1"),
         ("pool", f"{DEMO},style=2", None, "style=2"),
         ("pool", None, None, "style=0"),
-        ("pool", "/data/LUP", None, "style=0"),
+        ("pool", "/data/LUP", DEMO, "style=0"),
         ("market1501", "/data/Market-1501", f"{DEMO},style=1", "style=1"),
     ],
 )
@@ -135,17 +135,53 @@ def test_the_set_that_the_weights_remember(name, root, asked, expected):
     assert f",{expected}," in protocol.train.pool.source
 
 
+@pytest.mark.parametrize(
+    "provenance",
+    [
+        {"pool": "/data/LUP", "settings": {"data": {"pool": "/data/LUP"}}},
+        {"data": "pool", "settings": {"data": {"name": "pool", "root": "/data/LUP"}}},
+        {"file": "official.pth"},
+    ],
+)
+def test_no_generated_people_for_a_network_of_real_ones(provenance):
+    spec = BackboneSpec("vit_nano_patch8_reid", provenance=provenance)
+    with pytest.raises(UserError, match=r"which labelled set\?.*--data folder --root CROPS"):
+        evaluate.open_protocol(evaluate.Evaluate(), spec)
+
+
+def test_own_labelled_images_are_read_as_in_the_training(model, weights, tmp_path):
+    """Their folder and pattern are carried along in the weights."""
+    for part in ("train", "query", "gallery"):
+        images = open_reid(DEMO).query
+        os.makedirs(f"mine/{part}")
+        for index in range(len(images)):
+            name = f"who{images.identities[index]}at{images.cameras[index]}_{part}{index}.jpg"
+            Path(f"mine/{part}/{name}").write_bytes(images.read(index))
+    pattern = r"who(?P<identity>\d+)at(?P<camera>\d+)"
+    known = {"name": "folder", "root": "mine", "pattern": pattern}
+    own = replace(model.spec, provenance={"data": "folder", "settings": {"data": known}})
+    save_backbone(weights, model, own)
+    evaluate.main([*FAST, "--weights", weights])
+    record = json.loads(Path("outputs/evaluate/metrics.json").read_text())
+    assert record["protocol"].startswith("folder")
+    assert os.listdir("outputs/evaluate") == ["metrics.json"]  # no picture of real people
+
+
 def test_the_newest_network_is_taken_and_said(model, weights, capsys):
     small = replace(model.spec, provenance={"data": f"{DEMO},height=32,width=16"})
     runs = ["zebra/model", "dino_pretrain/backbone", "moco_pretrain/backbone"]
     for age, name in enumerate(runs):
         save_backbone(f"outputs/{name}.safetensors", model, small)
         os.utime(f"outputs/{name}.safetensors", (10**9 - age, 10**9 - age))
-    for touched in (runs[0], runs[2]):
-        os.utime(f"outputs/{touched}.safetensors")
-        evaluate.main([*FAST, "--picture", "false"])
-        said = f"--weights outputs/{touched}.safetensors: the newest of 3 in outputs/\n"
-        assert capsys.readouterr().out.startswith(said)
+    os.utime(f"outputs/{runs[2]}.safetensors")
+    evaluate.main([*FAST, "--picture", "false"])
+    said = f"--weights outputs/{runs[2]}.safetensors: the newest of 3 finished networks in outputs/"
+    assert capsys.readouterr().out.startswith(said)
+    evaluate.main([*FAST, "--picture", "false", "--run", "zebra"])
+    said = "--weights outputs/zebra/model.safetensors: as asked for\n"
+    assert capsys.readouterr().out.startswith(said)
+    with pytest.raises(UserError, match="--weights a and --run b: name one of them"):
+        evaluate.main(["--weights", "a", "--run", "b"])
 
 
 def test_cameras_of_the_training_set(tmp_path, monkeypatch):

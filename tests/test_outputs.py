@@ -5,7 +5,7 @@ import os
 import pytest
 
 from transreid_ssl import UserError
-from transreid_ssl.outputs import check_outputs, newest_weights
+from transreid_ssl.outputs import check_outputs, choose_run, finished_runs
 
 
 def test_an_output_that_is_an_input_under_any_name(tmp_path):
@@ -42,12 +42,35 @@ def test_files_beside_the_output(tmp_path):
     check_outputs(tmp_path / "new", beside={beside: lambda path: True})
 
 
-def test_the_newest_weights_come_first(tmp_path, monkeypatch):
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Three finished runs, c, b and a by age, and two folders that are none."""
     monkeypatch.chdir(tmp_path)
-    assert newest_weights() == []
-    for age, name in enumerate(("b/model", "a/backbone", "c/backbone", "c/other")):
+    for age, name in enumerate(("b/model", "a/backbone", "c/backbone", "c/other", "d/best")):
         path = tmp_path / "outputs" / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         os.utime(path, (10**9 - age, 10**9 - age))
-    assert [path.parent.name for path in newest_weights()] == ["b", "a", "c"]
+
+
+def test_the_newest_finished_run_comes_first(runs):
+    assert [run.folder.name for run in finished_runs()] == ["b", "a", "c"]
+    run, why = choose_run(None)
+    assert str(run.weights) == "outputs/b/model.safetensors"
+    assert "the newest of 3 finished networks in outputs/ (of 2001-09-0" in why
+
+
+@pytest.mark.parametrize("name", ["c", "outputs/c", "{here}/outputs/c"])
+def test_a_run_by_its_name_or_its_path(runs, tmp_path, name):
+    run, _ = choose_run(name.format(here=tmp_path))
+    assert run.weights.samefile("outputs/c/backbone.safetensors")
+
+
+def test_a_run_that_is_not_there_or_has_not_ended(runs, tmp_path):
+    with pytest.raises(UserError, match=r"--run d: has not ended, .*outputs/d holds no"):
+        choose_run("d")
+    with pytest.raises(UserError, match=r"--run e: there is no such run; outputs/ has b, a, c"):
+        choose_run("e")
+    os.rename("outputs", "results")
+    with pytest.raises(UserError, match="no weights: no run in outputs/ has left any"):
+        choose_run(None)

@@ -12,7 +12,18 @@ import launch
 
 PACKAGE = "transreid_ssl"
 FLOORS = [
-    {"errors", "files", "reading", "tables", "parts", "outputs", "command", "processes", "terms"},
+    {
+        "errors",
+        "files",
+        "logs",
+        "reading",
+        "tables",
+        "parts",
+        "outputs",
+        "command",
+        "processes",
+        "terms",
+    },
     {"models", "data", "retrieval"},
     {"training"},
     {"pretrain", "finetune", "cfs", "report"},

@@ -4,9 +4,14 @@ What it holds is imported when it is first used: the rooms (``transreid_ssl.retr
 networks, which ``transreid_ssl.models`` makes known to timm.
 """
 
+import logging
+
 import lazy_loader
 
 __version__ = "0.1.0"
+
+# A library prints nothing of itself; see transreid_ssl/logs.py.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _ROOMS = ("cfs", "data", "finetune", "models", "pretrain", "report", "retrieval", "training")
 

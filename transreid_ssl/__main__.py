@@ -6,7 +6,7 @@ Without a name it lists every command and every training.
 import runpy
 import sys
 
-from transreid_ssl import command, shipped
+from transreid_ssl import command, launching, shipped
 from transreid_ssl.errors import UserError
 
 COMMANDS = {
@@ -59,13 +59,9 @@ COMMANDS = {
         "Look into weights files of any known format, convert them, or pass them on with a card.",
         "show outputs/dino_pretrain/backbone.safetensors",
     ),
-    "export": (
-        "Export a network as a program that runs without this package.",
-        "outputs/dino_pretrain/backbone.safetensors backbone.pt2",
-    ),
+    "export": ("Export a network as a program that runs without this package.", "backbone.pt2"),
+    "completion": ("Let a shell complete the commands and options.", "bash"),
 }
-
-
 """What is here is a command: the module or package of that name, a sentence and an example."""
 KINDS = ("pretrain", "finetune")
 """A recipe in the file METHOD_KIND.py is the training ``KIND METHOD``."""
@@ -82,11 +78,12 @@ def overview() -> str:
         lines += [f"  {shipped.sentence(path)}", f"    python -m transreid_ssl {kind} {method}", ""]
     return command.as_started(
         "\n".join(lines)
-        + "\nOn many GPUs: accelerate launch -m transreid_ssl pretrain dino\nEach takes --help."
+        + "\nOn the eight GPUs of a machine: python -m transreid_ssl pretrain dino --processes 8"
+        "\nOn many machines: accelerate launch -m transreid_ssl pretrain dino\nEach takes --help."
     )
 
 
-def main() -> None:
+def main() -> int | None:
     """Run the command or the training that is named, as if it alone had been started."""
     name, *rest = sys.argv[1:] or ["--help"]
     if {"-h", "--help"} & {name, *rest[: name in KINDS]}:
@@ -95,7 +92,7 @@ def main() -> None:
         sys.argv[1:] = rest
         runpy.run_module(f"transreid_ssl.{name}", run_name="__main__", alter_sys=True)
     elif name in KINDS:
-        train(name, rest)
+        return train(name, rest)
     else:
         raise UserError(
             f"{name}: there is no such command; `python -m transreid_ssl` lists all"
@@ -103,8 +100,11 @@ def main() -> None:
         )
 
 
-def train(kind: str, arguments: list[str]) -> None:
+def train(kind: str, arguments: list[str]) -> int:
     """Run the recipe of a kind and of the method that is the first of ``arguments``.
+
+    Returns:
+        The exit code of the processes that ``--processes`` asks for.
 
     Raises:
         UserError: there is none.
@@ -116,6 +116,9 @@ def train(kind: str, arguments: list[str]) -> None:
             f"{' '.join([kind, *arguments[:1]])}: give one of {', '.join(methods)}"
             + command.nearest(method, methods)
         )
+    processes, options = launching.split(options)
+    if processes is not None:
+        return launching.launch(processes, [kind, method, *options])
     sys.argv = [command.as_started(f"python -m transreid_ssl {kind} {method}"), *options]
     command.run(shipped.load_recipe(f"{method}_{kind}").main, options, resumes=True)
 

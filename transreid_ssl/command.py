@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
+from transreid_ssl import logs
 from transreid_ssl.errors import UserError
 
 Settings = TypeVar("Settings")
@@ -58,6 +59,7 @@ class Parser(ArgumentParser):
             found = self.parse_args(arguments)
         except (argparse.ArgumentError, UnicodeDecodeError) as error:
             raise UserError(_first_sentence(error) + self._nearest_option(str(error))) from error
+        logs.show_any()
         for name, default in self.get_defaults().items(branches=True):
             # jsonargparse itself lets a settings file say "run:" with nothing under it.
             if isinstance(default, Namespace) and not isinstance(found.get(name), Namespace):
@@ -193,16 +195,19 @@ def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False)
     except UserError as error:
         if os.environ.get("TRANSREID_SSL_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
-        print(as_started(f"error: {' '.join(str(error).split())}"), file=sys.stderr)
+        logs.show_any()
+        logs.COMMAND.error(as_started(f"error: {' '.join(str(error).split())}"))
         code = 2
     except KeyboardInterrupt:
-        print("interrupted" + _GO_ON * resumes, file=sys.stderr)
+        logs.show_any()
+        logs.COMMAND.error("interrupted" + _GO_ON * resumes)
         code = 130
     except BrokenPipeError:
         code = 141
     except Exception as error:
         if _OUR_FAULT not in getattr(error, "__notes__", ()):  # of a command within a command
             error.add_note(_OUR_FAULT)
+        logs.write_fault(error)
         raise
     sys.exit(code or 0)
 

@@ -10,9 +10,10 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl import __version__, command, data, report, retrieval
 from transreid_ssl.data.settings import DEFAULT_PATTERN
+from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import write_json
-from transreid_ssl.origin import Source, sources
+from transreid_ssl.origin import sources
 from transreid_ssl.outputs import check_outputs
 
 if TYPE_CHECKING:
@@ -27,16 +28,18 @@ _PICTURE = "outputs/evaluate/galleries.png"
 
 @dataclass(frozen=True)
 class Evaluate(EmbeddingSettings):
-    """Evaluate a network on a labelled set; without options, the newest one on generated people.
+    """Evaluate a network on a labelled set; without options, that of the newest run on its own.
 
     Example: ``python -m transreid_ssl.evaluate --data demo --baselines true``, or with your own
     images ``--data market1501 --root /data/Market-1501``.
 
     Args:
         data: market1501, msmt17, dukemtmc or another labelled set, several joined by +, folder, or
-            demo; by default what the network was fine-tuned on, or else generated people.
+            demo; by default what the network was fine-tuned on, or the generated people that it was
+            trained on. A network of real images is never evaluated on generated people unasked.
         root: The folder of the labelled set.
-        pattern: Of the set folder: where a path says the identity and the camera.
+        pattern: Of the set folder: where a path says the identity and the camera; by default as
+            in the fine-tuning on this set, or that of names such as 0002_c1_….jpg.
         baselines: Evaluate a plain colour histogram too.
         rerank: Evaluate after re-ranking by k-reciprocal neighbours too (Zhong et al., CVPR 2017).
         rerank_k1: Nearest images that re-ranking looks at; fewer for a very small gallery.
@@ -49,7 +52,7 @@ class Evaluate(EmbeddingSettings):
 
     data: str | None = None
     root: str | None = None
-    pattern: str = DEFAULT_PATTERN
+    pattern: str | None = None
     baselines: bool = False
     rerank: bool = False
     rerank_k1: PositiveInt = 20
@@ -60,13 +63,28 @@ class Evaluate(EmbeddingSettings):
 
 
 def open_protocol(options: Evaluate, spec: "BackboneSpec") -> "ReIDProtocol":
-    """The labelled set asked for, or that the weights remember, or generated people."""
-    known = next(iter(sources(spec)), Source("demo"))
-    if known.name == "pool":
-        known = Source(known.generated or "demo")
-    name = options.data or known.name
-    root = options.root or (known.root if name == known.name else None)
-    return data.open_reid(name, root, options.pattern, purpose="test")
+    """The labelled set asked for, or that the weights remember, or their generated people.
+
+    Raises:
+        UserError: none is named, and the network was trained on other images than generated ones.
+    """
+    known = sources(spec)
+    name, root, pattern = options.data, options.root, options.pattern
+    if name is None:
+        own = [source for source in known if source.name != "pool" or source.generated]
+        if not own:
+            trained = ", ".join(source.root or source.name for source in known)
+            raise UserError(
+                "which labelled set? The network was trained on "
+                f"{trained or 'images that its file does not name'}, without labels: name one "
+                "with --data and --root, such as --data folder --root CROPS or --data demo"
+            )
+        name = own[0].generated or own[0].name
+    for source in known:
+        if source.name == name:  # as it was read in the training
+            root = root or source.root
+            pattern = pattern or spec.remembered("settings", "data", "pattern")
+    return data.open_reid(name, root, pattern or DEFAULT_PATTERN, purpose="test")
 
 
 def measure(

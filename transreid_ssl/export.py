@@ -1,6 +1,6 @@
 """Exporting a backbone to run without this package: a torch.export program, or ONNX.
 
-    python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors backbone.onnx
+    python -m transreid_ssl.export backbone.pt2
 
 The program takes uint8 images (B, 3, height, width), any B, and gives float32 features (B, D),
 of length 1: normalisation is inside, and resizing too where it is asked for, so that there is
@@ -11,7 +11,7 @@ import copy
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,7 @@ from jsonargparse.typing import PositiveInt
 from transreid_ssl import command, data, retrieval
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
+from transreid_ssl.features import find_run
 from transreid_ssl.files import atomic_path
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import check_outputs
@@ -41,13 +42,15 @@ _BATCH = 32
 class Export:
     """Export a backbone as a program that runs without this package.
 
-    Example: ``python -m transreid_ssl.export outputs/dino_pretrain/backbone.safetensors
-    backbone.onnx``, or smaller: ``--precision int8 --images /data/crops``. What is written is run
+    Example: ``python -m transreid_ssl.export backbone.onnx``, or of other weights than those of the
+    newest finished run in outputs/ ``python -m transreid_ssl.export weights.safetensors
+    backbone.onnx``; or smaller: ``--precision int8 --images /data/crops``. What is written is run
     beside the network first, and is not written if it gives something else.
 
     Args:
-        weights: Weights file, folder or Hugging Face id.
-        output: The file to write: .onnx, or .pt2 for torch.export.load.
+        files: The file to write; before it weights may be named: a file, a folder or a Hugging
+            Face id.
+        run: The run whose weights to take: the name of its folder in outputs/, or its path.
         format: pt2 or onnx; by default what the output is named.
         input: What the program takes: uint8 from 0 to 255, float from 0 to 1, or normalised floats.
         resize: It takes images of any size, and resizes them as it is done in training.
@@ -60,8 +63,14 @@ class Export:
         pattern: Of the set folder: where a path says the identity and the camera.
     """
 
-    weights: str
-    output: str
+    files: Sequence[str] = field(
+        default_factory=list,
+        metadata={
+            "positional": True, "nargs": "*", "metavar": "[WEIGHTS] OUTPUT",
+            "help": "the file to write, and before it the weights to take (newest in outputs/)",
+        },
+    )  # fmt: skip
+    run: str | None = None
     format: Literal["pt2", "onnx"] | None = None
     input: Literal["uint8", "float", "normalised"] = "uint8"
     resize: bool = False
@@ -257,15 +266,24 @@ def _format_of(output: Path, asked: str | None) -> str:
     return named
 
 
+_PLACES = ("files", "run")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, export, and say what was measured."""
     options = command.options(Export, "python -m transreid_ssl.export", arguments)
+    if not 0 < len(options.files) < 3:
+        raise UserError(
+            f"{len(options.files)} files are named: name the one to write, such as backbone.pt2, "
+            "and if you like before it the weights"
+        )
+    *weights, output = options.files
+    named = next(iter(weights), None)
+    _format_of(Path(output), options.format)  # refused before weights are looked for
     given = {name: value for name, value in vars(options).items() if name not in _PLACES}
-    print(*export(options.weights, options.output, **given), sep="\n")
-    print(f"written to {options.output}")
+    print(*export(find_run(named, options.run), output, **given), sep="\n")
+    print(f"written to {output}")
 
-
-_PLACES = ("weights", "output")
 
 if __name__ == "__main__":
     command.run(main)

@@ -9,7 +9,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
-from transreid_ssl.outputs import OUTPUTS, newest_weights
+from transreid_ssl.outputs import choose_run
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -21,8 +21,9 @@ class EmbeddingSettings:
     """How to embed images; every choice that the weights file makes itself is left to it.
 
     Args:
-        weights: Any weights file, folder or Hugging Face id; by default the newest
-            model.safetensors or backbone.safetensors of a run in outputs/.
+        weights: Any weights file, folder or Hugging Face id; by default those of the newest
+            finished run in outputs/, which is said.
+        run: Those of this run instead: the name of its folder in outputs/, or its path.
         feature: Take features "before" or "after" the batch norm that some fine-tuned networks end
             with; by default as they were meant.
         flip: Add the features of the mirrored image, as papers do; doubles the time.
@@ -33,6 +34,7 @@ class EmbeddingSettings:
     """
 
     weights: str | None = None
+    run: str | None = None
     feature: Literal["before", "after"] | None = None
     flip: bool = False
     batch_size: PositiveInt = 128
@@ -58,7 +60,7 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
     """
     from transreid_ssl.models import load_backbone
 
-    weights = newest_if_none(settings.weights)
+    weights = find_run(settings.weights, settings.run)
     norm = {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
     model = load_backbone(weights, **norm)
     for line in model.load_report.surprises():
@@ -72,23 +74,21 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
     return weights, retrieval.embed.on_device(model, settings.device)
 
 
-def newest_if_none(weights: str | None) -> str:
-    """The weights file that was named, or the newest one of a run, which is said.
+def find_run(weights: str | None, run: str | None) -> str:
+    """The weights that were named, or those of a run: that which was named, or else the newest.
+
+    Says which, and why, where weights are not named.
 
     Raises:
-        UserError: no run has left any.
+        UserError: both are named, no run has left any, or not the one that was named.
     """
+    if weights and run:
+        raise UserError(f"--weights {weights} and --run {run}: name one of them")
     if weights:
         return weights
-    found = newest_weights()
-    if not found:
-        raise UserError(
-            f"no weights: no run in {OUTPUTS}/ has left any; make some with `python -m "
-            "transreid_ssl pretrain dino`, or name a file with --weights"
-        )
-    count = f"of {len(found)} " if len(found) > 1 else ""
-    print(f"--weights {found[0]}: the newest {count}in {OUTPUTS}/", flush=True)
-    return str(found[0])
+    found, why = choose_run(run)
+    print(f"--weights {found.weights}: {why}", flush=True)
+    return str(found.weights)
 
 
 def device_of(settings: EmbeddingSettings) -> str:

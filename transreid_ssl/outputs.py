@@ -4,8 +4,11 @@ And the check, before any work, that what a command writes replaces nothing that
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
+from transreid_ssl.command import nearest
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import refuse_folder
 
@@ -28,10 +31,63 @@ MADE_BY = {
 }
 
 
-def newest_weights() -> list[Path]:
-    """What the runs in ``OUTPUTS`` have left, the newest file first."""
+class Run(NamedTuple):
+    """A run that has ended: its folder, the weights that it left, when (seconds since 1970)."""
+
+    folder: Path
+    weights: Path
+    ended: float
+
+
+def finished_runs() -> list[Run]:
+    """The runs in ``OUTPUTS`` that have left weights, of all recipes, the newest first.
+
+    A run leaves them at its end, so that one that is broken off or still goes on is none of them.
+    """
     found = [path for name in (MODEL, BACKBONE) for path in Path(OUTPUTS).glob(f"*/{name}")]
-    return sorted(found, key=lambda path: -path.stat().st_mtime_ns)
+    runs = [Run(path.parent, path, path.stat().st_mtime_ns / 1e9) for path in found]
+    return sorted(runs, key=lambda run: -run.ended)
+
+
+def choose_run(name: str | None) -> tuple[Run, str]:
+    """The finished run ``name``, or the newest one; and a sentence on which it is and why.
+
+    Args:
+        name: Its folder, by its path or by its name in ``OUTPUTS``.
+
+    Raises:
+        UserError: there is none, or it has not ended.
+    """
+    runs = finished_runs()
+    if name is not None:
+        return _named_run(name, runs), "as asked for"
+    if not runs:
+        raise UserError(
+            f"no weights: no run in {OUTPUTS}/ has left any; make some with `python -m "
+            "transreid_ssl pretrain dino`, or name a file with --weights"
+        )
+    ended = datetime.fromtimestamp(runs[0].ended).strftime("%Y-%m-%d %H:%M")
+    if len(runs) == 1:
+        return runs[0], f"the one finished network in {OUTPUTS}/ (of {ended})"
+    return runs[0], (
+        f"the newest of {len(runs)} finished networks in {OUTPUTS}/ (of {ended}); --run NAME takes "
+        "another"
+    )
+
+
+def _named_run(name: str, runs: list[Run]) -> Run:
+    known = {run.folder.name: run for run in runs}
+    folder = Path(name) if Path(name).is_dir() else Path(OUTPUTS, name)
+    for file in (MODEL, BACKBONE):
+        if (folder / file).is_file():
+            return Run(folder, folder / file, (folder / file).stat().st_mtime)
+    if folder.is_dir():
+        raise UserError(
+            f"--run {name}: has not ended, as {folder} holds no {MODEL} and no {BACKBONE}; give "
+            "the command that began it once more to go on with it"
+        )
+    have = f"; {OUTPUTS}/ has {', '.join(known)}" if known else ""
+    raise UserError(f"--run {name}: there is no such run{have}{nearest(name, known)}")
 
 
 def require(path: str | Path, otherwise: str = "name another") -> None:

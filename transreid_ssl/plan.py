@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from transreid_ssl import command
+from transreid_ssl import command, logs
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.shipped import load_recipe
@@ -175,6 +175,8 @@ def measure(
                 f"the GPU's memory does not suffice for {config.run.batch_size // parts} images at "
                 "once: raise --run.accumulation, or give --model.gradient_checkpointing true"
             ) from error
+        finally:
+            logs.close()  # train.log goes with the folder
     raise UserError(f"{recipe.__name__}: ended without a step")
 
 

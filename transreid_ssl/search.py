@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_listing(options.out)
     ready = data.feature_files.is_features(options.gallery)
     gallery = read_embedded(options.gallery) if ready else None
-    if ready and not options.weights:
+    if ready and not (options.weights or options.run):
         table = data.feature_files.names_path(Path(options.gallery)) or options.gallery
         options = replace(options, weights=read_record(table).get("weights"))
     weights, model = load_model(options)

@@ -38,8 +38,8 @@ class Verdict(EmbeddingSettings):
     moment two people; intervals are of 95 %, over resamples of the tracks.
 
     Args:
-        weights: One or two networks: files, folders or Hugging Face ids; by default the newest
-            model.safetensors or backbone.safetensors of a run in outputs/.
+        weights: One or two networks: files, folders (of runs, say) or Hugging Face ids; by default
+            that of the newest finished run in outputs/, or of --run.
         pool: Crops whose tracks are known.
         subset: Only these of its images: a table or list, as ``transreid_ssl.cfs select`` writes.
         max_pairs: Pairs of one person, and of two, at most.
@@ -186,8 +186,15 @@ def load_models(options: Verdict) -> "dict[str, tuple[str, Backbone]]":
     """
     if len(options.weights) > 2:
         raise UserError(f"{len(options.weights)} networks: name one, or two to compare")
+    if options.weights and options.run:
+        raise UserError(f"{options.weights[0]} and --run {options.run}: name networks, or a run")
     names = ("before", "after") if len(options.weights) == 2 else ("network",)
-    chosen = {"feature": options.feature, "device": options.device, **options.embedding}
+    chosen = {
+        "run": options.run,
+        "feature": options.feature,
+        "device": options.device,
+        **options.embedding,
+    }
     return {
         name: load_model(EmbeddingSettings(weights=weights, **chosen))
         for name, weights in zip(names, options.weights or [None])

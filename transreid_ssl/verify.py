@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from transreid_ssl import command, retrieval
 from transreid_ssl.errors import UserError
-from transreid_ssl.features import newest_if_none
+from transreid_ssl.features import find_run
 
 if TYPE_CHECKING:
     from transreid_ssl.models import Calibration
@@ -24,8 +24,9 @@ class Verify:
     Args:
         a: An image file.
         b: Another one.
-        weights: Any weights file, folder or Hugging Face id; by default the newest
-            model.safetensors or backbone.safetensors of a run in outputs/.
+        weights: Any weights file, folder or Hugging Face id; by default those of the newest
+            finished run in outputs/, which is said.
+        run: Those of this run instead: the name of its folder in outputs/, or its path.
         rate: Of false matches that the decision may make, one of those that the weights were
             calibrated for; by default 0.001, or the nearest that they know.
         device: By default a GPU where there is one.
@@ -34,6 +35,7 @@ class Verify:
     a: str
     b: str
     weights: str | None = None
+    run: str | None = None
     rate: float | None = None
     device: str | None = None
 
@@ -70,7 +72,7 @@ def decide(similarity: float, calibration: "Calibration", rate: float | None) ->
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, compare, and say what that means."""
     options = command.options(Verify, "python -m transreid_ssl.verify", arguments)
-    weights = newest_if_none(options.weights)
+    weights = find_run(options.weights, options.run)
     embedder = retrieval.Embedder(weights, options.device)
     features = embedder([options.a, options.b])
     similarity = float(features[0] @ features[1])

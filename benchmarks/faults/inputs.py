@@ -123,12 +123,12 @@ def _pools() -> Iterator[BadInput]:
     # Somebody's own folder is never left aside for generated people.
     for command, setting in {
         "dino": "--probe.root", "supervised": "--data.root", "mgn": "--data.root",
-        "usl": "--data.root", "uda": "--source.root", "evaluate": "--root",
+        "usl": "--data.root", "uda": "--source.root",
     }.items():  # fmt: skip
         other = "--run.output=out/generated"
-        if command == "evaluate":
-            other = "--weights=before.safetensors"
         yield BadInput(command, (f"{setting}=crops", other), "generated people")
+    own = "--root=crops", "--weights=before.safetensors"
+    yield BadInput("evaluate", own, "which labelled set")
     yield BadInput("uda", ("--target.root=crops", "--run.output=out/generated"), "generated people")
 
 

@@ -9,7 +9,7 @@ from transreid_ssl.finetune.stages import probe_settings
 from transreid_ssl.finetune.trainings import SupervisedTraining
 
 
-def test_a_set_of_one_camera_is_trained_on_without_a_probe(tmp_path, capsys):
+def test_a_set_of_one_camera_is_trained_on_without_a_probe(tmp_path, capsys, console):
     encoded = cv2.imencode(".jpg", np.zeros((8, 4, 3), np.uint8))[1].tobytes()
     for camera in (1, 2):
         root = tmp_path / str(camera)
@@ -20,6 +20,6 @@ def test_a_set_of_one_camera_is_trained_on_without_a_probe(tmp_path, capsys):
         data = LabelledSettings(name="market1501", root=str(root))
         probe = probe_settings(SupervisedTraining(data=data), Accelerator(cpu=True))
         assert probe.data == (None if camera == 1 else "market1501")
-        assert ("no probe on market1501: no query has a match" in capsys.readouterr().out) == (
+        assert ("no probe on market1501: no query has a match" in capsys.readouterr().err) == (
             camera == 1
         )

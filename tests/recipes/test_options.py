@@ -80,13 +80,18 @@ class Notebook(tracking.GeneralTracker):
     def log(self, values, step=None, **options):
         self.kept.append(("values", step, values))
 
+    def log_images(self, values, step=None, **options):
+        self.kept.append(("pictures", step, values))
+
 
 def test_a_tracker_is_told_the_settings_and_the_values(tmp_path, monkeypatch):
     monkeypatch.setattr(Notebook, "kept", [])
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "tensorboard", Notebook)
     monkeypatch.setattr(tracking, "_available_trackers", [LoggerType.TENSORBOARD])
     pretrain(tmp_path / "run", "--run.tracker=tensorboard")
-    (_, name), (_, settings), *logged = Notebook.kept
+    (_, name), (_, settings), *logged, (_, last, pictures) = Notebook.kept
+    assert last == 4
+    assert pictures["curves"].shape[::3] == (1, 3)  # (N, H, W, C)
     assert name == "dino-pre-training"
     assert settings["optim.betas"] == "[0.9, 0.999]"
     assert (settings["run.batch_size"], settings["probe.data"]) == (16, "None")

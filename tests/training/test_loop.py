@@ -24,6 +24,9 @@ from transreid_ssl.training import (
 )
 from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
 from transreid_ssl.training.clock import Clock
+from transreid_ssl.training.curves import _panels
+
+pytestmark = pytest.mark.usefixtures("console")
 
 
 class Toy(Objective):
@@ -439,3 +442,23 @@ def test_a_run_whose_launcher_was_killed_stops_with_a_checkpoint(tmp_path, monke
     else:  # a shell may end before the programs that it has started
         made.fit(batches(0))
     assert newest(tmp_path)["step"] == (5 if launched else 12)
+
+
+def test_stages_of_a_run_share_a_tracker(tmp_path, monkeypatch):
+    made, told = trainer(tmp_path, Toy()), []
+    monkeypatch.setattr(made.accelerator, "log", lambda values, step: told.append((step, values)))
+    made.run.stage, made.run.first_tracked_step, made.step = "source/", 100, 6
+    made.log({"probe/mAP": 40.0, "probe/on": "retrieval on msmt17"})
+    assert told == [(106, {"source/probe/mAP": 40.0})]
+    assert RunFolder(tmp_path).read_metrics() == [
+        {"step": 6, "probe/mAP": 40.0, "probe/on": "retrieval on msmt17"}
+    ]
+
+
+def test_curves_name_what_was_probed():
+    lines = [
+        {"step": 0, "probe/mAP": 1.0, "probe/mAP_chance": 1.0, "probe/on": "retrieval on msmt17"},
+        {"step": 5, "loss": 2.0},
+    ]
+    assert list(_panels(lines)) == ["retrieval on msmt17 (%)", "loss"]
+    assert set(_panels(lines)["retrieval on msmt17 (%)"]) == {"probe/mAP", "probe/mAP_chance"}

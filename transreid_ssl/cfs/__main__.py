@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pyarrow.compute as pc
 
-from transreid_ssl import cfs, command, data, report, training
+from transreid_ssl import cfs, command, data, logs, report, training
 from transreid_ssl.cfs.diversity import Diversity
 from transreid_ssl.cfs.judge import recorded
 from transreid_ssl.cfs.methods import LikenessMethod, Method
@@ -222,7 +222,7 @@ def run_score(options: Score) -> None:
     target = on_all(accelerator, lambda: data.open_pool(options.target) if options.target else None)
     if accelerator.device.type == "cpu":
         training.share_cores(options.num_workers)
-    accelerator.print(f"scoring {pool.describe()}", flush=True)
+    logs.say(accelerator, f"scoring {pool.describe()}")
     out = cfs.score(
         pool, options.before, options.after, options.out,
         target=target, accelerator=accelerator, progress=True,

@@ -24,6 +24,7 @@ from transreid_ssl.cfs.scorers import Input, Scorer, make_scorer
 from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
+from transreid_ssl.logs import say
 from transreid_ssl.outputs import SCORES
 from transreid_ssl.processes import on_main, together
 from transreid_ssl.retrieval.embed import refuse_not_finite
@@ -189,7 +190,7 @@ def _prepare(parts: ScoreParts, overwrite: bool, accelerator: Accelerator) -> bo
         on_main(accelerator, parts.discard)
     done = together(accelerator, parts.is_done)
     for line in on_main(accelerator, parts.sweep):
-        accelerator.print(line, flush=True)
+        say(accelerator, line)
     return done
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transreid_ssl.data import Pool
 
 _COMMAND = "python -m transreid_ssl.data"
-_SMALL = "a small network for a CPU, see --help for other settings: "
+_SMALL = "next is a small network, for a CPU; its --help tells how to give other settings"
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ def run_inspect(options: Inspect) -> int:
     """The command ``inspect``."""
     advice, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
     print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
+    if "--config" in following:
+        print(f"note: {_SMALL}")
     print(command.as_started(f"next: {following}"))
     return 0
 
@@ -158,10 +160,9 @@ def _inspect_pool(options: Inspect) -> tuple[list[str], str]:
         print(pool.tracks.describe())
     advice = _look(pool, options.sample) + _name_advice(pool)
     given = {"--data.pool": options.path, "--data.subset": options.subset}
-    note = ""
     if not pool.generated:
-        given, note = _small(options.path, "dino") | given, _SMALL
-    return advice, f"{note}python -m transreid_ssl pretrain dino{_spelled(given)}"
+        given = _small(options.path, "dino") | given
+    return advice, f"python -m transreid_ssl pretrain dino{_spelled(given)}"
 
 
 def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
@@ -180,13 +181,12 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
     if not len(protocol.train):
         given = {"--data": name, "--root": options.path} | _pattern(options, "--pattern")
         return advice, f"python -m transreid_ssl.evaluate{_spelled(given)}"
-    given, note = {"--data.name": name}, ""
+    given = {"--data.name": name}
     if not generated:
         # Their settings begin with weights of another run, which need not be there.
         given = _small(options.path, "supervised") | {"--model.weights": "null"} | given
         given |= {"--data.root": options.path} | _pattern(options)
-        note = _SMALL
-    return advice, f"{note}python -m transreid_ssl finetune supervised{_spelled(given)}"
+    return advice, f"python -m transreid_ssl finetune supervised{_spelled(given)}"
 
 
 def _small(path: str, job: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The two stages of fine-tuning that recipes are made of: with labels, and on clusters."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from transreid_ssl.finetune.pseudo_labels import Labeller
 from transreid_ssl.finetune.settings import LabelledSettings, TargetSettings
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
+from transreid_ssl.logs import say
 from transreid_ssl.models import BackboneSpec, read_spec
 from transreid_ssl.outputs import BEST, MODEL
 from transreid_ssl.processes import on_all
@@ -48,13 +50,13 @@ def train_with_labels(
     Args:
         protocol: what ``open_labelled`` gives.
     """
-    accelerator.print(*[protocol.describe(), *check_protocol(protocol)], sep="\n", flush=True)
+    say(accelerator, "\n".join([protocol.describe(), *check_protocol(protocol)]))
     data = config.data
     budget = data.label_budget, data.label_budget_by, config.run.seed, data.label_list
     images = budgeted(protocol.train, *budget, data.label_repeat)
     if images is not protocol.train:
         said = describe_budget(protocol.train, images, *budget[:2], budget[3], data.label_repeat)
-        accelerator.print(said)
+        say(accelerator, said)
 
     backbone = build_backbone_to_train(config.model, accelerator, images.num_cameras)
     set_statistics(backbone, config.data.statistics, config.model.weights)
@@ -95,7 +97,7 @@ def train_on_clusters(
         images: what ``open_target`` gives; their labels are not used.
         name: what the weights' header calls it: "usl", or "uda" after training on a source.
     """
-    accelerator.print(images.pool.describe(), flush=True)
+    say(accelerator, images.pool.describe())
 
     backbone = build_backbone_to_train(
         config.model, accelerator, images.num_cameras, feature_norm=True
@@ -217,6 +219,6 @@ def probe_settings(config: Training, accelerator: Accelerator) -> ProbeSettings:
         return config.probe
     where = data.name, data.root, data.pattern
     if reason := on_all(accelerator, lambda: untestable(open_reid(*where))):
-        accelerator.print(f"no probe on {data.name}: {reason}", flush=True)
+        say(accelerator, f"no probe on {data.name}: {reason}", logging.WARNING)
         return config.probe
     return dataclasses.replace(config.probe, data=data.name, root=data.root, pattern=data.pattern)

@@ -1,6 +1,7 @@
 """A pre-training run from its settings to backbone.safetensors: all recipes but for the method."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from transreid_ssl.data import (
     training_loader,
 )
 from transreid_ssl.errors import UserError
+from transreid_ssl.logs import say
 from transreid_ssl.models import HALF, IMAGENET, LUPERSON
 from transreid_ssl.outputs import BACKBONE
 from transreid_ssl.pretrain.settings import PretrainingConfig
@@ -95,9 +97,11 @@ def pretrain(
     accelerator, run, whole = start(config, origin, title, lambda: _open_pool(config))
     pool = training_pool(whole, data.max_bad_fraction, run, accelerator)
     if config.views.num_local and len(pool) < FEW:
-        accelerator.print(
+        say(
+            accelerator,
             f"note: small crops beside large ones ask for millions of images, and here are "
-            f"{len(pool):,}; views for thousands are in dino_cpu.yaml (--config)"
+            f"{len(pool):,}; views for thousands are in dino_cpu.yaml (--config)",
+            logging.WARNING,
         )
     objective = build_objective(config, accelerator)
     if config.views.doubt_mates:
@@ -111,7 +115,7 @@ def pretrain(
     mates = None
     if views.mates == "track":
         mates = Mates(pool.tracks)
-        accelerator.print(mates.describe(), flush=True)
+        say(accelerator, mates.describe())
     dataset = ViewsDataset(pool, crops, config.run.seed, mates)
 
     def batches(trainer: Trainer) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,9 @@ import numpy as np
 
 from transreid_ssl import command, data, report, training
 from transreid_ssl.errors import UserError
+from transreid_ssl.features import find_run
 from transreid_ssl.origin import trained_pool
-from transreid_ssl.outputs import PRETRAINED, check_outputs
+from transreid_ssl.outputs import check_outputs, choose_run
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Curves:
     Example: ``python -m transreid_ssl.report curves outputs/dino_pretrain``
 
     Args:
-        folder: The folder of a run.
+        folder: The folder of a run; by default the newest finished one in outputs/, which is said.
     """
 
-    folder: str
+    folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,17 @@ class Attention:
     Example: ``python -m transreid_ssl.report attention --images demo``
 
     Args:
-        weights: A backbone, in any format that transreid_ssl knows.
+        weights: A backbone, in any format that transreid_ssl knows; by default that of the newest
+            finished run in outputs/, which is said.
+        run: That of this run instead: the name of its folder in outputs/, or its path.
         images: A pool; by default the one that the backbone was pre-trained on.
         count: Crops, chosen by ``seed``.
         seed: Of the choice.
         out: The picture.
     """
 
-    weights: str = PRETRAINED
+    weights: str | None = None
+    run: str | None = None
     images: str | None = None
     count: int = 24
     seed: int = 0
@@ -54,7 +58,12 @@ class Attention:
 
 def draw_curves(options: Curves) -> None:
     """The command ``curves``."""
-    run_folder = training.RunFolder(options.folder)
+    folder = options.folder
+    if folder is None:
+        run, why = choose_run(None)
+        folder = run.folder
+        print(f"{folder}: {why}")
+    run_folder = training.RunFolder(folder)
     if not run_folder.read_metrics():
         raise UserError(f"{run_folder.metrics_path}: no metrics there; give the folder of a run")
     run_folder.draw_curves()
@@ -65,9 +74,10 @@ def draw_maps(options: Attention) -> None:
     """The command ``attention``."""
     from transreid_ssl.models import find_weights, load_backbone
 
-    model = load_backbone(options.weights)
+    weights = find_run(options.weights, options.run)
+    model = load_backbone(weights)
     source = options.images or trained_pool(model.spec)
-    check_outputs(options.out, inputs=[source, find_weights(options.weights)])
+    check_outputs(options.out, inputs=[source, find_weights(weights)])
     pool = data.open_pool(source)
     chosen = np.random.default_rng(options.seed).permutation(len(pool))[: options.count]
     path = report.draw_attention(Path(options.out), model, pool, np.sort(chosen))

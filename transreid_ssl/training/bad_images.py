@@ -9,8 +9,8 @@ from accelerate.utils import gather_object
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
+from transreid_ssl.logs import say
 from transreid_ssl.processes import on_main
-from transreid_ssl.training.clock import say
 from transreid_ssl.training.runfolder import RunFolder
 
 

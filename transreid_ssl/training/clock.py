@@ -1,6 +1,7 @@
 """What the steps of a run take, and how that is said."""
 
 import contextlib
+import logging
 import math
 import sys
 import time
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
+
+from transreid_ssl import logs
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -50,16 +53,9 @@ class Clock:
 
 
 def progress_bar(accelerator: "Accelerator", step: int, total: int) -> tqdm:
-    """A bar of the steps of a run, on a terminal of the main process."""
-    shown = accelerator.is_main_process and sys.stderr.isatty()
+    """A bar of the steps of a run, on a terminal of the main process that shows progress."""
+    shown = accelerator.is_main_process and sys.stderr.isatty() and logs.is_shown(logging.INFO)
     return tqdm(total=total, initial=step, unit=" steps", disable=not shown, dynamic_ncols=True)
-
-
-def say(accelerator: "Accelerator", text: str) -> None:
-    """Print on the main process, above the bar where there is one."""
-    if accelerator.is_main_process:
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(text, flush=True)
 
 
 def describe_progress(step: int, total: int, values: dict[str, float]) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from transreid_ssl import logs
 from transreid_ssl.command import Parser, as_started, nearest
 from transreid_ssl.errors import UserError
 from transreid_ssl.training.yaml_files import read_yaml
@@ -68,6 +69,8 @@ def parse_config(
         values = parser.parse(arguments)
     except UserError as error:
         raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
+    if (run := values.get("run")) is not None:
+        logs.show(run.verbosity)
     fields = {field.name: values[field.name] for field in dataclasses.fields(kind)}
     return kind(**fields), _origin(files, default_file) if given else "the demo settings"
 

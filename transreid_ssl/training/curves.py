@@ -23,7 +23,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     """Draw every series of ``lines`` (rows of metrics.jsonl), one panel a group of like names.
 
     Args:
-        lines: Rows with a "step" and any numbers; "probe/…" rows carry baselines as constants.
+        lines: Rows with a "step" and any numbers; "probe/…" rows carry baselines as constants, and
+            in "probe/on" what was looked at, for the heading.
         path: PNG to write.
         title: Heading.
     """
@@ -43,8 +44,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (heading, series) in zip(axes.flat, panels.items()):
         for name, (steps, values) in series.items():
-            constant = heading.startswith("retrieval") and ("histogram" in name or "chance" in name)
-            measured = heading.startswith("retrieval") and not constant
+            constant = _is_probe(name) and ("histogram" in name or "chance" in name)
+            measured = _is_probe(name) and not constant
             axis.plot(
                 steps, values, label=_label(name), lw=1.5,
                 ls=":" if constant else "-", ms=3,
@@ -80,23 +81,26 @@ def _label(name: str) -> str:
 
 def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
     panels: dict[str, dict[str, tuple[list, list]]] = {}
+    # A run that goes on may look at another set than before: the last one is named.
+    probed = next((line["probe/on"] for line in reversed(lines) if "probe/on" in line), "retrieval")
     for line in lines:
         for name, value in line.items():
             if name in _SKIPPED or not isinstance(value, (int, float)):
                 continue
-            steps, values = panels.setdefault(_heading(name), {}).setdefault(name, ([], []))
+            heading = f"{probed} (%)" if _is_probe(name) else _heading(name)
+            steps, values = panels.setdefault(heading, {}).setdefault(name, ([], []))
             steps.append(line["step"])
             values.append(value)
     return panels
 
 
+def _is_probe(name: str) -> bool:
+    return name.startswith("probe/") and not name.endswith("feature_spread")
+
+
 def _heading(name: str) -> str:
     if name.endswith("feature_spread"):
         return "feature spread (near 0: collapsed)"
-    if name.startswith(("probe/roc_area", "probe/equal_error")):
-        return "pairs that tracks know (%)"
-    if name.startswith("probe/"):
-        return "retrieval on people never trained on (%)"
     if name in ("lr", "weight_decay", "momentum"):
         return "schedules"
     if name.startswith("clusters/"):

@@ -16,11 +16,12 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.logs import say
 from transreid_ssl.models import block_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
 from transreid_ssl.training.checkpoint import capture, load_checkpoint, restore
-from transreid_ssl.training.clock import Clock, describe_first, describe_progress, progress_bar, say
+from transreid_ssl.training.clock import Clock, describe_first, describe_progress, progress_bar
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.objective import Objective
@@ -32,6 +33,7 @@ from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.seeds import step_seed
 from transreid_ssl.training.settings import RunSettings
 from transreid_ssl.training.sharding import is_sharded, norms, whole
+from transreid_ssl.training.trackers import log_picture
 from transreid_ssl.training.watch import Watch
 
 
@@ -129,7 +131,7 @@ class Trainer:
             )
 
     def say(self, text: str) -> None:
-        """Print on the main process."""
+        """Log on the main process."""
         say(self.accelerator, text)
 
     # -- the loop
@@ -303,7 +305,7 @@ class Trainer:
             self.log(values)
             self.run.draw_curves(at_most_every=60)
 
-    def log(self, values: dict[str, float], unless: str = "") -> None:
+    def log(self, values: dict[str, Any], unless: str = "") -> None:
         """Log the main process's values at this step; nothing where it has none.
 
         ``unless`` names a value that tells, once it is there, that this was done before a kill.
@@ -311,9 +313,11 @@ class Trainer:
         """
         known = on_main(self.accelerator, lambda: self._log_new(values, unless))
         if values and not known:
-            self.accelerator.log(values, step=self.step)
+            stage, step = self.run.stage, self.run.first_tracked_step + self.step
+            numbers = {stage + name: v for name, v in values.items() if not isinstance(v, str)}
+            self.accelerator.log(numbers, step=step)
 
-    def _log_new(self, values: dict[str, float], unless: str) -> bool:
+    def _log_new(self, values: dict[str, Any], unless: str) -> bool:
         known = bool(unless) and self.run.has(self.step, unless)
         if values and not known:
             self.run.log(self.step, values)
@@ -326,6 +330,8 @@ class Trainer:
     def report(self, result: str) -> None:
         """Say where the results are, and what retrieval was before and after."""
         self.run.draw_curves()
+        step = self.run.first_tracked_step + self.step
+        log_picture(self.accelerator, self.run.path / "curves.png", step)
         self.bad_images.report()
         if table := self.probing.describe():
             self.say(table)

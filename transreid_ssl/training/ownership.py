@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from transreid_ssl import logs
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import BACKBONE, BEST, MODEL
 from transreid_ssl.training.config import as_plain, differences
@@ -30,6 +31,7 @@ FREE_SETTINGS = {
         "shard",
         "timeout_minutes",
         "tracker",
+        "verbosity",
     },
     "data": _PLACES,
     "source": _PLACES,
@@ -41,7 +43,7 @@ FREE_SETTINGS = {
 MARK = "run.lock"
 """The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
 WRITTEN = (
-    "config.yaml", "metrics.jsonl", "curves.png", "left_out.json", "bad_images.txt",
+    "config.yaml", "metrics.jsonl", logs.FILE, "curves.png", "left_out.json", "bad_images.txt",
     "bad_images_met.txt", "not_finite_step_*.txt", "checkpoints/step_*.pt",
     "checkpoints/step_*.pt.damaged", BACKBONE, MODEL, BEST,
 )  # fmt: skip

@@ -13,6 +13,7 @@ from transreid_ssl.data import LabelledImages, SubsetPool, decoded, open_reid
 from transreid_ssl.data.open import open_tracks
 from transreid_ssl.data.reid import labels
 from transreid_ssl.data.tracks.settings import Tracks
+from transreid_ssl.logs import say
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.retrieval import (
     RetrievalMetrics,
@@ -25,7 +26,6 @@ from transreid_ssl.retrieval import (
     separate,
 )
 from transreid_ssl.retrieval.separation import FIGURES
-from transreid_ssl.training.clock import say
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.settings import ProbeSettings
 
@@ -61,11 +61,13 @@ class RetrievalProbe:
         query = _thin(protocol.query, self.settings.max_query, seed)
         self.protocol = replace(protocol, query=query)
         generated = protocol.split == "generated"
-        self.title = f"retrieval on {'generated people' if generated else protocol.name}"
+        # Of "folder" the name alone says nothing.
+        own = f"folder {self.settings.root}" if protocol.name == "folder" else protocol.name
+        self.title = f"retrieval on {'generated people' if generated else own}"
         self.described = self.protocol.describe()
 
-    def __call__(self, step: int) -> dict[str, float]:
-        """Values to log, in percent; an empty dict on other processes."""
+    def __call__(self, step: int) -> dict[str, Any]:
+        """Values to log, in percent, and on what; an empty dict on other processes."""
         features = self._embed(
             self.backbone(), batch_size=self.settings.batch_size,
             num_workers=self.settings.num_workers, accelerator=self.accelerator,
@@ -78,7 +80,7 @@ class RetrievalProbe:
         for of, values in () if self.baselines else self._baselines().items():
             self.baselines |= {f"probe/{name}_{of}": value for name, value in values.items()}
 
-    def _log(self, step: int, features: tuple[Tensor, ...]) -> dict[str, float]:
+    def _log(self, step: int, features: tuple[Tensor, ...]) -> dict[str, Any]:
         self.find_baselines()
         values, spread = self._measure(*features), float(feature_spread(features[-1]))
         told = ", ".join(f"{title} {values[name]:.1f} %" for name, title in self.figures.items())
@@ -90,7 +92,7 @@ class RetrievalProbe:
             f"{self.baselines[f'probe/{name}_chance']:.1f} % {title}; feature spread {spread:.3f})",
         )
         values = {f"probe/{name}": value for name, value in values.items()}
-        return {**values, "probe/feature_spread": spread, **self.baselines}
+        return {**values, "probe/feature_spread": spread, **self.baselines, "probe/on": self.title}
 
     def _embed(self, backbone: nn.Module, **options: Any) -> tuple[Tensor, ...]:
         return embed_protocol(backbone, self.protocol, **options)
@@ -175,5 +177,5 @@ def retrieval_probe(
         return None
     kind = TrackProbe if settings.data == "tracks" else RetrievalProbe
     probe = kind(settings, backbone, accelerator, seed)
-    accelerator.print(f"probe on {probe.described}", flush=True)
+    say(accelerator, f"probe on {probe.described}")
     return probe

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from transreid_ssl import logs
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, sweep, write_text
 from transreid_ssl.training.checkpoint import (
@@ -28,11 +29,15 @@ class RunFolder:
     """``outputs/<run>/`` with config.yaml, metrics.jsonl, checkpoints/ and what the recipe adds.
 
     Only the main process writes; every process may read.
+
+    Args:
+        stage: What the names of values begin with in a tracker, which all stages of a recipe share.
     """
 
-    def __init__(self, path: str | Path, is_main: bool = True) -> None:
+    def __init__(self, path: str | Path, is_main: bool = True, stage: str = "") -> None:
         self.path = Path(path)
         self.is_main = is_main
+        self.stage, self.first_tracked_step = stage, 0  # the stages' steps follow one another
         self._drawn = time.monotonic()
 
     @property
@@ -145,8 +150,8 @@ class RunFolder:
         """Whether ``name`` was logged at ``step``."""
         return any(line["step"] == step for line in self.lines_with(name))
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl."""
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Append a line to metrics.jsonl: numbers, and text."""
         if not self.is_main:
             return
         rounded = {name: _rounded(value) for name, value in values.items()}
@@ -160,6 +165,7 @@ class RunFolder:
         """Write a checkpoint (main process only)."""
         if self.is_main:
             save_checkpoint(self.checkpoints, step, {"step": step, **state}, keep, keep_every)
+            logs.RUN.debug(f"checkpoint of step {step} written in {self.checkpoints}")
 
     def draw_curves(self, at_most_every: float = 0.0) -> None:
         """Draw curves.png from metrics.jsonl (main process only).
@@ -175,7 +181,7 @@ class RunFolder:
                 draw_curves(self.read_metrics(), temporary, title=self.path.name)
 
 
-def _rounded(value: float) -> float | None:
+def _rounded(value: Any) -> Any:
     """Seven digits; null for what JSON has no number for."""
     if not isinstance(value, float):
         return value

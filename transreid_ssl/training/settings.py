@@ -43,7 +43,10 @@ class RunSettings:
             sums. Checkpoints are whole, so that a run may go on either way. Not with fp16.
         timeout_minutes: How long a process waits for another before the run is given up; raise it
             where the main process takes longer to list, cluster or evaluate.
-        tracker: An Accelerate tracker ("tensorboard", "wandb", …) beside metrics.jsonl.
+        verbosity: From which level on the console shows what is logged; "warning" leaves progress
+            out, "debug" tells of checkpoints too. train.log in the run folder always has progress.
+        tracker: An Accelerate tracker ("tensorboard", "wandb", "mlflow", …) beside metrics.jsonl:
+            settings, values and curves.png; its package comes with transreid_ssl[tracking].
         overwrite: Throw away what the run folder holds and begin anew.
     """
 
@@ -67,6 +70,7 @@ class RunSettings:
     compile: bool | Literal["auto"] = "auto"
     shard: bool = False
     timeout_minutes: float = 30
+    verbosity: Literal["debug", "info", "warning", "error"] = "info"
     tracker: str | None = None
     overwrite: bool = False
 

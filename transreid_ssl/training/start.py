@@ -1,21 +1,22 @@
 """What every recipe does first and last: processes, run folder, images, and a clean end."""
 
 import os
-import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator, tracking
+from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
 from torch import nn
 
+from transreid_ssl import logs
 from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights, read_spec
 from transreid_ssl.outputs import MADE_BY, require
-from transreid_ssl.processes import on_all, on_main
+from transreid_ssl.processes import on_all, on_main, together
+from transreid_ssl.training import trackers
 from transreid_ssl.training.config import as_plain
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import RunFolder, goes_on
@@ -44,7 +45,7 @@ def start(
             run, or the precision or the tracker is not to be had here.
     """
     settings: RunSettings = config.run
-    _check_tracker(settings.tracker)
+    trackers.check(settings.tracker)
     accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
@@ -52,16 +53,20 @@ def start(
     if config.model.weights and not goes_on(settings):
         on_all(accelerator, lambda: _check_weights(config.model.weights))
     run = RunFolder(settings.output, accelerator.is_main_process)
-    on_main(accelerator, lambda: run.claim(config, settings.overwrite))
+
+    def claim() -> None:
+        run.claim(config, settings.overwrite)
+        logs.write_to(run.path)
+
+    on_main(accelerator, claim)
     if settings.tracker:
-        _start_tracker(accelerator, config, recipe)
+        together(accelerator, lambda: trackers.start(accelerator, as_plain(config), recipe))
     set_seed(settings.seed)
-    accelerator.print(
+    sharded = ", weights sharded" * (settings.shard and accelerator.num_processes > 1)
+    logs.say(
+        accelerator,
         f"{recipe}: {origin}; run folder {run.path}; {accelerator.num_processes} process(es) on "
-        f"{accelerator.device.type}, precision {_precision(accelerator)}"
-        + ", weights sharded"
-        * (settings.shard and accelerator.num_processes > 1),
-        flush=True,
+        f"{accelerator.device.type}, precision {_precision(accelerator)}{sharded}",
     )
     return accelerator, run, images
 
@@ -78,20 +83,6 @@ def _precision(accelerator: Accelerator) -> str:
     if asked == "no" or accelerator.native_amp:
         return asked
     return f"no ({asked} needs {'a GPU' if asked == 'fp16' else 'a GPU or a CPU with AVX-512'})"
-
-
-def _check_tracker(name: str | None) -> None:
-    """Accelerate leaves a tracker out, without a word, whose package is not installed."""
-    if name is None:
-        return
-    known = tracking.LOGGER_TYPE_TO_CLASS
-    if name not in known:
-        raise UserError(f"--run.tracker {name}: not known; choose one of {', '.join(known)}")
-    if name not in [str(found) for found in tracking.get_available_trackers()]:
-        raise UserError(
-            f"--run.tracker {name}: its package is not installed; run: pip install "
-            f"{name.replace('_', '-')}, or leave the tracker out"
-        )
 
 
 def _make_accelerator(settings: RunSettings) -> Accelerator:
@@ -123,30 +114,6 @@ def _make_accelerator(settings: RunSettings) -> Accelerator:
 def has_fast_bf16() -> bool:
     """Whether oneDNN computes in bf16 on this processor."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _start_tracker(accelerator: Accelerator, config: Any, recipe: str) -> None:
-    """Start the tracker, which is told the settings as its hyperparameters.
-
-    They are flat, such as ``optim.lr``, and numbers or text: trackers take nothing else.
-    """
-
-    def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-        result = {}
-        for name, value in settings.items():
-            if isinstance(value, dict):
-                result |= flat(value, f"{prefix}{name}.")
-            else:
-                plain = isinstance(value, bool | int | float | str)
-                result[prefix + name] = value if plain else str(value)
-        return result
-
-    accelerator.init_trackers(_slug(recipe), config=flat(as_plain(config)))
-
-
-def _slug(title: str) -> str:
-    """A title as the name of a folder, without spaces."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
 def training_pool(
@@ -181,7 +148,7 @@ def training_pool(
         return known["indices"], known["note"]
 
     pool = leave_out(whole, *on_main(accelerator, broken))
-    accelerator.print(pool.describe(), flush=True)
+    logs.say(accelerator, pool.describe())
     return pool
 
 
@@ -213,7 +180,7 @@ def build_backbone_to_train(
         registers=settings.registers, token_norm=settings.token_norm,
     )  # fmt: skip
     if settings.weights:
-        accelerator.print(load_weights(backbone, settings.weights), flush=True)
+        logs.say(accelerator, load_weights(backbone, settings.weights))
         if not all_finite(backbone.state_dict()):
             raise UserError(f"--model.weights {settings.weights}: some of it is not finite")
     if settings.gradient_checkpointing:
@@ -222,7 +189,8 @@ def build_backbone_to_train(
 
 
 def finish(accelerator: Accelerator) -> None:
-    """End trackers and processes in an order that leaves no process waiting for another."""
+    """End trackers, processes and the log, so that no process waits for another."""
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    logs.close()

@@ -1,0 +1,48 @@
+"""A training on several processes, as `--processes` starts it."""
+
+import subprocess
+import sys
+
+import pytest
+
+import launch
+from transreid_ssl import UserError
+from transreid_ssl.launching import split
+
+TINY = [
+    "--data.pool=demo:identities=8,images=4,height=32,width=16", "--model.img_size=[32,16]",
+    "--views.global_size=[32,16]", "--views.num_local=0", "--run.batch_size=16", "--run.epochs=1",
+    "--run.log_every=1", "--run.num_workers=0", "--dino.out_dim=32", "--dino.hidden_dim=32",
+    "--dino.bottleneck_dim=16", "--run.precision=no", "--probe.data=null", "--run.output=run",
+]  # fmt: skip
+
+
+def pretrain(folder, *options):
+    variables = launch.environment()
+    del variables["ACCELERATE_USE_CPU"]  # is found out
+    return subprocess.run(
+        [sys.executable, "-m", "transreid_ssl", "pretrain", "dino", *TINY, *options],
+        cwd=folder, env=variables, capture_output=True, text=True, timeout=launch.PATIENCE,
+    )  # fmt: skip
+
+
+def test_two_processes_train_and_what_stops_them_is_said_once_and_last(tmp_path):
+    done = pretrain(tmp_path, "--processes", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "; 2 process(es) on cpu" in done.stdout
+    assert (tmp_path / "run" / "backbone.safetensors").is_file()
+    done = pretrain(tmp_path, "--processes=2", "--run.seed=3")
+    assert done.returncode == 2
+    lines = (done.stdout + done.stderr).splitlines()
+    assert lines[-1].startswith("error: run: belongs to a run with other settings: run.seed")
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", ""])
+def test_the_number_of_processes(given):
+    for options in (["--processes", given], [f"--processes={given}"]):
+        with pytest.raises(UserError, match=f"--processes {given}: give the number"):
+            split(options)
+    assert split(["--processes", "2", "--run.epochs", "3"]) == (2, ["--run.epochs", "3"])
+    assert split(["--run.epochs", "3"]) == (None, ["--run.epochs", "3"])
