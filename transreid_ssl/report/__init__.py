@@ -1,4 +1,4 @@
-"""Pictures: ranked galleries, attention maps, sheets of selected data."""
+"""Pages and pictures: reports of runs, ranked galleries, attention maps, sheets of selected data."""
 
 import lazy_loader
 
@@ -7,7 +7,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "attention": ["attention_maps", "draw_attention"],
         "cfs_sheet": ["draw_cfs_sheet"],
+        "findings": ["ranked_rows"],
         "galleries": ["GalleryRow", "ranked_galleries"],
+        "run_page": ["leave_page", "write_run_page"],
         "separation": ["draw_separation"],
     },
 )

@@ -59,12 +59,18 @@ def draw_attention(path: str | Path, model: ReIDViT, pool: Pool, indices: np.nda
     return Path(path)
 
 
-def _pair(crop: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A crop (H, W, 3) and the same under its heat map (rows, columns), side by side."""
-    height, width = _TILE_HEIGHT, round(_TILE_HEIGHT * crop.shape[1] / crop.shape[0])
+def overlay(crop: np.ndarray, heat: np.ndarray, tile_height: int) -> np.ndarray:
+    """A crop uint8 (H, W, 3) under its heat map (rows, columns) of 0 … 1, at this height."""
+    height, width = tile_height, round(tile_height * crop.shape[1] / crop.shape[0])
     crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
     smooth = cv2.resize(heat, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     colours = colormaps["inferno"](smooth)[..., :3] * 255
-    over = (0.45 * crop + 0.55 * colours).astype(np.uint8)
+    return (0.45 * crop + 0.55 * colours).astype(np.uint8)
+
+
+def _pair(crop: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A crop (H, W, 3) and the same under its heat map (rows, columns), side by side."""
+    over = overlay(crop, heat, _TILE_HEIGHT)
+    crop = cv2.resize(crop, over.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     pair = np.hstack([crop, over])
     return cv2.copyMakeBorder(pair, 3, 3, 3, 3, cv2.BORDER_CONSTANT, value=(255, 255, 255))

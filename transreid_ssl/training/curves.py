@@ -104,3 +104,13 @@ def _heading(name: str) -> str:
     if "loss" in name:
         return "loss"
     return name.replace("_", " ")
+
+
+def series_by_panel(
+    lines: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """What ``draw_curves`` draws: by the heading of a panel, steps and values by their labels."""
+    return {
+        heading: {_label(name): values for name, values in series.items()}
+        for heading, series in _panels(lines).items()
+    }
