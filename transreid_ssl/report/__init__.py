@@ -1,4 +1,4 @@
-"""Pages and pictures: reports of runs, ranked galleries, attention maps, sheets of selected data."""
+"""Pages and pictures: reports of runs, ranked galleries, attention maps, sheets of data."""
 
 import lazy_loader
 

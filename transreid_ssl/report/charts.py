@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from transreid_ssl.palette import BLUE, MARKERS, RED, SERIES, style
 
@@ -19,7 +20,7 @@ _INK = "#010203"  # stands for the colour of the page's text, which is dark or l
 _SETTINGS = {
     "svg.fonttype": "none", "svg.hashsalt": "transreid_ssl", "text.parse_math": False,
     "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK,
-    "ytick.color": _INK, "grid.color": _INK, "grid.alpha": 0.2, "font.size": 9,
+    "ytick.color": _INK, "grid.color": _INK, "grid.alpha": 0.2, "font.size": 10,
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
     "font.family": "sans-serif",
 }  # fmt: skip
@@ -74,10 +75,14 @@ class Charts:
                 mark = "o" if len(x) < 12 and name in solid else None
                 axis.plot(x, y, label=_short(name), lw=1.6, marker=mark, ms=3.5, **looks)
             axis.set(**axes)
-            if len(lines) > 1 or next(iter(lines), ""):
-                axis.legend(fontsize=8, ncols=1 if len(lines) < 7 else 2)
+            _write_plain(axis)
+            if len(lines) > 1:  # of one the heading speaks
+                axis.figure.legend(loc="outside lower left", ncols=columns, fontsize=8)
 
-        return self.draw(alt, fill, (4.6, 2.9 if len(lines) < 7 else 3.9))
+        longest = max(len(_short(name)) for name in lines)
+        columns = max(1, min(len(lines), 3, 66 // (longest + 8)))
+        rows = -(-len(lines) // columns) if len(lines) > 1 else 0
+        return self.draw(alt, fill, (4.6, 2.7 + 0.17 * rows))
 
     def points(
         self, alt: str, x: Sequence[float], y: Sequence[float], groups: Sequence[str]
@@ -127,6 +132,14 @@ class Charts:
         return self.draw(alt, fill)
 
 
+def _write_plain(axis: Axes) -> None:
+    """Numbers on logarithmic axes as 0.01 and not as powers, which letters of a page cannot."""
+    for side in (axis.xaxis, axis.yaxis):
+        if side.get_scale() == "log":
+            side.set_major_formatter("{x:g}")
+            side.set_minor_formatter(NullFormatter())
+
+
 def _natural(name: str) -> tuple:
     """Numbers in names are ordered as numbers."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
@@ -154,16 +167,15 @@ def _inline(svg: bytes, alt: str, prefix: str) -> Markup:
                 parent.remove(child)
         for name, value in list(parent.attrib.items()):
             parent.set(name, _themed(value, prefix if name == "id" else "", prefix))
-        for name in (f"{{{_LINK}}}href", "href"):
-            if name in parent.attrib:
-                parent.set("href", f"#{prefix}{parent.attrib.pop(name)[1:]}")
+        if link := parent.attrib.pop(f"{{{_LINK}}}href", ""):
+            parent.set("href", f"#{prefix}{link[1:]}")
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.set("role", "img")
     root.set("aria-label", alt)
     root.set("class", "chart")
     ElementTree.register_namespace("", _SVG)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704: it is escaped
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # its text is escaped
 
 
 def _themed(value: str, own: str, prefix: str) -> str:

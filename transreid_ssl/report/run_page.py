@@ -4,7 +4,7 @@ import json
 import logging
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -99,14 +99,14 @@ def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def write_run_page(folder: str | Path) -> Path:
-    """Make the page of a run anew from what its folder holds, and write it there.
+def write_run_page(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Make the page of a run anew from what its folder holds, and write it there or to ``out``.
 
     Raises:
         UserError: not the folder of a run, a damaged file in it, or it cannot be written.
     """
     run = Run(folder)
-    return write_page(run.path / PAGE, "run.html", **content(run))
+    return write_page(out or run.path / PAGE, "run.html", **content(run))
 
 
 def content(run: Run) -> dict[str, Any]:
@@ -222,8 +222,10 @@ def _machine(trainer: Trainer) -> str:
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     count = accelerator.num_processes
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    return f"{name}, {count} process{'es' * (count > 1)}{threads}, {accelerator.mixed_precision}"
+    threads = torch.get_num_threads()
+    each = f" of {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
+    precision = accelerator.mixed_precision.replace("no", "float32")
+    return f"{name}, {count} process{'es' * (count > 1)}{each}, {precision}"
 
 
 def _peak_memory() -> dict[str, int]:
@@ -245,8 +247,3 @@ def _read_findings(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path}: not what a run has written; remove it")
     return found
-
-
-def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """The runs in several folders."""
-    return [Run(folder) for folder in folders]

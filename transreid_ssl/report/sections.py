@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TITLES = {
     "mAP": "mAP", "rank1": "rank-1", "roc_area": "ROC area", "equal_error_rate": "equal error rate"
 }  # fmt: skip
-_BASELINES = {"histogram": "colour histogram", "chance": "chance"}
+BASELINES = {"histogram": "colour histogram", "chance": "chance"}
 
 
 class Chapter(NamedTuple):
@@ -59,7 +59,7 @@ def _figures(run: "Run", charts: Charts) -> dict[str, Any] | None:
     for name in names:
         for row, value in zip(rows.values(), run.first_last(f"probe/{name}")):
             row.append(value)
-    for key, title in _BASELINES.items():
+    for key, title in BASELINES.items():
         values = [run.first_last(f"probe/{name}_{key}") for name in names]
         if all(values):
             rows[title] = [value[-1] for value in values]
@@ -92,13 +92,28 @@ def _figures(run: "Run", charts: Charts) -> dict[str, Any] | None:
 
 def _curves(run: "Run", charts: Charts) -> dict[str, Any]:
     drawn = []
-    for heading, lines in series_by_panel(run.metrics).items():
-        dotted = [name for name in lines if name.rpartition("_")[2] in _BASELINES]
+    panels = sorted(series_by_panel(run.metrics).items(), key=lambda panel: _place(panel[0]))
+    for heading, lines in panels:
+        lines = {_spoken(name): line for name, line in lines.items()}
+        dotted = [name for name in lines if name.endswith(tuple(BASELINES.values()))]
         scale = {"yscale": "log"} if heading == "schedules" else {}
         alt = f"Curves by step of {', '.join(lines)}"
         chart = charts.lines(alt, lines, dotted=dotted, xlabel="step", **scale)
         drawn.append((heading, chart))
     return {"charts": drawn}
+
+
+def _place(heading: str) -> int:
+    """What is measured comes first, then losses and rates, then what tells of the run's health."""
+    return 0 if heading.endswith("(%)") else {"loss": 1, "schedules": 2}.get(heading, 3)
+
+
+def _spoken(name: str) -> str:
+    """ "rank-1, chance" for "rank1_chance"."""
+    figure, _, baseline = name.rpartition("_")
+    if baseline in BASELINES:
+        return f"{TITLES.get(figure, figure)}, {BASELINES[baseline]}"
+    return TITLES.get(name, name.replace("_", " "))
 
 
 def gallery(found: dict[str, Any]) -> dict[str, Any] | None:
@@ -134,10 +149,13 @@ def ranks(found: dict[str, Any], charts: Charts) -> dict[str, Any] | None:
     if roc := found.get("roc"):
         alt = f"ROC curve: the area under it is {roc['area']:.3f}"
         percent = [[100 * value for value in roc[side]] for side in ("false", "true")]
-        line = {f"area {roc['area']:.3f}": tuple(percent)}
+        line = {"": tuple(percent)}
         words = {"xlabel": "false matches (% of pairs of two people)", "xscale": "log",
                  "ylabel": "true matches (%)", "ylim": (0, 101)}  # fmt: skip
-        heading = f"ROC: {roc['same']:,} pairs of one person against {roc['different']:,} of two"
+        heading = (
+            f"ROC: {roc['same']:,} pairs of one person against {roc['different']:,} of two; "
+            f"the area under the curve is {roc['area']:.3f}"
+        )
         drawn.append((heading, charts.lines(alt, line, **words)))
     return {"charts": drawn, "figures": found.get("figures")}
 
