@@ -169,7 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(describe_verification(record["verification"]))
     write_json(options.json, record)
     print(f"written to {options.json}")
-    if is_generated(protocol) if options.picture is None else options.picture:
+    drawn = is_generated(protocol) if options.picture is None else bool(options.picture)
+    found = report.of_retrieval(query, gallery, protocol, device_of(options))
+    page = Path(options.json).with_name(report.PAGE)
+    print(f"page: {report.write_evaluation(page, record, found, pictures=drawn)}")
+    if drawn:
         path = options.picture if isinstance(options.picture, str) else _PICTURE
         print(f"drawn in {draw(path, query, gallery, protocol, results['network'])}")
 

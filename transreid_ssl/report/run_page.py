@@ -113,6 +113,7 @@ def content(run: Run) -> dict[str, Any]:
     """What the template ``run.html`` is given."""
     found: list[Chapter] = chapters(run)
     return {
+        "kind": "Report of a run",
         "title": run.name,
         "chapters": found,
         "facts": facts(run),

@@ -122,7 +122,8 @@ def gallery(found: dict[str, Any]) -> dict[str, Any] | None:
     for row in rows:
         values = [one["similarity"] for one in row["found"]]
         row["digits"] = digits(values)
-    return {"rows": rows, "of": found.get("of")} if rows else None
+    judged = any(one.get("correct") is not None for row in rows for one in row["found"])
+    return {"rows": rows, "judged": judged} if rows else None
 
 
 def digits(values: Sequence[float]) -> int:
