@@ -86,7 +86,10 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Press the mouse in the middle of an element, as a person does."""
-        self.evaluate(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
+        self.evaluate(
+            f"document.querySelector({selector!r}).scrollIntoView("
+            "{block: 'center', behavior: 'instant'})"
+        )
         x, y = self.evaluate(
             f"(() => {{ const r = document.querySelector({selector!r}).getBoundingClientRect();"
             "return [r.x + r.width / 2, r.y + r.height / 2]; })()"

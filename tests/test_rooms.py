@@ -12,7 +12,7 @@ import launch
 
 PACKAGE = "transreid_ssl"
 FLOORS = [
-    {"errors", "files", "reading", "tables", "parts", "outputs", "command", "processes"},
+    {"errors", "files", "reading", "tables", "parts", "outputs", "command", "processes", "palette"},
     {"models", "data", "retrieval"},
     {"training"},
     {"pretrain", "finetune", "cfs", "report"},

@@ -101,7 +101,7 @@ class Charts:
             for place, group in enumerate(sorted(shown, key=lambda n: _natural(names[n]))):
                 mine = codes == group
                 looks = {"color": SERIES[place % len(SERIES)], "alpha": 0.8}
-                mark = MARKERS[(place + place // len(SERIES)) % len(MARKERS)]
+                mark = MARKERS[place % len(MARKERS)]
                 axis.plot(
                     x[mine], y[mine], mark, ms=4.5, mew=0, label=_short(names[group]), **looks
                 )
@@ -126,6 +126,7 @@ class Charts:
                 )  # fmt: skip
                 below = below + counts
             axis.set(**axes)
+            axis.locator_params(axis="y", integer=True)
             if len(parts) > 1:
                 axis.legend(fontsize=8)
 
