@@ -8,9 +8,10 @@ import numpy as np
 
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.page import write_page
-from transreid_ssl.report.run_page import Run
-from transreid_ssl.report.sections import BASELINES, TITLES
+from transreid_ssl.report.runs import Run
+from transreid_ssl.report.sections import TITLES
 from transreid_ssl.training.clock import duration
+from transreid_ssl.training.curves import BASELINES
 
 _SHARED = {"run.output", "run.overwrite"}
 """Settings that differ between all runs and say nothing."""

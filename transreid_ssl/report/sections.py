@@ -2,21 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
+from transreid_ssl.palette import SERIES
 from transreid_ssl.report.charts import Charts
-from transreid_ssl.training.curves import series_by_panel
-
-if TYPE_CHECKING:
-    from transreid_ssl.report.run_page import Run
+from transreid_ssl.report.runs import Run
+from transreid_ssl.training.curves import BASELINES, series_by_panel
 
 TITLES = {
     "mAP": "mAP", "rank1": "rank-1", "roc_area": "ROC area", "equal_error_rate": "equal error rate"
 }  # fmt: skip
-BASELINES = {"histogram": "colour histogram", "chance": "chance"}
 
 
 class Chapter(NamedTuple):
@@ -33,7 +31,7 @@ class Chapter(NamedTuple):
     content: dict[str, Any]
 
 
-def chapters(run: "Run") -> list[Chapter]:
+def chapters(run: Run) -> list[Chapter]:
     """All chapters that a run has something for, in the order of the page."""
     charts, found = Charts(), run.found
     made: list[tuple[str, str, Callable[[], dict[str, Any] | None]]] = [
@@ -50,7 +48,7 @@ def chapters(run: "Run") -> list[Chapter]:
     return [Chapter(*one) for one in given if one[2] and any(one[2].values())]
 
 
-def _figures(run: "Run", charts: Charts) -> dict[str, Any] | None:
+def _figures(run: Run, charts: Charts) -> dict[str, Any] | None:
     """Each probed figure before and after, beside its baselines, as a table and as bars."""
     names = [name for name in TITLES if run.first_last(f"probe/{name}")]
     if not names:
@@ -67,8 +65,6 @@ def _figures(run: "Run", charts: Charts) -> dict[str, Any] | None:
         rows = {"measured": rows["after"], **dict(list(rows.items())[2:])}
 
     def fill(axis: Any) -> None:
-        from transreid_ssl.palette import SERIES
-
         heights = np.arange(len(rows))
         for number, name in enumerate(names):
             values = [row[number] for row in rows.values()]
@@ -90,12 +86,13 @@ def _figures(run: "Run", charts: Charts) -> dict[str, Any] | None:
     }
 
 
-def _curves(run: "Run", charts: Charts) -> dict[str, Any]:
+def _curves(run: Run, charts: Charts) -> dict[str, Any]:
     drawn = []
     panels = sorted(series_by_panel(run.metrics).items(), key=lambda panel: _place(panel[0]))
     for heading, lines in panels:
-        lines = {_spoken(name): line for name, line in lines.items()}
-        dotted = [name for name in lines if name.endswith(tuple(BASELINES.values()))]
+        dotted = [
+            name for name in lines if name.endswith(tuple(f"of {of}" for of in BASELINES.values()))
+        ]
         scale = {"yscale": "log"} if heading == "schedules" else {}
         alt = f"Curves by step of {', '.join(lines)}"
         chart = charts.lines(alt, lines, dotted=dotted, xlabel="step", **scale)
@@ -106,14 +103,6 @@ def _curves(run: "Run", charts: Charts) -> dict[str, Any]:
 def _place(heading: str) -> int:
     """What is measured comes first, then losses and rates, then what tells of the run's health."""
     return 0 if heading.endswith("(%)") else {"loss": 1, "schedules": 2}.get(heading, 3)
-
-
-def _spoken(name: str) -> str:
-    """ "rank-1, chance" for "rank1_chance"."""
-    figure, _, baseline = name.rpartition("_")
-    if baseline in BASELINES:
-        return f"{TITLES.get(figure, figure)}, {BASELINES[baseline]}"
-    return TITLES.get(name, name.replace("_", " "))
 
 
 def gallery(found: dict[str, Any]) -> dict[str, Any] | None:
@@ -175,7 +164,7 @@ def feature_maps(found: dict[str, Any], charts: Charts) -> dict[str, Any] | None
     return {"charts": drawn, "method": flat["method"], "count": len(flat["x"])}
 
 
-def _clusters(run: "Run", charts: Charts) -> dict[str, Any] | None:
+def _clusters(run: Run, charts: Charts) -> dict[str, Any] | None:
     found = run.found.get("clusters")
     if not found:
         return None
@@ -189,7 +178,7 @@ def _clusters(run: "Run", charts: Charts) -> dict[str, Any] | None:
     return found | {"chart": chart, "count": len(sizes)}
 
 
-def _speed(run: "Run", charts: Charts) -> dict[str, Any] | None:
+def _speed(run: Run, charts: Charts) -> dict[str, Any] | None:
     """Rates over the run, their medians, and the most memory held."""
     steps, rate = run.series("images_per_second")
     if not steps:
