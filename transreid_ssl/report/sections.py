@@ -96,7 +96,8 @@ def _curves(run: Run, charts: Charts) -> dict[str, Any]:
         scale = {"yscale": "log"} if heading == "schedules" else {}
         alt = f"Curves by step of {', '.join(lines)}"
         chart = charts.lines(alt, lines, dotted=dotted, xlabel="step", **scale)
-        drawn.append((heading, chart))
+        only = next(iter(lines)) if len(lines) == 1 else heading
+        drawn.append((heading if only == heading else f"{heading}: {only}", chart))
     return {"charts": drawn}
 
 

@@ -18,7 +18,8 @@ _CLUSTERS = {
     "adjusted_rand_index": "clusters against true identities",
     "v_measure": "clusters against true identities",
 }
-_TITLES = {"rank1": "rank-1", "roc_area": "ROC area", "v_measure": "V-measure"}
+_TITLES = {"rank1": "rank-1", "roc_area": "ROC area", "v_measure": "V-measure",
+           "adjusted_rand_index": "adjusted Rand index"}  # fmt: skip
 BASELINES = {"histogram": "colour histogram", "chance": "chance"}
 _SKIPPED = {"step", "epoch", "images_per_second", "step_seconds", "data_wait"}
 
@@ -65,8 +66,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
         else:
             axis.locator_params(axis="y", nbins=5)
         axis.locator_params(axis="x", nbins=5, integer=True)
-        if len(series) == 1:
-            continue  # the heading says what it is
+        if [_label(name) for name in series] == [heading]:
+            continue
         if len(series) > 3:  # would hide the curves
             axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         else:
