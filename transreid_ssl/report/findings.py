@@ -80,7 +80,7 @@ def of_retrieval(
         "figures": metrics.as_dict(),
         "of": total,
         "cmc": metrics.cmc.tolist(),
-        "roc": roc_of(count_pairs(*sides, device=device)),
+        "roc": _roc_if_any(*sides, device=device),
         "gallery": [
             _gallery_row(row, protocol)
             for row in ranked_rows(query, gallery, protocol, metrics, _ROWS)
@@ -89,6 +89,14 @@ def of_retrieval(
             [torch.as_tensor(query), torch.as_tensor(gallery)], [protocol.query, protocol.gallery]
         ),
     }
+
+
+def _roc_if_any(*sides: Any, device: Any) -> dict[str, Any] | None:
+    """None where there are only pairs of one person, or none of them: that is no fault here."""
+    try:
+        return roc_of(count_pairs(*sides, device=device))
+    except UserError:
+        return None
 
 
 def _gallery_row(row: RankedRow, protocol: ReIDProtocol) -> dict[str, Any]:
@@ -155,6 +163,8 @@ def _in_two_dimensions(values: np.ndarray) -> tuple[str, np.ndarray]:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    if len(values) < 3:  # have no directions
+        return "no map", np.zeros((len(values), 2))
     if len(values) < _FEW:
         wanted = min(2, *values.shape)
         flat = PCA(wanted, random_state=0).fit_transform(values)
