@@ -11,19 +11,12 @@ import pytest
 import launch
 
 PACKAGE = "transreid_ssl"
+BOTTOM = {
+    "errors", "files", "logs", "reading", "tables", "parts", "outputs", "command", "processes",
+    "terms", "palette",
+}  # fmt: skip
 FLOORS = [
-    {
-        "errors",
-        "files",
-        "logs",
-        "reading",
-        "tables",
-        "parts",
-        "outputs",
-        "command",
-        "processes",
-        "terms",
-    },
+    BOTTOM,
     {"models", "data", "retrieval"},
     {"training"},
     {"pretrain", "finetune", "cfs", "report"},

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl import __version__, command, data, report, retrieval
@@ -123,22 +122,12 @@ def draw(
     count: int = 6,
 ) -> Path:
     """Draw the first ten ranks of ``count`` queries, spread evenly from the best to the worst."""
-    precision = metrics.average_precision
-    order = np.argsort(-precision, kind="stable")[: metrics.num_valid_queries]
-    chosen = order[np.linspace(0, len(order) - 1, min(count, len(order))).astype(int)]
-    query_labels, gallery_labels = data.reid.labels(protocol, chosen)
-    ranked = retrieval.ranked_gallery(query[chosen], *query_labels, gallery, *gallery_labels, k=10)
     rows = []
-    for index, distances, places, correct in zip(chosen, *ranked):
-        shown = distances.isfinite()
-        images = list(data.decoded(protocol.gallery, places[shown].tolist()))
-        (image,) = data.decoded(protocol.query, [index])
-        label = f"AP {100 * precision[index]:.0f} %"
-        rows.append(
-            report.GalleryRow(
-                label, image, images, correct[shown].tolist(), distances[shown].tolist()
-            )
-        )
+    for row in report.ranked_rows(query, gallery, protocol, metrics, count):
+        (image,) = data.decoded(protocol.query, [row.query])
+        images = list(data.decoded(protocol.gallery, row.places))
+        label = f"AP {100 * row.precision:.0f} %"
+        rows.append(report.GalleryRow(label, image, images, row.correct, row.distances))
     title = f"{protocol.name}: mAP {100 * metrics.mAP:.1f} %, rank-1 {100 * metrics.rank(1):.1f} %"
     people = "generated people, nobody is real" if is_generated(protocol) else protocol.split
     note = f"{people}; queries from the best found to the worst by average precision (AP)"
@@ -199,7 +188,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(describe_verification(record["verification"]))
     write_json(options.json, record)
     print(f"written to {options.json}")
-    if is_generated(protocol) if options.picture is None else options.picture:
+    drawn = is_generated(protocol) if options.picture is None else bool(options.picture)
+    found = report.of_retrieval(query, gallery, protocol, device_of(options))
+    page = Path(options.json).with_name(report.PAGE)
+    print(f"page: {report.write_evaluation(page, record, found, pictures=drawn)}")
+    if drawn:
         path = options.picture if isinstance(options.picture, str) else _PICTURE
         print(f"drawn in {draw(path, query, gallery, protocol, results['network'])}")
 

@@ -1,7 +1,7 @@
 """The images of a gallery that are most like a query: a ranked table, and a picture of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,7 @@ class Search(EmbeddingSettings):
         k: Images to find for each query.
         skip_broken: Leave out images that cannot be read, instead of stopping at the first.
         out: The table to write, .csv or .parquet.
-        picture: Draw what was found, beside the table; of twenty queries at most.
+        picture: Draw what was found, beside the table, and a page; of twenty queries at most.
     """
 
     query: str
@@ -71,11 +71,34 @@ def rank(query: Embedded, gallery: Embedded, options: Search) -> tuple[np.ndarra
     return tuple(part.numpy() for part in found)
 
 
+def shown(count: int) -> np.ndarray:
+    """Which of so many queries are drawn: twenty, evenly spread, or all if they are fewer."""
+    return np.unique(np.linspace(0, count - 1, _DRAWN).astype(int))
+
+
+def tiles(
+    query: Embedded, gallery: Embedded, rows: np.ndarray, said: dict[str, np.ndarray]
+) -> list[dict]:
+    """What the page shows, as ``report.write_search`` takes it; ``said`` of each place (Q, K)."""
+    return [
+        {
+            "label": f"query {number + 1:,}",
+            "query": report.tile(query.images, number),
+            "found": [
+                report.tile(gallery.images, row)
+                | {name: float(values[number, place]) for name, values in said.items()}
+                for place, row in enumerate(rows[number, :10].tolist())
+            ],
+        }
+        for number in shown(len(rows)).tolist()
+    ]
+
+
 def draw(
     path: Path, query: Embedded, gallery: Embedded, distances: np.ndarray, rows: np.ndarray
 ) -> Path:
-    """Draw what was found for twenty queries, evenly spread, or for all if they are fewer."""
-    chosen = np.unique(np.linspace(0, len(rows) - 1, _DRAWN).astype(int))
+    """Draw what was found for the queries that are shown."""
+    chosen = shown(len(rows))
     drawn = [
         report.GalleryRow(
             label=f"query {number + 1:,}",
@@ -128,6 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"no picture: the images of {options.gallery} are not where they were embedded")
     elif options.picture:
         print(f"drawn in {draw(picture, query, gallery, distances, rows)}")
+        said = {name: np.reshape(columns[name], rows.shape) for name in list(columns)[3:]}
+        page = report.write_search(
+            picture.with_name(report.PAGE), f"{count:,} queries in {len(gallery.names):,} images",
+            tiles(query, gallery, rows, said), asdict(options) | {"weights": str(weights)},
+        )  # fmt: skip
+        print(f"page: {page}")
 
 
 if __name__ == "__main__":

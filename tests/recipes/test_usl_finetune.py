@@ -57,6 +57,9 @@ def test_a_run_leaves_its_results(home):
     spec = read_spec(run / "model.safetensors")
     assert (spec.objective, spec.feature_norm, spec.mean, spec.std) == ("usl", True, *HALF)
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    page = (run / "report.html").read_text()
+    for chapter in ("figures", "gallery", "rates", "attention", "map", "clusters", "speed"):
+        assert f'<section id="{chapter}"' in page
     before, after = load_file(home / BEFORE), load_file(run / "model.safetensors")
     last = transreid_ssl.load_backbone(run / "checkpoints" / "step_00000012.pt").state_dict()
     assert all(torch.equal(value, last[name]) for name, value in after.items())

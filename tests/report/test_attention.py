@@ -9,7 +9,7 @@ import torch
 import launch
 from transreid_ssl.data import open_pool
 from transreid_ssl.models import build_backbone, save_backbone
-from transreid_ssl.report.attention import attention_maps, draw_attention
+from transreid_ssl.report.attention import LEGEND, attention_maps, draw_attention
 
 
 def test_maps_lie_between_zero_and_one_over_the_patch_grid():
@@ -26,7 +26,7 @@ def test_the_picture_pairs_each_crop_with_its_map(tmp_path):
     pool = open_pool("demo:identities=3,images=4,height=32,width=16")
     path = draw_attention(tmp_path / "maps.png", model, pool, np.arange(10))
     picture = cv2.imread(str(path))
-    assert picture.shape == (2 * (192 + 6), 8 * (2 * 96 + 6), 3)  # 10 crops: two rows of 8
+    assert picture.shape == (2 * (192 + 6) + LEGEND, 8 * (2 * 96 + 6), 3)  # 10 crops: two rows of 8
 
 
 def test_crops_are_resized_as_the_network_was_trained(tmp_path):

@@ -11,7 +11,7 @@ With no options each takes what the one before has left, beginning with what
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -286,6 +286,12 @@ def run_report(options: Report) -> None:
         pool, account.scores, kept, options.out, options.count, account.method, account.curves()
     )
     print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
+    page = report.write_selection(
+        Path(options.out).with_name(report.PAGE), pool, account.scores, kept,
+        method=account.method, lines=account.lines(), curves=account.curves(),
+        settings=asdict(options), count=options.count,
+    )  # fmt: skip
+    print(f"page: {page}")
 
 
 def run_import(options: Import) -> None:

@@ -35,6 +35,7 @@ from transreid_ssl.logs import say
 from transreid_ssl.models import BackboneSpec, read_spec
 from transreid_ssl.outputs import BEST, MODEL
 from transreid_ssl.processes import on_all
+from transreid_ssl.report import leave_page
 from transreid_ssl.training import ProbeSettings, RunFolder, Trainer, build_backbone_to_train, train
 from transreid_ssl.training.sharding import whole_network
 
@@ -81,6 +82,7 @@ def train_with_labels(
         steps_per_epoch=sampler(num_steps=0).steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.labels.tobytes()]),
         image_names=images.names, **ends(config, accelerator),
+        leave=lambda trainer, result: leave_page(trainer, result, images),
     )  # fmt: skip
 
 
@@ -138,6 +140,7 @@ def train_on_clusters(
         steps_per_epoch=config.clusters.steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.cameras.tobytes()]),
         image_names=images.names, **ends(config, accelerator),
+        leave=lambda trainer, result: leave_page(trainer, result, images, objective.labels),
     )  # fmt: skip
 
 

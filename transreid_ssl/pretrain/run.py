@@ -23,6 +23,7 @@ from transreid_ssl.logs import say
 from transreid_ssl.models import HALF, IMAGENET, LUPERSON
 from transreid_ssl.outputs import BACKBONE
 from transreid_ssl.pretrain.settings import PretrainingConfig
+from transreid_ssl.report import leave_page
 from transreid_ssl.training import (
     Objective,
     Trainer,
@@ -134,6 +135,7 @@ def pretrain(
         data_key=whole.fingerprint, origin={"pool": pool.source},
         probe=config.probe, result=BACKBONE,
         max_bad_images=int(data.max_bad_fraction * len(pool)), image_names=pool.names,
+        leave=lambda trainer, result: leave_page(trainer, result, pool),
     )  # fmt: skip
     finish(accelerator)
 

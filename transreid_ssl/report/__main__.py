@@ -1,13 +1,17 @@
-"""Pictures of what a run has learnt.
+"""Pages and pictures of what a run has learnt.
 
+    python -m transreid_ssl.report outputs/dino_pretrain
+    python -m transreid_ssl.report outputs/dino_pretrain outputs/moco_pretrain
     python -m transreid_ssl.report curves outputs/dino_pretrain
     python -m transreid_ssl.report attention --weights outputs/dino_pretrain/backbone.safetensors
 
-The first draws a run's metrics.jsonl again; the second shows what a network looks at.
+The first makes a run's page anew, the second compares runs on one page (`page` may be left out);
+the third draws a run's metrics.jsonl again, and the last shows what a network looks at.
 """
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,29 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import find_run
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import check_outputs, choose_run
+
+COMPARISON = "outputs/report/comparison.html"
+
+
+@dataclass(frozen=True)
+class Page:
+    """Make the page of a run anew, or one page that compares several.
+
+    Example: ``python -m transreid_ssl.report outputs/dino_pretrain outputs/moco_pretrain``
+
+    Args:
+        out: The page; by default report.html in the folder of the one run, or
+            outputs/report/comparison.html.
+    """
+
+    runs: Sequence[str] = field(
+        default_factory=list,
+        metadata={
+            "positional": True, "nargs": "*", "metavar": "RUN",
+            "help": "folders of runs; by default the newest finished one in outputs/",
+        },
+    )  # fmt: skip
+    out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +83,27 @@ class Attention:
     out: str = "outputs/report/attention.png"
 
 
+def make_page(options: Page) -> None:
+    """The command ``page``."""
+    from transreid_ssl.report.compare import write_comparison
+    from transreid_ssl.report.run_page import write_run_page
+
+    runs = options.runs
+    if not runs:
+        run, why = choose_run(None)
+        runs = [str(run.folder)]
+        print(f"{run.folder}: {why}")
+    for folder in runs:
+        if not Path(folder).is_dir():
+            raise UserError(
+                f"{folder}: there is no such folder of a run{command.nearest(folder, ACTIONS)}"
+            )
+    if len(runs) == 1:
+        print(write_run_page(runs[0], options.out))
+    else:
+        print(write_comparison(options.out or COMPARISON, runs))
+
+
 def draw_curves(options: Curves) -> None:
     """The command ``curves``."""
     folder = options.folder
@@ -84,10 +132,19 @@ def draw_maps(options: Attention) -> None:
     print(f"{path}: {pool.describe()}")
 
 
+ACTIONS = {
+    "page": (Page, make_page),
+    "curves": (Curves, draw_curves),
+    "attention": (Attention, draw_maps),
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the name of the picture and its options, and draw it."""
-    actions = {"curves": (Curves, draw_curves), "attention": (Attention, draw_maps)}
-    command.subcommands("python -m transreid_ssl.report", __doc__, actions, arguments)
+    """Parse the name of what is wanted, by default a page, and its options, and make it."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or not (arguments[0].startswith("-") or arguments[0] in ACTIONS):
+        arguments.insert(0, "page")
+    command.subcommands("python -m transreid_ssl.report", __doc__, ACTIONS, arguments)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from transreid_ssl.files import atomic_path
 from transreid_ssl.models import ReIDViT, class_attention
 
 _TILE_HEIGHT = 192
+LEGEND = 30
+"""Height of the legend in pixels."""
 
 
 def attention_maps(model: ReIDViT, images: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ def attention_maps(model: ReIDViT, images: Tensor) -> Tensor:
 
 
 def draw_attention(path: str | Path, model: ReIDViT, pool: Pool, indices: np.ndarray) -> Path:
-    """Write a PNG: each crop beside its attention map laid over it.
+    """Write a PNG: each crop beside its attention map laid over it, and a legend below.
 
     Args:
         path: Where the picture goes.
@@ -53,18 +55,36 @@ def draw_attention(path: str | Path, model: ReIDViT, pool: Pool, indices: np.nda
     blank = np.full_like(tiles[0], 255)
     tiles += [blank] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    picture = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
+    picture = np.vstack([*rows, _legend(rows[0].shape[1])])
+    picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     with atomic_path(path) as temporary:
         temporary.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     return Path(path)
 
 
-def _pair(crop: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A crop (H, W, 3) and the same under its heat map (rows, columns), side by side."""
-    height, width = _TILE_HEIGHT, round(_TILE_HEIGHT * crop.shape[1] / crop.shape[0])
+def overlay(crop: np.ndarray, heat: np.ndarray, tile_height: int) -> np.ndarray:
+    """A crop uint8 (H, W, 3) under its heat map (rows, columns) of 0 … 1, at this height."""
+    height, width = tile_height, round(tile_height * crop.shape[1] / crop.shape[0])
     crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
     smooth = cv2.resize(heat, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     colours = colormaps["inferno"](smooth)[..., :3] * 255
-    over = (0.45 * crop + 0.55 * colours).astype(np.uint8)
+    return (0.45 * crop + 0.55 * colours).astype(np.uint8)
+
+
+def _legend(width: int) -> np.ndarray:
+    """The scale of the maps, uint8 (LEGEND, width, 3): each has its own least and most."""
+    strip = np.full((LEGEND, width, 3), 255, np.uint8)
+    colours = colormaps["inferno"](np.linspace(0, 1, 90))[:, :3] * 255
+    strip[9:21, 52:142] = colours.astype(np.uint8)
+    for text, left in (("least", 6), ("most attention of the map", 150)):
+        font = cv2.FONT_HERSHEY_SIMPLEX, 0.42, (34, 34, 34), 1, cv2.LINE_AA
+        cv2.putText(strip, text, (left, 20), *font)
+    return strip
+
+
+def _pair(crop: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A crop (H, W, 3) and the same under its heat map (rows, columns), side by side."""
+    over = overlay(crop, heat, _TILE_HEIGHT)
+    crop = cv2.resize(crop, over.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     pair = np.hstack([crop, over])
     return cv2.copyMakeBorder(pair, 3, 3, 3, 3, cv2.BORDER_CONSTANT, value=(255, 255, 255))

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from transreid_ssl.data import CorruptImage, Pool, decode, resize
 from transreid_ssl.files import atomic_path
+from transreid_ssl.palette import RIGHT, WRONG, style
 
 _TILE = (128, 64)
-_KEPT, _DROPPED = "#2a7f62", "#b5502b"
+_KEPT, _DROPPED = RIGHT, WRONG
 
 
 @dataclass(frozen=True)
@@ -103,25 +104,34 @@ def draw_cfs_sheet(
     return Path(out)
 
 
+def histogram_edges(scores: np.ndarray) -> np.ndarray:
+    """Edges float64 (61,) of the bins of scores (N,), NaN where there are none."""
+    finite = scores[np.isfinite(scores)]
+    low, high = float(finite.min()), float(finite.max())
+    return np.linspace(low, high if high > low else low + 1e-3, 61)
+
+
+def axis_name(method: str) -> str:
+    """What a method's scores are, for people."""
+    return "catastrophic forgetting score (cosine before / after)" if method == "cfs" else method
+
+
 def _draw_histogram(axis: Axes, scores: np.ndarray, kept: np.ndarray, method: str) -> None:
     finite = np.isfinite(scores)
-    low, high = float(scores[finite].min()), float(scores[finite].max())
-    edges = np.linspace(low, high if high > low else low + 1e-3, 61)
+    edges = histogram_edges(scores)
     groups = [scores[finite & kept], scores[finite & ~kept]]
     labels = [f"kept: {len(groups[0]):,}", f"dropped: {len(groups[1]):,}"]
     axis.hist(groups, bins=edges, stacked=True, color=[_KEPT, _DROPPED], label=labels)
     if len(groups[0]) and len(groups[1]) and groups[0].min() >= groups[1].max():
         cut = float(groups[0].min())
         axis.axvline(cut, color="black", linewidth=1, linestyle="--", label=f"cut at {cut:.4f}")
-    named = "catastrophic forgetting score (cosine before / after)" if method == "cfs" else method
-    axis.set(xlabel=named, ylabel="images")
+    axis.set(xlabel=axis_name(method), ylabel="images")
     axis.legend(fontsize=8)
 
 
 def _draw_curves(axis: Axes, curves: Mapping[str, np.ndarray], kept: float) -> None:
     for number, (label, shares) in enumerate(curves.items()):
-        style = ("-", "--", "-.", ":")[number % 4]
-        axis.plot(np.linspace(0, 100, len(shares)), 100 * shares, ls=style, label=label)
+        axis.plot(np.linspace(0, 100, len(shares)), 100 * shares, label=label, **style(number))
     axis.axvline(kept, color="black", linewidth=1, linestyle="--")
     axis.text(kept, 101, f" {kept:.0f} % kept", fontsize=8, va="bottom")
     axis.set(xlabel="best part of the pool (%)", ylabel="%", xlim=(0, 100), ylim=(0, 101))

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from transreid_ssl.files import atomic_path
+from transreid_ssl.palette import FAINT, INK, RIGHT, WRONG
 
-RIGHT, WRONG = "#2a7f62", "#b5502b"
-_QUERY, _INK, _FAINT = "#222222", "#222222", "#777777"
+_QUERY, _INK, _FAINT = INK, INK, FAINT
 _TILE = (160, 80)  # height, width of an image on the picture, in pixels
 _FRAME, _GAP, _CAPTION = 4, 10, 26
 _LEFT, _TOP, _BOTTOM, _AFTER_QUERY = 84, 92, 40, 30
@@ -43,7 +43,7 @@ def ranked_galleries(
 ) -> Path:
     """Write a PNG with a line of images for each query: itself, then its nearest gallery images.
 
-    Frames are green where the identity is right and red where it is wrong, and the captions say it
+    Frames are blue where the identity is right and red where it is wrong, and the captions say it
     again with a tick or a cross, before the distance. They are grey where it is not known.
 
     Args:

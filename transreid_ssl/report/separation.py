@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transreid_ssl.report.galleries import RIGHT, WRONG
+from transreid_ssl.palette import RIGHT, WRONG, style
 from transreid_ssl.retrieval.separation import roc
 
 
@@ -29,8 +29,8 @@ def draw_separation(
         1, 1 + len(similarities), width_ratios=[4.5, *[3] * len(similarities)]
     )
     fewest = min(len(different) for _, different in similarities.values())
-    for name, sides in similarities.items():
-        curves.plot(*roc(*sides), label=name, drawstyle="steps-post")
+    for number, (name, sides) in enumerate(similarities.items()):
+        curves.plot(*roc(*sides), label=name, drawstyle="steps-post", **style(number))
     curves.set(
         xscale="log", xlim=(min(0.1, 1 / fewest), 1), ylim=(0, 1.01),
         xlabel="false matches", ylabel="true matches",

@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from transreid_ssl.palette import style
+
 _CLUSTERS = {
     "found": "clusters by epoch",
     "true_identities": "clusters by epoch",
@@ -16,6 +18,9 @@ _CLUSTERS = {
     "adjusted_rand_index": "clusters against true identities",
     "v_measure": "clusters against true identities",
 }
+_TITLES = {"rank1": "rank-1", "roc_area": "ROC area", "v_measure": "V-measure",
+           "adjusted_rand_index": "adjusted Rand index"}  # fmt: skip
+BASELINES = {"histogram": "colour histogram", "chance": "chance"}
 _SKIPPED = {"step", "epoch", "images_per_second", "step_seconds", "data_wait"}
 
 
@@ -43,12 +48,12 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     )  # fmt: skip
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (heading, series) in zip(axes.flat, panels.items()):
-        for name, (steps, values) in series.items():
+        for number, (name, (steps, values)) in enumerate(series.items()):
             constant = _is_probe(name) and ("histogram" in name or "chance" in name)
             measured = _is_probe(name) and not constant
             axis.plot(
-                steps, values, label=_label(name), lw=1.5,
-                ls=":" if constant else "-", ms=3,
+                steps, values, label=_label(name), lw=1.5, ms=3,
+                **style(number) | ({"ls": ":"} if constant else {}),
                 # A line of one point would not be seen.
                 marker="o" if measured or len(steps) == 1 else None,
             )  # fmt: skip
@@ -62,6 +67,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
         else:
             axis.locator_params(axis="y", nbins=5)
         axis.locator_params(axis="x", nbins=5, integer=True)
+        if [_label(name) for name in series] == [heading]:
+            continue
         if len(series) > 3:  # would hide the curves
             axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
         else:
@@ -76,7 +83,10 @@ def _label(name: str) -> str:
     room, _, plain = name.rpartition("/")
     if plain == "feature_spread":
         return "of the probe" if room else "of a batch"
-    return plain
+    figure, _, of = plain.rpartition("_")
+    if of in ("histogram", "chance"):
+        return f"{_TITLES.get(figure, figure)} of {BASELINES[of]}"
+    return _TITLES.get(plain, plain).replace("_", " ")
 
 
 def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:
@@ -108,3 +118,13 @@ def _heading(name: str) -> str:
     if "loss" in name:
         return "loss"
     return name.replace("_", " ")
+
+
+def series_by_panel(
+    lines: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """What ``draw_curves`` draws: by the heading of a panel, steps and values by their labels."""
+    return {
+        heading: {_label(name): values for name, values in series.items()}
+        for heading, series in _panels(lines).items()
+    }

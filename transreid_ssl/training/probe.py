@@ -52,6 +52,7 @@ class RetrievalProbe:
     ) -> None:
         self.settings, self.backbone, self.accelerator = settings, backbone, accelerator
         self.baselines: dict[str, float] = {}
+        self.features: tuple[Tensor, ...] | None = None  # of the last probe, on the main process
         self._open(seed)
 
     def _open(self, seed: int) -> None:
@@ -72,6 +73,7 @@ class RetrievalProbe:
             self.backbone(), batch_size=self.settings.batch_size,
             num_workers=self.settings.num_workers, accelerator=self.accelerator,
         )  # fmt: skip
+        self.features = features if self.accelerator.is_main_process else None
         values = on_main(self.accelerator, lambda: self._log(step, features))
         return values if self.accelerator.is_main_process else {}
 

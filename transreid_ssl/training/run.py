@@ -38,6 +38,7 @@ def train(
     best: str | None = None,
     max_bad_images: int | None = None,
     image_names: Sequence[str] | None = None,
+    leave: Callable[[Trainer, Path], None] | None = None,
 ) -> Path:
     """Train an objective to the end of its plan; returns the backbone's file in the run folder.
 
@@ -51,6 +52,7 @@ def train(
         result: The file of the backbone when the run is finished.
         best: The file of the backbone of the best probe; None keeps none.
         max_bad_images, image_names: See ``Trainer``.
+        leave: Called in the end on the main process, with what is left: a report, say.
 
     Raises:
         UserError: the run folder is of other images, or training has diverged or collapsed.
@@ -80,6 +82,8 @@ def train(
     trainer.fit(batches(trainer))
     save(result)
     trainer.report(result)
+    if leave is not None and accelerator.is_main_process:
+        leave(trainer, run.path / result)
     return run.path / result
 
 

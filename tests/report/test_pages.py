@@ -1,0 +1,275 @@
+"""Pages: whole, closed in themselves, deaf to hostile names, and readable in a browser."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import browser
+import launch
+from transreid_ssl import UserError
+from transreid_ssl.data import FilesPool, LabelledImages, open_pool, open_reid
+from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.report import findings
+from transreid_ssl.report.compare import write_comparison
+from transreid_ssl.report.page import data_uri
+from transreid_ssl.report.result_pages import write_search, write_selection
+from transreid_ssl.report.run_page import write_run_page
+from transreid_ssl.report.sections import digits
+from transreid_ssl.retrieval import PairCounts
+
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7 * 7 }}&lt;$x^2$"
+VOID = {"meta", "img", "input", "br", "link", "hr"}
+
+
+class Checked(HTMLParser):
+    """Follows the tags of a page and notes what a page of ours must not have."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open, self.ids, self.faults, self.tags = [], [], [], []
+        self.targets, self.text = [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"])
+        for name, value in attrs:
+            if name.startswith("on"):
+                self.faults.append(f"{tag} {name}={value}")
+            if name in ("src", "href", "data", "action", "poster", "srcset"):
+                if value.startswith("#"):
+                    self.targets.append(value[1:])
+                elif not value.startswith("data:image/"):
+                    self.faults.append(f"{tag} {name}={value}")
+        if tag == "img" and "alt" not in found:
+            self.faults.append("an image without alt")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check(path):
+    """Look a page through; its parser, with its tags and text."""
+    page = Checked(path)
+    assert page.faults == []
+    assert len(page.ids) == len(set(page.ids))
+    assert set(page.targets) <= set(page.ids)
+    assert page.tags.count("script") == 1
+    assert page.tags.count("h1") == page.tags.count("main") == 1
+    return page
+
+
+def fill(folder, lr=0.1, name=HOSTILE, steps=30, found=None):
+    """A run folder as a finished run leaves it."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        f"# python 3, {HOSTILE}\n"
+        + json.dumps({"run": {"epochs": 2}, "optim": {"lr": lr}, name: {name: name}})
+    )
+    lines = [
+        {"step": step, "loss": 9 / step, "lr": 0.1, "step_seconds": 0.5, "data_wait": 0.1,
+         "images_per_second": 16, f"{name}_norm": 1.0}
+        for step in range(1, steps + 1)
+    ]  # fmt: skip
+    for step in (0, steps):
+        probe = {"mAP": 10 + step, "rank1": 20 + step}
+        probe |= {f"{key}_{of}": 50.0 for key in ("mAP", "rank1") for of in ("histogram", "chance")}
+        lines.append({"step": step} | {f"probe/{key}": value for key, value in probe.items()})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if found is not None:
+        (folder / "report.json").write_text(json.dumps(found))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """All that a page shows, of a network with random weights; names of images are hostile."""
+    torch.manual_seed(0)
+    protocol = open_reid("demo:identities=3,images=4,test=8,height=32,width=16")
+    model = build_backbone("vit_nano_patch8_reid", img_size=(32, 16)).eval()
+    weights = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_backbone(weights, model)
+    query, gallery = (torch.randn(len(part), 8) for part in (protocol.query, protocol.gallery))
+    retrieval = findings.of_retrieval(query, gallery, protocol)
+    for row in retrieval["gallery"]:
+        row["query"]["name"] = row["found"][0]["name"] = HOSTILE
+    labels = np.arange(len(protocol.gallery)) % 3
+    labels[0] = -1
+    return {
+        "made": {"method": HOSTILE, "memory": {"machine": 2**30}, "images": HOSTILE},
+        "retrieval": retrieval,
+        "attention": findings.of_attention(weights, protocol.gallery),
+        "clusters": findings.of_clusters(labels, protocol.gallery),
+    }
+
+
+@pytest.fixture(scope="module")
+def run_page(found, tmp_path_factory):
+    return write_run_page(fill(tmp_path_factory.mktemp("runs") / "run", found=found))
+
+
+def test_the_page_of_a_run_shows_all_chapters_and_is_closed_in_itself(run_page):
+    page = check(run_page)
+    for chapter in ("figures", "curves", "gallery", "rates", "attention", "map", "clusters",
+                    "speed", "settings"):  # fmt: skip
+        assert chapter in page.ids
+    assert page.text.count(HOSTILE) > 5, "as text, and in full"
+    assert "49" not in page.text.split("Method")[1][:200], "names are no templates"
+    assert "1.00 GiB" in page.text
+    assert run_page.stat().st_size < 2e6
+
+
+def test_a_run_without_a_probe_or_an_end_has_a_page_too(tmp_path):
+    folder = fill(tmp_path / "run")
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    page = check(write_run_page(folder))
+    assert {"curves", "settings"} <= set(page.ids)
+    assert "gallery" not in page.ids
+    assert "not yet: no weights are there" in page.text
+
+
+def test_addresses_in_damaged_findings_are_not_followed(tmp_path, found):
+    damaged = json.loads(json.dumps(found))
+    damaged["retrieval"]["gallery"][0]["query"]["image"] = "https://example.org/x.jpg"
+    damaged["attention"][0]["over"] = "javascript:alert(1)"
+    page = check(write_run_page(fill(tmp_path / "run", found=damaged)))
+    assert "example.org" not in page.text
+
+
+def test_what_is_no_run_or_damaged_is_said_in_a_line(tmp_path):
+    with pytest.raises(UserError, match="not the folder of a run"):
+        write_run_page(tmp_path)
+    folder = fill(tmp_path / "run")
+    (folder / "report.json").write_text("{")
+    with pytest.raises(UserError, match=r"report\.json: damaged"):
+        write_run_page(folder)
+    text = launch.run("-m", "transreid_ssl.report", "curvs", code=2)
+    assert text.endswith("did you mean curves?\n")
+
+
+def test_runs_are_compared_by_what_differs(tmp_path):
+    runs = [
+        fill(tmp_path / name, lr, steps=steps) for name, lr, steps in (("a", 0.1, 9), ("b", 0.2, 5))
+    ]
+    page = check(write_comparison(tmp_path / "out" / "c.html", runs))
+    settings = page.text.split("Settings that differ")[2].split("Curves")[0]
+    assert settings.split()[-1] == "optim.lr0.10.2"
+    for figure in ("19.0", "15.0"):  # mAP after
+        assert figure in page.text
+    same = check(write_comparison(tmp_path / "d.html", [runs[0], runs[0]]))
+    assert "None: these runs have the same settings." in same.text
+
+
+def test_twenty_runs_make_a_small_page(tmp_path):
+    runs = [fill(tmp_path / f"run_{n}", n / 10, name="x", steps=2000) for n in range(20)]
+    path = write_comparison(tmp_path / "c.html", runs)
+    check(path)
+    assert path.stat().st_size < 5e6
+
+
+def test_a_search_and_a_selection_have_pages_of_the_same_kind(tmp_path):
+    pool = open_pool("demo:identities=3,images=4,height=32,width=16")
+    one = findings.tile(pool, 0)
+    rows = [{"label": HOSTILE, "query": one | {"name": HOSTILE},
+             "found": [one | {"similarity": 0.5, "probability": 0.25}]}]  # fmt: skip
+    settings = {"weights": HOSTILE, "query": HOSTILE, "gallery": HOSTILE}
+    page = check(write_search(tmp_path / "search.html", HOSTILE, rows, settings))
+    assert "0.50, probability 0.250" in page.text
+    broken = FilesPool("somewhere", tmp_path, [f"<b>{n}.jpg" for n in range(12)])
+    page = check(
+        write_selection(
+            tmp_path / "cfs.html", broken, np.linspace(0, 1, 12), np.arange(12) > 5, method="cfs",
+            lines=[HOSTILE], curves={HOSTILE: np.linspace(0, 1, 101)}, settings={"x": None},
+        )
+    )  # fmt: skip
+    assert "<b>11.jpg" in page.text
+    assert page.text.count("kept: 6") == page.text.count("dropped: 6") == 1
+
+
+def test_rates_of_matches_are_those_of_counting():
+    random = np.random.default_rng(0)
+    same, different = random.normal(0.5, 0.1, 300), random.normal(0.3, 0.1, 2000)
+    found = findings.roc_of(PairCounts.of(same, different))
+    for rate, true in list(zip(found["false"], found["true"]))[30:]:
+        cut = np.sort(different)[::-1][min(len(different) - 1, round(rate * len(different)))]
+        assert true == pytest.approx((same > cut).mean(), abs=0.03)
+    assert found["area"] == pytest.approx((same[:, None] > different).mean(), abs=1e-4)
+
+
+def test_the_purity_of_clusters_is_that_of_counting():
+    images = open_reid("demo:identities=2,images=4,test=4,height=32,width=16").gallery
+    pool, count = images.pool, len(images)
+    identities = np.arange(count) % 2
+    labels = np.where(np.arange(count) < 5, 0, 1)
+    labels[-1] = -1
+    found = findings.of_clusters(labels, LabelledImages(pool, identities))
+    inside = labels >= 0
+    most = sum(
+        max(np.sum((labels == c) & (identities == i)) for i in (0, 1)) for c in (0, 1)
+    )  # fmt: skip
+    assert found["purity"] == pytest.approx(most / inside.sum())
+    assert found["outliers"] == 1
+    unknown = findings.of_clusters(labels, LabelledImages(pool, np.full(count, -1)))
+    assert unknown["purity"] is None
+
+
+def test_similarities_have_the_digits_that_tell_them_apart():
+    assert digits([0.9, 0.8, 0.7]) == 2
+    assert digits([0.99999, 0.99998, 0.99997]) == 5
+    assert digits([0.5, 0.5]) == digits([]) == 2
+
+
+def test_an_image_is_kept_as_it_looks():
+    uri = data_uri(np.full((64, 32, 3), (200, 30, 30), np.uint8))
+    assert uri.startswith("data:image/jpeg;base64,")
+    assert len(uri) < 3000
+
+
+@pytest.mark.skipif(browser.PROGRAM is None, reason="Chromium is not installed")
+def test_a_browser_shows_the_pages_without_complaint(run_page, tmp_path):
+    runs = [fill(tmp_path / f"run_{n}", n / 10, name="x", steps=2000) for n in range(20)]
+    many = write_comparison(tmp_path / "c.html", runs)
+    with browser.Browser() as tab:
+        papers = []
+        for width, dark in ((1200, False), (400, True)):
+            for path in (run_page, many):
+                seconds = tab.open(path, width, dark)
+                assert tab.evaluate("document.documentElement.scrollWidth") <= width, path
+                assert tab.evaluate("[...document.images].every(i => !i.src || i.naturalWidth)")
+            papers.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert papers[0] != papers[1]
+        assert seconds < 30  # measured on an idle machine: below half a second
+        tab.open(run_page)
+        tab.click(".tile.query button")
+        assert tab.evaluate("large.open && large.innerText").count(HOSTILE) == 1
+        tab.click("#large button")
+        assert not tab.evaluate("large.open")
+        tab.click("nav a[href='#settings']")
+        assert tab.evaluate("location.hash") == "#settings"
+        tab.click("#settings summary")
+        tab.click("#settings-filter")
+        tab.call("Input.insertText", text="optim.")
+        shown = "[...document.querySelectorAll('#settings-table tbody tr')].filter(r => !r.hidden)"
+        assert tab.evaluate(f"{shown}.map(r => r.cells[0].textContent).join()") == "optim.lr"
+        assert tab.evaluate("window.alert.toString()").count("native code") == 1
+        assert tab.complaints == []
+        assert {address.partition(":")[0] for address in tab.asked} <= {"file", "data", "about"}

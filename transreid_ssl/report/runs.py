@@ -1,0 +1,97 @@
+"""Runs as their folders tell of them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transreid_ssl.errors import UserError
+from transreid_ssl.outputs import BACKBONE, BEST, MODEL
+from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.training.yaml_files import read_yaml
+
+FINDINGS = "report.json"
+"""What a page shows beside the settings and the metrics of its run."""
+
+
+class Run:
+    """A run as its folder tells of it: settings, metrics, and what was found at its end.
+
+    Args:
+        folder: of a run, finished or not.
+
+    Raises:
+        UserError: it is not the folder of a run, or what lies in it cannot be read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder)
+        if not (self.path / "config.yaml").is_file():
+            raise UserError(f"{folder}: not the folder of a run (it holds no config.yaml)")
+        self.settings = flat(read_yaml(self.path / "config.yaml"))
+        if not self.settings:
+            raise UserError(f"{self.path / 'config.yaml'}: not the settings of a run")
+        self.metrics = RunFolder(self.path, is_main=False).read_metrics()
+        self.found = _read_findings(self.path / FINDINGS)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def versions(self) -> str:
+        """The software that the run was begun with."""
+        with open(self.path / "config.yaml", encoding="utf-8", errors="replace") as file:
+            first = file.readline()
+        return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+    @property
+    def results(self) -> list[str]:
+        """The weights in the folder; none while the run goes on."""
+        return [name for name in (BACKBONE, MODEL, BEST) if (self.path / name).is_file()]
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of what was logged under a name."""
+        pairs = [
+            (line["step"], line[name])
+            for line in self.metrics
+            if isinstance(line.get(name), int | float)
+        ]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    def first_last(self, name: str) -> tuple[float, float] | None:
+        """The first and the last value logged under a name."""
+        _, values = self.series(name)
+        return (values[0], values[-1]) if values else None
+
+    def seconds(self) -> float:
+        """What the logged steps took, without probes and checkpoints."""
+        steps, each = self.series("step_seconds")
+        return float(np.dot(np.diff(steps, prepend=0), each)) if steps else 0.0
+
+
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; {} for what are none."""
+    if not isinstance(settings, Mapping):
+        return {}
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _read_findings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged; remove it to make a page without it") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not what a run has written; remove it")
+    return found

@@ -1,0 +1,204 @@
+"""The chapters of a run's page; one that has nothing to show is left out."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+
+from transreid_ssl.palette import SERIES
+from transreid_ssl.report.charts import Charts
+from transreid_ssl.report.runs import Run
+from transreid_ssl.training.curves import BASELINES, series_by_panel
+
+TITLES = {
+    "mAP": "mAP", "rank1": "rank-1", "roc_area": "ROC area", "equal_error_rate": "equal error rate"
+}  # fmt: skip
+
+
+class Chapter(NamedTuple):
+    """A part of a page.
+
+    Attributes:
+        key: its id in the page, and the name of the macro that draws it.
+        title: its heading.
+        content: what the macro is given.
+    """
+
+    key: str
+    title: str
+    content: dict[str, Any]
+
+
+def chapters(run: Run) -> list[Chapter]:
+    """All chapters that a run has something for, in the order of the page."""
+    charts, found = Charts(), run.found
+    made: list[tuple[str, str, Callable[[], dict[str, Any] | None]]] = [
+        ("figures", "Before and after", lambda: _figures(run, charts)),
+        ("curves", "Curves", lambda: _curves(run, charts)),
+        ("gallery", "What was found", lambda: gallery(found.get("retrieval", {}))),
+        ("rates", "Ranks and verification", lambda: ranks(found.get("retrieval", {}), charts)),
+        ("attention", "Where it looks", lambda: {"crops": found.get("attention")}),
+        ("map", "A map of the features", lambda: feature_maps(found.get("retrieval", {}), charts)),
+        ("clusters", "Clusters", lambda: _clusters(run, charts)),
+        ("speed", "Speed and memory", lambda: _speed(run, charts)),
+    ]
+    given = ((key, title, make()) for key, title, make in made)
+    return [Chapter(*one) for one in given if one[2] and any(one[2].values())]
+
+
+def _figures(run: Run, charts: Charts) -> dict[str, Any] | None:
+    """Each probed figure before and after, beside its baselines, as a table and as bars."""
+    names = [name for name in TITLES if run.first_last(f"probe/{name}")]
+    if not names:
+        return None
+    rows = {"before": [], "after": []}
+    for name in names:
+        for row, value in zip(rows.values(), run.first_last(f"probe/{name}")):
+            row.append(value)
+    for key, title in BASELINES.items():
+        values = [run.first_last(f"probe/{name}_{key}") for name in names]
+        if all(values):
+            rows[title] = [value[-1] for value in values]
+    if len(run.series(f"probe/{names[0]}")[0]) < 2:
+        rows = {"measured": rows["after"], **dict(list(rows.items())[2:])}
+
+    def fill(axis: Any) -> None:
+        heights = np.arange(len(rows))
+        for number, name in enumerate(names):
+            values = [row[number] for row in rows.values()]
+            place = heights + (number - (len(names) - 1) / 2) * 0.36
+            bars = axis.barh(place, values, 0.34, color=SERIES[number], label=TITLES[name])
+            axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+        axis.set(yticks=heights, yticklabels=list(rows), xlabel="%", xlim=(0, 112))
+        axis.set_xticks(range(0, 101, 20))
+        axis.invert_yaxis()
+        axis.grid(False)
+        axis.legend(fontsize=8, loc="lower right")
+
+    said = "; ".join(f"{row}: {value[0]:.1f} %" for row, value in rows.items())
+    return {
+        "on": next((x["probe/on"] for x in reversed(run.metrics) if "probe/on" in x), None),
+        "titles": [TITLES[name] for name in names],
+        "rows": list(rows.items()),
+        "chart": charts.draw(f"Bars of {TITLES[names[0]]}, {said}", fill, (4.6, 2.6)),
+    }
+
+
+def _curves(run: Run, charts: Charts) -> dict[str, Any]:
+    drawn = []
+    panels = sorted(series_by_panel(run.metrics).items(), key=lambda panel: _place(panel[0]))
+    for heading, lines in panels:
+        dotted = [
+            name for name in lines if name.endswith(tuple(f"of {of}" for of in BASELINES.values()))
+        ]
+        scale = {"yscale": "log"} if heading == "schedules" else {}
+        alt = f"Curves by step of {', '.join(lines)}"
+        chart = charts.lines(alt, lines, dotted=dotted, xlabel="step", **scale)
+        only = next(iter(lines)) if len(lines) == 1 else heading
+        drawn.append((heading if only == heading else f"{heading}: {only}", chart))
+    return {"charts": drawn}
+
+
+def _place(heading: str) -> int:
+    """What is measured comes first, then losses and rates, then what tells of the run's health."""
+    return 0 if heading.endswith("(%)") else {"loss": 1, "schedules": 2}.get(heading, 3)
+
+
+def gallery(found: dict[str, Any]) -> dict[str, Any] | None:
+    """Rows of tiles; similarities with as many digits as tell the ranks of a row apart."""
+    rows = [dict(row) for row in found.get("gallery", [])]
+    for row in rows:
+        values = [one["similarity"] for one in row["found"]]
+        row["digits"] = digits(values)
+    judged = any(one.get("correct") is not None for row in rows for one in row["found"])
+    return {"rows": rows, "judged": judged} if rows else None
+
+
+def digits(values: Sequence[float]) -> int:
+    """Digits after the point that tell neighbours among these values apart: 2 to 7.
+
+    Networks differ: the similarities of one spread over 0.3, all of another's lie above 0.9999.
+    """
+    span = max(values, default=1.0) - min(values, default=0.0)
+    step = span / max(1, len(values) - 1)
+    return min(7, max(2, math.ceil(-math.log10(step)) if step > 0 else 2))
+
+
+def ranks(found: dict[str, Any], charts: Charts) -> dict[str, Any] | None:
+    """The CMC and the ROC curve."""
+    drawn: list[tuple[str, Markup]] = []
+    if cmc := found.get("cmc"):
+        percent = [100 * value for value in cmc]
+        alt = f"CMC curve: {percent[0]:.1f} % at rank 1, {percent[-1]:.1f} % at rank {len(cmc)}"
+        line = {"": (list(range(1, len(cmc) + 1)), percent)}
+        words = {"xlabel": "rank", "ylabel": "queries with a match (%)", "ylim": (0, 101)}
+        drawn.append((
+            "CMC: queries whose person is among the first ranks", charts.lines(alt, line, **words)
+        ))  # fmt: skip
+    if roc := found.get("roc"):
+        alt = f"ROC curve: the area under it is {roc['area']:.3f}"
+        percent = [[100 * value for value in roc[side]] for side in ("false", "true")]
+        line = {"": tuple(percent)}
+        words = {"xlabel": "false matches (% of pairs of two people)", "xscale": "log",
+                 "ylabel": "true matches (%)", "ylim": (0, 101)}  # fmt: skip
+        heading = (
+            f"ROC: {roc['same']:,} pairs of one person against {roc['different']:,} of two; "
+            f"the area under the curve is {roc['area']:.3f}"
+        )
+        drawn.append((heading, charts.lines(alt, line, **words)))
+    return {"charts": drawn, "figures": found.get("figures")}
+
+
+def feature_maps(found: dict[str, Any], charts: Charts) -> dict[str, Any] | None:
+    """Two scatter plots of the same points: by identity and by camera."""
+    flat = found.get("map")
+    if not flat or not flat["x"]:
+        return None
+    drawn = []
+    for kind, codes in (("identity", flat["identity"]), ("camera", flat.get("camera"))):
+        if codes is not None:
+            groups = [f"{kind} {code}" for code in codes]
+            alt = f"{len(codes)} images as points in the plane, marked by {kind}"
+            drawn.append((f"by {kind}", charts.points(alt, flat["x"], flat["y"], groups)))
+    return {"charts": drawn, "method": flat["method"], "count": len(flat["x"])}
+
+
+def _clusters(run: Run, charts: Charts) -> dict[str, Any] | None:
+    found = run.found.get("clusters")
+    if not found:
+        return None
+    sizes = np.asarray(found["sizes"], float)
+    edges = np.arange(0.5, min(sizes.max(), 60) + 1)
+    edges[-1] = max(edges[-1], sizes.max() + 0.5) if sizes.max() <= 60 else edges[-1]
+    counts, edges = np.histogram(np.minimum(sizes, edges[-1] - 0.5), edges)
+    alt = f"Histogram of the sizes of {len(sizes)} clusters, the largest of {int(sizes.max())}"
+    words = {"xlabel": "images of a cluster", "ylabel": "clusters"}
+    chart = charts.histogram(alt, {"clusters": (counts.tolist(), edges.tolist())}, **words)
+    return found | {"chart": chart, "count": len(sizes)}
+
+
+def _speed(run: Run, charts: Charts) -> dict[str, Any] | None:
+    """Rates over the run, their medians, and the most memory held."""
+    steps, rate = run.series("images_per_second")
+    if not steps:
+        return None
+    _, each = run.series("step_seconds")
+    waits_at, waits = run.series("data_wait")
+    facts = {
+        "Images a second (median)": f"{np.median(rate):,.1f}",
+        "Seconds a step (median)": f"{np.median(each):.3g}" if each else None,
+        "Waiting for images": f"{np.mean(waits):.0%} of the time" if waits else None,
+    }
+    for place, size in run.found.get("made", {}).get("memory", {}).items():
+        facts[f"Most memory ({place})"] = f"{size / 2**30:.2f} GiB"
+    words = {"xlabel": "step", "ylim": (0, None)}
+    drawn = [
+        ("Images a second", charts.lines("Images a second by step", {"": (steps, rate)}, **words))
+    ]
+    if waits:
+        line = {"": (waits_at, [100 * value for value in waits])}
+        chart = charts.lines("Share of the time that steps wait for images", line, **words)
+        drawn.append(("Waiting for images (% of the time)", chart))
+    return {"facts": {name: v for name, v in facts.items() if v}, "charts": drawn}
