@@ -15,8 +15,9 @@ FILES = sorted((launch.ROOT / "recipes" / "configs").iterdir())
 
 
 def recipe_of(path):
-    """The recipe whose name begins as the file's does, as a module."""
-    (name,) = [n for n in RECIPES if n.split("_")[0] == path.stem.split("_")[0]]
+    """The recipe whose name begins as the file's does, as a module; of ``own.yaml`` DINO's."""
+    method = path.stem.split("_")[0].replace("own", "dino")
+    (name,) = [n for n in RECIPES if n.split("_")[0] == method]
     return launch.recipe(name)
 
 

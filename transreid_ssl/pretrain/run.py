@@ -20,6 +20,7 @@ from transreid_ssl.data import (
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import HALF, IMAGENET, LUPERSON
 from transreid_ssl.outputs import BACKBONE
+from transreid_ssl.pretrain.own import FEW
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import (
     Objective,
@@ -31,10 +32,7 @@ from transreid_ssl.training import (
     training_pool,
 )
 
-FEW = 100_000
-"""Images below which the published views do harm: 20 epochs of them on 8,642 crops (ViT-S/16+ICS)
-took direct retrieval from 2.4 to 1.1 % mAP, and two large views of ``dino_cpu.yaml`` to 6.4 %."""
-_STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
+STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
 
 
 Config = TypeVar("Config", bound=PretrainingConfig)
@@ -56,7 +54,7 @@ def backbone_pair(
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
     pair = tuple(build_backbone_to_train(model, accelerator) for model in (config.model, still))
     for backbone in pair:
-        chosen = _STATISTICS[config.data.statistics]
+        chosen = STATISTICS[config.data.statistics]
         backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
     return pair
 
@@ -87,7 +85,7 @@ def pretrain(
     if config.views.num_local and len(pool) < FEW:
         accelerator.print(
             f"note: small crops beside large ones ask for millions of images, and here are "
-            f"{len(pool):,}; views for thousands are in dino_cpu.yaml (--config)"
+            f"{len(pool):,}; views for thousands are chosen by --config auto"
         )
     objective = build_objective(config, accelerator)
 

@@ -15,8 +15,8 @@ from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import build_backbone, load_weights, read_spec
 from transreid_ssl.outputs import MADE_BY, require
-from transreid_ssl.processes import on_all, on_main
-from transreid_ssl.training.config import as_plain
+from transreid_ssl.processes import on_all, on_main, together
+from transreid_ssl.training.config import as_plain, differences, flat
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.settings import BackboneSettings, RunSettings
@@ -40,14 +40,16 @@ def start(
         open_images: Called on every process; its result is returned.
 
     Raises:
-        UserError: the images or the initial weights cannot be read, the folder belongs to another
-            run, or the precision or the tracker is not to be had here.
+        UserError: processes have different settings, the images or the initial weights cannot be
+            read, the folder belongs to another run, or the precision or the tracker is not to be
+            had here.
     """
     settings: RunSettings = config.run
     _check_tracker(settings.tracker)
     accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
+    _check_alike(accelerator, config)
     images = on_all(accelerator, open_images)
     if config.model.weights:
         on_all(accelerator, lambda: _check_weights(config.model.weights))
@@ -64,6 +66,24 @@ def start(
         flush=True,
     )
     return accelerator, run, images
+
+
+def _check_alike(accelerator: Accelerator, config: Any) -> None:
+    """Refuse processes with different settings, as machines that are not alike may choose them."""
+    first = on_main(accelerator, lambda: as_plain(config))
+
+    def check() -> None:
+        found = [
+            line for line in differences(first, as_plain(config))
+            if not line.startswith(("run.num_workers ", "run.num_threads "))
+        ]  # fmt: skip
+        if found:
+            raise UserError(
+                f"processes have different settings: {'; '.join(found[:3])} (the first one's stand "
+                "first); give these by hand"
+            )
+
+    together(accelerator, check)
 
 
 def _check_weights(path: str) -> None:
@@ -131,17 +151,11 @@ def _start_tracker(accelerator: Accelerator, config: Any, recipe: str) -> None:
     They are flat, such as ``optim.lr``, and numbers or text: trackers take nothing else.
     """
 
-    def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-        result = {}
-        for name, value in settings.items():
-            if isinstance(value, dict):
-                result |= flat(value, f"{prefix}{name}.")
-            else:
-                plain = isinstance(value, bool | int | float | str)
-                result[prefix + name] = value if plain else str(value)
-        return result
-
-    accelerator.init_trackers(_slug(recipe), config=flat(as_plain(config)))
+    plain = {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in flat(as_plain(config)).items()
+    }
+    accelerator.init_trackers(_slug(recipe), config=plain)
 
 
 def _slug(title: str) -> str:
