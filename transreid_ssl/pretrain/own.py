@@ -249,7 +249,9 @@ def _mates(found: _Choices, crops: Crops) -> None:
 def _batch(found: _Choices, crops: Crops, machine: Machine, many: bool) -> None:
     """Images of a step, and into how many parts it is cut for the GPU's memory."""
     one = machine.memory and _images_at_once(found, machine.memory)
-    if not many:
+    if many:
+        count, why = found.value("run.batch_size"), "the paper's"
+    else:
         count, why = 64, "what small networks were tried with here"
         if machine.memory is not None:
             count = max(16, min(128, _power_of_two(one)))
@@ -257,10 +259,10 @@ def _batch(found: _Choices, crops: Crops, machine: Machine, many: bool) -> None:
         if crops.count < 8 * count:
             count = max(min(8, crops.count), _power_of_two(crops.count // 8))
             why = f"eight steps an epoch or more, of {crops.count:,} images"
-        if count % machine.processes:
-            count = machine.processes * max(1, count // machine.processes)
-            why += f", shared by {machine.processes} processes"
-        found.take("batch", "run.batch_size", count, why)
+    if count % machine.processes:
+        count = machine.processes * max(1, count // machine.processes)
+        why += f", shared by {machine.processes} processes"
+    found.take("batch", "run.batch_size", count, why)
     if machine.memory is None or "vit" not in found.value("model.name"):
         return
     share = found.value("run.batch_size") / machine.processes
