@@ -5,15 +5,17 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from transreid_ssl import data, training
 from transreid_ssl.errors import UserError
-from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training.config import as_plain, flat
 from transreid_ssl.training.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from transreid_ssl.models.statistics import Statistics
 
 FEW = 100_000
 """Images below which the published views do harm: 20 epochs of them on 8,642 crops (ViT-S/16+ICS)
@@ -71,14 +73,14 @@ class Chosen:
     lines: Collection[str]
 
 
-def choose(config: PretrainingConfig, given: Collection[str], demo: Path) -> Chosen:
+def choose(config: Any, given: Collection[str], demo: Path) -> Chosen:
     """The settings for the pool of ``config``, or those that its run folder was begun with.
 
     They depend on the pool and the machine's cores and memory, not on how busy it is, so that all
     processes choose alike.
 
     Args:
-        config: what was given by hand, and defaults.
+        config: a ``PretrainingConfig``: what was given by hand, and defaults.
         given: the dotted names of what was given, which is not chosen.
         demo: the recipe's demo settings; what belongs to its method alone is taken from there.
 
@@ -98,7 +100,7 @@ def choose(config: PretrainingConfig, given: Collection[str], demo: Path) -> Cho
 def _as_begun(
     begun: Mapping[str, Any],
     base: Mapping[str, Any],
-    config: PretrainingConfig,
+    config: Any,
     given: Collection[str],
     machine: Machine,
     output: str,
@@ -115,11 +117,7 @@ def _as_begun(
 
 
 def choose_for(
-    crops: Crops,
-    machine: Machine,
-    config: PretrainingConfig,
-    given: Collection[str],
-    base: Mapping[str, Any],
+    crops: Crops, machine: Machine, config: Any, given: Collection[str], base: Mapping[str, Any]
 ) -> Chosen:
     """The settings for these crops on this machine, each choice with its reason."""
     many = crops.count >= FEW and machine.memory is not None
@@ -148,9 +146,7 @@ def choose_for(
 class _Choices:
     """Settings as they are chosen, and a line on each; what is given by hand stays as it is."""
 
-    def __init__(
-        self, config: PretrainingConfig, given: Collection[str], base: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, config: Any, given: Collection[str], base: Mapping[str, Any]) -> None:
         self._plain = flat(as_plain(config))
         self.given, self.settings = set(given), dict(base)
         self.lines: list[str] = []
@@ -222,12 +218,20 @@ def _statistics(found: _Choices) -> None:
         found.take("statistics", "data.statistics", "imagenet", "it begins with random weights")
         return
     from transreid_ssl.models import read_spec
-    from transreid_ssl.pretrain.run import STATISTICS
 
     spec = read_spec(weights)
-    names = [name for name, known in STATISTICS.items() if np.allclose(known.mean, spec.mean)]
+    names = [
+        name for name, known in known_statistics().items() if np.allclose(known.mean, spec.mean)
+    ]
     if names:
         found.take("statistics", "data.statistics", names[0], f"those of {weights}")
+
+
+def known_statistics() -> "dict[str, Statistics]":
+    """What images may be normalised with, by the values of ``--data.statistics``."""
+    from transreid_ssl.models import HALF, IMAGENET, LUPERSON
+
+    return {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
 
 
 def _mates(found: _Choices, crops: Crops) -> None:
@@ -315,7 +319,7 @@ def _workers(found: _Choices, machine: Machine) -> None:
     found.take("workers", "run.num_workers", count, f"of {machine.cores} cores; {why}")
 
 
-def base_settings(kind: type[PretrainingConfig], demo: Path) -> dict[str, Any]:
+def base_settings(kind: type, demo: Path) -> dict[str, Any]:
     """``own.yaml`` for a recipe: its sections, and from the demo's those that belong to its method.
 
     By dotted names.
@@ -330,7 +334,7 @@ def base_settings(kind: type[PretrainingConfig], demo: Path) -> dict[str, Any]:
     return found
 
 
-def look_at(config: PretrainingConfig) -> Crops:
+def look_at(config: Any) -> Crops:
     """What is seen of a pool: of its images at most 200 are decoded.
 
     Raises:

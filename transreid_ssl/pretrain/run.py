@@ -18,9 +18,8 @@ from transreid_ssl.data import (
     training_loader,
 )
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import HALF, IMAGENET, LUPERSON
 from transreid_ssl.outputs import BACKBONE
-from transreid_ssl.pretrain.own import FEW
+from transreid_ssl.pretrain.own import FEW, known_statistics
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import (
     Objective,
@@ -31,9 +30,6 @@ from transreid_ssl.training import (
     train,
     training_pool,
 )
-
-STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
-
 
 Config = TypeVar("Config", bound=PretrainingConfig)
 
@@ -54,7 +50,7 @@ def backbone_pair(
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
     pair = tuple(build_backbone_to_train(model, accelerator) for model in (config.model, still))
     for backbone in pair:
-        chosen = STATISTICS[config.data.statistics]
+        chosen = known_statistics()[config.data.statistics]
         backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
     return pair
 
