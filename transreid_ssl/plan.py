@@ -160,7 +160,9 @@ def measure(
         raise UserError(
             f"{recipe.__name__}: has two stages; plan supervised_finetune and usl_finetune instead"
         )
-    config, _ = parse_config(recipe.Config, recipe.DEMO, recipe.__doc__, settings)
+    config, _ = parse_config(  # the recipe itself says what was chosen
+        recipe.Config, recipe.DEMO, recipe.__doc__, settings, say=lambda text: None
+    )
     parts = config.run.accumulation * processes
     if config.run.batch_size % parts:
         raise UserError(f"--processes {processes}: do not share {config.run.batch_size} images")

@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transreid_ssl.cfs.groups import by_cluster, by_folder, by_pattern
-from transreid_ssl.cfs.order import bounded, in_turns, without_near_duplicates
+from transreid_ssl.cfs.order import (
+    averaged,
+    bounded,
+    in_turns,
+    without_near_duplicates,
+    without_repeats,
+)
 from transreid_ssl.errors import UserError
 
 grouped = st.lists(st.integers(0, 4), min_size=1, max_size=40).map(np.array)
@@ -102,3 +108,30 @@ def test_clusters_are_of_what_looks_alike():
     features = (np.eye(3)[truth] + 0.05 * rng.normal(size=(300, 3))).astype(np.float32)
     codes = by_cluster(features, np.arange(300), 3).codes
     assert len({(a, b) for a, b in zip(truth.tolist(), codes.tolist())}) == 3
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_repeats_within_tracks_are_those_of_slow_loops(data):
+    count = data.draw(st.integers(1, 30))
+    tracks = np.array(data.draw(st.lists(st.integers(0, 4), min_size=count, max_size=count)))
+    kinds = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
+    order = np.array(data.draw(st.permutations(range(count))))
+    rows = np.array(data.draw(st.permutations(range(count))))
+    features = np.empty((count, 4), np.float32)
+    features[rows] = np.eye(4, dtype=np.float32)[kinds]
+    found = without_repeats(order, features, rows, 0.9, tracks)
+    seen, expected = set(), []
+    for place in order:
+        if (tracks[place], kinds[place]) not in seen:
+            expected.append(place)
+        seen.add((tracks[place], kinds[place]))
+    assert found.tolist() == expected
+    front = without_repeats(order[: count // 2], features, rows, 0.9, tracks)
+    assert found[: len(front)].tolist() == front.tolist()
+
+
+def test_scores_are_averaged_over_groups():
+    scores, groups = np.array([1, 2, 6, 5], np.float32), np.array([3, 0, 3, 0])
+    assert averaged(scores, groups).tolist() == [3.5, 3.5, 3.5, 3.5]
+    assert averaged(scores, np.array([0, 1, 1, 2])).tolist() == [1, 4, 4, 5]

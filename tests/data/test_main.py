@@ -28,7 +28,7 @@ def test_inspect_a_pool(images, capsys):
     assert "3 of 3 images decoded, 1 broken" in text
     assert "note: 0002_c1_0.jpg: empty (0 bytes)" in text
     assert "see also --protocol folder" in text
-    assert "transreid_ssl pretrain dino --config dino_cpu.yaml" in text
+    assert "transreid_ssl pretrain dino --config auto" in text
     assert f"--run.output outputs/dino_images --data.pool {images}\n" in text
 
 

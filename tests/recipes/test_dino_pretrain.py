@@ -37,7 +37,7 @@ def test_a_run_leaves_its_results_and_says_what_it_did(unbroken):
     folder, text = unbroken
     assert "generated" in text
     assert "demo settings" in text
-    assert "millions of images, and here are 96; views for thousands are in" in text
+    assert "millions of images, and here are 96; views for thousands are chosen by" in text
     assert len(launch.losses(folder)) == 18
     probes = [line for line in launch.metrics(folder) if "probe/mAP" in line]
     assert [line["step"] for line in probes] == [0, 9, 18]

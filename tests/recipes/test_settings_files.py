@@ -15,8 +15,8 @@ FILES = sorted((launch.ROOT / "recipes" / "configs").iterdir())
 
 
 def recipe_of(path):
-    """The recipe whose name begins as the file's does, as a module; DINO's runs are continued."""
-    method = {"continue": "dino"}.get(first := path.stem.split("_")[0], first)
+    """The recipe whose name begins as the file's does, as a module; some are of DINO's."""
+    method = {"continue": "dino", "own": "dino"}.get(first := path.stem.split("_")[0], first)
     (name,) = [n for n in RECIPES if n.split("_")[0] == method]
     return launch.recipe(name)
 

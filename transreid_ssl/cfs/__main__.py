@@ -112,6 +112,7 @@ class Select(Diversity):
 
     Examples: ``python -m transreid_ssl.cfs select --keep 0.5``;
     ``python -m transreid_ssl.cfs select --target_share 0.8 --max_source 0.2``;
+    ``python -m transreid_ssl.cfs select --average track --balance track``;
     ``python -m transreid_ssl.cfs select --near_duplicates 0.98 --features outputs/embed/f.npy``.
     A smaller selection is always part of a larger one.
 
@@ -125,17 +126,18 @@ class Select(Diversity):
         strategy: "best" keeps the highest scores; "random" is the baseline of equal size.
         strict: Refuse scores that were judged and do not know the target; else it is only said.
         drop_blurred: Share of the images that is left out first, the least sharp; needs --pool.
+        average: "track" gives each image the mean score of its track: whole tracks rank.
         near_duplicates: Leave out what looks like a better image: a cosine such as 0.98; needs
-            --features.
-        balance: Take from each group in turns: source (folders), track (--pattern), cluster
-            (--features).
+            --features. In a --pool that knows tracks the repeats within each track go first.
+        balance: Take from each group in turns: source (folders), track, cluster (--features).
         max_source: No source has a larger share than this of what is kept.
-        pattern: Regular expression that finds an image's track in its name, or its source; without
-            it a source is a folder.
+        pattern: Regular expression that finds an image's track in its name, or its source. Without
+            it a source is a folder, and tracks are those that the pool knows.
         features: File that python -m transreid_ssl.embed --images POOL wrote.
         clusters: How many clusters to balance over.
         seed: Of the random strategy, and of clusters.
-        pool: When given, checks that the scores are of this pool.
+        pool: When given, checks that the scores are of this pool, and asks it for tracks; these
+            are otherwise asked of the pool that was scored.
         out: The table (column image, best first).
     """
 
@@ -250,11 +252,14 @@ def run_select(options: Select) -> None:
         if options.strict:
             raise UserError(f"{options.scores}: {judgement}")
         print(f"warning: {judgement}", file=sys.stderr)
+    source = options.pool
+    if source is None and options.needs_tracks() and options.pattern is None:
+        source = read_record(options.scores).get("pool")
     out = cfs.select(
         options.scores, options.keep, options.out,
         threshold=options.threshold, target_share=options.target_share,
         strategy=options.strategy, seed=options.seed, diversity=options,
-        pool=data.open_pool(options.pool) if options.pool else None,
+        pool=data.open_pool(source) if source else None,
     )  # fmt: skip
     record = read_record(out)
     print(f"{out}: {record['images']:,} of {record['scored']:,} images of {record['pool']}")

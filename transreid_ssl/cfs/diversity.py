@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from transreid_ssl.cfs.groups import Groups, Kind, by_cluster, by_folder, by_pattern
-from transreid_ssl.cfs.order import bounded, in_turns, without_near_duplicates
+from transreid_ssl.cfs.order import bounded, in_turns, without_near_duplicates, without_repeats
 from transreid_ssl.data.index import Names
 from transreid_ssl.errors import UserError
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 class Diversity:
     """What is asked of a selection besides high scores, in the order in which it is done.
 
+    Tracks are what ``pattern`` finds in the names, or without it what the pool knows of its images.
+
     Attributes:
+        average: "track" gives every image the mean score of its track, before anything else is
+            done: whole tracks rank, and within one the image's own score decides.
         drop_blurred: share in [0, 1) of the images that is left out for being the least sharp.
         near_duplicates: cosine in (0, 1] from which on an image that looks like a better one is
-            left out; needs ``features``.
-        balance: take from each group in turns: "source", the folders that images lie in; "track",
-            what ``pattern`` finds in their names; "cluster", how they look, which needs
-            ``features``.
+            left out, the repeats within a track first; needs ``features``.
+        balance: take from each group in turns: "source", the folders that images lie in; "track";
+            "cluster", how they look, which needs ``features``.
         max_source: share in (0, 1] that no source has more of.
         pattern: regular expression on names: of tracks, where they are balanced; else of sources,
             which are folders without it.
@@ -34,6 +37,7 @@ class Diversity:
         clusters: how many "cluster" makes.
     """
 
+    average: Literal["track"] | None = None
     drop_blurred: float = 0.0
     near_duplicates: float | None = None
     balance: Kind | None = None
@@ -49,11 +53,6 @@ class Diversity:
             raise UserError(
                 "near-duplicates and clusters are told by features: give --features, made with "
                 "`python -m transreid_ssl.embed --images POOL --out outputs/embed/features.npy`"
-            )
-        if self.balance == "track" and self.pattern is None:
-            raise UserError(
-                "a track is told by the name of an image: give --pattern, such as "
-                r"'\d+_c\d+s\d+' for 0002_c1s1_000451_03.jpg"
             )
         if self.clusters < 1:
             raise UserError(f"--clusters {self.clusters}: give 1 or more")
@@ -79,11 +78,13 @@ class Diversity:
         pool: "Pool | None",
         seed: int,
         allowed: np.ndarray | None = None,
+        tracks: np.ndarray | None = None,
     ) -> np.ndarray:
         """The ``order`` int64 (N,) of all ``names``, without what is left out, and rearranged.
 
         Args:
             pool: for blur.
+            tracks: int64 (N,), by place, as ``tracks`` gives them; None where they are not known.
             seed: of clusters.
             allowed: bool (N,), by place: of those that are not left out, only these; None for all.
 
@@ -95,10 +96,15 @@ class Diversity:
             raise UserError("blur is seen in the images: give --pool")
         rows = self.rows(names)
         kinds = [self.balance, "source" if self.max_source is not None else None]
-        groups = [kind and self.groups(kind, names, rows, seed).codes for kind in kinds]
+        groups = [
+            tracks if kind == "track" else kind and self.groups(kind, names, rows, seed).codes
+            for kind in kinds
+        ]
         if self.drop_blurred:
             order = self._without_blurred(order, names, pool)
         if self.near_duplicates is not None:
+            if tracks is not None:
+                order = without_repeats(order, *rows, self.near_duplicates, tracks)
             order = without_near_duplicates(order, *rows, self.near_duplicates, seed)
         if allowed is not None:
             order = order[allowed[order]]
@@ -107,6 +113,28 @@ class Diversity:
         if self.max_source is not None:
             order = bounded(order, groups[1], self.max_source)
         return order
+
+    def needs_tracks(self) -> bool:
+        """Whether there is no selection without tracks."""
+        return "track" in (self.balance, self.average)
+
+    def tracks(self, names: pa.ChunkedArray, pool: "Pool | None") -> np.ndarray | None:
+        """The track int64 (N,) of each image, or None where neither names nor pool tell it.
+
+        Raises:
+            UserError: tracks are needed and not known.
+        """
+        if self.pattern is not None and self.needs_tracks():
+            return by_pattern(names, self.pattern).codes
+        if pool is not None and pool.tracks is not None:
+            return pool.tracks.tracks[_places(names, pool)]
+        if not self.needs_tracks():
+            return None
+        raise UserError(
+            "a track is told by a pool that `python -m transreid_ssl.data tracks` made: give it "
+            "with --pool; or by the name of an image: give --pattern, such as "
+            r"'\d+_c\d+s\d+' for 0002_c1s1_000451_03.jpg"
+        )
 
     def rows(self, names: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray] | None:
         """Features (R, D) and the row of each name, int64 (N,); None where none are given."""
@@ -127,7 +155,7 @@ class Diversity:
         """The groups of a kind that ``names`` are in; ``rows`` for clusters."""
         if kind == "cluster":
             return by_cluster(*rows, self.clusters, seed)
-        folders = self.pattern is None or (kind == "source" and self.balance == "track")
+        folders = self.pattern is None or (kind == "source" and self.needs_tracks())
         return by_folder(names) if folders else by_pattern(names, self.pattern)
 
     def _without_blurred(
@@ -135,8 +163,12 @@ class Diversity:
     ) -> np.ndarray:
         from transreid_ssl.cfs.looks import LOOKS, measure_looks
 
-        places = pool.arrow_names().find(Names(names.cast(pa.large_string()).combine_chunks()))
-        sharpness = measure_looks(pool, places[order])[:, LOOKS.index("sharpness")]
+        sharpness = measure_looks(pool, _places(names, pool)[order])[:, LOOKS.index("sharpness")]
         sharpness = np.nan_to_num(sharpness, nan=-1.0)  # broken since: the first to go
         dropped = np.argsort(sharpness, kind="stable")[: round(self.drop_blurred * len(order))]
         return np.delete(order, dropped)
+
+
+def _places(names: pa.ChunkedArray, pool: "Pool") -> np.ndarray:
+    """The places int64 (N,) of images in a pool."""
+    return pool.arrow_names().find(Names(names.cast(pa.large_string()).combine_chunks()))

@@ -23,6 +23,19 @@ def in_turns(order: np.ndarray, groups: np.ndarray) -> np.ndarray:
     return order[np.argsort(turn, kind="stable")]
 
 
+def averaged(scores: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """For each image the mean score, float64 (N,), of its group.
+
+    The sum of a group does not depend on where the others' images stand between its own.
+
+    Args:
+        scores: float (N,), finite.
+        groups: int64 (N,).
+    """
+    sums = np.bincount(groups, weights=scores)
+    return (sums / np.maximum(1, np.bincount(groups)))[groups]
+
+
 def bounded(order: np.ndarray, groups: np.ndarray, share: float) -> np.ndarray:
     """The same order, with no group above a ``share`` of any front of it, but for rounding up.
 
@@ -62,10 +75,33 @@ def without_near_duplicates(
     clusters = np.zeros(len(order), np.int64)
     if count > 1:
         clusters = by_cluster(features, rows[order], count, seed).codes
+    return _within(order, features, rows, threshold, clusters)
+
+
+def without_repeats(
+    order: np.ndarray, features: np.ndarray, rows: np.ndarray, threshold: float, tracks: np.ndarray
+) -> np.ndarray:
+    """The order without images that look almost like one before them in their own track.
+
+    Tracks repeat themselves most, and every pair of one is compared, whichever clusters its images
+    would be in. Only the features of one track are in memory at a time.
+
+    Args:
+        tracks: int64 (N,), the track of each place.
+        features, rows, threshold: as for ``without_near_duplicates``.
+    """
+    return _within(order, features, rows, threshold, tracks[order])
+
+
+def _within(
+    order: np.ndarray, features: np.ndarray, rows: np.ndarray, threshold: float, groups: np.ndarray
+) -> np.ndarray:
+    """The order without near-duplicates of one before them in its group, of ``groups`` (M,)."""
     drop = np.zeros(len(order), bool)
-    members = np.argsort(clusters, kind="stable")  # within a cluster, in order
-    for part in np.split(members, np.flatnonzero(np.diff(clusters[members])) + 1):
-        drop[part] = _repeats(features, rows[order[part]], threshold)
+    members = np.argsort(groups, kind="stable")  # within a group, in order
+    for part in np.split(members, np.flatnonzero(np.diff(groups[members])) + 1):
+        if len(part) > 1:
+            drop[part] = _repeats(features, rows[order[part]], threshold)
     return order[~drop]
 
 

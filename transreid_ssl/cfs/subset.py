@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import transreid_ssl
 from transreid_ssl.cfs.diversity import Diversity
 from transreid_ssl.cfs.judge import recorded
+from transreid_ssl.cfs.order import averaged
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError
@@ -56,13 +57,14 @@ def select(
             so large a share; for scores that were judged.
         diversity: what else is asked for; fewer images than ``keep`` says may be left.
         seed: of the random strategy, and of clusters.
-        pool: when given, the scores must be of exactly this pool.
+        pool: when given, the scores must be of exactly this pool; it may know tracks.
 
     Returns:
         ``out``; ``data.open_pool(path, subset=out)`` opens the part.
 
     Raises:
-        UserError: an impossible ``keep`` or share, no usable scores, or scores of another pool.
+        UserError: an impossible ``keep`` or share, no usable scores, scores of another pool, or
+            tracks that are asked for and not known.
     """
     record, diversity = read_record(scores), diversity or Diversity()
     if pool is not None:
@@ -72,12 +74,15 @@ def select(
     if not len(table):
         raise UserError(f"{scores}: holds no score at all; run `{MADE_BY[SCORES]}` again")
     asked = {"keep": keep, "threshold": threshold, "target_share": target_share}
+    tracks = diversity.tracks(table["image"], pool)
+    if diversity.average is not None:
+        table = _averaged(table, tracks, strategy, target_share)
     count = _count(scores, table["score"], **asked)
     order = _random_order(len(table), seed) if strategy == "random" else _best_first(table)
     allowed = None
     if threshold is not None and strategy == "best":
         allowed = table["score"].to_numpy() >= np.float32(threshold)
-    order = diversity.shape(order.to_numpy(), table["image"], pool, seed, allowed)
+    order = diversity.shape(order.to_numpy(), table["image"], pool, seed, allowed, tracks)
     _check_left(diversity, len(order), count)
     made = {
         "pool": record.get("pool"),
@@ -194,8 +199,31 @@ def resolve_keep(keep: float, available: int) -> int:
     return int(keep)
 
 
+def _averaged(
+    table: pa.Table, tracks: np.ndarray, strategy: Strategy, target_share: float | None
+) -> pa.Table:
+    """The table with the mean of its track as the score of each image; ``own`` is its own.
+
+    Raises:
+        UserError: what is asked for besides goes by the scores of images, or by none.
+    """
+    if strategy != "best" or target_share is not None:
+        other = "--strategy random" if strategy != "best" else "--target_share"
+        raise UserError(
+            f"--average track: {other} does not go by the scores of tracks; leave one of them out"
+        )
+    own = table["score"]
+    means = averaged(own.to_numpy(), tracks).astype(np.float32)
+    table = table.set_column(table.column_names.index("score"), "score", pa.array(means))
+    return table.append_column("track", pa.array(tracks)).append_column("own", own)
+
+
 def _best_first(table: pa.Table) -> pa.Array:
-    return pc.sort_indices(table, sort_keys=[("score", "descending"), ("image", "ascending")])
+    """By score, then by name; of averaged scores track by track, and in each by the image's own."""
+    keys = [("score", "descending"), ("image", "ascending")]
+    if "own" in table.column_names:
+        keys[1:1] = [("track", "ascending"), ("own", "descending")]
+    return pc.sort_indices(table, sort_keys=keys)
 
 
 def _random_order(count: int, seed: int) -> pa.Array:

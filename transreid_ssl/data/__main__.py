@@ -144,28 +144,30 @@ class Budget:
 
 def run_inspect(options: Inspect) -> int:
     """The command ``inspect``."""
-    advice, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
+    advice, note, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
     print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
-    if "--config" in following:
-        print(f"note: {_SMALL}")
+    if note:
+        print(f"note: {note}")
     print(command.as_started(f"next: {following}"))
     return 0
 
 
-def _inspect_pool(options: Inspect) -> tuple[list[str], str]:
-    """Print what a pool holds; what is odd about it, and what to run next."""
+def _inspect_pool(options: Inspect) -> tuple[list[str], str, str]:
+    """Print what a pool holds; what is odd about it, a note on what to run next, and that."""
     pool = data.open_pool(options.path, options.subset)
     print(pool.describe())
     if pool.tracks is not None:
         print(pool.tracks.describe())
     advice = _look(pool, options.sample) + _name_advice(pool)
     given = {"--data.pool": options.path, "--data.subset": options.subset}
+    note = ""
     if not pool.generated:
-        given = _small(options.path, "dino") | given
-    return advice, f"python -m transreid_ssl pretrain dino{_spelled(given)}"
+        given = _for(options.path, "dino", "auto") | given
+        note = "the next command chooses settings for these images and this machine, and says why"
+    return advice, note, f"python -m transreid_ssl pretrain dino{_spelled(given)}"
 
 
-def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
+def _inspect_protocol(options: Inspect) -> tuple[list[str], str, str]:
     """The same for a labelled set, part by part."""
     generated = options.protocol.startswith("demo")
     name = options.path if generated and options.path.startswith("demo") else options.protocol
@@ -180,19 +182,23 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str]:
             advice += [f"{part}: {line}" for line in _look(images, options.sample // 3, part)]
     if not len(protocol.train):
         given = {"--data": name, "--root": options.path} | _pattern(options, "--pattern")
-        return advice, f"python -m transreid_ssl.evaluate{_spelled(given)}"
-    given = {"--data.name": name}
+        return advice, "", f"python -m transreid_ssl.evaluate{_spelled(given)}"
+    given, note = {"--data.name": name}, ""
     if not generated:
         # Their settings begin with weights of another run, which need not be there.
-        given = _small(options.path, "supervised") | {"--model.weights": "null"} | given
+        given = _for(options.path, "supervised") | {"--model.weights": "null"} | given
         given |= {"--data.root": options.path} | _pattern(options)
-    return advice, f"python -m transreid_ssl finetune supervised{_spelled(given)}"
+        note = _SMALL
+    return advice, note, f"python -m transreid_ssl finetune supervised{_spelled(given)}"
 
 
-def _small(path: str, job: str) -> dict[str, str]:
-    """The settings of a small network on real crops, and a run folder of the images' own."""
+def _for(path: str, job: str, settings: str = "") -> dict[str, str]:
+    """Settings, by default of a small network on real crops, and a run folder of the images'."""
     stem = re.sub(r"[^\w.-]+", "_", Path(path).resolve().stem)
-    return {"--config": f"{job}_cpu.yaml", "--run.output": f"outputs/{job}_{stem or 'images'}"}
+    return {
+        "--config": settings or f"{job}_cpu.yaml",
+        "--run.output": f"outputs/{job}_{stem or 'images'}",
+    }
 
 
 def _pattern(options: Any, name: str = "--data.pattern") -> dict[str, str]:
@@ -279,7 +285,7 @@ def run_budget(options: Budget) -> int:
     print(f"{options.out}: the list of them")
     given = {"--data.name": options.data}
     if options.root:
-        small = _small(options.out, "supervised")
+        small = _for(options.out, "supervised")
         given = small | {"--model.weights": "null"} | given | {"--data.root": options.root}
     given |= _pattern(options) | {"--data.label_list": options.out}
     following = f"python -m transreid_ssl finetune supervised{_spelled(given)}"

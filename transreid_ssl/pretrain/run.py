@@ -20,8 +20,8 @@ from transreid_ssl.data import (
 )
 from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
-from transreid_ssl.models import HALF, IMAGENET, LUPERSON
 from transreid_ssl.outputs import BACKBONE
+from transreid_ssl.pretrain.own import FEW, known_statistics
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.report import leave_page
 from transreid_ssl.training import (
@@ -34,12 +34,6 @@ from transreid_ssl.training import (
     training_pool,
 )
 from transreid_ssl.training.runfolder import goes_on
-
-FEW = 100_000
-"""Images below which the published views do harm: 20 epochs of them on 8,642 crops (ViT-S/16+ICS)
-took direct retrieval from 2.4 to 1.1 % mAP, and two large views of ``dino_cpu.yaml`` to 6.4 %."""
-_STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
-
 
 Config = TypeVar("Config", bound=PretrainingConfig)
 
@@ -69,7 +63,7 @@ def backbone_pair(
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
     pair = tuple(build_backbone_to_train(model, accelerator) for model in (first, still))
     for backbone in pair:
-        chosen = _STATISTICS[config.data.statistics]
+        chosen = known_statistics()[config.data.statistics]
         backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
     return pair
 
@@ -101,7 +95,7 @@ def pretrain(
         say(
             accelerator,
             f"note: small crops beside large ones ask for millions of images, and here are "
-            f"{len(pool):,}; views for thousands are in dino_cpu.yaml (--config)",
+            f"{len(pool):,}; views for thousands are chosen by --config auto",
             logging.WARNING,
         )
     objective = build_objective(config, accelerator)

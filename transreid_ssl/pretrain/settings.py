@@ -1,7 +1,9 @@
 """The settings of each objective, and of a pre-training run."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from transreid_ssl.data.settings import MultiCropConfig
 from transreid_ssl.errors import UserError, check_ranges
@@ -12,6 +14,9 @@ from transreid_ssl.training.settings import (
     ProbeSettings,
     RunSettings,
 )
+
+if TYPE_CHECKING:
+    from transreid_ssl.pretrain.own import Chosen
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,19 @@ class PretrainingConfig:
     views: MultiCropConfig = MultiCropConfig()
     optim: OptimizerSettings = OptimizerSettings()
     probe: ProbeSettings = ProbeSettings()
+
+    @classmethod
+    def own_settings(cls, demo: Path) -> dict[str, Any]:
+        """What ``choose`` begins with, by dotted names: see ``own.base_settings``."""
+        from transreid_ssl.pretrain.own import base_settings
+
+        return base_settings(cls, demo)
+
+    def choose(self, given: Collection[str], demo: Path) -> "Chosen":
+        """Settings for the pool and the machine: see ``own.choose``."""
+        from transreid_ssl.pretrain.own import choose
+
+        return choose(self, given, demo)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import BACKBONE, BEST, MODEL
+from transreid_ssl.training.config import flat
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.yaml_files import read_yaml
 
@@ -30,7 +31,8 @@ class Run:
         self.path = Path(folder)
         if not (self.path / "config.yaml").is_file():
             raise UserError(f"{folder}: not the folder of a run (it holds no config.yaml)")
-        self.settings = flat(read_yaml(self.path / "config.yaml"))
+        settings = read_yaml(self.path / "config.yaml")
+        self.settings = flat(settings) if isinstance(settings, Mapping) else {}
         if not self.settings:
             raise UserError(f"{self.path / 'config.yaml'}: not the settings of a run")
         self.metrics = RunFolder(self.path, is_main=False).read_metrics()
@@ -70,19 +72,6 @@ class Run:
         """What the logged steps took, without probes and checkpoints."""
         steps, each = self.series("step_seconds")
         return float(np.dot(np.diff(steps, prepend=0), each)) if steps else 0.0
-
-
-def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names; {} for what are none."""
-    if not isinstance(settings, Mapping):
-        return {}
-    found = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def _read_findings(path: Path) -> dict[str, Any]:

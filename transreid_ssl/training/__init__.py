@@ -23,6 +23,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "RunSettings",
         ],
         "start": ["build_backbone_to_train", "finish", "start", "training_pool"],
-        "threads": ["share_cores"],
+        "threads": ["num_cores", "share_cores"],
     },
 )

@@ -39,6 +39,10 @@ class Clock:
         yield
         self._waited += time.monotonic() - begin - (self.left_out - left_out)
 
+    def peek(self, step: int) -> float:
+        """Seconds that each step up to ``step`` took since the last reading, which goes on."""
+        return (time.monotonic() - self._begin) / max(1, step - self._step)
+
     def read(self, step: int) -> tuple[float, float]:
         """Seconds that each step up to ``step`` took, on the mean since the last call.
 
@@ -73,6 +77,16 @@ def describe_first(step: int, total: int, loss: float, seconds: float) -> str:
     return (
         f"step {step}/{total}  loss {loss:.4f}  the first step took {seconds:.1f} s: "
         "it warms up (and compiles), and counts in no rate"
+    )
+
+
+def describe_whole(step: int, total: int, seconds: float, of: int) -> str:
+    """The line that says how long a run will take, by the ``of`` steps up to ``step``."""
+    left = duration(seconds * (total - step))
+    return (
+        f"step {step}/{total}  {seconds:.3g} s a step by the last {of}: about "
+        f"{duration(seconds * total)} for all {total:,} steps, {left} left; probes and "
+        "checkpoints come on top"
     )
 
 

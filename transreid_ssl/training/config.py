@@ -1,10 +1,12 @@
 """From a YAML file and command-line overrides to one frozen dataclass, and back."""
 
 import dataclasses
+import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -31,19 +33,27 @@ MOST_USED = {"help", "help_all", "config", "base", "source_model"} | {
     for name in names.split()
 }  # fmt: skip
 """What ``--help`` shows of a recipe's settings; ``--help-all`` shows all."""
+AUTO = "auto"
+"""In place of a settings file: settings chosen for the pool and the machine."""
 
 
 def parse_config(
-    kind: type[Config], default_file: Path, description: str, arguments: Sequence[str] | None = None
+    kind: type[Config],
+    default_file: Path,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    say: Callable[[str], object] = logs.RUN.info,
 ) -> tuple[Config, str]:
     """Parse ``--config FILE`` and overrides such as ``--optim.lr 1e-3`` into ``kind``.
 
     Without ``--config``, ``default_file`` (the demo) is read first, so that a recipe runs with no
-    argument. The files beside it need no folder in their names. Returns the settings and the name
-    of the file that they came from.
+    argument. The files beside it need no folder in their names. ``--config auto`` asks ``kind``,
+    whose ``choose`` gives settings for the pool and the machine; ``say`` is told which and why, on
+    the first process. Returns the settings and the name of the file that they came from.
 
     Raises:
-        UserError: no such file, an unknown key, or a value of the wrong type.
+        UserError: no such file, an unknown key, a value of the wrong type, or a ``kind`` for which
+            nothing is chosen.
     """
     parser = Parser(
         description=as_started(description), usage="%(prog)s [--config FILE] [--SETTING VALUE ...]"
@@ -51,10 +61,14 @@ def parse_config(
     parser.add_argument(
         "--help-all", action="help", help="Show every setting with its value, and exit."
     )
-    parser.add_argument("--config", action="config", help="YAML file; later options override it")
+    chosen = ', or "auto": settings chosen for the pool and the machine' * hasattr(kind, "choose")
+    parser.add_argument(
+        "--config", action="config", help=f"YAML file{chosen}; later options override it"
+    )
     parser.add_class_arguments(kind)
     arguments = _find_shipped(sys.argv[1:] if arguments is None else arguments, default_file.parent)
-    given = bool(_settings_files(arguments))
+    arguments, auto = _without_auto(arguments, kind)
+    given = auto or bool(_settings_files(arguments))
     if not given:
         if not default_file.is_file():
             raise UserError(f"{default_file}: the demo settings are missing; give --config FILE")
@@ -63,16 +77,49 @@ def parse_config(
     for file in filter(os.path.isfile, files):
         if not isinstance(read_yaml(file), dict):
             raise UserError(f"{file}: holds no settings (lines such as `name: value`)")
-    try:
+    with _named([*[AUTO] * auto, *files]):
         if {"-h", "--help", "--help-all"} & set(arguments):
+            if auto:
+                parser.set_defaults(kind.own_settings(default_file))
             parser.show_help_of(files, None if "--help-all" in arguments else MOST_USED)
-        values = parser.parse(arguments)
-    except UserError as error:
-        raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
+        config = _parse(parser, kind, arguments)
+        by_hand = {*parser.parse_args(arguments, defaults=False).keys()} if auto else set()
+    if auto:
+        chosen = config.choose(by_hand, default_file)
+        with _named([AUTO, *files]):
+            config = _parse(parser, kind, [*as_options(chosen.settings), *arguments])
+        if os.environ.get("RANK", "0") == "0":
+            say("\n".join(chosen.lines))
+        return config, "settings chosen for this pool and machine"
+    return config, _origin(files, default_file) if given else "the demo settings"
+
+
+def _parse(parser: Parser, kind: type[Config], arguments: Sequence[str]) -> Config:
+    values = parser.parse(arguments)
     if (run := values.get("run")) is not None:
         logs.show(run.verbosity)
-    fields = {field.name: values[field.name] for field in dataclasses.fields(kind)}
-    return kind(**fields), _origin(files, default_file) if given else "the demo settings"
+    return kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})
+
+
+@contextmanager
+def _named(files: Sequence[str]) -> Iterator[None]:
+    """What is wrong with settings names the files that they are from."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
+
+
+def _without_auto(arguments: Sequence[str], kind: type) -> tuple[list[str], bool]:
+    """The arguments without ``--config auto``, and whether it was among them."""
+    places = [n for n, pair in enumerate(pairwise(arguments)) if pair == ("--config", AUTO)]
+    if places and not hasattr(kind, "choose"):
+        raise UserError(
+            f"--config {AUTO}: settings are chosen for pre-training alone; give a file, or none "
+            "for the demo"
+        )
+    left_out = {word for place in places for word in (place, place + 1)}
+    return [word for n, word in enumerate(arguments) if n not in left_out], bool(places)
 
 
 def _find_shipped(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -85,7 +132,7 @@ def _find_shipped(arguments: Sequence[str], folder: Path) -> list[str]:
     for word in arguments:
         words += word.split("=", 1) if word.startswith("--config=") else [word]
     for place, name in enumerate(words[1:], start=1):
-        if words[place - 1] != "--config" or os.path.exists(name):
+        if words[place - 1] != "--config" or name == AUTO or os.path.exists(name):
             continue
         if Path(name).name == name and (folder / name).is_file():
             words[place] = str(folder / name)
@@ -113,6 +160,23 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: as_plain(item) for key, item in value.items()}
     return value
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names such as ``optim.lr``."""
+    found = {}
+    for name, value in settings.items():
+        nested = isinstance(value, Mapping)
+        found |= flat(value, f"{prefix}{name}.") if nested else {prefix + name: value}
+    return found
+
+
+def as_options(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by dotted names as words of a command line."""
+    return [
+        f"--{name}={value if isinstance(value, str) else json.dumps(as_plain(value))}"
+        for name, value in settings.items()
+    ]
 
 
 def to_yaml(config: Any) -> str:

@@ -21,7 +21,13 @@ from transreid_ssl.models import block_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
 from transreid_ssl.training.checkpoint import capture, load_checkpoint, restore
-from transreid_ssl.training.clock import Clock, describe_first, describe_progress, progress_bar
+from transreid_ssl.training.clock import (
+    Clock,
+    describe_first,
+    describe_progress,
+    describe_whole,
+    progress_bar,
+)
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.objective import Objective
@@ -35,6 +41,9 @@ from transreid_ssl.training.settings import RunSettings
 from transreid_ssl.training.sharding import is_sharded, norms, whole
 from transreid_ssl.training.trackers import log_picture
 from transreid_ssl.training.watch import Watch
+
+_MEASURED = 10
+"""Steps after the first that the time of a run is estimated by."""
 
 
 class Trainer:
@@ -156,6 +165,8 @@ class Trainer:
                 bar.update()
                 if self.step == begin + 1 < total and self.step % self.settings.log_every:
                     self._say_first()  # otherwise it has a line of its own
+                if self.step == begin + 1 + _MEASURED < total:
+                    self._say_whole(begin + 1)
                 self._housekeeping()
             self.watch.check_end(self.step)
 
@@ -250,6 +261,15 @@ class Trainer:
         if self.meter.count:  # else it was skipped
             loss = self.meter.read(self.accelerator)["loss"]
             self.say(describe_first(self.step, self.plan.total_steps, loss, seconds))
+
+    def _say_whole(self, since: int) -> None:
+        """Say how long the run will take, by the steps ``since``, unless a line of the log did."""
+        if since // self.settings.log_every != self.step // self.settings.log_every:
+            return
+        if self.meter.count:  # which waits for the device
+            self.meter.read(self.accelerator)
+        seconds = self.clock.peek(self.step)
+        self.say(describe_whole(self.step, self.plan.total_steps, seconds, _MEASURED))
 
     def _log(self) -> None:
         """Log the steps since the last line, and look whether they were sound."""

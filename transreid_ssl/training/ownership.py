@@ -94,13 +94,22 @@ def take(folder: Path) -> None:
     os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings that the run in a folder was begun with.
+
+    Raises:
+        UserError: what is there are no settings.
+    """
+    path = folder / "config.yaml"
+    settings = read_yaml(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: not the settings of a run; choose another --run.output")
+    return settings
+
+
 def check_same(folder: Path, config: Any) -> None:
     """Refuse settings that a begun run was not begun with, but for those that are free."""
-    config_path = folder / "config.yaml"
-    before = read_yaml(config_path)
-    if not isinstance(before, dict):
-        raise UserError(f"{config_path}: not the settings of a run; choose another --run.output")
-    found = differences(_without_free(before), _without_free(as_plain(config)))
+    found = differences(_without_free(read_settings(folder)), _without_free(as_plain(config)))
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(

@@ -16,7 +16,13 @@ from transreid_ssl.training.checkpoint import (
     step_of,
 )
 from transreid_ssl.training.config import to_yaml
-from transreid_ssl.training.ownership import check_same, refuse_foreign, remove_run, take
+from transreid_ssl.training.ownership import (
+    check_same,
+    read_settings,
+    refuse_foreign,
+    remove_run,
+    take,
+)
 from transreid_ssl.training.settings import RunSettings
 
 
@@ -69,15 +75,23 @@ class RunFolder:
             sweep(folder)
         if overwrite:
             remove_run(self.path)
-        config_path = self.path / "config.yaml"
-        if config_path.is_file() and self._has_begun():
+        if self._has_begun():
             check_same(self.path, config)
         else:
-            write_text(config_path, to_yaml(config))
+            write_text(self.path / "config.yaml", to_yaml(config))
+
+    def begun_with(self) -> dict[str, Any] | None:
+        """The settings of the run that was begun here; None where there is none.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+        return read_settings(self.path) if self._has_begun() else None
 
     def _has_begun(self) -> bool:
         """Whether there is anything to lose; a start that failed early leaves settings only."""
-        return self.metrics_path.is_file() or self.checkpoints.is_dir()
+        begun = self.metrics_path.is_file() or self.checkpoints.is_dir()
+        return begun and (self.path / "config.yaml").is_file()
 
     def has_checkpoints(self) -> bool:
         """Whether there is a state to go on from."""

@@ -17,7 +17,7 @@ from transreid_ssl.models import build_backbone, load_weights, read_spec
 from transreid_ssl.outputs import MADE_BY, require
 from transreid_ssl.processes import on_all, on_main, together
 from transreid_ssl.training import trackers
-from transreid_ssl.training.config import as_plain
+from transreid_ssl.training.config import as_plain, differences
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import RunFolder, goes_on
 from transreid_ssl.training.settings import BackboneSettings, RunSettings
@@ -41,14 +41,16 @@ def start(
         open_images: Called on every process; its result is returned.
 
     Raises:
-        UserError: the images or the initial weights cannot be read, the folder belongs to another
-            run, or the precision or the tracker is not to be had here.
+        UserError: processes have different settings, the images or the initial weights cannot be
+            read, the folder belongs to another run, or the precision or the tracker is not to be
+            had here.
     """
     settings: RunSettings = config.run
     trackers.check(settings.tracker)
     accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
         share_cores(settings.num_workers, settings.num_threads)
+    _check_alike(accelerator, config)
     images = on_all(accelerator, open_images)
     if config.model.weights and not goes_on(settings):
         on_all(accelerator, lambda: _check_weights(config.model.weights))
@@ -69,6 +71,24 @@ def start(
         f"{accelerator.device.type}, precision {_precision(accelerator)}{sharded}",
     )
     return accelerator, run, images
+
+
+def _check_alike(accelerator: Accelerator, config: Any) -> None:
+    """Refuse processes with different settings, as machines that are not alike may choose them."""
+    first = on_main(accelerator, lambda: as_plain(config))
+
+    def check() -> None:
+        found = [
+            line for line in differences(first, as_plain(config))
+            if not line.startswith(("run.num_workers ", "run.num_threads "))
+        ]  # fmt: skip
+        if found:
+            raise UserError(
+                f"processes have different settings: {'; '.join(found[:3])} (the first one's stand "
+                "first); give these by hand"
+            )
+
+    together(accelerator, check)
 
 
 def _check_weights(path: str) -> None:

@@ -15,6 +15,11 @@ def share_cores(num_workers: int, num_threads: int | None = None) -> None:
         num_workers: Processes that prepare images for this one.
         num_threads: Takes so many instead.
     """
+    torch.set_num_threads(num_threads or max(1, num_cores() - num_workers))
+
+
+def num_cores() -> int:
+    """This process's share of the cores, at least one."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(num_threads or max(1, (cores or 1) // here - num_workers))
+    return max(1, (cores or 1) // here)

@@ -8,6 +8,7 @@ from accelerate import Accelerator, tracking
 
 from transreid_ssl import logs
 from transreid_ssl.errors import UserError
+from transreid_ssl.training.config import flat
 
 _EXTRA = ("tensorboard", "wandb", "mlflow")
 """Those of ``pip install transreid_ssl[tracking]``."""
@@ -49,8 +50,9 @@ def start(accelerator: Accelerator, settings: dict[str, Any], recipe: str) -> No
     output = settings["run"]["output"]
     name = Path(output).resolve().name
     own = {"wandb": {"name": name, "dir": output}, "mlflow": {"run_name": name}}
+    told = {name: _plain(value) for name, value in flat(settings).items()}
     try:
-        accelerator.init_trackers(_slug(recipe), config=_flat(settings), init_kwargs=own)
+        accelerator.init_trackers(_slug(recipe), config=told, init_kwargs=own)
     except Exception as error:  # each has its own
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
@@ -76,15 +78,9 @@ def log_picture(accelerator: Accelerator, path: Path, step: int) -> None:
             logs.RUN.debug(f"{path}: is not shown in {tracker.name}")
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    result = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            result |= _flat(value, f"{prefix}{name}.")
-        else:
-            plain = isinstance(value, bool | int | float | str)
-            result[prefix + name] = value if plain else str(value)
-    return result
+def _plain(value: Any) -> bool | int | float | str:
+    """Trackers take nothing else."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _slug(title: str) -> str:
