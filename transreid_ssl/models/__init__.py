@@ -1,6 +1,7 @@
 """Networks, their heads, and their weights."""
 
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
+from transreid_ssl.models.architectures import ARCHITECTURES
 from transreid_ssl.models.blocks import PackedBlock
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec
 from transreid_ssl.models.calibration import Calibration
@@ -13,7 +14,7 @@ from transreid_ssl.models.norms import BlockNorm, block_norms, group_norms
 from transreid_ssl.models.part_tokens import PartTokenViT
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.resnet import ReIDResNet
-from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
+from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import (
     HALF,
     IMAGENET,
@@ -22,6 +23,8 @@ from transreid_ssl.models.statistics import (
     Statistics,
     normalise,
 )
+from transreid_ssl.models.timm_build import is_timm
+from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.vit import ReIDViT, class_attention
 from transreid_ssl.models.weights import (
     LoadReport,
@@ -53,6 +56,7 @@ __all__ = [
     "ReIDResNet",
     "ReIDViT",
     "Statistics",
+    "TimmNetwork",
     "UnitFeatures",
     "block_norms",
     "build_backbone",
@@ -62,6 +66,7 @@ __all__ = [
     "fix_sincos_positions",
     "from_spec",
     "group_norms",
+    "is_timm",
     "load_backbone",
     "load_weights",
     "normalise",

@@ -84,6 +84,26 @@ def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
     return _unwrap(path, raw, which)
 
 
+def weights_in(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file of another program's, by their names there; None for a file of ours.
+
+    Raises:
+        UserError: no such file, not a weights file, damaged, or holding what must not be unpickled.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        raw, spec = read_safetensors(path)
+        return None if spec is not None else plain_tensors(path, raw)
+    raw = read_pickle(path)
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{path}: holds a {type(raw).__name__}, not the weights of a network")
+    if isinstance(raw.get("objective"), Mapping):
+        return None
+    inner = (raw[key] for key in ("state_dict", "model") if isinstance(raw.get(key), Mapping))
+    return plain_tensors(path, next(inner, raw))
+
+
 def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
     """Find the network's tensors in what the file holds, and name the format by where they were."""
     if not isinstance(raw, Mapping):
@@ -98,7 +118,7 @@ def _unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
         key, state, aside = "", raw, []
     tensors = plain_tensors(path, state)
     aside += [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    names = {name: _WRAPPERS.sub("", name) for name in tensors}
+    names = {name: WRAPPERS.sub("", name) for name in tensors}
     bare_tensors = {bare: tensors[name] for name, bare in names.items()}
     refuse_unsupported(path, bare_tensors)
     mgn = fast_reid.is_mgn(names.values())
@@ -125,7 +145,7 @@ JPM_NOTE = (
     "the last block and norm are those that the file calls b1, which its program uses; copies of "
     "them in its base, which it does not use, are left aside"
 )
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
 """What DistributedDataParallel, torch.compile and other programs put before every name."""
 _DIMENSIONS = {
     "cls_token": 3, "pos_embed": 3, "sie_embed": 3, "patch_embed.proj.weight": 4,

@@ -6,14 +6,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "contrast": ["KeyQueue", "info_nce"],
+        "distill": ["Distill", "relation_loss"],
         "dino": ["DINO", "DINOLoss", "cross_view_loss"],
         "moby": ["MoBY"],
         "moco": ["MoCo"],
         "mocov3": ["MoCoV3"],
         "networks": ["MomentumPair"],
-        "run": ["backbone_pair", "pretrain"],
+        "run": ["backbone_pair", "pretrain", "student"],
         "settings": [
             "DINOConfig",
+            "DistillConfig",
             "MoBYConfig",
             "MoCoConfig",
             "MoCoV3Config",

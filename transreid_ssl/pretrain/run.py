@@ -54,11 +54,17 @@ def backbone_pair(
 ) -> tuple[nn.Module, nn.Module]:
     """The network that learns and drops paths, and the one that follows it and does not."""
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
-    pair = tuple(build_backbone_to_train(model, accelerator) for model in (config.model, still))
-    for backbone in pair:
-        chosen = _STATISTICS[config.data.statistics]
-        backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
-    return pair
+    return student(config, accelerator), student(
+        dataclasses.replace(config, model=still), accelerator
+    )
+
+
+def student(config: PretrainingConfig, accelerator: Accelerator) -> nn.Module:
+    """The network that learns, told the statistics that its images are normalised with."""
+    backbone = build_backbone_to_train(config.model, accelerator)
+    chosen = _STATISTICS[config.data.statistics]
+    backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
+    return backbone
 
 
 def pretrain(

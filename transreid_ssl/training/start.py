@@ -13,7 +13,7 @@ from torch import nn
 
 from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import build_backbone, load_weights, read_spec
+from transreid_ssl.models import build_backbone, find_weights, is_timm, load_weights, read_spec
 from transreid_ssl.outputs import MADE_BY, require
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.config import as_plain
@@ -50,7 +50,7 @@ def start(
         share_cores(settings.num_workers, settings.num_threads)
     images = on_all(accelerator, open_images)
     if config.model.weights:
-        on_all(accelerator, lambda: _check_weights(config.model.weights))
+        on_all(accelerator, lambda: _check_weights(config.model))
     run = RunFolder(settings.output, accelerator.is_main_process)
     on_main(accelerator, lambda: run.claim(config, settings.overwrite))
     if settings.tracker:
@@ -66,10 +66,14 @@ def start(
     return accelerator, run, images
 
 
-def _check_weights(path: str) -> None:
+def _check_weights(model: BackboneSettings) -> None:
+    path = model.weights
     if path in MADE_BY:
         require(path, "name other weights with --model.weights")
-    read_spec(path)
+    if is_timm(model.name):
+        find_weights(path)  # timm's own files do not say which network they are of
+    else:
+        read_spec(path)
 
 
 def _precision(accelerator: Accelerator) -> str:
