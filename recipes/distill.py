@@ -8,13 +8,14 @@
 
 The teacher is any weights file, of any size of images. The student is any network of this program,
 or any of timm by its name: --model.name timm:repvit_m1_0, timm:mobilenetv4_conv_small,
-timm:resnet18, vit_tiny_patch16_reid. It begins with --model.weights, a file of timm's or the name of
-its repository on Hugging Face (timm/repvit_m1_0.dist_450e_in1k), or at random.
+timm:resnet18, vit_tiny_patch16_reid. It begins with --model.weights, a file of timm's or the name
+of its repository on Hugging Face (timm/repvit_m1_0.dist_450e_in1k), or at random.
 
 With no argument: generated people, and the network that the demo of dino_pretrain.py leaves as the
-teacher. The run folder then holds backbone.safetensors (the student), which evaluate, embed, search,
-calibrate, verify and export take like any other, metrics.jsonl, curves.png and config.yaml. The same
-command again resumes a run that was broken off. recipes/guides/trackers.md goes on from there.
+teacher. The run folder then holds backbone.safetensors (the student), which evaluate, embed,
+search, calibrate, verify and export take like any other, metrics.jsonl, curves.png and config.yaml.
+The same command again resumes a run that was broken off. recipes/guides/trackers.md goes on from
+there.
 """
 
 import dataclasses

@@ -91,8 +91,8 @@ def test_two_processes_give_the_losses_of_one(teacher, tmp_path, relation):
     assert launch.losses(tmp_path / "two") == pytest.approx(one, rel=2e-4)
 
 
-def test_a_run_goes_on_with_no_other_teacher(unbroken, tmp_path, teacher):
-    options, folder = unbroken
+def test_a_run_goes_on_with_no_other_teacher(unbroken, teacher):
+    options, _ = unbroken
     path = Path(teacher.partition("=")[2])
     content = path.read_bytes()
     save_backbone(path, build_backbone("vit_nano_patch8_conv", img_size=(32, 16)))
