@@ -30,6 +30,7 @@ from transreid_ssl.models.weights import (
     LoadReport,
     load_backbone,
     load_weights,
+    network_checksum,
     read_spec,
     save_backbone,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "is_timm",
     "load_backbone",
     "load_weights",
+    "network_checksum",
     "normalise",
     "read_spec",
     "resample_positions",

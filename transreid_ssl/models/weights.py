@@ -164,6 +164,11 @@ def save_backbone(
         temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
+def network_checksum(model: nn.Module) -> str:
+    """CRC-32, 8 hex digits, of all weights of a network, on whatever device."""
+    return checksum({name: value.cpu() for name, value in model.state_dict().items()}, "")
+
+
 def _load(model: Backbone, checkpoint: Checkpoint, resampling: str) -> LoadReport:
     own = model.state_dict()
     starts_branches = _check_architecture(model, checkpoint)
