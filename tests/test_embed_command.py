@@ -147,7 +147,7 @@ def test_features_and_names_appear_together(monkeypatch):
     run("--images=demo:identities=2,images=2")
     before = Path("f.npy").read_bytes(), Path("f.parquet").read_bytes()
 
-    def full(*arguments):
+    def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

@@ -65,6 +65,8 @@ COMMANDS = {
 """What is here is a command: the module or package of that name, a sentence and an example."""
 KINDS = ("pretrain", "finetune")
 """A recipe in the file METHOD_KIND.py is the training ``KIND METHOD``."""
+ALONE = "distill"
+"""The recipe that has no method in its name."""
 
 
 def overview() -> str:
@@ -75,7 +77,8 @@ def overview() -> str:
     lines += ["Training; without options on generated people:", ""]
     for name, path in shipped.recipes().items():
         method, _, kind = name.rpartition("_")
-        lines += [f"  {shipped.sentence(path)}", f"    python -m transreid_ssl {kind} {method}", ""]
+        typed = f"python -m transreid_ssl {kind} {method}".rstrip()
+        lines += [f"  {shipped.sentence(path)}", f"    {typed}", ""]
     return command.as_started(
         "\n".join(lines)
         + "\nOn the eight GPUs of a machine: python -m transreid_ssl pretrain dino --processes 8"
@@ -93,10 +96,13 @@ def main() -> int | None:
         runpy.run_module(f"transreid_ssl.{name}", run_name="__main__", alter_sys=True)
     elif name in KINDS:
         return train(name, rest)
+    elif name == ALONE:
+        sys.argv = [command.as_started(f"python -m transreid_ssl {name}"), *rest]
+        command.run(shipped.load_recipe(name).main, rest, resumes=True)
     else:
         raise UserError(
             f"{name}: there is no such command; `python -m transreid_ssl` lists all"
-            + command.nearest(name, [*COMMANDS, *KINDS])
+            + command.nearest(name, [*COMMANDS, *KINDS, ALONE])
         )
 
 

@@ -34,7 +34,8 @@ class Cluster(EmbeddingSettings):
 
     Args:
         pool: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; or a file of features
-            that python -m transreid_ssl.embed wrote.
+            that python -m transreid_ssl.embed wrote, or the faiss index beside it, for pools of
+            hundreds of thousands.
         eps: Images this close are neighbours, in Jaccard distances of 0 to 1; by default that
             which makes the most clusters, of 19 from the distances of all images to their
             min_samples-th neighbours.
@@ -59,11 +60,13 @@ class Cluster(EmbeddingSettings):
         check_ranges(self, eps=(1e-6, 1))
 
 
-def group(features: np.ndarray, options: Cluster) -> tuple[np.ndarray, float]:
+def group(
+    features: np.ndarray, options: Cluster, search: "str | retrieval.Graph" = "exact"
+) -> tuple[np.ndarray, float]:
     """Clusters int64 (N,), from the largest, -1 for none; and the ``eps`` that was taken."""
     most = 1.0 if options.eps is None else options.eps
     graph = retrieval.jaccard_graph(
-        features, options.k1, options.k2, most, device=device_of(options)
+        features, options.k1, options.k2, most, search=search, device=device_of(options)
     )
     eps = options.eps or retrieval.choose_eps(graph, options.min_samples)
     labels = retrieval.cluster_graph(graph, eps, options.min_samples)
@@ -124,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         weights, model = load_model(options)
         check_outputs(*written, inputs=[options.pool, find_weights(weights)])
         embedded = embed_pool(options.pool, model, options, options.skip_broken)
-    labels, eps = group(embedded.features, options)
+    labels, eps = group(embedded.features, options, embedded.search)
     chosen = "which makes the most clusters" if options.eps is None else "as given"
     print(f"eps {eps:.3f}, {chosen}: {labels.max() + 1:,} clusters of {len(labels):,} images, "
           f"{(labels < 0).sum():,} in none")  # fmt: skip

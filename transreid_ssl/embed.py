@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from transreid_ssl import __version__, command, data, retrieval
-from transreid_ssl.features import EmbeddingSettings, device_of, load_model
+from transreid_ssl.features import EmbeddingSettings, device_of, how_made, load_model
 from transreid_ssl.files import fingerprint
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import check_outputs
@@ -25,24 +25,31 @@ _PART = 2048  # images, rounded up to whole batches, between two points to go on
 
 @dataclass(frozen=True)
 class Embed(EmbeddingSettings):
-    """Write the features of images: float32 (N, D), of unit length, and a table of their names.
+    """Write the features of images, (N, D), of unit length, in one table with their names.
 
-    Example: ``python -m transreid_ssl.embed --images demo:identities=20 --out features.npy``. The
-    names stand in features.parquet, column image, row by row. Read the features with
-    ``numpy.load`` or ``safetensors.numpy.load_file(path)["features"]``. A stopped run goes on where
-    it was, when the same command is given again, and ends with the same features, bit for bit.
+    Example: ``python -m transreid_ssl.embed --images demo:identities=20 --out features.parquet``.
+    The table has the columns image and feature, and camera and track where the pool knows them;
+    search and cluster take it in the place of images. With --out features.npy the features stand
+    in that file, for ``numpy.load``, and the rest in features.parquet, row by row. A stopped run
+    goes on where it was, when the same command is given again, and ends with the same features, bit
+    for bit.
 
     Args:
         images: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; by default the pool
             that the network was pre-trained on, or the generated people that it was trained on.
         subset: Only these of its images: a table or list, as ``transreid_ssl.cfs select`` writes.
-        out: A .safetensors or a .npy file; or a .parquet table, with the columns image and feature.
+        out: A .parquet table, or a .npy or .safetensors file with a table of names beside it.
+        dtype: Of the features; float16 takes half the place.
+        index: Write a faiss index beside, which search and cluster take for large galleries, and
+            other programs read with faiss.read_index (pip install 'transreid_ssl[faiss]').
         skip_broken: Leave out images that cannot be read, instead of stopping at the first.
     """
 
     images: str | None = None
     subset: str | None = None
-    out: str = "outputs/embed/features.safetensors"
+    out: str = "outputs/embed/features.parquet"
+    dtype: Literal["float32", "float16"] = "float32"
+    index: bool = False
     skip_broken: bool = False
 
 
@@ -95,6 +102,17 @@ def embedded(parts: Parts, dim: int) -> "Iterator[Batch]":
         yield table["place"].to_numpy(), features.reshape(-1, dim)
 
 
+def index_of(parts: Parts, dim: int, options: Embed) -> bytes | None:
+    """The faiss index of the finished parts, as they will be read, if one is asked for."""
+    if not options.index:
+        return None
+    kind = data.feature_files.DTYPES[options.dtype]
+    graph = retrieval.Graph(dim)
+    for _, features in embedded(parts, dim):
+        graph.add(features.astype(kind).astype(np.float32))
+    return graph.to_bytes() if len(graph) else None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, write."""
     options = command.options(Embed, "python -m transreid_ssl.embed", arguments)
@@ -105,22 +123,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     source = options.images or trained_pool(model.spec)
     names = data.feature_files.names_path(out)
-    check_outputs(
-        out,
-        inputs=[source, options.subset, find_weights(weights)],
-        beside={} if names is None else {names: data.feature_files.is_table_of_names},
-    )
+    beside = {} if names is None else {names: data.feature_files.is_table_of_names}
+    if options.index:
+        retrieval.Graph.require()
+        beside[data.feature_files.index_path(out)] = data.feature_files.is_index
+    inputs = [source, options.subset, find_weights(weights)]
+    check_outputs(out, inputs=inputs, beside=beside)
     pool = data.open_pool(source, options.subset)
     print(f"{weights}: {model.spec}\n{pool.describe()}", flush=True)
     parts = open_parts(options, weights, pool)
     embed_parts(parts, model, pool, options)
     dim = model.spec.embed_dim
     record = {"weights": str(weights), "pool": pool.source, "fingerprint": pool.fingerprint}
-    count = data.feature_files.write_features(out, embedded(parts, dim), pool, dim, record)
+    record |= how_made(model, options)
+    count = data.feature_files.write_features(
+        out, embedded(parts, dim), pool, dim, record, options.dtype, index_of(parts, dim, options)
+    )
     parts.remove()
     left_out = f", {len(pool) - count:,} broken ones left out" * (count < len(pool))
     where = f"; their names: {names}" if names else " with their names"
-    print(f"{out}: features of {count:,} images{left_out}{where}")
+    written = f"; index: {data.feature_files.index_path(out)}" * options.index
+    print(f"{out}: features of {count:,} images{left_out}{where}{written}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -102,12 +103,59 @@ class Embedded(NamedTuple):
     names: Sequence[str]
     features: np.ndarray
     images: "Pool | None"
+    search: "str | retrieval.Graph" = "exact"
+    """How to look for neighbours among them: by a graph where an index was given."""
 
 
 def read_embedded(path: str) -> Embedded:
-    """What `python -m transreid_ssl.embed` wrote."""
+    """What `python -m transreid_ssl.embed` wrote: features, or the index beside them.
+
+    Raises:
+        UserError: not such a file, a damaged one, or an index without faiss.
+    """
     names, features = data.feature_files.read_features(path)
-    return Embedded(names, np.array(features), data.feature_files.images_of(path))
+    search = "exact"
+    if Path(path).suffix == data.feature_files.INDEX:
+        search = retrieval.Graph.from_bytes(data.feature_files.read_index(path))
+        if len(search) != len(names):
+            raise UserError(f"{path}: an index of {len(search)} rows, and there are {len(names)}")
+    return Embedded(names, np.array(features), data.feature_files.images_of(path), search)
+
+
+def how_made(model: "Backbone", settings: EmbeddingSettings) -> dict[str, Any]:
+    """What a file of features says of how it was made, for ``check_alike``.
+
+    The network is told by its weights alone: calibrating it later changes its file, not its
+    features.
+    """
+    from transreid_ssl.models import network_checksum
+
+    norm = bool(model.spec.feature_norm)
+    return {"flip": settings.flip, "feature_norm": norm, "network": network_checksum(model)}
+
+
+def check_alike(path: str, model: "Backbone", settings: EmbeddingSettings) -> None:
+    """Refuse to compare the features of a file with others than were made in the same way.
+
+    What an older file does not say is not checked.
+
+    Raises:
+        UserError: the network, ``flip`` or ``feature`` differ; it says which.
+    """
+    made, now = data.feature_files.about(path), how_made(model, settings)
+    for name, option in (("flip", "--flip"), ("feature_norm", "--feature")):
+        if made.get(name, now[name]) != now[name]:
+            words = {"flip": ("false", "true"), "feature_norm": ("before", "after")}[name]
+            there, here = words[bool(made[name])], words[bool(now[name])]
+            raise UserError(
+                f"{path}: its features were made with {option} {there}, and here it is {here}: "
+                f"give {option} {there}, or embed again"
+            )
+    if made.get("network", now["network"]) != now["network"]:
+        raise UserError(
+            f"{path}: its features are of another network: give the --weights that they were made "
+            f"with ({made.get('weights')}), or embed again"
+        )
 
 
 def embed_pool(

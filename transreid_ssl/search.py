@@ -12,13 +12,14 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import (
     Embedded,
     EmbeddingSettings,
+    check_alike,
     device_of,
     embed_pool,
     load_model,
     read_embedded,
 )
 from transreid_ssl.outputs import check_outputs
-from transreid_ssl.tables import check_listing, read_record, write_listing
+from transreid_ssl.tables import check_listing, write_listing
 
 _DRAWN = 20  # queries on the picture
 
@@ -33,8 +34,9 @@ class Search(EmbeddingSettings):
 
     Args:
         query: An image, or any pool: a folder, a list, Parquet shards, an LMDB, or demo.
-        gallery: Any pool, or a file of features that python -m transreid_ssl.embed wrote; then
-            the weights are by default those that it was made with.
+        gallery: Any pool, or a file of features that python -m transreid_ssl.embed wrote, or the
+            faiss index beside it, for galleries of hundreds of thousands, of whose nearest images
+            some may be missed. The weights are by default those that it was made with.
         k: Images to find for each query.
         skip_broken: Leave out images that cannot be read, instead of stopping at the first.
         out: The table to write, .csv or .parquet.
@@ -66,7 +68,7 @@ def rank(query: Embedded, gallery: Embedded, options: Search) -> tuple[np.ndarra
         raise UserError(f"{options.gallery}: no other image to find")
     found = retrieval.nearest_neighbours(
         query.features, None if itself else gallery.features,
-        k=options.k, exclude_self=itself, device=device_of(options),
+        k=options.k, exclude_self=itself, search=gallery.search, device=device_of(options),
     )  # fmt: skip
     return tuple(part.numpy() for part in found)
 
@@ -122,9 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ready = data.feature_files.is_features(options.gallery)
     gallery = read_embedded(options.gallery) if ready else None
     if ready and not (options.weights or options.run):
-        table = data.feature_files.names_path(Path(options.gallery)) or options.gallery
-        options = replace(options, weights=read_record(table).get("weights"))
+        options = replace(options, weights=data.feature_files.about(options.gallery).get("weights"))
     weights, model = load_model(options)
+    if ready:
+        check_alike(options.gallery, model, options)
     picture = Path(options.out).with_name("galleries.png")
     written = [options.out, picture] if options.picture else [options.out]
     check_outputs(*written, inputs=[options.query, options.gallery, find_weights(weights)])

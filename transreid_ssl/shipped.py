@@ -19,9 +19,14 @@ def folder() -> Path:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes' files by their names, such as "dino_pretrain", pre-training first."""
-    found = {path.stem: path for path in folder().glob("*_*.py")}
-    return dict(sorted(found.items(), key=lambda item: (item[0].endswith("finetune"), item[0])))
+    """The recipes' files by their names, such as "dino_pretrain", pre-training first.
+
+    A recipe METHOD_KIND is the training ``KIND METHOD``; one of a single word is ``KIND`` alone.
+    """
+    found = {path.stem: path for path in folder().glob("[!_]*.py")}
+    kinds = {"pretrain": 0, "finetune": 1}
+    order = {name: kinds.get(name.rpartition("_")[2], len(kinds)) for name in found}
+    return dict(sorted(found.items(), key=lambda item: (order[item[0]], item[0])))
 
 
 def sentence(path: Path) -> str:

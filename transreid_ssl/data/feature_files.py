@@ -1,10 +1,16 @@
-"""Files of features: as many rows as there are images, written as they come, and read again."""
+"""Files of features: as many rows as there are images, written as they come, and read again.
+
+A Parquet table has all in one: image, camera and track where the pool knows them, and feature, a
+list of fixed length. A .npy or .safetensors file has a table without features beside it. A faiss
+index (.faiss), of the same rows, may stand beside either.
+"""
 
 import json
 import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +20,15 @@ from transreid_ssl.data.index import Names
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import atomic_path, atomic_paths
+from transreid_ssl.files import atomic_paths
 from transreid_ssl.parts import rows
 from transreid_ssl.tables import encode_record, read_columns, read_record
 
-SUFFIXES = (".safetensors", ".npy", ".parquet")
+SUFFIXES = (".parquet", ".npy", ".safetensors")
+INDEX = ".faiss"
+DTYPES = {"float32": "<f4", "float16": "<f2"}
+_SAFE = {"float32": "F32", "float16": "F16"}
+_WHENCE = ["camera", "track"]  # columns of what a pool knows of its images
 _HEADER_BYTES = 4096  # of the file of features; the header is written last, when all is known
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -28,6 +38,45 @@ Batch = tuple[np.ndarray, np.ndarray]
 def names_path(out: Path) -> Path | None:
     """Where the names of the rows go; None for a Parquet table, which has them itself."""
     return None if out.suffix == ".parquet" else out.with_suffix(".parquet")
+
+
+def index_path(out: Path) -> Path:
+    """Where the faiss index of these rows goes."""
+    return out.with_suffix(INDEX)
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file begins as faiss begins the graphs that are written here."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"IHNf"
+
+
+def about(path: str | Path) -> dict[str, Any]:
+    """What a file of features says of itself: weights, pool, flip…; what is not known is missing.
+
+    Raises:
+        UserError: the table of names is missing or unreadable.
+    """
+    return read_record(names_path(Path(path)) or path)
+
+
+def read_index(path: str | Path) -> bytes:
+    """The bytes of a faiss index, which are those that ``write_features`` wrote.
+
+    Raises:
+        UserError: no such file, or not of the features beside it, or damaged.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if about(path).get("index") != zlib.crc32(content):
+        raise UserError(
+            f"{path}: is damaged, or not of the features beside it; make it again with `{_MADE_BY} "
+            "--index true`"
+        )
+    return content
 
 
 def is_table_of_names(path: Path) -> bool:
@@ -42,7 +91,7 @@ def is_features(path: str | Path) -> bool:
     """Whether a file holds features, as ``write_features`` writes it: not images or a list."""
     path = Path(path)
     if path.suffix != ".parquet" or not path.is_file():
-        return path.suffix in SUFFIXES and path.is_file()
+        return path.suffix in (*SUFFIXES, INDEX) and path.is_file()
     return is_table_of_names(path) and "feature" in pq.read_schema(path).names
 
 
@@ -62,14 +111,22 @@ def check_suffix(out: Path) -> None:
 
 
 def write_features(
-    out: Path, batches: Iterable[Batch], pool: Pool, dim: int, about: dict[str, str]
+    out: Path,
+    batches: Iterable[Batch],
+    pool: Pool,
+    dim: int,
+    about: dict[str, Any],
+    dtype: str = "float32",
+    index: bytes | None = None,
 ) -> int:
-    """Write features and the names of their images: both files appear, or none.
+    """Write features and the names of their images: all files appear, or none.
 
     Args:
         batches: in the order of the rows.
         dim: values of a feature.
         about: what the files say of themselves.
+        dtype: one of ``DTYPES``, of the features.
+        index: of a faiss index to write beside.
 
     Returns:
         The number of rows.
@@ -78,41 +135,55 @@ def write_features(
         UserError: nothing to write, or a file that cannot be written.
     """
     names = names_path(out)
-    if names is None:
-        with atomic_path(out) as temporary:
-            return _write_table(temporary, batches, pool, dim, about)
-    with atomic_paths(out, names) as (temporary, table):
-        places = _write_rows(temporary, out.suffix, batches, dim, about)
-        columns = pa.table({"image": pool.arrow_names().take(places).column})
-        pq.write_table(columns.replace_schema_metadata(encode_record(about)), table)
+    about = about | {} if index is None else about | {"index": zlib.crc32(index)}
+    beside = [path for path in (names, index is not None and index_path(out)) if path]
+    with atomic_paths(out, *beside) as (temporary, *others):
+        if index is not None:
+            others[-1].write_bytes(index)
+        if names is None:
+            return _write_table(temporary, batches, pool, dim, about, dtype)
+        places = _write_rows(temporary, out.suffix, batches, dim, about, dtype)
+        columns = pa.table(_known(pool, places)).replace_schema_metadata(encode_record(about))
+        pq.write_table(columns, others[0], write_page_checksum=True)
     return len(places)
 
 
+def _known(pool: Pool, places: np.ndarray) -> dict[str, pa.Array]:
+    """The names of these images, and their cameras and tracks if the pool knows them."""
+    columns = {"image": pool.arrow_names().take(places).column.cast(pa.string())}
+    if pool.annotations is not None:
+        found = pool.annotations.select(_WHENCE).take(places)
+        columns |= {name: found[name].cast(pa.string()) for name in _WHENCE}
+    return columns
+
+
 def _write_rows(
-    path: Path, suffix: str, batches: Iterable[Batch], dim: int, about: dict[str, str]
+    path: Path, suffix: str, batches: Iterable[Batch], dim: int, about: dict[str, Any], dtype: str
 ) -> np.ndarray:
     places = [np.empty(0, np.int64)]
     with open(path, "wb") as file:
         file.seek(_HEADER_BYTES)
         for index, features in batches:
-            features.astype("<f4", copy=False).tofile(file)
+            features.astype(DTYPES[dtype], copy=False).tofile(file)
             places.append(index)
         written = np.concatenate(places)
         _check_any(len(written))
-        _write_header(file, suffix, (len(written), dim), about)
+        _write_header(file, suffix, (len(written), dim), about, dtype)
     return written
 
 
 def _write_table(
-    path: Path, batches: Iterable[Batch], pool: Pool, dim: int, about: dict[str, str]
+    path: Path, batches: Iterable[Batch], pool: Pool, dim: int, about: dict[str, Any], dtype: str
 ) -> int:
-    feature = pa.list_(pa.float32(), dim)
-    schema = pa.schema({"image": pa.string(), "feature": feature}, encode_record(about))
+    whence = [] if pool.annotations is None else _WHENCE
+    feature = pa.list_({"float32": pa.float32(), "float16": pa.float16()}[dtype], dim)
+    columns = [(name, pa.string()) for name in ("image", *whence)]
+    schema = pa.schema([*columns, ("feature", feature)], encode_record(about))
     count = 0
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         for index, features in batches:
-            names = pool.arrow_names().take(index).column
-            chunk = pa.table({"image": names.cast(pa.string()), "feature": rows(features)})
+            values = rows(features.astype(DTYPES[dtype], copy=False))
+            chunk = pa.table(_known(pool, index) | {"feature": values})
             writer.write_table(chunk.replace_schema_metadata(schema.metadata))
             count += len(index)
         _check_any(count)
@@ -125,16 +196,21 @@ def _check_any(count: int) -> None:
 
 
 def _write_header(
-    file: BinaryIO, suffix: str, shape: tuple[int, int], about: dict[str, str]
+    file: BinaryIO, suffix: str, shape: tuple[int, int], about: dict[str, Any], dtype: str
 ) -> None:
     """Fill the reserved space; both formats let a header be padded with spaces."""
     if suffix == ".npy":
         start = b"\x93NUMPY\x01\x00" + struct.pack("<H", _HEADER_BYTES - 10)
-        text = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
+        text = repr({"descr": DTYPES[dtype], "fortran_order": False, "shape": shape})
         header = start + text.encode().ljust(_HEADER_BYTES - 11) + b"\n"
     else:
-        tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
-        text = json.dumps({"__metadata__": about, "features": tensor})
+        size = np.dtype(DTYPES[dtype]).itemsize * shape[0] * shape[1]
+        tensor = {"dtype": _SAFE[dtype], "shape": shape, "data_offsets": [0, size]}
+        said = {
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in about.items()
+        }
+        text = json.dumps({"__metadata__": said, "features": tensor})
         start = struct.pack("<Q", _HEADER_BYTES - 8)
         header = start + text.encode().ljust(_HEADER_BYTES - 8)
     if len(header) != _HEADER_BYTES:
@@ -146,10 +222,12 @@ def _write_header(
 def read_features(path: str | Path) -> tuple[Names, np.ndarray]:
     """The names of the rows, and the rows float32 (N, D), mapped from the file where it can be.
 
+    Of an index, those of the file beside it.
+
     Raises:
         UserError: no such file, not one that ``write_features`` writes, or its names are missing.
     """
-    path = Path(path)
+    path = _rows_beside(Path(path))
     check_suffix(path)
     if not path.is_file():
         raise UserError(f"{path}: there is no such file; make it with `{_MADE_BY}`")
@@ -166,6 +244,20 @@ def read_features(path: str | Path) -> tuple[Names, np.ndarray]:
     return names, rows
 
 
+def _rows_beside(path: Path) -> Path:
+    """The file of features that an index is of; any other file is one itself."""
+    if path.suffix != INDEX:
+        return path
+    table = path.with_suffix(".parquet")
+    found = [path.with_suffix(suffix) for suffix in SUFFIXES[1:]]
+    return next(filter(Path.is_file, found), table) if "feature" not in _columns(table) else table
+
+
+def _columns(table: Path) -> list[str]:
+    read_record(table)
+    return pq.read_schema(table).names
+
+
 # What a file of another kind, or a damaged one, makes its readers raise.
 _ODD = (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError, struct.error)
 _ODD += (pa.ArrowException,)
@@ -174,18 +266,23 @@ _MADE_BY = "python -m transreid_ssl.embed"
 
 def _table_rows(table: pa.Table) -> np.ndarray:
     features = table["feature"].combine_chunks()
-    return features.flatten().to_numpy().reshape(len(features), -1)
+    values = features.flatten().to_numpy().astype(np.float32, copy=False)
+    return values.reshape(len(features), -1)
 
 
 def _mapped_rows(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return _single(np.load(path, mmap_mode="r", allow_pickle=False))
     with open(path, "rb") as file:
         size = struct.unpack("<Q", file.read(8))[0]
         if size > path.stat().st_size:
             raise ValueError("longer than the file")
         about = json.loads(file.read(size))["features"]
-    if about["dtype"] != "F32":
-        raise ValueError(about["dtype"])
+    kinds = {_SAFE[name]: kind for name, kind in DTYPES.items()}
     offset = 8 + size + about["data_offsets"][0]
-    return np.memmap(path, "<f4", "r", offset, tuple(about["shape"]))
+    return _single(np.memmap(path, kinds[about["dtype"]], "r", offset, tuple(about["shape"])))
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Half precision as float32, which takes memory; float32 as it is."""
+    return values.astype(np.float32) if values.dtype == np.float16 else values

@@ -1,6 +1,7 @@
 """Networks, their heads, and their weights."""
 
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
+from transreid_ssl.models.architectures import ARCHITECTURES
 from transreid_ssl.models.blocks import PackedBlock
 from transreid_ssl.models.build import Backbone, build_backbone, from_spec
 from transreid_ssl.models.calibration import Calibration
@@ -16,7 +17,7 @@ from transreid_ssl.models.part_tokens import PartTokenViT
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.publish import push_to_hub, save_pretrained
 from transreid_ssl.models.resnet import ReIDResNet
-from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
+from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import (
     HALF,
     IMAGENET,
@@ -25,12 +26,15 @@ from transreid_ssl.models.statistics import (
     Statistics,
     normalise,
 )
+from transreid_ssl.models.timm_build import is_timm
+from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.training_state import TrainingState, read_training_state
 from transreid_ssl.models.vit import ReIDViT, class_attention
 from transreid_ssl.models.weights import (
     LoadReport,
     load_backbone,
     load_weights,
+    network_checksum,
     read_spec,
     save_backbone,
 )
@@ -60,6 +64,7 @@ __all__ = [
     "ReIDResNet",
     "ReIDViT",
     "Statistics",
+    "TimmNetwork",
     "TrainingState",
     "UnitFeatures",
     "ancestry",
@@ -72,9 +77,11 @@ __all__ = [
     "fix_sincos_positions",
     "from_spec",
     "group_norms",
+    "is_timm",
     "licence_of",
     "load_backbone",
     "load_weights",
+    "network_checksum",
     "normalise",
     "push_to_hub",
     "read_spec",

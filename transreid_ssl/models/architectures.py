@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.stem import patch_grid
+from transreid_ssl.models.timm_build import facts, is_timm, require_known
 
 LOCAL_BRANCHES = 4
 """Parts that TransReID's jigsaw patch module looks at beside the whole image."""
@@ -184,7 +185,43 @@ class MGNArchitecture:
         _check_convolutional(spec)
 
 
-Architecture = ViTArchitecture | ResNetArchitecture | MGNArchitecture
+@dataclass(frozen=True)
+class TimmArchitecture:
+    """Any network of timm, by its name there behind ``timm:``, with timm's own pooling."""
+
+    name: str
+
+    map_name = "feature map"
+    patch_size = None
+
+    def __str__(self) -> str:
+        return f"timm's {self.name.partition(':')[2]}"
+
+    @property
+    def embed_dim(self) -> int:
+        return facts(self.name).embed_dim
+
+    @property
+    def map_dim(self) -> int:
+        return facts(self.name).map_dim
+
+    @property
+    def default_stride(self) -> int:
+        return 256 // facts(self.name, (256, 128)).grid[0]
+
+    def grid(self, img_size: tuple[int, int], stride: int) -> tuple[int, int]:
+        return facts(self.name, img_size).grid
+
+    def check(self, spec: Any) -> None:
+        if spec.stride != self.default_stride:
+            raise UserError(f"stride {spec.stride}: that of {spec.name} is fixed; leave it out")
+        if spec.gem:
+            raise UserError(f"gem: {spec.name} pools in its own way; set it to false")
+        _check_convolutional(spec)
+        facts(self.name, spec.img_size)
+
+
+Architecture = ViTArchitecture | ResNetArchitecture | MGNArchitecture | TimmArchitecture
 
 
 def _check_convolutional(spec: Any) -> None:
@@ -265,6 +302,12 @@ ARCHITECTURES |= {
 
 def architecture(name: str) -> Architecture:
     """The sizes of a network by its name; ``UserError`` for a name that is not known."""
+    if is_timm(name):
+        require_known(name)
+        return TimmArchitecture(name)
     if name not in ARCHITECTURES:
-        raise UserError(f"network {name!r} is not known: choose one of {', '.join(ARCHITECTURES)}")
+        raise UserError(
+            f"network {name!r} is not known: choose one of {', '.join(ARCHITECTURES)}, or any of "
+            "timm's as timm:NAME"
+        )
     return ARCHITECTURES[name]

@@ -8,9 +8,11 @@ import timm
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.timm_build import is_timm
+from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.vit import ReIDViT
 
-Backbone = ReIDViT | ReIDResNet | MGN
+Backbone = ReIDViT | ReIDResNet | MGN | TimmNetwork
 """Maps images (B, 3, H, W), and cameras where it embeds them, to (B, D); has ``.spec``.
 
 uint8 images are normalised in the network, with its spec's mean and std as they are at that moment;
@@ -29,7 +31,7 @@ def build_backbone(
     """A freshly initialised backbone, in training mode, with its ``.spec``.
 
     Args:
-        name: one of ``ARCHITECTURES``.
+        name: one of ``ARCHITECTURES``, or one of timm's behind ``timm:``.
         img_size: (height, width) in pixels.
         drop_path: stochastic depth, the rate of the last block; the first has none.
         stride: pixels between patches, or of a ResNet's last map (32 or 16); the network's own when
@@ -45,4 +47,6 @@ def build_backbone(
 
 def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> Backbone:
     """A freshly initialised backbone for this spec, in training mode, through timm's registry."""
+    if is_timm(spec.name):
+        return TimmNetwork(spec, drop_path)
     return timm.create_model(spec.name, spec=spec, drop_path_rate=drop_path)

@@ -94,6 +94,26 @@ def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
     return unwrap(path, raw, which)
 
 
+def weights_in(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file of another program's, by their names there; None for a file of ours.
+
+    Raises:
+        UserError: no such file, not a weights file, damaged, or holding what must not be unpickled.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    if path.suffix == ".safetensors":
+        raw, spec = read_safetensors(path)
+        return None if spec is not None else plain_tensors(path, raw)
+    raw = read_pickle(path)
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{path}: holds a {type(raw).__name__}, not the weights of a network")
+    if isinstance(raw.get("objective"), Mapping):
+        return None
+    inner = (raw[key] for key in ("state_dict", "model") if isinstance(raw.get(key), Mapping))
+    return plain_tensors(path, next(inner, raw))
+
+
 def unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
     """Find the network's tensors in what the file holds, and name the format by where they were."""
     if not isinstance(raw, Mapping):
@@ -137,13 +157,13 @@ JPM_NOTE = (
     "the last block and norm are those that the file calls b1, which its program uses; copies of "
     "them in its base, which it does not use, are left aside"
 )
-_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
 """What DistributedDataParallel, torch.compile and other programs put before every name."""
 
 
 def bare_name(name: str) -> str:
     """A weight's name without such wrappers."""
-    return _WRAPPERS.sub("", name)
+    return WRAPPERS.sub("", name)
 
 
 _DIMENSIONS = {

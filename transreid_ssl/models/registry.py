@@ -12,6 +12,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from transreid_ssl.models.architectures import (
+    ARCHITECTURES,
     Architecture,
     MGNArchitecture,
     ResNetArchitecture,
@@ -23,7 +24,7 @@ from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.part_tokens import PartTokenViT
 from transreid_ssl.models.registers import RegisterViT
 from transreid_ssl.models.resnet import ReIDResNet
-from transreid_ssl.models.spec import ARCHITECTURES, BackboneSpec
+from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import IMAGENET
 from transreid_ssl.models.vit import ReIDViT
 

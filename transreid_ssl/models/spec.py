@@ -7,12 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from transreid_ssl.errors import UserError, check_ranges
-from transreid_ssl.models.architectures import (
-    ARCHITECTURES,
-    LOCAL_BRANCHES,
-    Architecture,
-    architecture,
-)
+from transreid_ssl.models.architectures import LOCAL_BRANCHES, Architecture, architecture
 from transreid_ssl.models.calibration import Calibration
 from transreid_ssl.models.positions import RESAMPLINGS
 from transreid_ssl.models.statistics import IMAGENET
@@ -27,7 +22,8 @@ class BackboneSpec:
     """
 
     name: str
-    """One of ``ARCHITECTURES``, such as ``vit_small_patch16_ics`` or ``resnet50_reid``."""
+    """One of ``ARCHITECTURES``, such as ``vit_small_patch16_ics``, or one of timm's names behind
+    ``timm:``, such as ``timm:repvit_m1_0``."""
     img_size: tuple[int, int] = (256, 128)
     """(height, width) in pixels."""
     stride: int = 0
@@ -105,7 +101,7 @@ class BackboneSpec:
 
     @property
     def architecture(self) -> Architecture:
-        return ARCHITECTURES[self.name]
+        return architecture(self.name)
 
     @property
     def patch_size(self) -> int | None:

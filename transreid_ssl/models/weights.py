@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
-from transreid_ssl.models.architectures import MGNArchitecture, ViTArchitecture
+from transreid_ssl.models.architectures import (
+    Architecture,
+    MGNArchitecture,
+    TimmArchitecture,
+    ViTArchitecture,
+)
 from transreid_ssl.models.build import Backbone, from_spec
 from transreid_ssl.models.checkpoints import MOCO_V3_TRAINING, Checkpoint, read_checkpoint
 from transreid_ssl.models.detect import (
@@ -30,6 +35,7 @@ from transreid_ssl.models.mgn import NEW_LAYERS, branched
 from transreid_ssl.models.positions import num_places, resample_positions
 from transreid_ssl.models.raw import CHECKSUM, HEADER, checksum, read_header
 from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.timm_network import TIMM_WEIGHTS, TimmNetwork, read_timm
 from transreid_ssl.models.vit import ReIDViT
 
 # Weights that a network may have or lack without being another network; the counters of batch
@@ -39,7 +45,7 @@ _OPTIONAL = re.compile(r"(sie_embed$|bottleneck(_\d)?\.|head\.|.+\.num_batches_t
 _ADDED = {"reg_token": "registers", "token_norm": "token_norm"}
 # Weights that no network here ignores: unknown ones among them mean a different computation.
 _ESSENTIAL = re.compile(
-    r"(blocks|b2|patch_embed|norm|norm_pre|token_norm|conv1|bn1|layer\d|branches|NL_\d)\.|bottleneck_pt\d\.|\w+_(token\d?|embed|pos)$"
+    r"(net|blocks|b2|patch_embed|norm|norm_pre|token_norm|conv1|bn1|layer\d|branches|NL_\d)\.|bottleneck_pt\d\.|\w+_(token\d?|embed|pos)$"
 )
 
 
@@ -60,7 +66,10 @@ def load_weights(
     Raises:
         UserError: unreadable file, another architecture, or weights lacking.
     """
-    return load_read(model, _read(path, which), resampling)
+    plain = None
+    if isinstance(model, TimmNetwork):
+        plain = read_timm(find_weights(path), model)
+    return load_read(model, plain or _read(path, which), resampling)
 
 
 def load_backbone(
@@ -168,6 +177,11 @@ def save_backbone(
         temporary.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
+def network_checksum(model: nn.Module) -> str:
+    """CRC-32, 8 hex digits, of all weights of a network, on whatever device."""
+    return checksum({name: value.cpu() for name, value in model.state_dict().items()}, "")
+
+
 def load_read(model: Backbone, checkpoint: Checkpoint, resampling: str = "bilinear") -> LoadReport:
     """``load_weights`` of what was read from a file before."""
     own = model.state_dict()
@@ -207,13 +221,13 @@ def load_read(model: Backbone, checkpoint: Checkpoint, resampling: str = "biline
 def _check_architecture(model: Backbone, checkpoint: Checkpoint) -> bool:
     """Whether these are weights of the ResNet below this MGN; others must be of this network."""
     path, here = checkpoint.path, model.spec.architecture
-    there = detect_architecture(checkpoint.state, path)
+    there = _architecture_of(checkpoint, here)
     if isinstance(here, MGNArchitecture) and there == here.trunk:
         return True
     if there != here:
         raise UserError(
             f"{path}: of a network with {there}, but this network has {here}; "
-            f"build {detect_name(there, path)}, or give other weights"
+            f"build {_name_of(there, path)}, or give other weights"
         )
     _check_heads(model, checkpoint)
     _check_tokens(model, checkpoint)
@@ -231,6 +245,19 @@ def _check_tokens(model: Backbone, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.path}: of a network with {option} {there}, but this network has "
                 f"{here}; give --model.{option} {there}"
             )
+
+
+def _name_of(found: Architecture, path: Path) -> str:
+    return found.name if isinstance(found, TimmArchitecture) else detect_name(found, path)
+
+
+def _architecture_of(checkpoint: Checkpoint, here: Architecture) -> Architecture:
+    """By its shapes; of a network of timm by its header, or by the network it is loaded into."""
+    if checkpoint.spec is not None and isinstance(checkpoint.spec.architecture, TimmArchitecture):
+        return checkpoint.spec.architecture
+    if checkpoint.format == TIMM_WEIGHTS:
+        return here
+    return detect_architecture(checkpoint.state, checkpoint.path)
 
 
 def _check_heads(model: Backbone, checkpoint: Checkpoint) -> None:

@@ -61,11 +61,16 @@ def backbone_pair(
     """
     first = without_weights(config).model if goes_on(config.run) else config.model
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
-    pair = tuple(build_backbone_to_train(model, accelerator) for model in (first, still))
-    for backbone in pair:
-        chosen = known_statistics()[config.data.statistics]
-        backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
-    return pair
+    pair = (dataclasses.replace(config, model=model) for model in (first, still))
+    return tuple(student(each, accelerator) for each in pair)
+
+
+def student(config: PretrainingConfig, accelerator: Accelerator) -> nn.Module:
+    """The network that learns, told the statistics that its images are normalised with."""
+    backbone = build_backbone_to_train(config.model, accelerator)
+    chosen = known_statistics()[config.data.statistics]
+    backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
+    return backbone
 
 
 def pretrain(

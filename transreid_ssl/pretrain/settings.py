@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from transreid_ssl.data.settings import MultiCropConfig
 from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.outputs import PRETRAINED
 from transreid_ssl.training.settings import (
     BackboneSettings,
     OptimizerSettings,
@@ -234,6 +235,37 @@ class MoBYConfig:
             self, dim=(1, None), hidden_dim=(1, None), queue_size=(1, None),
             temperature=(1e-4, None), momentum=(0, 1),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """What a small network learns from a large one; the constants are ours.
+
+    Args:
+        teacher: Weights of the large network, in any format that this program reads.
+        relation: How the similarities within a batch are compared: "kl", the divergence of their
+            softmaxes (probabilistic knowledge transfer), or "l2", their mean squared difference
+            (similarity-preserving distillation).
+        relation_weight: Weight of that comparison.
+        temperature: Of the softmaxes of "kl"; low looks at the most alike images alone.
+        feature_weight: Weight of the cosine distance between the teacher's feature and a linear
+            map of the student's; 0 leaves the map out.
+    """
+
+    teacher: str = PRETRAINED
+    relation: Literal["kl", "l2"] = "kl"
+    relation_weight: float = 1.0
+    temperature: float = 0.1
+    feature_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(
+            self, relation_weight=(0, None), temperature=(1e-4, None), feature_weight=(0, None)
+        )
+        if not self.relation_weight and not self.feature_weight:
+            raise UserError(
+                "relation_weight and feature_weight are both 0: nothing would be learnt"
+            )
 
 
 @dataclass(frozen=True)

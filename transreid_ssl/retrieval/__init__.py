@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["embed", "separation"],
     submod_attrs={
+        "approximate": ["Graph"],
         "baseline": ["colour_histogram"],
         "calibration": ["fit_probability", "known_thresholds", "reliability"],
         "chance": ["chance"],

@@ -11,6 +11,7 @@ from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.retrieval.approximate import Graph
 from transreid_ssl.retrieval.reciprocal import encode, entries, parts, products
 
 PAIRS_AT_ONCE = 1 << 15
@@ -25,7 +26,7 @@ def jaccard_graph(
     max_distance: float = 0.6,
     *,
     metric: str = "cosine",
-    search: str = "exact",
+    search: str | Graph = "exact",
     chunk: int | None = None,
     device: torch.device | str | None = None,
 ) -> csr_matrix:
@@ -84,7 +85,7 @@ def cluster(
     method: str = "dbscan",
     borders: str = "first",
     metric: str = "cosine",
-    search: str = "exact",
+    search: str | Graph = "exact",
     chunk: int | None = None,
     device: torch.device | str | None = None,
 ) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transreid_ssl.retrieval.approximate import approximate_rows
+from transreid_ssl.retrieval.approximate import Graph, approximate_rows
 from transreid_ssl.retrieval.blocks import DistanceBlocks, ordered_keys
 from transreid_ssl.retrieval.matches import DISTRACTOR, Matches
 
@@ -21,7 +21,7 @@ def nearest_neighbours(
     k: int,
     metric: str = "cosine",
     exclude_self: bool = False,
-    search: str = "exact",
+    search: str | Graph = "exact",
     chunk: int | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,8 @@ def nearest_neighbours(
             there, first unless an equal row lies before it.
         search: "exact", or "approximate" for hundreds of thousands of rows: faiss proposes rows on
             the CPU, from a graph that takes time to build and memory for a copy of the gallery;
-            their distances are exact, and the list may lack some of the nearest.
+            their distances are exact, and the list may lack some of the nearest. A ``Graph`` that
+            was made of the gallery's rows earlier is taken instead of a new one.
 
     Returns:
         distances float32 (Q, k) and rows int64 (Q, k), on the CPU.
@@ -67,15 +68,18 @@ def nearest_neighbours(
 
 
 def search_rows(
-    blocks: DistanceBlocks, k: int, *, own: float | None = None, search: str = "exact"
+    blocks: DistanceBlocks, k: int, *, own: float | None = None, search: str | Graph = "exact"
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield ``(start, values, rows)``, both (B, k): the ``k`` nearest rows of each query in order.
 
     Args:
         own: what stands for a row's distance to itself in a search among the queries: -inf puts it
             first, inf last.
-        search: one of ``SEARCHES``.
+        search: one of ``SEARCHES``, or a graph of the gallery.
     """
+    if isinstance(search, Graph):
+        yield from approximate_rows(blocks, k, own, search)
+        return
     if search not in SEARCHES:
         raise ValueError(f"search must be one of {', '.join(SEARCHES)}, not {search!r}")
     if search == "approximate":

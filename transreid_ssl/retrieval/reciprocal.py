@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.retrieval.approximate import Graph
 from transreid_ssl.retrieval.blocks import BLOCK_BYTES, DistanceBlocks
 from transreid_ssl.retrieval.neighbours import exact_rows, search_rows
 
@@ -46,7 +47,7 @@ def encode(
     chunk: int | None = None,
     device: torch.device | str | None = None,
     precision: str = "no",
-    search: str = "exact",
+    search: str | Graph = "exact",
 ) -> Encoding:
     """The k-reciprocal encoding of each image, expanded over its nearest ones.
 

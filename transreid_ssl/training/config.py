@@ -28,7 +28,7 @@ MOST_USED = {"help", "help_all", "config", "base", "source_model"} | {
         "run": "output epochs batch_size precision num_workers overwrite",
         "data": "pool subset name root", "source": "name root", "target": "name root",
         "model": "name img_size weights", "init": "heads", "optim": "name lr",
-        "probe": "data root every",
+        "probe": "data root every", "distill": "teacher",
     }.items()
     for name in names.split()
 }  # fmt: skip

@@ -124,7 +124,8 @@ class BackboneSettings:
             vit_{tiny,small,base,large}_patch16_pass (PASS's, with tokens of parts),
             vit_{small,base,large}_patch14_{dinov2,reg4_dinov2}_reid (DINOv2's),
             resnet{50,101,152}_{reid,ibn_reid}, resnet_nano_reid, mgn_resnet{50,50_ibn,_nano} (as
-            in MGN's paper), mgn_resnet{50,50_ibn,101,152,_nano}_luperson (LUPerson's MGN).
+            in MGN's paper), mgn_resnet{50,50_ibn,101,152,_nano}_luperson (LUPerson's MGN); or any
+            other network of timm's by its name there: timm:repvit_m1_0, timm:resnet18.
         img_size: (height, width) of the input in pixels.
         drop_path: Stochastic depth of the trained network; 0 for ResNets.
         weights: Initial weights, in any format that transreid_ssl.models.load_weights knows.

@@ -13,7 +13,7 @@ from torch import nn
 from transreid_ssl import logs
 from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import build_backbone, load_weights, read_spec
+from transreid_ssl.models import build_backbone, find_weights, is_timm, load_weights, read_spec
 from transreid_ssl.outputs import MADE_BY, require
 from transreid_ssl.processes import on_all, on_main, together
 from transreid_ssl.training import trackers
@@ -53,7 +53,7 @@ def start(
     _check_alike(accelerator, config)
     images = on_all(accelerator, open_images)
     if config.model.weights and not goes_on(settings):
-        on_all(accelerator, lambda: _check_weights(config.model.weights))
+        on_all(accelerator, lambda: _check_weights(config.model))
     run = RunFolder(settings.output, accelerator.is_main_process)
 
     def claim() -> None:
@@ -91,10 +91,14 @@ def _check_alike(accelerator: Accelerator, config: Any) -> None:
     together(accelerator, check)
 
 
-def _check_weights(path: str) -> None:
+def _check_weights(model: BackboneSettings) -> None:
+    path = model.weights
     if path in MADE_BY:
         require(path, "name other weights with --model.weights")
-    read_spec(path)
+    if is_timm(model.name):
+        find_weights(path)  # timm's own files do not say which network they are of
+    else:
+        read_spec(path)
 
 
 def _precision(accelerator: Accelerator) -> str:
