@@ -89,7 +89,19 @@ def _text(node: ast.expr) -> str:
         return re.sub("…+", "…", "".join(_text(part) for part in node.values))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return re.sub("…+", "…", _text(node.left) + _text(node.right))
+    if isinstance(node, ast.Call) and node.args and _name(node.func) == "join":
+        return _text(node.args[0])
+    if isinstance(node, ast.List):
+        return "; ".join(_text(part) for part in node.elts)
     return "…"
+
+
+def mended(root: Path = ROOT) -> list[re.Pattern[str]]:
+    """What the first column of the tables in the page on errors finds in messages."""
+    page = (root / "recipes/guides/errors.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    texts = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell)]
+    return [re.compile(".*?".join(map(re.escape, text.split("…")))) for text in texts]
 
 
 def list_of_errors(root: Path = ROOT) -> str:
