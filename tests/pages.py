@@ -103,6 +103,11 @@ def blocks(*languages: str, page: str | None = None) -> list[Block]:
     return found
 
 
+def placeholder(words: list[str]) -> bool:
+    """Whether a command names what a test does not have: /data/…, or a word in capitals."""
+    return any("/data/" in word or re.fullmatch(r"[A-Z_]{3,}", word) for word in words)
+
+
 def notebook_cells() -> list[str]:
     """The code of the notebook, cell by cell."""
     cells = json.loads(read(NOTEBOOK))["cells"]
