@@ -55,7 +55,7 @@ TOY = {
     "data tracks": ["--num_workers=0", "--min_height=8", "--min_sharpness=0"],
 }  # fmt: skip
 """By the beginning of a command: what makes it small, where the page does not say otherwise."""
-ALWAYS = dict.fromkeys(KINDS, ["--run.epochs=1"])
+ALWAYS = {kind: ["--run.epochs=1"] for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,9 @@ def inline_commands(page: str) -> list[list[str]]:
     """Commands within sentences, up to a placeholder."""
     text = _FENCE.sub("", read(page))
     found = re.findall(r"`(transreid-ssl [^`]+)`", text)
-    return [shlex.split(line.replace("\n", " ").partition("…")[0], comments=False) for line in found]
+    return [
+        shlex.split(line.replace("\n", " ").partition("…")[0], comments=False) for line in found
+    ]
 
 
 def our_words(words: list[str]) -> list[str] | None:
@@ -150,7 +152,9 @@ def toy(words: list[str]) -> list[str]:
     more = []
     for beginning, options in TOY.items():
         if " ".join(words).startswith(beginning):
-            fresh = [option for option in _options(options) if option[0].partition("=")[0] not in named]
+            fresh = [
+                option for option in _options(options) if option[0].partition("=")[0] not in named
+            ]
             more += [word for option in fresh for word in option]
     if words[:1] == ["plan"]:  # what follows the recipe's name is the recipe's
         return ["plan", *more, *words[1:]]

@@ -1,7 +1,7 @@
 """The documents as a site: what is a page, in which order, and what is made from the code.
 
-MkDocs calls the functions ``on_…`` (``hooks`` in mkdocs.yml). Pages stand beside what they speak of;
-a new Markdown file in one of ``PLACES`` is a page without being listed anywhere. Two things are
+MkDocs calls the functions ``on_…`` (``hooks`` in mkdocs.yml). Pages stand beside what they speak
+of; a new Markdown file in one of ``PLACES`` is a page without being listed anywhere. Two things are
 made anew from the code at each build: a page for each room's public names, and the list of every
 error message.
 """
