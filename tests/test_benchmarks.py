@@ -107,5 +107,5 @@ def test_every_benchmark_is_told_of_and_tested():
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         words |= {node.value for node in nodes if isinstance(node, ast.Constant)}
     assert all(f"benchmarks.{name}" in words for name in names - {*SMALL, *SCALING})
-    readme = (launch.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (launch.ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in readme for name in names)

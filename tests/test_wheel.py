@@ -39,6 +39,7 @@ def test_a_wheel_holds_every_module_recipe_and_settings_file_and_the_command(whe
     package = launch.ROOT / "transreid_ssl"
     expected = {path.relative_to(launch.ROOT) for path in package.rglob("*.py")}
     assert {path for path in expected if not (wheel / path).is_file()} == set()
+    assert (wheel / "transreid_ssl/py.typed").is_file()
     for pattern in ("*.py", "configs/*.yaml"):
         shipped = sorted(path.name for path in (launch.ROOT / "recipes").glob(pattern))
         assert sorted(p.name for p in (wheel / "transreid_ssl/recipes").glob(pattern)) == shipped

@@ -49,19 +49,17 @@ def _ends(sizes: Architecture) -> dict[str, str | None]:
     return {"first_conv": "conv1", "classifier": classifier}
 
 
-# Read by register_model; without img_size, timm builds for the input size given here.
-default_cfgs = generate_default_cfgs(
-    {
-        name: {
-            "input_size": (3, 256, 128),
-            "num_classes": 0,
-            "mean": IMAGENET.mean,
-            "std": IMAGENET.std,
-            **_ends(sizes),
-        }
-        for name, sizes in ARCHITECTURES.items()
-    }
-)
+default_cfgs = generate_default_cfgs({})
+"""Read by register_model; without img_size, timm builds for the input size given here."""
+
+
+def register(name: str, sizes: Architecture) -> None:
+    """Make a network of these sizes known under ``name``, to timm and in weights files."""
+    usual = {"input_size": (3, 256, 128), "num_classes": 0}
+    statistics = {"mean": IMAGENET.mean, "std": IMAGENET.std}
+    ARCHITECTURES[name] = sizes
+    default_cfgs.update(generate_default_cfgs({name: {**usual, **statistics, **_ends(sizes)}}))
+    globals()[name] = register_model(_entrypoint(name))
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
@@ -79,5 +77,5 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
 
 __all__: list[str] = []  # register_model appends each name
-for _name in ARCHITECTURES:
-    globals()[_name] = register_model(_entrypoint(_name))
+for _name, _sizes in list(ARCHITECTURES.items()):
+    register(_name, _sizes)
