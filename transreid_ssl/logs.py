@@ -113,7 +113,10 @@ def write_to(folder: Path) -> None:
     try:
         _file = _File(folder / FILE, min(shown, logging.INFO))
     except OSError as error:
-        raise UserError(f"{folder / FILE}: cannot be written ({error.strerror})") from error
+        raise UserError(
+            f"{folder / FILE}: cannot be written ({error.strerror}); free some space, or "
+            "choose another --run.output"
+        ) from error
     TREE.addHandler(_file)
     _let_through()
 

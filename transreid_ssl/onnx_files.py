@@ -105,7 +105,9 @@ class OnnxNetwork(nn.Module):
             told = self.session.get_modelmeta().custom_metadata_map
             self.spec, self.pixels = BackboneSpec.from_json(told[SPEC]), told[PIXELS]
         except KeyError as error:
-            raise UserError(f"{path}: was not written by this package's export") from error
+            raise UserError(
+                f"{path}: was not written by this package; give one that its export wrote"
+            ) from error
         except Exception as error:  # onnxruntime's own have no common base
             reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise UserError(f"{path}: onnxruntime cannot run it ({reason})") from error

@@ -109,7 +109,7 @@ def test_what_cannot_be_distilled_is_refused_before_anything_is_written(tmp_path
         run(output, "--distill.teacher=none.safetensors")
     with pytest.raises(UserError, match=r"num_local 2: both networks see large views"):
         run(output, teacher, "--views.num_local=2")
-    with pytest.raises(UserError, match="both 0: nothing would be learnt"):
+    with pytest.raises(UserError, match="both 0, and nothing would be learnt"):
         run(output, teacher, "--distill.relation_weight=0", "--distill.feature_weight=0")
     with pytest.raises(UserError, match=r"timm .* has none of this name; did you mean timm:resnet"):
         run(output, teacher, "--model.name=timm:resnet_18")

@@ -76,7 +76,7 @@ def read_training_state(path: Path) -> TrainingState:
         raise _no_heads(path, "it holds one backbone")
     raw = read_pickle(path)
     if not isinstance(raw, Mapping):
-        raise UserError(f"{path}: holds a {type(raw).__name__}, not the state of a training")
+        raise UserError(f"{path}: holds a {type(raw).__name__}; give the checkpoint of a training")
     flat, aside, settings = _flat(path, raw)
     roles = [role for role in ROLES if any(k.startswith(f"{role}.backbone.") for k in flat)]
     if not roles:

@@ -78,7 +78,9 @@ def _needed(state: TrainingState) -> dict[str, Any]:
         )
     sizes = [head_sizes(head, state.path) for head in state.heads.values()]
     if sizes[0] != sizes[-1]:
-        raise UserError(f"{state.path}: the heads of student and teacher differ; it is damaged")
+        raise UserError(
+            f"{state.path}: the heads of student and teacher differ; it is damaged, give another"
+        )
     checkpoint = list(state.backbones.values())[-1]
     spec = detect_spec(checkpoint)
     needed = {"model.name": spec.name}
@@ -107,7 +109,7 @@ def continue_from(dino: DINO, state: TrainingState, config: Any) -> str:
     elif state.center.shape != dino.loss.center.shape:
         shapes = tuple(state.center.shape), tuple(dino.loss.center.shape)
         raise UserError(f"{state.path}: {state.center_name} has the shape {shapes[0]}, for which "
-                        f"{shapes[1]} is needed; it is damaged")  # fmt: skip
+                        f"{shapes[1]} is needed; it is damaged, give another")  # fmt: skip
     else:
         dino.loss.center.copy_(state.center)
         lines.append(f"  center: {state.center.shape[1]} values")
@@ -148,7 +150,7 @@ def _load_head(head: nn.Module, weights: Mapping[str, Tensor], path: Path) -> No
     if differing:
         names = ", ".join(sorted({name for name, _ in differing})[:3])
         raise UserError(f"{path}: its heads differ from DINO's in {names}; it is damaged, or of a "
-                        "method that is not known here")  # fmt: skip
+                        "method that is not known here: give another")  # fmt: skip
     head.load_state_dict(complete)
 
 

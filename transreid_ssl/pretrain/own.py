@@ -343,7 +343,10 @@ def look_at(config: Any) -> Crops:
     pool = data.open_pool(config.data.pool, config.data.subset)
     seen = data.doctor.examine(pool, data.doctor.choose(len(pool), _LOOKED_AT))
     if not seen.sizes:
-        raise UserError(f"{pool.source}: none of {seen.checked} images looked at can be read")
+        raise UserError(
+            f"{pool.source}: none of {seen.checked} images looked at can be read; run: "
+            "python -m transreid_ssl.data verify"
+        )
     heights, widths = np.array(seen.sizes, float).T
     crops = Crops(len(pool), float(np.median(heights)), float(np.median(heights / widths)))
     if pool.tracks is None:

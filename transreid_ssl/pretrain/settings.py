@@ -264,7 +264,8 @@ class DistillConfig:
         )
         if not self.relation_weight and not self.feature_weight:
             raise UserError(
-                "relation_weight and feature_weight are both 0: nothing would be learnt"
+                "relation_weight and feature_weight are both 0, and nothing would be learnt; "
+                "raise one"
             )
 
 

@@ -208,7 +208,7 @@ def of_clusters(found: np.ndarray, images: LabelledImages) -> dict[str, Any]:
     """
     sizes = np.bincount(found[found >= 0])
     if not len(sizes):
-        raise UserError("there is no cluster to show")
+        raise UserError("there is no cluster to show; choose a larger eps")
     order = np.argsort(-sizes, kind="stable")
     known = bool((images.identities >= 0).all())
     most = _of_one_person(found, images.identities)

@@ -113,7 +113,9 @@ class Graph:
         faiss = _faiss()
         index = faiss.deserialize_index(np.frombuffer(content, np.uint8))
         if not isinstance(index, faiss.IndexHNSWFlat):
-            raise UserError(f"a faiss index of another kind ({type(index).__name__})")
+            raise UserError(
+                f"a faiss index of another kind ({type(index).__name__}); give one that embed wrote"
+            )
         return cls(index.d, index)
 
 
