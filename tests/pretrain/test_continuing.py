@@ -120,7 +120,7 @@ def config_for(path, kind="reid", **groups):
         "model": BackboneSettings(**model | groups.pop("model", {})),
         "dino": DINOConfig(**SIZES | groups.pop("dino", {})),
         "data": PoolSettings(**groups.pop("data", {})),
-        "views": MultiCropConfig(global_size=SIZE, num_local=0, **groups.pop("views", {})),
+        "views": MultiCropConfig(**{"global_size": SIZE, "num_local": 0} | groups.pop("views", {})),
         "init": InitSettings(**{"heads": True} | groups.pop("init", {})),
     }
     return launch.recipe("dino_pretrain").Config(**given, **groups)
@@ -329,3 +329,64 @@ def test_a_backbone_of_ibot_is_read_with_its_statistics(which, tmp_path):
     chosen = student if which == "student" else teacher
     assert torch.equal(network.cls_token, chosen[0]["cls_token"])
     assert "with 0.5 for mean and std" in network.load_report.notes[-1]
+
+
+def test_masked_patches_go_on_with_ibots_layer_and_centre(tmp_path):
+    student, teacher, center = networks()
+    torch.save(ibot_file(student, teacher, center), tmp_path / "c.pth")
+    masked = {"masked_patches": 0.3, "patch_out_dim": K}
+    dino, text = continued(config_for(tmp_path / "c.pth", data={"statistics": "half"}, dino=masked))
+    assert "masked patches: what a masked patch is replaced by, the patches' centre, the" in text
+    assert (dino.masked.embedding == 1).all()
+    assert (dino.masked.center == 1).all()
+    for network, (_, head), more in ((dino.student, student, 1), (dino.teacher, teacher, 0)):
+        found = network.patch_head.state_dict()
+        torch.testing.assert_close(found["last_layer.weight_v"], head["last_layer.weight_v"] + more)
+        assert torch.equal(found["mlp.0.weight"], head["mlp.0.weight"])
+    assert re.findall(r"left: (\S+):", text) == []
+    shared, text = continued(
+        config_for(tmp_path / "c.pth", data={"statistics": "half"}, dino={"masked_patches": 0.3})
+    )
+    assert shared.student.patch_head is None
+    assert "left: student.head.last_layer2, teacher.head.last_layer2: the last layer" in text
+
+
+def test_part_tokens_go_on_with_pass_s_heads_and_centres(tmp_path):
+    student, teacher, center = networks("pass")
+    torch.save(pass_file(student, teacher, center), tmp_path / "c.pth")
+    config = config_for(
+        tmp_path / "c.pth", "pass", dino={"part_tokens": 3}, views={"num_local": 3, "areas": 3}
+    )
+    dino, text = continued(config)
+    assert "part2: the student's head, the teacher's head, the centre" in text
+    assert "left: student" not in text
+    for network, (_, head) in ((dino.student, student), (dino.teacher, teacher)):
+        assert all(torch.equal(v, head[k]) for k, v in network.head.state_dict().items())
+        for part in network.part_heads:
+            assert all(torch.equal(v, head[k] + 1) for k, v in part.state_dict().items())
+    for number, loss in enumerate(dino.part_losses, 1):
+        torch.testing.assert_close(loss.center, center + number)
+
+
+def test_a_run_with_masked_patches_and_registers_goes_on_whole(tmp_path):
+    """Of this package's own checkpoints all that a run holds is taken."""
+    student, teacher, center = networks()
+    torch.save(ibot_file(student, teacher, center), tmp_path / "first.pth")
+    masked = {"masked_patches": 0.3, "patch_out_dim": K}
+    first, _ = continued(
+        config_for(tmp_path / "first.pth", data={"statistics": "half"}, dino=masked)
+    )
+    state = {name: value + 0.01 for name, value in first.state_dict().items()}
+    torch.save(
+        {
+            "objective": state, "spec": first.spec.to_json(), "step": 3,
+            "backbones": {"kept": "teacher.backbone.", "student": "student.backbone."},
+        },
+        tmp_path / "own.pt",
+    )  # fmt: skip
+    again, text = continued(
+        config_for(tmp_path / "own.pt", data={"statistics": "half"}, dino=masked)
+    )
+    assert "left: student" not in text
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, state[name]), name

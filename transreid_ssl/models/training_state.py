@@ -54,6 +54,10 @@ class TrainingState:
     def format(self) -> str:
         return next(iter(self.backbones.values())).format
 
+    def peek(self, prefix: str) -> dict[str, Tensor]:
+        """Those of ``others`` whose names begin with ``prefix``, without it."""
+        return {k.removeprefix(prefix): v for k, v in self.others.items() if k.startswith(prefix)}
+
     def take(self, prefix: str) -> dict[str, Tensor]:
         """Those of ``others`` whose names begin with ``prefix``, without it; they leave ``others``.
 
@@ -148,6 +152,12 @@ _HEAD = re.compile(
     r"|(?:last_layer|last_layer_cls)\.(?:weight_(?P<part>[gv])"
     r"|parametrizations\.weight\.original(?P<number>[01]))"
 )
+
+
+def head_of(flat: Mapping[str, Tensor], prefix: str, ending: str) -> dict[str, Tensor]:
+    """The weights of a head by ``DINOHead``'s names, whose layers are called with an ``ending``."""
+    named = {k.replace(f"{ending}.", ".", 1): v for k, v in flat.items() if f"{ending}." in k}
+    return _take_head(named, prefix)
 
 
 def _take_head(flat: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from transreid_ssl.models.training_state import (
     widened,
 )
 from transreid_ssl.models.weights import load_read
+from transreid_ssl.pretrain.continuing_additions import load_additions
 from transreid_ssl.pretrain.dino import DINO
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import goes_on
@@ -87,7 +88,8 @@ def _needed(state: TrainingState) -> dict[str, Any]:
     if spec.stride != spec.architecture.default_stride:
         needed["model.stride"] = spec.stride
     if checkpoint.spec is not None:
-        needed |= {"model.gem": spec.gem, "model.jpm": spec.jpm}
+        names = ("gem", "jpm", "registers", "token_norm")
+        needed |= {f"model.{name}": getattr(spec, name) for name in names}
     statistics = _STATISTICS.get((spec.mean, spec.std))
     if statistics and assumption(checkpoint) is None:
         needed["data.statistics"] = statistics
@@ -113,6 +115,7 @@ def continue_from(dino: DINO, state: TrainingState, config: Any) -> str:
     else:
         dino.loss.center.copy_(state.center)
         lines.append(f"  center: {state.center.shape[1]} values")
+    lines += load_additions(dino, state)
     if not all_finite(dino.state_dict()):
         raise UserError(f"{state.path}: some of it is not finite; give an earlier checkpoint")
     return "\n".join([*lines, *_left(state), *_notes(state, config)])
@@ -123,7 +126,7 @@ def _load_network(role: str, network: nn.Module, state: TrainingState) -> list[s
     source = role if role in state.backbones else next(iter(state.backbones))
     report = load_read(network.backbone, state.backbones[source])
     head = state.heads[source]
-    made_for, in_dim = head["mlp.0.weight"].shape[1], network.backbone.spec.embed_dim
+    made_for, in_dim = (h["mlp.0.weight"].shape[1] for h in (head, network.head.state_dict()))
     sizes = network.backbone.spec.architecture
     if made_for != in_dim and getattr(sizes, "part_tokens", 0) and made_for == sizes.width:
         head = widened(head, in_dim)
