@@ -164,7 +164,10 @@ def test_own_labelled_images_are_read_as_in_the_training(model, weights, tmp_pat
     evaluate.main([*FAST, "--weights", weights])
     record = json.loads(Path("outputs/evaluate/metrics.json").read_text())
     assert record["protocol"].startswith("folder")
-    assert os.listdir("outputs/evaluate") == ["metrics.json"]  # no picture of real people
+    assert sorted(os.listdir("outputs/evaluate")) == ["metrics.json", "report.html"]
+    assert (
+        "data:image/jpeg" not in Path("outputs/evaluate/report.html").read_text()
+    )  # of real people
 
 
 def test_the_newest_network_is_taken_and_said(model, weights, capsys):

@@ -15,7 +15,7 @@ import launch
 import pages
 from pages import gather
 from transreid_ssl import data
-from transreid_ssl.__main__ import COMMANDS, KINDS
+from transreid_ssl.__main__ import ALONE, COMMANDS, KINDS
 
 COMMANDS_OF_PAGES = [
     (block, words)
@@ -80,12 +80,12 @@ def test_every_option_of_a_command_exists():
     for page, words in lines:
         if not words or words[0].isupper():
             continue
-        assert words[0] in {*COMMANDS, *KINDS}, f"{page}: {' '.join(words)}"
+        assert words[0] in {*COMMANDS, *KINDS, ALONE}, f"{page}: {' '.join(words)}"
         options = [word.partition("=")[0] for word in words if word.startswith("--")]
         verbs = words[: 2 if words[0] in {*KINDS, "data", "cfs", "weights", "report"} else 1]
         if not options or words[0] == "plan" or not all(v.isalnum() and v.islower() for v in verbs):
             continue
-        text = help_text(*verbs, "--help-all" if words[0] in KINDS else "--help")
+        text = help_text(*verbs, "--help-all" if words[0] in {*KINDS, ALONE} else "--help")
         missing = [option for option in options if not re.search(rf"{option}\b", text)]
         assert not missing, f"{page}: {' '.join(words)}"
 

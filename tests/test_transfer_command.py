@@ -92,7 +92,7 @@ def test_without_options_the_newest_network_and_two_camera_styles(weights, monke
     monkeypatch.setattr(transfer, "DEMO", (SUNNY, DIM))
     transfer.main(FAST)
     out = capsys.readouterr().out
-    assert out.startswith("--weights outputs/dino_pretrain/backbone.safetensors: the newest in")
+    assert out.startswith("--weights outputs/dino_pretrain/backbone.safetensors: the one finished")
     assert [cells[0] for cells in rows_of(out)[1:]] == [SUNNY, DIM]
     assert "written to outputs/transfer/metrics.json and outputs/transfer/table.md" in out
 

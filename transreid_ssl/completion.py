@@ -75,8 +75,11 @@ def everything() -> argparse.ArgumentParser:
     }
     for name, path in shipped.recipes().items():
         method, _, kind = name.rpartition("_")
-        copy = kinds[kind].add_parser(method, help=shipped.sentence(path))
-        copy.add_argument(launching.OPTION, help="So many processes of this machine.")
+        if method:
+            copy = kinds[kind].add_parser(method, help=shipped.sentence(path))
+            copy.add_argument(launching.OPTION, help="So many processes of this machine.")
+        else:
+            copy = names.add_parser(name, help=shipped.sentence(path))
         _copy(parser_of(shipped.load_recipe(name).main), copy)
     return whole
 

@@ -99,7 +99,7 @@ def export(weights: str | Path, output: str | Path, **options: Any) -> list[str]
     from transreid_ssl import onnx_files
     from transreid_ssl.models import find_weights, load_backbone
 
-    asked = Export(str(weights), str(output), **options)
+    asked = Export([str(weights), str(output)], **options)
     format = _format_of(Path(output), asked.format)
     check_outputs(output, inputs=[find_weights(weights), asked.images, asked.root])
     if format == "onnx":
@@ -203,8 +203,8 @@ def _parity(network: "ExportedNetwork", program: Any, asked: Export) -> str:
             worst = max(worst, float((program(images) - network(images)).abs().max()))
     if not worst < PARITY:
         raise UserError(
-            f"{asked.output}: not written: its features differ from the network's by {worst:.2g}, "
-            f"and {PARITY:g} is allowed; try the other format, or other versions of torch and onnx"
+            f"{asked.files[-1]}: not written: its features differ from the network's by "
+            f"{worst:.2g}, and {PARITY:g} is allowed; try the other format, or other versions of torch and onnx"
         )
     return f"features differ from the network's by {worst:.1e} at most (float32, random images)"
 
@@ -235,7 +235,7 @@ def _likeness(original: "Backbone", running: "OnnxNetwork", images: "Tensor", as
             [F.cosine_similarity(original(part), running(part)) for part in images.split(_BATCH)]
         )
     if not cosines.isfinite().all():
-        raise UserError(f"{asked.output}: not written: its features are not finite")
+        raise UserError(f"{asked.files[-1]}: not written: its features are not finite")
     return (
         f"cosine to the float32 features of {len(cosines)} images: mean {cosines.mean():.5f}, "
         f"lowest {cosines.min():.5f} ({asked.precision})"

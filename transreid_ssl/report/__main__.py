@@ -56,7 +56,13 @@ class Curves:
         folder: The folder of a run; by default the newest finished one in outputs/, which is said.
     """
 
-    folder: str | None = None
+    folder: str | None = field(
+        default_factory=lambda: None,
+        metadata={
+            "positional": True, "nargs": "?", "metavar": "RUN",
+            "help": "the folder of a run (the newest finished one in outputs/, which is said)",
+        },
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,11 @@ FREE_SETTINGS = {
 
 MARK = "run.lock"
 """The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
+LINEAGE = "lineage.json"
+"""What is known of the weights that a run began with, which it does not need again."""
 WRITTEN = (
     "config.yaml", "metrics.jsonl", logs.FILE, "curves.png", "report.json", "report.html",
-    "left_out.json", "bad_images.txt", "bad_images_met.txt", "not_finite_step_*.txt",
+    "left_out.json", LINEAGE, "bad_images.txt", "bad_images_met.txt", "not_finite_step_*.txt",
     "checkpoints/step_*.pt", "checkpoints/step_*.pt.damaged", BACKBONE, MODEL, BEST,
 )  # fmt: skip
 """What a run writes into its folder, and all that ``overwrite`` removes from it."""

@@ -1,6 +1,7 @@
 """The skeleton of every training: an objective goes in, its backbone and its figures come out."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
+from transreid_ssl.files import write_json
 from transreid_ssl.models import began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.training.config import provenance
@@ -15,9 +17,10 @@ from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.measure import end_if_measured
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import build_optimizer
+from transreid_ssl.training.ownership import LINEAGE
 from transreid_ssl.training.plan import make_plan
 from transreid_ssl.training.probe import retrieval_probe
-from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.training.runfolder import RunFolder, goes_on
 from transreid_ssl.training.settings import ProbeSettings, RunSettings
 from transreid_ssl.training.sharding import shard, whole_network
 from transreid_ssl.training.speed import make_fast
@@ -62,7 +65,7 @@ def train(
     def backbone() -> nn.Module:
         return whole_network(objective.backbone)
 
-    before = began_with(_initial_weights(config), objective.backbone.spec.name)
+    before = _lineage(config, objective, run, accelerator)
 
     def save(name: str) -> None:
         network = backbone()
@@ -85,6 +88,22 @@ def train(
     if leave is not None and accelerator.is_main_process:
         leave(trainer, run.path / result)
     return run.path / result
+
+
+def _lineage(
+    config: Any, objective: Objective, run: RunFolder, accelerator: Accelerator
+) -> dict[str, Any]:
+    """What the header says of the weights that a training began with.
+
+    A run that goes on has noted it, since their file may be gone by now.
+    """
+    noted = run.path / LINEAGE
+    if goes_on(config.run) and noted.is_file():
+        return json.loads(noted.read_bytes())
+    found = began_with(_initial_weights(config), objective.backbone.spec.name)
+    if found:
+        on_main(accelerator, lambda: write_json(noted, found))
+    return found
 
 
 def _initial_weights(config: Any) -> str | None:
