@@ -204,7 +204,8 @@ def _parity(network: "ExportedNetwork", program: Any, asked: Export) -> str:
     if not worst < PARITY:
         raise UserError(
             f"{asked.files[-1]}: not written: its features differ from the network's by "
-            f"{worst:.2g}, and {PARITY:g} is allowed; try the other format, or other versions of torch and onnx"
+            f"{worst:.2g}, and {PARITY:g} is allowed; try the other format, or other versions of "
+            "torch and onnx"
         )
     return f"features differ from the network's by {worst:.1e} at most (float32, random images)"
 
