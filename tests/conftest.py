@@ -23,6 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests side by side share the cores, as threads that wait for one another are slow."""
+    os.environ["TRANSREID_SSL_PAGES"] = "0"  # a second of each run; who tests them asks for them
     config.option.loadscopereorder = False  # pytest-xdist begins with the files of most tests
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

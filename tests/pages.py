@@ -55,7 +55,7 @@ TOY = {
     "data tracks": ["--num_workers=0", "--min_height=8", "--min_sharpness=0"],
 }  # fmt: skip
 """By the beginning of a command: what makes it small, where the page does not say otherwise."""
-ALWAYS = {kind: ["--run.epochs=1"] for kind in KINDS}
+ALWAYS = {kind: ["--run.epochs=1", "--run.page=true"] for kind in KINDS}
 
 
 @dataclass(frozen=True)

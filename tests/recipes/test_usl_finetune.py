@@ -40,7 +40,7 @@ def home(tmp_path_factory):
     torch.manual_seed(0)
     before = build_backbone("vit_nano_patch8_ics", img_size=(32, 16), objective="dino")
     save_backbone(folder / BEFORE, before)
-    text = launch.run(RECIPE, *TINY, cwd=folder)
+    text = launch.run(RECIPE, *TINY, "--run.page=true", cwd=folder)
     (folder / "log.txt").write_text(text)
     return folder
 

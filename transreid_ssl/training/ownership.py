@@ -28,6 +28,7 @@ FREE_SETTINGS = {
         "keep_checkpoints",
         "keep_every",
         "overwrite",
+        "page",
         "shard",
         "timeout_minutes",
         "tracker",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,10 @@ def train(
     trainer.fit(batches(trainer))
     save(result)
     trainer.report(result)
-    if leave is not None and accelerator.is_main_process:
+    wanted = config.run.page
+    if wanted is None:
+        wanted = os.environ.get("TRANSREID_SSL_PAGES") != "0"
+    if leave is not None and wanted and accelerator.is_main_process:
         leave(trainer, run.path / result)
     return run.path / result
 

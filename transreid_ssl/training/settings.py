@@ -45,6 +45,8 @@ class RunSettings:
             where the main process takes longer to list, cluster or evaluate.
         verbosity: From which level on the console shows what is logged; "warning" leaves progress
             out, "debug" tells of checkpoints too. train.log in the run folder always has progress.
+        page: Leave report.html in the run folder, which holds small pictures of people in the data;
+            null: unless the environment has TRANSREID_SSL_PAGES=0.
         tracker: An Accelerate tracker ("tensorboard", "wandb", "mlflow", …) beside metrics.jsonl:
             settings, values and curves.png; its package comes with transreid_ssl[tracking].
         overwrite: Throw away what the run folder holds and begin anew.
@@ -70,6 +72,7 @@ class RunSettings:
     compile: bool | Literal["auto"] = "auto"
     shard: bool = False
     timeout_minutes: float = 30
+    page: bool | None = None
     verbosity: Literal["debug", "info", "warning", "error"] = "info"
     tracker: str | None = None
     overwrite: bool = False
