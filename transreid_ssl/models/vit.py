@@ -77,6 +77,11 @@ class ReIDViT(TimmConfig, VisionTransformer):
             self.bottleneck = nn.BatchNorm1d(sizes.embed_dim)
             self.bottleneck.bias.requires_grad_(False)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's layers; registers are as early as the class token."""
+        layers = super().group_matcher(coarse)
+        return layers | {"stem": layers["stem"] + r"|reg_token"}
+
     def forward(
         self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
     ) -> Tensor:
