@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transreid_ssl import command, pretrain
+from transreid_ssl import command, logs, pretrain
 from transreid_ssl.pretrain import DINOConfig, InitSettings, PretrainingConfig
 from transreid_ssl.training import RunSettings, parse_config
 
@@ -56,7 +56,7 @@ def build_objective(
         num_crops=views.num_global + views.num_local, num_teacher_crops=views.num_global,
     )  # fmt: skip
     if saved:
-        accelerator.print(pretrain.continue_from(dino, saved, config), flush=True)
+        logs.say(accelerator, pretrain.continue_from(dino, saved, config))
     return dino
 
 

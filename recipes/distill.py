@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from transreid_ssl import command, outputs, pretrain
+from transreid_ssl import command, logs, outputs, pretrain
 from transreid_ssl.data import MultiCropConfig
 from transreid_ssl.errors import UserError
 from transreid_ssl.pretrain import DistillConfig, PretrainingConfig
@@ -61,7 +61,7 @@ def build_objective(config: Config, accelerator: "Accelerator") -> "pretrain.Dis
     from transreid_ssl.models import load_backbone, weights_digest
 
     teacher = load_backbone(config.distill.teacher).to(accelerator.device)
-    accelerator.print(f"teacher {config.distill.teacher}: {teacher.spec}", flush=True)
+    logs.say(accelerator, f"teacher {config.distill.teacher}: {teacher.spec}")
     student = pretrain.student(config, accelerator)
     digest = weights_digest(config.distill.teacher)
     return pretrain.Distill(student, teacher, digest, config.distill)

@@ -1,6 +1,7 @@
 """Published training checkpoints, made here in their layouts, go on with the loss they had."""
 
 import argparse
+import logging
 import re
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 import launch
 import slow_dino
 from layouts import prefixed
-from transreid_ssl import UserError
+from transreid_ssl import UserError, logs
 from transreid_ssl.data import MultiCropConfig
 from transreid_ssl.models import (
     HALF,
@@ -126,20 +127,29 @@ def config_for(path, kind="reid", **groups):
     return launch.recipe("dino_pretrain").Config(**given, **groups)
 
 
-class Said:
-    """An accelerator that keeps what it is to print."""
+class Said(logging.Handler):
+    """An accelerator's main process, and what is said there."""
+
+    is_main_process = True
 
     def __init__(self):
+        super().__init__()
         self.text = ""
 
-    def print(self, text, **options):
-        self.text += f"{text}\n"
+    def emit(self, record):
+        self.text += f"{record.getMessage()}\n"
 
 
 def continued(config):
     """The objective of a run with these settings, and what was said of its beginning."""
-    said, recipe = Said(), launch.recipe("dino_pretrain")
-    return recipe.build_objective(config, said, saved_state(config)), said.text
+    said, recipe, level = Said(), launch.recipe("dino_pretrain"), logs.RUN.level
+    logs.RUN.addHandler(said)
+    logs.RUN.setLevel(logging.INFO)
+    try:
+        return recipe.build_objective(config, said, saved_state(config)), said.text
+    finally:
+        logs.RUN.removeHandler(said)
+        logs.RUN.setLevel(level)
 
 
 def two_views():
