@@ -109,13 +109,12 @@ class Push(Card):
 
 def run_show(options: Show) -> "Backbone":
     """The command ``show``; returns the network."""
-    from transreid_ssl.models import HALF, IMAGENET, LUPERSON, load_backbone
+    from transreid_ssl.models import STATISTICS, load_backbone
 
     given = {name: getattr(options, name) for name in ("img_size", "gem", "objective")}
     overrides = {name: value for name, value in given.items() if value}  # the file knows the others
     if options.statistics:
-        known = {"imagenet": IMAGENET, "half": HALF, "luperson": LUPERSON}
-        overrides |= known[options.statistics]._asdict()
+        overrides |= STATISTICS[options.statistics]._asdict()
     model = load_backbone(options.weights, which=options.which, **overrides)
     print(model.load_report)
     print(describe(model))

@@ -130,7 +130,7 @@ def test_the_card_has_the_hubs_metadata_and_tells_the_whole_way(tmp_path):
     save_pretrained(tuned, tmp_path / "it", words)
     card = ModelCard.load(tmp_path / "it" / "README.md")
     assert (card.data.license, card.data.license_name) == ("other", "research-only")
-    assert card.data.library_name == "transreid_ssl"
+    assert card.data.to_dict()["library_name"] == "transreid_ssl"
     assert card.data.datasets == ["LUPerson", "generated people"]
     assert [r.metric_value for r in card.data.eval_results] == [0.914, 0.962]
     rows = (

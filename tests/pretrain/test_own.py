@@ -18,7 +18,8 @@ from transreid_ssl.data.packing import pack
 from transreid_ssl.data.people import PeopleConfig, PeoplePool
 from transreid_ssl.data.track_columns import make_table
 from transreid_ssl.errors import UserError
-from transreid_ssl.pretrain.own import FEW, Crops, Machine, base_settings, choose_for
+from transreid_ssl.pretrain.own import FEW, base_settings, choose_for
+from transreid_ssl.pretrain.surroundings import Crops, Machine
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.config import as_options, as_plain, flat
 

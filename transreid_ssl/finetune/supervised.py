@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from transreid_ssl.finetune.losses import batch_hard_triplet
 from transreid_ssl.finetune.settings import SupervisedConfig
-from transreid_ssl.models import HALF, IMAGENET, LUPERSON_MGN, BNNeck, read_spec, split_branches
+from transreid_ssl.models import (
+    IMAGENET,
+    LUPERSON_MGN,
+    STATISTICS,
+    BNNeck,
+    read_spec,
+    split_branches,
+)
 from transreid_ssl.training import Objective
 
 
@@ -90,7 +97,7 @@ def set_statistics(backbone: nn.Module, which: str, weights: str | None) -> None
         which: see ``LabelledSettings.statistics``.
         weights: the initial weights, whose header is read for "pretrained"; ImageNet's without.
     """
-    chosen = {"half": HALF, "imagenet": IMAGENET, "luperson_mgn": LUPERSON_MGN}.get(which)
+    chosen = {**STATISTICS, "luperson_mgn": LUPERSON_MGN}.get(which)
     if chosen is None:
         chosen = read_spec(weights) if weights else IMAGENET
     backbone.spec = replace(backbone.spec, mean=chosen.mean, std=chosen.std)

@@ -23,6 +23,7 @@ from transreid_ssl.models.statistics import (
     IMAGENET,
     LUPERSON,
     LUPERSON_MGN,
+    STATISTICS,
     Statistics,
     normalise,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "LUPERSON",
     "LUPERSON_MGN",
     "MGN",
+    "STATISTICS",
     "Ancestry",
     "BNNeck",
     "Backbone",

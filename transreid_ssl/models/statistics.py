@@ -21,6 +21,8 @@ LUPERSON_MGN = Statistics(
     (89.896 / 255, 79.200 / 255, 80.073 / 255), (63.872 / 255, 64.305 / 255, 63.839 / 255)
 )
 """LUPerson fine-tunes with these: the same means, and deviations of its own."""
+STATISTICS = {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
+"""By the names that settings have for them."""
 
 
 def stored_statistics(tensors: Mapping[str, Tensor]) -> Statistics | None:

@@ -88,7 +88,7 @@ def _facts(name: str, img_size: tuple[int, int]) -> Facts:
             found = network.forward_features(images)
             feature = network.forward_head(found)
             channels, *grid = as_map(network, found).shape[1:]
-    except (*_REFUSED, NotImplementedError) as error:
+    except _REFUSED as error:
         raise UserError(
             f"network {name} at {img_size[0]}x{img_size[1]}: cannot be used ({_brief(error)})"
         ) from error

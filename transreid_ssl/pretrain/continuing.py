@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import HALF, IMAGENET, LUPERSON, find_weights
+from transreid_ssl.models import STATISTICS, find_weights
 from transreid_ssl.models.detect import assumption, detect_spec
 from transreid_ssl.models.training_state import (
     MEANINGS,
@@ -28,7 +28,7 @@ from transreid_ssl.pretrain.dino import DINO
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import goes_on
 
-_STATISTICS = {IMAGENET: "imagenet", LUPERSON: "luperson", HALF: "half"}
+_NAMES = {statistics: name for name, statistics in STATISTICS.items()}
 
 
 def saved_state(config: Any) -> TrainingState | None:
@@ -90,7 +90,7 @@ def _needed(state: TrainingState) -> dict[str, Any]:
     if checkpoint.spec is not None:
         names = ("gem", "jpm", "registers", "token_norm")
         needed |= {f"model.{name}": getattr(spec, name) for name in names}
-    statistics = _STATISTICS.get((spec.mean, spec.std))
+    statistics = _NAMES.get((spec.mean, spec.std))
     if statistics and assumption(checkpoint) is None:
         needed["data.statistics"] = statistics
     return needed | {f"dino.{name}": value for name, value in sizes[0].items()}
@@ -193,7 +193,7 @@ def _notes(state: TrainingState, config: Any) -> list[str]:
     """What would change the first loss and is no error."""
     notes, checkpoint = [], list(state.backbones.values())[-1]
     spec, used = detect_spec(checkpoint), config.data.statistics
-    likely = _STATISTICS.get((spec.mean, spec.std))
+    likely = _NAMES.get((spec.mean, spec.std))
     if assumption(checkpoint) is not None and likely != used:
         notes.append(
             f"how its images were normalised the file does not say; probably as by "

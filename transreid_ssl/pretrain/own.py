@@ -1,21 +1,17 @@
 """Settings for one's own crops: what ``--config auto`` chooses from the pool and the machine."""
 
 import math
-import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from transreid_ssl import data, training
-from transreid_ssl.errors import UserError
+from transreid_ssl import training
+from transreid_ssl.pretrain.surroundings import Crops, Machine, look_at, this_machine
 from transreid_ssl.training.config import as_plain, flat
 from transreid_ssl.training.yaml_files import read_yaml
-
-if TYPE_CHECKING:
-    from transreid_ssl.models.statistics import Statistics
 
 FEW = 100_000
 """Images below which the published views do harm: 20 epochs of them on 8,642 crops (ViT-S/16+ICS)
@@ -26,43 +22,6 @@ _SEEN = {"cpu": 345_600, "gpu": 1_000_000}
 with a GPU a larger network, which after 154,000 was still rising, has ten minutes for its own."""
 _VIEW_GIB = 20 / (256 * 4)
 """GPU memory of a view of 256x128 in ViT-S+ICS: 256 images of four such areas took 20 GiB."""
-_LOOKED_AT = 200
-
-
-@dataclass(frozen=True)
-class Crops:
-    """What is seen of a pool: the number of images, and medians in pixels and height / width.
-
-    ``mates`` is the share of images with another frame of their track; None: tracks are not known.
-    ``sure`` says whether tracks are sure of pairs of one person and of two.
-    """
-
-    count: int
-    height: float
-    aspect: float
-    mates: float | None = None
-    sure: bool = False
-
-    def __str__(self) -> str:
-        tracks = "without tracks"
-        if self.mates is not None:
-            tracks = f"{self.mates:.0%} of them with another frame of their track"
-        size = f"median height {self.height:.0f}, height / width {self.aspect:.2f}"
-        return f"{self.count:,} images ({size}; {tracks})"
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The cores of each process, the memory of its GPU in GiB (None: a CPU), the processes."""
-
-    cores: int
-    memory: float | None = None
-    processes: int = 1
-
-    def __str__(self) -> str:
-        device = "a CPU" if self.memory is None else f"a GPU of {self.memory:.0f} GiB"
-        each = f"{device} and {self.cores} cores"
-        return each if self.processes == 1 else f"{self.processes} processes, each of {each}"
 
 
 @dataclass(frozen=True)
@@ -217,21 +176,12 @@ def _statistics(found: _Choices) -> None:
     if not weights:
         found.take("statistics", "data.statistics", "imagenet", "it begins with random weights")
         return
-    from transreid_ssl.models import read_spec
+    from transreid_ssl.models import STATISTICS, read_spec
 
     spec = read_spec(weights)
-    names = [
-        name for name, known in known_statistics().items() if np.allclose(known.mean, spec.mean)
-    ]
+    names = [name for name, known in STATISTICS.items() if np.allclose(known.mean, spec.mean)]
     if names:
         found.take("statistics", "data.statistics", names[0], f"those of {weights}")
-
-
-def known_statistics() -> "dict[str, Statistics]":
-    """What images may be normalised with, by the values of ``--data.statistics``."""
-    from transreid_ssl.models import HALF, IMAGENET, LUPERSON
-
-    return {"imagenet": IMAGENET, "luperson": LUPERSON, "half": HALF}
 
 
 def _mates(found: _Choices, crops: Crops) -> None:
@@ -332,46 +282,3 @@ def base_settings(kind: type, demo: Path) -> dict[str, Any]:
     if method != "dino":
         found["run.output"] += f"_{method}"
     return found
-
-
-def look_at(config: Any) -> Crops:
-    """What is seen of a pool: of its images at most 200 are decoded.
-
-    Raises:
-        UserError: it cannot be opened, or none of these can be read.
-    """
-    pool = data.open_pool(config.data.pool, config.data.subset)
-    seen = data.doctor.examine(pool, data.doctor.choose(len(pool), _LOOKED_AT))
-    if not seen.sizes:
-        raise UserError(
-            f"{pool.source}: none of {seen.checked} images looked at can be read; run: "
-            "python -m transreid_ssl.data verify"
-        )
-    heights, widths = np.array(seen.sizes, float).T
-    crops = Crops(len(pool), float(np.median(heights)), float(np.median(heights / widths)))
-    if pool.tracks is None:
-        return crops
-    lengths = np.bincount(pool.tracks.tracks)
-    mates = lengths[lengths > 1].sum() / len(pool)
-    return replace(crops, mates=float(mates), sure=_is_sure(pool.tracks))
-
-
-def _is_sure(tracks: Any) -> bool:
-    from transreid_ssl.retrieval.sure_pairs import find_sure_pairs
-
-    try:
-        return bool(find_sure_pairs(tracks))
-    except UserError:
-        return False
-
-
-def this_machine() -> Machine:
-    """What each process of this run has."""
-    import torch
-
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("true", "1", "yes")
-    memory = None
-    if torch.cuda.is_available() and not on_cpu:
-        which = int(os.environ.get("LOCAL_RANK", "0"))
-        memory = torch.cuda.get_device_properties(which).total_memory / 2**30
-    return Machine(training.num_cores(), memory, int(os.environ.get("WORLD_SIZE", "1")))

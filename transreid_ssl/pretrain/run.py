@@ -20,8 +20,9 @@ from transreid_ssl.data import (
 )
 from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
+from transreid_ssl.models import STATISTICS
 from transreid_ssl.outputs import BACKBONE
-from transreid_ssl.pretrain.own import FEW, known_statistics
+from transreid_ssl.pretrain.own import FEW
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.report import leave_page
 from transreid_ssl.training import (
@@ -68,7 +69,7 @@ def backbone_pair(
 def student(config: PretrainingConfig, accelerator: Accelerator) -> nn.Module:
     """The network that learns, told the statistics that its images are normalised with."""
     backbone = build_backbone_to_train(config.model, accelerator)
-    chosen = known_statistics()[config.data.statistics]
+    chosen = STATISTICS[config.data.statistics]
     backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
     return backbone
 

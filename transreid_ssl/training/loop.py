@@ -181,7 +181,7 @@ class Trainer:
         plan, accelerator = self.plan, self.accelerator
         epoch = self.step // plan.steps_per_epoch
         set_seed(step_seed(self.settings.seed, self.step, accelerator.process_index))
-        self._set_schedules()
+        plan.apply(self.optimizer.param_groups, self.step)
         values = self._gradients(batches, epoch)
         accelerator.unscale_gradients(self.optimizer)
         clip = plan.clip, plan.clip_per_parameter
@@ -232,12 +232,6 @@ class Trainer:
             else value.to(device, non_blocking=True)
             for name, value in batch.items()
         }
-
-    def _set_schedules(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.lr(self.step) * group.get("lr_scale", 1.0)
-            if self.plan.weight_decay is not None and group.get("decay", False):
-                group["weight_decay"] = self.plan.weight_decay(self.step)
 
     # -- between steps
 
@@ -331,17 +325,11 @@ class Trainer:
         ``unless`` names a value that tells, once it is there, that this was done before a kill.
         Every process calls this: the main one alone looks, as it may have written meanwhile.
         """
-        known = on_main(self.accelerator, lambda: self._log_new(values, unless))
+        known = on_main(self.accelerator, lambda: self.run.log_unless(self.step, values, unless))
         if values and not known:
             stage, step = self.run.stage, self.run.first_tracked_step + self.step
             numbers = {stage + name: v for name, v in values.items() if not isinstance(v, str)}
             self.accelerator.log(numbers, step=step)
-
-    def _log_new(self, values: dict[str, Any], unless: str) -> bool:
-        known = bool(unless) and self.run.has(self.step, unless)
-        if values and not known:
-            self.run.log(self.step, values)
-        return known
 
     def checkpoint_is_due(self, step: int) -> bool:
         """Whether a checkpoint is written after this step."""

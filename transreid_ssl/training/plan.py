@@ -1,8 +1,9 @@
 """How long a run is, and which learning rate and weight decay each of its steps uses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from transreid_ssl.training.schedules import cosine, linear, warmup_cosine
 from transreid_ssl.training.settings import OptimizerSettings, RunSettings
@@ -30,6 +31,13 @@ class Plan:
     @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.epochs
+
+    def apply(self, groups: Iterable[dict[str, Any]], step: int) -> None:
+        """Give the groups of an optimiser's parameters what they use in a step."""
+        for group in groups:
+            group["lr"] = self.lr(step) * group.get("lr_scale", 1.0)
+            if self.weight_decay is not None and group.get("decay", False):
+                group["weight_decay"] = self.weight_decay(step)
 
 
 def make_plan(settings: OptimizerSettings, run: RunSettings, steps_per_epoch: int) -> Plan:

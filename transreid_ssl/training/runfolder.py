@@ -164,6 +164,13 @@ class RunFolder:
         """Whether ``name`` was logged at ``step``."""
         return any(line["step"] == step for line in self.lines_with(name))
 
+    def log_unless(self, step: int, values: dict[str, Any], name: str) -> bool:
+        """``log``, if there are values, unless ``name`` was logged at this step; whether it was."""
+        known = bool(name) and self.has(step, name)
+        if values and not known:
+            self.log(step, values)
+        return known
+
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl: numbers, and text."""
         if not self.is_main:
