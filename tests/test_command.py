@@ -1,10 +1,12 @@
 """Command lines made of dataclasses: what is parsed, what is said, and what passes through."""
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
+import launch
 from transreid_ssl import command
 from transreid_ssl.errors import UserError, check_ranges
 
@@ -146,3 +148,19 @@ def test_settings_files_that_make_no_sense(tmp_path, content, message):
     parser.add_class_arguments(Copy, skip={"source", "names"})
     with pytest.raises(UserError, match=message):
         parser.parse(["--config", str(tmp_path / "settings.yaml")])
+
+
+def test_commands_that_are_printed_are_called_as_the_user_calls_them():
+    """``transreid-ssl`` where that was typed: whatever a print names passes ``as_started``."""
+    told, seen = [], 0
+    for path in (launch.ROOT / "transreid_ssl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"):
+                continue
+            text = ast.unparse(node)
+            names = "python -m transreid_ssl" in text or "_COMMAND" in text
+            seen += names
+            if names and "as_started(" not in text:
+                told.append(f"{path}:{node.lineno}")
+    assert seen, "so that this test looks at something"
+    assert not told

@@ -234,7 +234,8 @@ def run_score(options: Score) -> None:
         overwrite=options.overwrite,
     )  # fmt: skip
     if accelerator.is_main_process:
-        print(f"{out}: {_summary(out)}; next: {_COMMAND} select", flush=True)
+        following = command.as_started(f"{_COMMAND} select")
+        print(f"{out}: {_summary(out)}; next: {following}", flush=True)
         if judgement := recorded(read_record(out)):
             print(judgement, flush=True)
     on_main(accelerator, lambda: print(_followed(pool, out), flush=True))

@@ -269,9 +269,10 @@ def run_demo(options: Demo) -> int:
     with _progress(None) as tick:
         data.packing.write_demo(config, options.out, lambda: tick(1))
     print(f"{options.out}/sheet.png: what they look like")
-    print(f"{options.out}/pool: unlabelled; {_COMMAND} inspect {options.out}/pool")
+    look = command.as_started(f"{_COMMAND} inspect")
+    print(f"{options.out}/pool: unlabelled; {look} {options.out}/pool")
     market = f"{options.out}/market1501"
-    print(f"{market}: labelled; {_COMMAND} inspect {market} --protocol market1501")
+    print(f"{market}: labelled; {look} {market} --protocol market1501")
     return 0
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from transreid_ssl.command import as_started
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack
 from transreid_ssl.data.people.clip import write_clip
@@ -28,7 +29,7 @@ def run_clip(options: Clip) -> int:
     with tqdm(total=options.cameras * options.frames, unit=" frames", disable=None) as bar:
         write_clip(options, options.out, bar.update)
     print(f"{options.out}: {options.cameras} videos with their tracks")
-    print(f"next: python -m transreid_ssl.data tracks {options.out} --out pool")
+    print(as_started(f"next: python -m transreid_ssl.data tracks {options.out} --out pool"))
     return 0
 
 
@@ -46,7 +47,7 @@ def run_tracks(options: Tracks) -> int:
     reasons = Counter(line.rpartition(": ")[2] for line in complaints)
     print(f"left out when they were seen: {describe_left_out(reasons)}")
     print(f"{options.out}: {len(pool) - len(complaints):,} crops; --data.pool {options.out}")
-    print(f"next: python -m transreid_ssl.data inspect {options.out}")
+    print(as_started(f"next: python -m transreid_ssl.data inspect {options.out}"))
     return 0
 
 
