@@ -63,6 +63,7 @@ NETWORKS = {
     "cameras": {"num_cameras": 3},
     "resnet": {"name": "resnet_nano_reid", "stride": 16},
     "mgn": {"name": "mgn_resnet_nano"},
+    "timm": {"name": "timm:test_resnet", "feature_norm": True},
 }
 
 
@@ -242,8 +243,9 @@ def test_the_hub_gets_the_folder_and_its_refusal_is_one_line(monkeypatch, tmp_pa
         push_to_hub(model, "me/people")
 
 
-def test_a_network_has_the_names_that_hugging_face_gives(tmp_path):
-    model = network("resnet_nano_reid")
+@pytest.mark.parametrize("name", ["resnet_nano_reid", "timm:test_resnet"])
+def test_a_network_has_the_names_that_hugging_face_gives(tmp_path, name):
+    model = network(name)
     model.save_pretrained(tmp_path / "it")
     again = type(model).from_pretrained(tmp_path / "it", img_size=(32, 32))
     assert again.spec.img_size == (32, 32)

@@ -13,6 +13,8 @@ from transreid_ssl.errors import UserError
 
 PREFIX = "timm:"
 """What the names of timm's own networks begin with here: ``timm:repvit_m1_0``."""
+ENTRY = "timm_network"
+"""What timm itself knows all of them by as they are built here, with ``name`` among the options."""
 _REFERENCE = (256, 128)  # (height, width), at which a feature's length is found
 
 
@@ -27,6 +29,11 @@ class Facts(NamedTuple):
 def is_timm(name: str) -> bool:
     """Whether a network is one of timm's own, by its name here."""
     return name.startswith(PREFIX)
+
+
+def entry(name: str) -> str:
+    """The name that timm's registry has for the network of this name here."""
+    return ENTRY if is_timm(name) else name
 
 
 def require_known(name: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from transreid_ssl.errors import UserError
 from transreid_ssl.models.checkpoints import WRAPPERS, Checkpoint, weights_in
-from transreid_ssl.models.convolution import with_reliable_convolutions
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.timm_build import as_map, build_timm
@@ -24,10 +24,15 @@ class TimmNetwork(TimmConfig, nn.Module):
     used. Its weights have timm's names behind ``net.``.
     """
 
-    def __init__(self, spec: BackboneSpec, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, spec: BackboneSpec, drop_path_rate: float = 0.0, num_classes: int = 0,
+        in_chans: int = 3,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.spec = spec
-        self.net = with_reliable_convolutions(build_timm(spec.name, spec.img_size, drop_path))
+        if num_classes or in_chans != 3:
+            raise UserError(f"{spec.name}: has no classifier, and takes RGB; leave these out")
+        self.spec, self.num_classes = spec, 0
+        self.net = build_timm(spec.name, spec.img_size, drop_path_rate)
         if spec.feature_norm:
             self.bottleneck = nn.BatchNorm1d(spec.embed_dim)
             self.bottleneck.bias.requires_grad_(False)
