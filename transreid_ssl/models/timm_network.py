@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models.checkpoints import WRAPPERS, Checkpoint, weights_in
+from transreid_ssl.models.checkpoints import Checkpoint, bare_name
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.timm_build import as_map, build_timm
@@ -63,21 +63,17 @@ class TimmNetwork(TimmConfig, nn.Module):
         return self.bottleneck(feature) if self.spec.feature_norm else feature
 
 
-def read_timm(path: Path, network: TimmNetwork) -> Checkpoint | None:
-    """A file of timm's own, for this network; None for a file that says itself what it is of.
+def of_timm(
+    network: TimmNetwork, path: Path, found: dict[str, Tensor], aside: list[str]
+) -> Checkpoint:
+    """A file of timm's own, with the tensors ``found``, taken for weights of this network.
 
     The classifier is left aside; all else has to be the network's.
-
-    Raises:
-        UserError: not a weights file, damaged, or holding what must not be unpickled.
     """
-    found = weights_in(path)
-    if found is None:
-        return None
     classifier = (network.net.pretrained_cfg or {}).get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     ends = tuple(f"{name}." for name in names)
-    bare = {name: WRAPPERS.sub("", name) for name in found}
+    bare = {name: bare_name(name) for name in found}
     dropped = [name for name in found if bare[name].startswith(ends)]
     state = {f"net.{bare[name]}": found[name] for name in found.keys() - set(dropped)}
-    return Checkpoint(path, TIMM_WEIGHTS, state, dropped)
+    return Checkpoint(path, TIMM_WEIGHTS, state, [*dropped, *aside])
