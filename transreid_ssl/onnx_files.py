@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.models import BackboneSpec
 from transreid_ssl.models.exported import ExportedNetwork
 
@@ -109,8 +109,7 @@ class OnnxNetwork(nn.Module):
                 f"{path}: was not written by this package; give one that its export wrote"
             ) from error
         except Exception as error:  # onnxruntime's own have no common base
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-            raise UserError(f"{path}: onnxruntime cannot run it ({reason})") from error
+            raise UserError(f"{path}: onnxruntime cannot run it ({brief(error)})") from error
         self.register_parameter("place", nn.Parameter(torch.zeros(()), requires_grad=False))
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:

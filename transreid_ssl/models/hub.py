@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import timm
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.models.statistics import Statistics
 from transreid_ssl.outputs import BACKBONE, MODEL
 
@@ -165,7 +165,6 @@ def _download(repository: str) -> Path:
             break
     if refused is None:
         raise UserError(f"{repository}: this hub repository has no {' or '.join(FILE_NAMES)}")
-    reason = (str(refused).splitlines() or [type(refused).__name__])[0][:120]
     raise UserError(
-        f"{repository}: neither a file here nor found on the Hugging Face hub ({reason})"
+        f"{repository}: neither a file here nor found on the Hugging Face hub ({brief(refused)})"
     ) from refused

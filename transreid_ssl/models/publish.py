@@ -15,7 +15,7 @@ from typing import Any
 
 from timm.models import filter_pretrained_cfg
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.files import atomic_paths
 from transreid_ssl.models.build import Backbone
 from transreid_ssl.models.card import Publication, licence_of, model_card
@@ -89,10 +89,9 @@ def push_to_hub(
                 create_pr=create_pr,
             )  # fmt: skip
         except Exception as error:  # whatever stands between here and there
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise UserError(
-                f"{repository}: not uploaded to the Hugging Face hub ({reason}); `hf auth login` "
-                "gives a token, which must be allowed to write there"
+                f"{repository}: not uploaded to the Hugging Face hub ({brief(error, 160)}); "
+                "`hf auth login` gives a token, which must be allowed to write there"
             ) from error
     return str(place)
 
