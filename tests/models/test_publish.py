@@ -205,9 +205,10 @@ def test_weights_are_commercial_only_where_every_source_is(data, asked, rights, 
 def test_a_stage_that_nobody_knows_is_not_called_commercial():
     lost = spec(trained("demo", "gone.safetensors"))
     assert licence_of(lost, Publication()) == "research-only"
-    foreign = spec({"file": "v.pth", "license": "cc-by-nc-4.0"})
-    with pytest.raises(UserError, match=r"v\.pth"):
-        licence_of(foreign, Publication(license="mit", rights="I say so."))
+    for licence in ("cc-by-nc-4.0", "CC-BY-NC-4.0", "research-only"):
+        foreign = spec({"file": "v.pth", "license": licence})
+        with pytest.raises(UserError, match=r"v\.pth"):
+            licence_of(foreign, Publication(license="mit", rights="I say so."))
 
 
 def test_nothing_is_written_where_a_licence_is_refused(tmp_path):
