@@ -1,4 +1,4 @@
-"""ONNX files: written, made smaller, run by onnxruntime, and compared with the network they are of.
+"""ONNX files: written, made smaller, and run by onnxruntime.
 
 ``pip install 'transreid_ssl[export]'`` brings what is imported here, by the functions that use it.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, brief
-from transreid_ssl.models import BackboneSpec
+from transreid_ssl.models import BackboneSpec, normalise
 from transreid_ssl.models.exported import ExportedNetwork
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -114,17 +114,16 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         """Features of uint8 images; there are no cameras."""
-        (features,) = self.session.run(None, {"images": self._input(images).numpy()})
-        return torch.from_numpy(features)
+        return self.run(as_pixels(images, self.pixels, self.spec))
 
-    def _input(self, images: Tensor) -> Tensor:
-        return as_pixels(images, self.pixels, self.spec)
+    def run(self, images: Tensor) -> Tensor:
+        """Features of images as the file itself takes them."""
+        (features,) = self.session.run(None, {"images": images.numpy()})
+        return torch.from_numpy(features)
 
 
 def as_pixels(images: Tensor, pixels: str, spec: BackboneSpec) -> Tensor:
     """uint8 images as a program wants them: see ``transreid_ssl.models.exported.Pixels``."""
-    from transreid_ssl.models import normalise
-
     if pixels == "uint8":
         return images
     return images.float() / 255 if pixels == "float" else normalise(images, spec.mean, spec.std)
