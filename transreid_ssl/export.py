@@ -103,8 +103,8 @@ def export(weights: str | Path, output: str | Path, **options: Any) -> list[str]
     check_outputs(output, inputs=[find_weights(weights), asked.images, asked.root])
     if format == "onnx":
         onnx_files.require_packages()
-    elif asked.precision != "float32":
-        raise UserError(f"--precision {asked.precision}: is for ONNX; name the output ….onnx")
+    else:
+        _refuse_others(asked)
     model = load_backbone(weights)
     if model.spec.num_cameras:
         raise UserError(f"{weights}: needs the camera of each image, which cannot be exported")
@@ -112,6 +112,14 @@ def export(weights: str | Path, output: str | Path, **options: Any) -> list[str]
         if format == "pt2":
             return _write_pt2(model, asked, temporary)
         return _write_onnx(model, asked, temporary)
+
+
+def _refuse_others(asked: Export) -> None:
+    """Nothing but ONNX files is made smaller, and compared on images of the user's."""
+    usual = {"precision": "float32", "images": None, "data": None}
+    for name, value in usual.items():
+        if getattr(asked, name) != value:
+            raise UserError(f"--{name} {getattr(asked, name)}: is for ONNX; name the output ….onnx")
 
 
 def _write_pt2(model: "Backbone", asked: Export, path: Path) -> list[str]:
@@ -168,7 +176,7 @@ def _noise(network: "ExportedNetwork", count: int, asked: Export) -> "Tensor":
     """Random images as the program takes them; of a size of their own where it resizes."""
     import torch
 
-    from transreid_ssl.onnx_files import as_pixels
+    from transreid_ssl.models.exported import as_pixels
 
     height, width = network.spec.img_size
     size = (height + 31, width // 2 + 7) if asked.resize else (height, width)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, brief
-from transreid_ssl.models import BackboneSpec, normalise
-from transreid_ssl.models.exported import ExportedNetwork
+from transreid_ssl.models import BackboneSpec
+from transreid_ssl.models.exported import ExportedNetwork, as_pixels
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 SPEC, PIXELS = "transreid_ssl", "transreid_ssl_input"
@@ -120,13 +120,6 @@ class OnnxNetwork(nn.Module):
         """Features of images as the file itself takes them."""
         (features,) = self.session.run(None, {"images": images.numpy()})
         return torch.from_numpy(features)
-
-
-def as_pixels(images: Tensor, pixels: str, spec: BackboneSpec) -> Tensor:
-    """uint8 images as a program wants them: see ``transreid_ssl.models.exported.Pixels``."""
-    if pixels == "uint8":
-        return images
-    return images.float() / 255 if pixels == "float" else normalise(images, spec.mean, spec.std)
 
 
 def quantise(source: Path, target: Path, batches: Sequence[Tensor], pixels: str) -> None:

@@ -56,6 +56,13 @@ class ExportedNetwork(nn.Module):
         return (found * (255 / top)).clamp(0, 255).round() * (top / 255)
 
 
+def as_pixels(images: Tensor, pixels: Pixels, spec: BackboneSpec) -> Tensor:
+    """uint8 images as a program wants them that takes ``pixels``."""
+    if pixels == "uint8":
+        return images
+    return images.float() / 255 if pixels == "float" else normalise(images, spec.mean, spec.std)
+
+
 def normalise_pixels(images: Tensor, spec: BackboneSpec) -> Tensor:
     """Images of 0…255, whole numbers or not, to float32 as the network of ``spec`` takes them."""
     if not images.is_floating_point():
