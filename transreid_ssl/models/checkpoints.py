@@ -21,7 +21,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models import fast_reid
 from transreid_ssl.models.foreign import refuse_unsupported
 from transreid_ssl.models.jpm import own_names
-from transreid_ssl.models.positions import num_places
+from transreid_ssl.models.positions import is_square, num_places
 from transreid_ssl.models.raw import parse_spec, plain_tensors, read_pickle, read_safetensors
 from transreid_ssl.models.registers import own_layout
 from transreid_ssl.models.spec import BackboneSpec
@@ -244,7 +244,7 @@ def _format(
     if wrapper in ("teacher", "student") or prefix.startswith(_ROLES):
         if not any(re.search(r"(\bmasked_embed|\blast_layer2\..+)$", name) for name in tensors):
             return DINO_TRAINING
-        return IBOT_TRAINING if _is_square(num_places(state)) else PERSONVIT_TRAINING
+        return IBOT_TRAINING if is_square(num_places(state)) else PERSONVIT_TRAINING
     if prefix in ("base_encoder.", "momentum_encoder."):
         return MOCO_V3_TRAINING
     if "cls_token" not in state:
@@ -257,12 +257,8 @@ def _format(
         return DINO_BACKBONE
     if "bottleneck.weight" in state:
         return CLUSTER_CONTRAST
-    square = _is_square(num_places(state))
+    square = is_square(num_places(state))
     return IMAGENET_VIT if wrapper or square or "head.weight" in state else DINO_BACKBONE
-
-
-def _is_square(number: int) -> bool:
-    return round(number**0.5) ** 2 == number
 
 
 def _resnet_format(prefix: str, tensors: Mapping[str, Tensor]) -> str:
