@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.errors import UserError, brief, check_ranges
 
 
 @dataclass
@@ -42,3 +42,15 @@ def test_outside(value, bounds, allowed):
 
 def test_only_the_named_settings_are_checked():
     check_ranges(Settings(-5))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("\n  first\nsecond"), "first"),
+        (KeyError(), "KeyError"),
+        (ValueError("x" * 200), "x" * 120),
+    ],
+)
+def test_what_another_s_error_says_in_a_line(error, said):
+    assert brief(error) == said

@@ -149,8 +149,9 @@ def test_the_benchmark_times_each_program(monkeypatch, capsys):
 
 def test_complaints(weights, tmp_path, monkeypatch):
     path = weights[0]
-    with pytest.raises(UserError, match="--precision int8: is for ONNX"):
-        export.export(path, tmp_path / "b.pt2", precision="int8")
+    for name, value in (("precision", "int8"), ("images", PEOPLE), ("data", "demo")):
+        with pytest.raises(UserError, match=f"--{name} {value}: is for ONNX"):
+            export.export(path, tmp_path / "b.pt2", **{name: value})
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"pip install 'transreid_ssl\[export\]'"):

@@ -22,7 +22,8 @@ def run(tmp_path):
     folder.mkdir()
     save_backbone(folder / "backbone.safetensors", model)
     lines = [{"step": s, "probe/mAP": m, "probe/rank1": 2 * m} for s, m in ((0, 10.0), (40, 30.0))]
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text + '{"step": 60, "pro')  # killed while it wrote
     return folder
 
 
@@ -64,7 +65,7 @@ def test_figures_of_other_weights_and_other_files_are_refused(run, tmp_path):
     for path, complaint in (
         (other, "figures of other weights"),
         (tmp_path / "x.json", "no figures of"),
-        (tmp_path / "none.json", "cannot be read"),
+        (tmp_path / "none.json", "there is no such file"),
     ):
         with pytest.raises(UserError, match=complaint):
             weights.main(["save", source, out, "--figures", str(path)])

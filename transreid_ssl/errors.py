@@ -1,4 +1,4 @@
-"""The one exception that is meant for users, and the check that settings are in range."""
+"""The one exception that is meant for users, what others say in it, and settings in range."""
 
 import math
 
@@ -8,6 +8,11 @@ class UserError(Exception):
 
     The message names the file or the setting, says what is wrong with it and what to do.
     """
+
+
+def brief(error: BaseException, limit: int = 120) -> str:
+    """The first line of what an error says, cut at ``limit`` letters; its class if it is silent."""
+    return next(iter(str(error).strip().splitlines()), "")[:limit] or type(error).__name__
 
 
 def check_ranges(owner: object, **bounds: tuple[float | None, float | None]) -> None:

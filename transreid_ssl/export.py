@@ -7,7 +7,6 @@ of length 1: normalisation is inside, and resizing too where it is asked for, so
 nothing left to get wrong. transreid_ssl/models/EXPORT.md says how other programs run it.
 """
 
-import copy
 import io
 import tempfile
 from collections.abc import Sequence
@@ -104,8 +103,8 @@ def export(weights: str | Path, output: str | Path, **options: Any) -> list[str]
     check_outputs(output, inputs=[find_weights(weights), asked.images, asked.root])
     if format == "onnx":
         onnx_files.require_packages()
-    elif asked.precision != "float32":
-        raise UserError(f"--precision {asked.precision}: is for ONNX; name the output ….onnx")
+    else:
+        _refuse_others(asked)
     model = load_backbone(weights)
     if model.spec.num_cameras:
         raise UserError(f"{weights}: needs the camera of each image, which cannot be exported")
@@ -113,6 +112,14 @@ def export(weights: str | Path, output: str | Path, **options: Any) -> list[str]
         if format == "pt2":
             return _write_pt2(model, asked, temporary)
         return _write_onnx(model, asked, temporary)
+
+
+def _refuse_others(asked: Export) -> None:
+    """Nothing but ONNX files is made smaller, and compared on images of the user's."""
+    usual = {"precision": "float32", "images": None, "data": None}
+    for name, value in usual.items():
+        if getattr(asked, name) != value:
+            raise UserError(f"--{name} {getattr(asked, name)}: is for ONNX; name the output ….onnx")
 
 
 def _write_pt2(model: "Backbone", asked: Export, path: Path) -> list[str]:
@@ -130,7 +137,7 @@ def _write_onnx(model: "Backbone", asked: Export, path: Path) -> list[str]:
     """Write, run and compare, all before ``path`` is touched."""
     from transreid_ssl import onnx_files
 
-    original, said = copy.deepcopy(model), []  # float16 changes the network itself
+    said = []
     wanted = asked.images is not None or asked.precision != "float32"
     seen = _images(model, asked) if wanted else None
     network, program = _program(model, asked)
@@ -138,14 +145,14 @@ def _write_onnx(model: "Backbone", asked: Export, path: Path) -> list[str]:
         made = Path(folder) / "exported.onnx"
         onnx_files.write_onnx(network, program, made)
         if asked.precision != "fp16":
-            said.append(_parity(network, _caller(made), asked))
+            said.append(_parity(network, onnx_files.OnnxNetwork(made).run, asked))
         if asked.precision == "int8":
             quantised = Path(folder) / "int8.onnx"
             onnx_files.quantise(made, quantised, seen[0].split(_BATCH), asked.input)
             made = quantised
         running = onnx_files.OnnxNetwork(made)
-        said += [] if seen is None else [_likeness(original, running, seen[1], asked)]
-        said += _accuracy(original, running, asked)
+        said += [] if seen is None else [_likeness(model, running, seen[1], asked)]
+        said += _accuracy(model, running, asked)
         path.write_bytes(made.read_bytes())
     return [*said, f"{path.stat().st_size / 1e6:.1f} MB"]
 
@@ -169,23 +176,13 @@ def _noise(network: "ExportedNetwork", count: int, asked: Export) -> "Tensor":
     """Random images as the program takes them; of a size of their own where it resizes."""
     import torch
 
-    from transreid_ssl.onnx_files import as_pixels
+    from transreid_ssl.models.exported import as_pixels
 
     height, width = network.spec.img_size
     size = (height + 31, width // 2 + 7) if asked.resize else (height, width)
     random = torch.Generator().manual_seed(count)
     images = torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=random)
     return as_pixels(images, asked.input, network.spec)
-
-
-def _caller(path: Path) -> Any:
-    """An ONNX file as a function of what it takes."""
-    import torch
-
-    from transreid_ssl.onnx_files import OnnxNetwork
-
-    session = OnnxNetwork(path).session
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def _parity(network: "ExportedNetwork", program: Any, asked: Export) -> str:
@@ -215,9 +212,10 @@ def _images(model: "Backbone", asked: Export) -> "tuple[Tensor, Tensor]":
     import numpy as np
     import torch
 
-    pool = data.open_pool(asked.images or trained_pool(model.spec))
+    named = asked.images or trained_pool(model.spec)
+    pool = data.open_pool(named)
     if len(pool) < 2:
-        raise UserError(f"{asked.images}: has one image, and two are needed: give a larger pool")
+        raise UserError(f"{named}: has one image, and two are needed: give a larger pool")
     count = min(asked.num_images, len(pool) // 2)
     chosen = np.random.default_rng(0).choice(len(pool), 2 * count, replace=False)
     size, way = model.spec.img_size, model.spec.interpolation

@@ -1,4 +1,4 @@
-"""ONNX files: written, made smaller, run by onnxruntime, and compared with the network they are of.
+"""ONNX files: written, made smaller, and run by onnxruntime.
 
 ``pip install 'transreid_ssl[export]'`` brings what is imported here, by the functions that use it.
 """
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.models import BackboneSpec
-from transreid_ssl.models.exported import ExportedNetwork
+from transreid_ssl.models.exported import ExportedNetwork, as_pixels
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 SPEC, PIXELS = "transreid_ssl", "transreid_ssl_input"
@@ -109,26 +109,17 @@ class OnnxNetwork(nn.Module):
                 f"{path}: was not written by this package; give one that its export wrote"
             ) from error
         except Exception as error:  # onnxruntime's own have no common base
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-            raise UserError(f"{path}: onnxruntime cannot run it ({reason})") from error
+            raise UserError(f"{path}: onnxruntime cannot run it ({brief(error)})") from error
         self.register_parameter("place", nn.Parameter(torch.zeros(()), requires_grad=False))
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         """Features of uint8 images; there are no cameras."""
-        (features,) = self.session.run(None, {"images": self._input(images).numpy()})
+        return self.run(as_pixels(images, self.pixels, self.spec))
+
+    def run(self, images: Tensor) -> Tensor:
+        """Features of images as the file itself takes them."""
+        (features,) = self.session.run(None, {"images": images.numpy()})
         return torch.from_numpy(features)
-
-    def _input(self, images: Tensor) -> Tensor:
-        return as_pixels(images, self.pixels, self.spec)
-
-
-def as_pixels(images: Tensor, pixels: str, spec: BackboneSpec) -> Tensor:
-    """uint8 images as a program wants them: see ``transreid_ssl.models.exported.Pixels``."""
-    from transreid_ssl.models import normalise
-
-    if pixels == "uint8":
-        return images
-    return images.float() / 255 if pixels == "float" else normalise(images, spec.mean, spec.std)
 
 
 def quantise(source: Path, target: Path, batches: Sequence[Tensor], pixels: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.reading import read_lines
 
 if TYPE_CHECKING:
     from transreid_ssl.models import Backbone, BackboneSpec, Figure, Publication
@@ -77,18 +78,18 @@ def read_figure(path: str, weights: str) -> "Figure":
 def probed(folder: Path, spec: "BackboneSpec") -> "Sequence[Figure]":
     """The last probe of the run that left weights in its folder; none where there is no run."""
     from transreid_ssl.models import Figure
+    from transreid_ssl.training import RunFolder
 
-    path = folder / "metrics.jsonl"
     step = spec.provenance.get("step")
     probe: Any = spec.provenance.get("settings", {})
     probe = probe.get("probe") if isinstance(probe, dict) else None
-    if not path.is_file() or not isinstance(probe, dict) or step is None:
+    if not isinstance(probe, dict) or step is None:
         return []
-    lines = [json.loads(line) for line in _text(path).splitlines()]
-    for line in reversed(lines):
-        if line.get("step") == step and "probe/mAP" in line:
-            names = {"mAP": "probe/mAP", "rank-1": "probe/rank1"}
-            values = {name: line[key] / 100 for name, key in names.items() if key in line}
+    for line in reversed(RunFolder(folder, is_main=False).lines_with("probe/mAP")):
+        names = {"mAP": "probe/mAP", "rank-1": "probe/rank1"}
+        known = {name: line.get(key) for name, key in names.items()}
+        values = {name: value / 100 for name, value in known.items() if value is not None}
+        if line["step"] == step and values:
             data = probe.get("data") or spec.remembered("data") or "the set that it was tuned on"
             how = f"direct retrieval while it was trained, at step {step:,}"
             return [Figure(str(data), values, how)]
@@ -109,9 +110,5 @@ def say_licence(model: "Backbone", words: "Publication") -> str:
     return "\n".join([f"licence: {licence}; made from", *dict.fromkeys(rows)])
 
 
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UserError(f"{path}: cannot be read ({reason}); check the path") from error
+def _text(path: str) -> str:
+    return "\n".join(read_lines(path))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 
 _AT_ONCE = os.O_NONBLOCK
 
@@ -152,7 +152,7 @@ def verify_zip(path: str | Path) -> None:
             broken = None if packed or unchecked else archive.testzip()
     except Exception as error:  # zipfile meets damage with nearly any of them
         raise UserError(
-            f"{path}: not a weights file, or damaged ({_brief(error)}); download or write it again"
+            f"{path}: not a weights file, or damaged ({brief(error)}); download or write it again"
         ) from error
     if packed:
         raise UserError(f"{path}: its records are compressed, and torch never writes such files")
@@ -160,7 +160,3 @@ def verify_zip(path: str | Path) -> None:
         raise UserError(
             f"{path}: damaged: the checksum of {broken} differs; download or write it again"
         )
-
-
-def _brief(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")[:80] or type(error).__name__

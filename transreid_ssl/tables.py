@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.files import atomic_path
 
 METADATA_KEY = b"transreid_ssl"
@@ -64,7 +64,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable Parquet table ({_brief(error)})") from error
+        raise UserError(f"{path}: not a readable Parquet table ({brief(error)})") from error
 
 
 def read_columns(path: str | Path, *names: str, made_by: str) -> pa.Table:
@@ -86,9 +86,5 @@ def read_columns(path: str | Path, *names: str, made_by: str) -> pa.Table:
         return pq.read_table(path, columns=list(names), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{path}: damaged ({_brief(error)}); make it again with `{made_by}`"
+            f"{path}: damaged ({brief(error)}); make it again with `{made_by}`"
         ) from error
-
-
-def _brief(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:120]

@@ -67,6 +67,12 @@ def terms_of(spec: Header) -> list[Terms]:
     return found or [Terms("images that the weights file does not name", _UNKNOWN, None)]
 
 
+def allows_commerce(licence: str) -> bool:
+    """Whether a licence is not known to exclude commercial use; those of our own names do."""
+    words = licence.lower().replace("_", "-").split("-")
+    return not {"nc", "research", "noncommercial"} & set(words)
+
+
 def _of_source(source: Source) -> list[Terms]:
     if source.generated:
         return [GENERATED]
@@ -86,7 +92,7 @@ def _of_file(spec: Header, file: str) -> Terms:
         f"published under {licence}" if licence else "published elsewhere, under terms of its own"
     )
     title = f"the weights {file} ({kind})" if kind else f"the weights {file}"
-    if licence and "nc" in licence.split("-"):
+    if licence and not allows_commerce(licence):
         return Terms(title, f"{said}: no commercial use", False)
     return Terms(title, f"{said}; what its images allow is not known here", None)
 

@@ -63,6 +63,7 @@ NETWORKS = {
     "cameras": {"num_cameras": 3},
     "resnet": {"name": "resnet_nano_reid", "stride": 16},
     "mgn": {"name": "mgn_resnet_nano"},
+    "timm": {"name": "timm:test_resnet", "feature_norm": True},
 }
 
 
@@ -204,9 +205,10 @@ def test_weights_are_commercial_only_where_every_source_is(data, asked, rights, 
 def test_a_stage_that_nobody_knows_is_not_called_commercial():
     lost = spec(trained("demo", "gone.safetensors"))
     assert licence_of(lost, Publication()) == "research-only"
-    foreign = spec({"file": "v.pth", "license": "cc-by-nc-4.0"})
-    with pytest.raises(UserError, match=r"v\.pth"):
-        licence_of(foreign, Publication(license="mit", rights="I say so."))
+    for licence in ("cc-by-nc-4.0", "CC-BY-NC-4.0", "research-only"):
+        foreign = spec({"file": "v.pth", "license": licence})
+        with pytest.raises(UserError, match=r"v\.pth"):
+            licence_of(foreign, Publication(license="mit", rights="I say so."))
 
 
 def test_nothing_is_written_where_a_licence_is_refused(tmp_path):
@@ -242,8 +244,9 @@ def test_the_hub_gets_the_folder_and_its_refusal_is_one_line(monkeypatch, tmp_pa
         push_to_hub(model, "me/people")
 
 
-def test_a_network_has_the_names_that_hugging_face_gives(tmp_path):
-    model = network("resnet_nano_reid")
+@pytest.mark.parametrize("name", ["resnet_nano_reid", "timm:test_resnet"])
+def test_a_network_has_the_names_that_hugging_face_gives(tmp_path, name):
+    model = network(name)
     model.save_pretrained(tmp_path / "it")
     again = type(model).from_pretrained(tmp_path / "it", img_size=(32, 32))
     assert again.spec.img_size == (32, 32)

@@ -13,13 +13,14 @@ from transreid_ssl.models import (
     HALF,
     BackboneSpec,
     build_backbone,
+    checkpoints,
     load_backbone,
     load_weights,
     normalise,
     read_spec,
     save_backbone,
 )
-from transreid_ssl.models.raw import HEADER
+from transreid_ssl.models.raw import HEADER, read_safetensors
 
 IMAGES = torch.arange(2 * 3 * 64 * 32).mul(7).remainder(256).to(torch.uint8).view(2, 3, 64, 32)
 
@@ -50,6 +51,10 @@ def test_files_of_timm_are_loaded_without_their_classifier(tmp_path):
     model = build_backbone("timm:test_resnet", img_size=(64, 32)).eval()
     report = load_weights(model, tmp_path / "t.safetensors")
     assert sorted(report.dropped) == ["fc.bias", "fc.weight"]
+    wrapped = {f"module.{name}": value for name, value in plain.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "t.pth")
+    again = load_weights(build_backbone("timm:test_resnet"), tmp_path / "t.pth")
+    assert set(again.dropped) == {"module.fc.bias", "module.fc.weight", "epoch"}
     plain.reset_classifier(0)
     expected = plain.eval()(normalise(IMAGES, model.spec.mean, model.spec.std))
     torch.testing.assert_close(model(IMAGES), expected)
@@ -62,6 +67,17 @@ def test_files_of_timm_are_loaded_without_their_classifier(tmp_path):
     torch.save(extra, tmp_path / "extra.pth")
     with pytest.raises(UserError, match="no place for"):
         load_weights(model, tmp_path / "extra.pth")
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    model = build_backbone("timm:test_resnet")
+    save_backbone(tmp_path / "a.safetensors", model)
+    reads = []
+    monkeypatch.setattr(
+        checkpoints, "read_safetensors", lambda path: reads.append(path) or read_safetensors(path)
+    )
+    load_weights(model, tmp_path / "a.safetensors")
+    assert len(reads) == 1
 
 
 def test_weights_of_other_networks_are_refused(tmp_path):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.pool import FilesPool
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.reading import read_content, read_lines
 
 
@@ -120,11 +120,6 @@ def checked_names(column: pa.ChunkedArray, path: str | Path) -> Names:
     if column.null_count:
         raise UserError(f"{path}: {column.null_count:,} of its {len(column):,} names are missing")
     return Names(column)
-
-
-def brief(error: BaseException) -> str:
-    """The first line of a message of Arrow's, which may be many."""
-    return str(error).strip().split("\n")[0][:120] or type(error).__name__
 
 
 def _stamp(path: str | Path) -> dict[str, Any]:

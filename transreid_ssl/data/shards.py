@@ -15,11 +15,11 @@ from torch.utils.data import Dataset
 
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names, cached_names
-from transreid_ssl.data.lists import brief, is_text
+from transreid_ssl.data.lists import is_text
 from transreid_ssl.data.loader import open_loader
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.track_columns import COLUMNS, TEXTS
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.files import atomic_path
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "bytes")

@@ -8,7 +8,7 @@ import timm
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import BackboneSpec
-from transreid_ssl.models.timm_build import is_timm
+from transreid_ssl.models.timm_build import entry
 from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.vit import ReIDViT
 
@@ -47,6 +47,4 @@ def build_backbone(
 
 def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> Backbone:
     """A freshly initialised backbone for this spec, in training mode, through timm's registry."""
-    if is_timm(spec.name):
-        return TimmNetwork(spec, drop_path)
-    return timm.create_model(spec.name, spec=spec, drop_path_rate=drop_path)
+    return timm.create_model(entry(spec.name), spec=spec, drop_path_rate=drop_path)

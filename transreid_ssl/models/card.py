@@ -10,7 +10,7 @@ import yaml
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.lineage import Ancestry, ancestry
 from transreid_ssl.models.spec import BackboneSpec
-from transreid_ssl.terms import Terms, terms_of
+from transreid_ssl.terms import Terms, allows_commerce, terms_of
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -87,12 +87,6 @@ def licence_of(spec: BackboneSpec, publication: Publication) -> str:
     return asked or ("see-below" if unknown else "apache-2.0")
 
 
-def allows_commerce(licence: str) -> bool:
-    """Whether a licence is not known to exclude commercial use; those of our own names do."""
-    words = licence.lower().replace("_", "-").split("-")
-    return not {"nc", "research", "noncommercial"} & set(words)
-
-
 def model_card(spec: BackboneSpec, publication: Publication) -> "ModelCard":
     """The card, with the Hub's metadata at its head.
 
@@ -110,17 +104,17 @@ def model_card(spec: BackboneSpec, publication: Publication) -> "ModelCard":
         for figure in publication.figures
         for name, value in figure.values.items()
     ]  # fmt: skip
-    licence = licence_of(spec, publication)
+    licence, rows = licence_of(spec, publication), made_from(ancestry(spec))
     own = licence in (RESEARCH_ONLY, "see-below")
     data = ModelCardData(
         license="other" if own else licence, license_name=licence if own else None,
         library_name="transreid_ssl", pipeline_tag="image-feature-extraction",
         tags=["person-re-identification", "timm", spec.objective or "backbone"],
-        datasets=sorted({terms.title for _, terms in made_from(ancestry(spec)) if terms.is_data}),
+        datasets=sorted({terms.title for _, terms in rows if terms.is_data}),
         model_name=title if results else None, eval_results=results or None,
     )  # fmt: skip
     parts = [f"---\n{data.to_yaml()}\n---", f"# {title}", _introduction(spec), _usage(title)]
-    parts += [_sources(spec, publication, licence), _figures(publication.figures)]
+    parts += [_sources(rows, publication, licence), _figures(publication.figures)]
     parts += [_INTENDED, _settings(spec), publication.notes.strip()]
     return ModelCard("\n\n".join(filter(None, parts)) + "\n")
 
@@ -154,11 +148,12 @@ def _usage(title: str) -> str:
     )
 
 
-def _sources(spec: BackboneSpec, publication: Publication, licence: str) -> str:
+def _sources(
+    rows: Sequence[tuple[BackboneSpec | None, Terms]], publication: Publication, licence: str
+) -> str:
     """What it was made from, with the terms, and what follows for the weights."""
     lines = ["## What it was made from, and the licence", "", "| training | images | terms |"]
     lines.append("|---|---|---|")
-    rows = made_from(ancestry(spec))
     for stage, terms in rows:
         kind = "before" if stage is None else stage.objective or "initial weights"
         lines.append(f"| {kind} | {terms.title} | {terms.text} |")

@@ -10,7 +10,7 @@ read by ``training_state``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models import fast_reid
 from transreid_ssl.models.foreign import refuse_unsupported
 from transreid_ssl.models.jpm import own_names
-from transreid_ssl.models.positions import num_places
+from transreid_ssl.models.positions import is_square, num_places
 from transreid_ssl.models.raw import parse_spec, plain_tensors, read_pickle, read_safetensors
 from transreid_ssl.models.registers import own_layout
 from transreid_ssl.models.spec import BackboneSpec
@@ -71,12 +71,19 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
 
 
-def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
+Recognise = Callable[[Path, dict[str, Tensor], list[str]], Checkpoint]
+"""Makes a checkpoint of a file, of its tensors by their names there, and of what else it holds."""
+
+
+def read_checkpoint(
+    path: Path, which: str = "teacher", recognise: Recognise | None = None
+) -> Checkpoint:
     """Read a weights file of any known format.
 
     Args:
         which: ``teacher`` or ``student``, of a training checkpoint that has both. Of MoCo's two
             encoders the query encoder is read, as its authors do.
+        recognise: what another program's file is taken for; None: what its names tell.
 
     Raises:
         UserError: no such file, not a weights file, damaged, or holding what must not be unpickled.
@@ -91,30 +98,10 @@ def read_checkpoint(path: Path, which: str = "teacher") -> Checkpoint:
             return Checkpoint(path, OURS, plain_tensors(path, raw), spec=spec)
     else:
         raw = read_pickle(path)
-    return unwrap(path, raw, which)
+    return unwrap(path, raw, which, recognise)
 
 
-def weights_in(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file of another program's, by their names there; None for a file of ours.
-
-    Raises:
-        UserError: no such file, not a weights file, damaged, or holding what must not be unpickled.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
-    if path.suffix == ".safetensors":
-        raw, spec = read_safetensors(path)
-        return None if spec is not None else plain_tensors(path, raw)
-    raw = read_pickle(path)
-    if not isinstance(raw, Mapping):
-        raise UserError(f"{path}: holds a {type(raw).__name__}, not the weights of a network")
-    if isinstance(raw.get("objective"), Mapping):
-        return None
-    inner = (raw[key] for key in ("state_dict", "model") if isinstance(raw.get(key), Mapping))
-    return plain_tensors(path, next(inner, raw))
-
-
-def unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
+def unwrap(path: Path, raw: Any, which: str, recognise: Recognise | None = None) -> Checkpoint:
     """Find the network's tensors in what the file holds, and name the format by where they were."""
     if not isinstance(raw, Mapping):
         raise UserError(f"{path}: holds a {type(raw).__name__}, not the weights of a network")
@@ -128,6 +115,15 @@ def unwrap(path: Path, raw: Any, which: str) -> Checkpoint:
         key, state, aside = "", raw, []
     tensors = plain_tensors(path, state)
     aside += [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    if recognise is not None:
+        return recognise(path, tensors, aside)
+    return _recognise(path, tensors, aside, key, which)
+
+
+def _recognise(
+    path: Path, tensors: Mapping[str, Tensor], aside: list[str], key: str, which: str
+) -> Checkpoint:
+    """The network that these tensors, found under ``key``, are of, told by their names."""
     names = {name: bare_name(name) for name in tensors}
     bare_tensors = {bare: tensors[name] for name, bare in names.items()}
     refuse_unsupported(path, bare_tensors)
@@ -157,13 +153,13 @@ JPM_NOTE = (
     "the last block and norm are those that the file calls b1, which its program uses; copies of "
     "them in its base, which it does not use, are left aside"
 )
-WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)\.)+")
 """What DistributedDataParallel, torch.compile and other programs put before every name."""
 
 
 def bare_name(name: str) -> str:
     """A weight's name without such wrappers."""
-    return WRAPPERS.sub("", name)
+    return _WRAPPERS.sub("", name)
 
 
 _DIMENSIONS = {
@@ -248,7 +244,7 @@ def _format(
     if wrapper in ("teacher", "student") or prefix.startswith(_ROLES):
         if not any(re.search(r"(\bmasked_embed|\blast_layer2\..+)$", name) for name in tensors):
             return DINO_TRAINING
-        return IBOT_TRAINING if _is_square(num_places(state)) else PERSONVIT_TRAINING
+        return IBOT_TRAINING if is_square(num_places(state)) else PERSONVIT_TRAINING
     if prefix in ("base_encoder.", "momentum_encoder."):
         return MOCO_V3_TRAINING
     if "cls_token" not in state:
@@ -261,12 +257,8 @@ def _format(
         return DINO_BACKBONE
     if "bottleneck.weight" in state:
         return CLUSTER_CONTRAST
-    square = _is_square(num_places(state))
+    square = is_square(num_places(state))
     return IMAGENET_VIT if wrapper or square or "head.weight" in state else DINO_BACKBONE
-
-
-def _is_square(number: int) -> bool:
-    return round(number**0.5) ** 2 == number
 
 
 def _resnet_format(prefix: str, tensors: Mapping[str, Tensor]) -> str:

@@ -4,6 +4,7 @@ Resizing is written with sums and products alone: the antialiasing of ONNX's own
 to every runtime, and none resizes as the images of training and evaluation are resized here.
 """
 
+import copy
 from typing import Literal
 
 import torch
@@ -24,7 +25,7 @@ class ExportedNetwork(nn.Module):
         backbone: with ``.spec``; in evaluation mode.
         pixels: what the images hold.
         resize: take images of any size, and resize them as ``transreid_ssl.data.resize`` does.
-        half: compute in float16 between normalised pixels and features; changes ``backbone``.
+        half: compute in float16 between normalised pixels and features, with a copy of it.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class ExportedNetwork(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.spec: BackboneSpec = backbone.spec
-        self.backbone = backbone.half() if half else backbone
+        self.backbone = copy.deepcopy(backbone).half() if half else backbone
         self.pixels, self.resize, self.half_precision = pixels, resize, half
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,6 +54,13 @@ class ExportedNetwork(nn.Module):
             return found
         # Between images of whole numbers, as on disk.
         return (found * (255 / top)).clamp(0, 255).round() * (top / 255)
+
+
+def as_pixels(images: Tensor, pixels: Pixels, spec: BackboneSpec) -> Tensor:
+    """uint8 images as a program wants them that takes ``pixels``."""
+    if pixels == "uint8":
+        return images
+    return images.float() / 255 if pixels == "float" else normalise(images, spec.mean, spec.std)
 
 
 def normalise_pixels(images: Tensor, spec: BackboneSpec) -> Tensor:

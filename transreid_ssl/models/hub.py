@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import timm
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.models.statistics import Statistics
+from transreid_ssl.models.timm_build import PREFIX, is_timm
 from transreid_ssl.outputs import BACKBONE, MODEL
 
 FILE_NAMES = (BACKBONE, MODEL)
@@ -111,9 +112,9 @@ def _repository(text: str) -> str | None:
 
 def _timm_name(text: str) -> str | None:
     """The text as a name of timm, if it is one."""
-    name = text.removeprefix("timm:")
+    name = text.removeprefix(PREFIX)
     known = "/" not in name and timm.is_model(name)
-    if text.startswith("timm:") and not known:
+    if is_timm(text) and not known:
         raise UserError(f"{text}: timm knows no network of this name; see `timm.list_pretrained()`")
     return name if known else None
 
@@ -122,7 +123,7 @@ def _timm_record(name: str) -> dict[str, Any]:
     try:
         found = timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:  # an unknown tag
-        raise UserError(f"timm:{name}: {error}") from error
+        raise UserError(f"{PREFIX}{name}: {error}") from error
     return found.to_dict() if found else {}
 
 
@@ -140,7 +141,7 @@ def _config_beside(source: str | Path) -> dict[str, Any]:
 
 
 def _fetch(repository: str, name: str) -> Path:
-    # Imported here: only this one use of the package talks to the network.
+    # Imported here: nothing else of what reads weights talks to the network.
     from huggingface_hub import hf_hub_download
 
     owner_name, _, revision = repository.partition("@")
@@ -165,7 +166,6 @@ def _download(repository: str) -> Path:
             break
     if refused is None:
         raise UserError(f"{repository}: this hub repository has no {' or '.join(FILE_NAMES)}")
-    reason = (str(refused).splitlines() or [type(refused).__name__])[0][:120]
     raise UserError(
-        f"{repository}: neither a file here nor found on the Hugging Face hub ({reason})"
+        f"{repository}: neither a file here nor found on the Hugging Face hub ({brief(refused)})"
     ) from refused

@@ -46,6 +46,11 @@ def resample_positions(
     return torch.cat((token, patches), dim=1)
 
 
+def is_square(places: int) -> bool:
+    """Whether so many patches make a grid of as many rows as columns."""
+    return round(places**0.5) ** 2 == places
+
+
 def num_places(state: Mapping[str, Tensor]) -> int:
     """The patches that these weights have position embeddings for; 0 without any.
 

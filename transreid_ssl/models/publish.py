@@ -9,13 +9,13 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from timm.models import filter_pretrained_cfg
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.files import atomic_paths
 from transreid_ssl.models.build import Backbone
 from transreid_ssl.models.card import Publication, licence_of, model_card
@@ -24,6 +24,8 @@ from transreid_ssl.models.lineage import with_lineage
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.timm_build import entry
+from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.vit import ReIDViT
 from transreid_ssl.models.weights import load_backbone, save_backbone
 from transreid_ssl.outputs import MODEL
@@ -87,27 +89,26 @@ def push_to_hub(
                 create_pr=create_pr,
             )  # fmt: skip
         except Exception as error:  # whatever stands between here and there
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise UserError(
-                f"{repository}: not uploaded to the Hugging Face hub ({reason}); `hf auth login` "
-                "gives a token, which must be allowed to write there"
+                f"{repository}: not uploaded to the Hugging Face hub ({brief(error, 160)}); "
+                "`hf auth login` gives a token, which must be allowed to write there"
             ) from error
     return str(place)
 
 
 def timm_config(backbone: Backbone, spec: BackboneSpec, licence: str) -> dict[str, Any]:
     """What timm's ``config.json`` says: how to build the network again, and how to feed it."""
-    fields = json.loads(spec.to_json())
-    derived = ("name", "patch_size", "grid", "embed_dim")
+    known, own = entry(spec.name), {field.name for field in fields(BackboneSpec)}
+    own -= {"name"} if known == spec.name else set()
     config = filter_pretrained_cfg(
         dict(backbone.pretrained_cfg), remove_source=True, remove_null=True
     )
     config.pop("architecture", None)
     return {
-        "architecture": spec.name,
+        "architecture": known,
         "num_classes": 0,
         "num_features": spec.embed_dim,
-        "model_args": {key: value for key, value in fields.items() if key not in derived},
+        "model_args": {k: v for k, v in json.loads(spec.to_json()).items() if k in own},
         "pretrained_cfg": config | {"license": licence},
     }
 
@@ -127,7 +128,7 @@ def _without_folders(value: Any) -> Any:
 
 # The names that Hugging Face's libraries give these, on every network. They stand here, and not
 # with the classes, which the loading of weights imports.
-for _network in (ReIDViT, ReIDResNet, MGN):
+for _network in (ReIDViT, ReIDResNet, MGN, TimmNetwork):
     _network.save_pretrained = save_pretrained
     _network.push_to_hub = push_to_hub
     _network.from_pretrained = staticmethod(load_backbone)

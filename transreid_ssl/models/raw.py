@@ -15,7 +15,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.reading import verify_zip
 
@@ -88,7 +88,7 @@ def parse_spec(path: Path, text: Any) -> BackboneSpec:
         return BackboneSpec.from_json(text)
     except (ValueError, TypeError, OverflowError, RecursionError, UserError) as error:
         raise UserError(
-            f"{path}: its header cannot be read ({_brief(error)}); it may be of a newer version "
+            f"{path}: its header cannot be read ({brief(error)}); it may be of a newer version "
             "(upgrade then), or damaged"
         ) from error
 
@@ -144,14 +144,10 @@ def _parsing(path: Path) -> Iterator[None]:
             "save only its tensors, with the program that wrote it"
         ) from error
     except Exception as error:
-        raise _damaged(path, _brief(error)) from error
+        raise _damaged(path, brief(error)) from error
 
 
 def _damaged(path: Path, reason: str) -> UserError:
     return UserError(
         f"{path}: not a weights file, or damaged ({reason}); download or write it again"
     )
-
-
-def _brief(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")[:120] or type(error).__name__

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from transreid_ssl.models.positions import is_square
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.vit import ReIDViT
 
@@ -32,9 +33,11 @@ def own_layout(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     timm keeps the class token's position in the token where there are registers, so that its own
     is 0 here.
     """
-    renamed = {{"register_tokens": "reg_token"}.get(k, k): v for k, v in state.items()}
+    renamed = dict(state)
+    if "register_tokens" in renamed:
+        renamed["reg_token"] = renamed.pop("register_tokens")
     places = renamed.get("pos_embed")
     has_places = "reg_token" in renamed and places is not None and places.ndim == 3
-    if has_places and round(places.shape[1] ** 0.5) ** 2 == places.shape[1]:
+    if has_places and is_square(places.shape[1]):
         renamed["pos_embed"] = torch.cat((torch.zeros_like(places[:, :1]), places), dim=1)
     return renamed

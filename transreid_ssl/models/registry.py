@@ -16,6 +16,7 @@ from transreid_ssl.models.architectures import (
     Architecture,
     MGNArchitecture,
     ResNetArchitecture,
+    TimmArchitecture,
     ViTArchitecture,
 )
 from transreid_ssl.models.convolution import with_reliable_convolutions
@@ -26,9 +27,14 @@ from transreid_ssl.models.registers import RegisterViT
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import IMAGENET
+from transreid_ssl.models.timm_build import ENTRY
+from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.vit import ReIDViT
 
-_NETWORKS = {ViTArchitecture: ReIDViT, ResNetArchitecture: ReIDResNet, MGNArchitecture: MGN}
+_NETWORKS = {
+    ViTArchitecture: ReIDViT, ResNetArchitecture: ReIDResNet, MGNArchitecture: MGN,
+    TimmArchitecture: TimmNetwork,
+}  # fmt: skip
 
 
 def _network(spec: BackboneSpec) -> type[nn.Module]:
@@ -55,20 +61,24 @@ default_cfgs = generate_default_cfgs({})
 
 def register(name: str, sizes: Architecture) -> None:
     """Make a network of these sizes known under ``name``, to timm and in weights files."""
+    ARCHITECTURES[name] = sizes
+    _tell_timm(name, _ends(sizes), {"name": name})
+
+
+def _tell_timm(name: str, ends: dict[str, str | None], fixed: dict[str, str]) -> None:
     usual = {"input_size": (3, 256, 128), "num_classes": 0}
     statistics = {"mean": IMAGENET.mean, "std": IMAGENET.std}
-    ARCHITECTURES[name] = sizes
-    default_cfgs.update(generate_default_cfgs({name: {**usual, **statistics, **_ends(sizes)}}))
-    globals()[name] = register_model(_entrypoint(name))
+    default_cfgs.update(generate_default_cfgs({name: {**usual, **statistics, **ends}}))
+    globals()[name] = register_model(_entrypoint(name, fixed))
 
 
-def _entrypoint(name: str) -> Callable[..., nn.Module]:
+def _entrypoint(name: str, fixed: dict[str, str]) -> Callable[..., nn.Module]:
     def create(
         pretrained: bool = False, spec: BackboneSpec | None = None, **kwargs: Any
     ) -> nn.Module:
         """Give either a complete ``spec``, or its fields as keywords, beside timm's own options."""
         own = {f.name: kwargs.pop(f.name) for f in fields(BackboneSpec) if f.name in kwargs}
-        spec = spec or BackboneSpec(name=name, **own)
+        spec = spec or BackboneSpec(**fixed, **own)
         model = build_model_with_cfg(_network(spec), name, pretrained, spec=spec, **kwargs)
         return with_reliable_convolutions(model)
 
@@ -79,3 +89,4 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 __all__: list[str] = []  # register_model appends each name
 for _name, _sizes in list(ARCHITECTURES.items()):
     register(_name, _sizes)
+_tell_timm(ENTRY, {}, {})  # whose name is one of the options

@@ -9,10 +9,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 
 PREFIX = "timm:"
 """What the names of timm's own networks begin with here: ``timm:repvit_m1_0``."""
+ENTRY = "timm_network"
+"""What timm itself knows all of them by as they are built here, with ``name`` among the options."""
 _REFERENCE = (256, 128)  # (height, width), at which a feature's length is found
 
 
@@ -27,6 +29,11 @@ class Facts(NamedTuple):
 def is_timm(name: str) -> bool:
     """Whether a network is one of timm's own, by its name here."""
     return name.startswith(PREFIX)
+
+
+def entry(name: str) -> str:
+    """The name that timm's registry has for the network of this name here."""
+    return ENTRY if is_timm(name) else name
 
 
 def require_known(name: str) -> None:
@@ -64,7 +71,7 @@ def build_timm(name: str, img_size: tuple[int, int], drop_path: float = 0.0) -> 
         depth = f", drop_path {drop_path:g}" * bool(drop_path)
         raise UserError(
             f"network {name} at {img_size[0]}x{img_size[1]}{depth}: timm does not build it so "
-            f"({_brief(error)}); choose another network, size or --model.drop_path 0"
+            f"({brief(error)}); choose another network, size or --model.drop_path 0"
         ) from error
 
 
@@ -90,7 +97,7 @@ def _facts(name: str, img_size: tuple[int, int]) -> Facts:
             channels, *grid = as_map(network, found).shape[1:]
     except _REFUSED as error:
         raise UserError(
-            f"network {name} at {img_size[0]}x{img_size[1]}: cannot be used ({_brief(error)})"
+            f"network {name} at {img_size[0]}x{img_size[1]}: cannot be used ({brief(error)})"
         ) from error
     if not isinstance(feature, Tensor) or feature.ndim != 2:
         raise UserError(f"network {name}: gives no single vector an image; choose another")
@@ -132,7 +139,3 @@ def _takes_size(name: str) -> bool:
 
 def _create(name: str, **options: Any) -> nn.Module:
     return timm.create_model(name.removeprefix(PREFIX), num_classes=0, **options)
-
-
-def _brief(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:100]

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from transreid_ssl.models.checkpoints import WRAPPERS, Checkpoint, weights_in
-from transreid_ssl.models.convolution import with_reliable_convolutions
+from transreid_ssl.errors import UserError
+from transreid_ssl.models.checkpoints import Checkpoint, bare_name
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.timm_build import as_map, build_timm
@@ -24,10 +24,15 @@ class TimmNetwork(TimmConfig, nn.Module):
     used. Its weights have timm's names behind ``net.``.
     """
 
-    def __init__(self, spec: BackboneSpec, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, spec: BackboneSpec, drop_path_rate: float = 0.0, num_classes: int = 0,
+        in_chans: int = 3,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.spec = spec
-        self.net = with_reliable_convolutions(build_timm(spec.name, spec.img_size, drop_path))
+        if num_classes or in_chans != 3:
+            raise UserError(f"{spec.name}: has no classifier, and takes RGB; leave these out")
+        self.spec, self.num_classes = spec, 0
+        self.net = build_timm(spec.name, spec.img_size, drop_path_rate)
         if spec.feature_norm:
             self.bottleneck = nn.BatchNorm1d(spec.embed_dim)
             self.bottleneck.bias.requires_grad_(False)
@@ -58,21 +63,17 @@ class TimmNetwork(TimmConfig, nn.Module):
         return self.bottleneck(feature) if self.spec.feature_norm else feature
 
 
-def read_timm(path: Path, network: TimmNetwork) -> Checkpoint | None:
-    """A file of timm's own, for this network; None for a file that says itself what it is of.
+def of_timm(
+    network: TimmNetwork, path: Path, found: dict[str, Tensor], aside: list[str]
+) -> Checkpoint:
+    """A file of timm's own, with the tensors ``found``, taken for weights of this network.
 
     The classifier is left aside; all else has to be the network's.
-
-    Raises:
-        UserError: not a weights file, damaged, or holding what must not be unpickled.
     """
-    found = weights_in(path)
-    if found is None:
-        return None
     classifier = (network.net.pretrained_cfg or {}).get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     ends = tuple(f"{name}." for name in names)
-    bare = {name: WRAPPERS.sub("", name) for name in found}
+    bare = {name: bare_name(name) for name in found}
     dropped = [name for name in found if bare[name].startswith(ends)]
     state = {f"net.{bare[name]}": found[name] for name in found.keys() - set(dropped)}
-    return Checkpoint(path, TIMM_WEIGHTS, state, dropped)
+    return Checkpoint(path, TIMM_WEIGHTS, state, [*dropped, *aside])

@@ -136,7 +136,10 @@ class ReIDViT(TimmConfig, VisionTransformer):
     def forward_features(
         self, images: Tensor, cameras: Tensor | None = None, views: Tensor | None = None
     ) -> Tensor:
-        """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row."""
+        """Tokens after the last norm, (B, 1 + N, D): the class token, then patches row by row.
+
+        Between them stand registers, or tokens of parts, where the network has some: R more.
+        """
         return self._encode(self._embed(images, cameras, views))[1]
 
     def _embed(
@@ -183,7 +186,7 @@ class ReIDViT(TimmConfig, VisionTransformer):
         self.compiles_blocks = True
 
     def _pos_embed(self, patches: Tensor, hidden: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, h, w, D) -> (B, 1 + h * w, D), with class token and positions for this grid.
+        """(B, h, w, D) -> (B, 1 + R + h * w, D), with what leads and positions for this grid.
 
         ``hidden`` are numbers of patches, (M,), and what to put in their place, (D,), which knows
         nothing but where it is.

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ from transreid_ssl.models.architectures import (
     ViTArchitecture,
 )
 from transreid_ssl.models.build import Backbone, from_spec
-from transreid_ssl.models.checkpoints import MOCO_V3_TRAINING, Checkpoint, read_checkpoint
+from transreid_ssl.models.checkpoints import (
+    MOCO_V3_TRAINING,
+    Checkpoint,
+    Recognise,
+    read_checkpoint,
+)
 from transreid_ssl.models.detect import (
     assumption,
     detect_architecture,
@@ -35,7 +40,7 @@ from transreid_ssl.models.mgn import NEW_LAYERS, branched
 from transreid_ssl.models.positions import num_places, resample_positions
 from transreid_ssl.models.raw import CHECKSUM, HEADER, checksum, read_header
 from transreid_ssl.models.spec import BackboneSpec
-from transreid_ssl.models.timm_network import TIMM_WEIGHTS, TimmNetwork, read_timm
+from transreid_ssl.models.timm_network import TIMM_WEIGHTS, TimmNetwork, of_timm
 from transreid_ssl.models.vit import ReIDViT
 
 # Weights that a network may have or lack without being another network; the counters of batch
@@ -66,10 +71,8 @@ def load_weights(
     Raises:
         UserError: unreadable file, another architecture, or weights lacking.
     """
-    plain = None
-    if isinstance(model, TimmNetwork):
-        plain = read_timm(find_weights(path), model)
-    return load_read(model, plain or _read(path, which), resampling)
+    recognise = partial(of_timm, model) if isinstance(model, TimmNetwork) else None
+    return load_read(model, _read(path, which, recognise), resampling)
 
 
 def load_backbone(
@@ -105,12 +108,12 @@ def read_spec(source: str | Path) -> BackboneSpec:
     return spec or detect_spec(_as_published(read_checkpoint(path), source))
 
 
-def _read(source: str | Path, which: str) -> Checkpoint:
+def _read(source: str | Path, which: str, recognise: Recognise | None = None) -> Checkpoint:
     """Read a file; where it has a header, see that its weights are those of that very network.
 
     So a damaged header shows before a network of its sizes is built, whatever these are.
     """
-    checkpoint = read_checkpoint(find_weights(source), which)
+    checkpoint = read_checkpoint(find_weights(source), which, recognise)
     if checkpoint.spec is None:
         return _as_published(checkpoint, source)
     for name, shape in _shapes(checkpoint.spec).items():

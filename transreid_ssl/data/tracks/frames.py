@@ -9,9 +9,8 @@ import numpy as np
 
 from transreid_ssl.data.folder import list_images
 from transreid_ssl.data.images import MAX_PIXELS, CorruptImage, decode
-from transreid_ssl.data.lists import brief
 from transreid_ssl.data.pool import FilesPool
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.reading import read_lines
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
