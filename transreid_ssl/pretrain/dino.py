@@ -239,6 +239,11 @@ class DINO(Objective):
     def networks(self) -> list[nn.Module]:
         return [self.student, self.teacher]
 
+    def heads(self) -> list[nn.Module]:
+        """The student's."""
+        heads = self.student.head, self.student.patch_head
+        return [head for head in heads if head is not None]
+
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""
         views, tracks = batch["views"], batch.get("tracks")
@@ -301,10 +306,10 @@ class DINO(Objective):
         }
 
     def before_step(self, epoch: int) -> None:
-        """Leave the last layer as it is during the first epochs."""
+        """Leave the last layer of every head as it is during the first epochs."""
         if epoch < self.config.freeze_last_layer:
-            for head in (self.student.head, self.student.patch_head):
-                for parameter in head.last_layer.parameters() if head is not None else ():
+            for head in self.heads():
+                for parameter in head.last_layer.parameters():
                     parameter.grad = None
 
     def after_step(self, progress: float) -> None:
