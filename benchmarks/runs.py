@@ -1,5 +1,6 @@
 """Runs of recipes, each a process of its own; what is finished is read, not repeated."""
 
+import argparse
 import contextlib
 import json
 import signal
@@ -21,6 +22,24 @@ ROOT = Path(__file__).parents[1]
 RESULTS = {"pre-training": BACKBONE, "fine-tuning": MODEL}
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes
 Line = dict[str, float]
+
+
+def options_of_runs(
+    description: str, out: str, seeds: Sequence[int] = (0, 1, 2), one: str = ""
+) -> argparse.ArgumentParser:
+    """The options of a benchmark that runs recipes; ``one`` says how else they may be set."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    # fmt: off
+    add("--seeds", nargs="+", type=int, default=list(seeds))
+    add("--threads", type=int, help="of each run on a CPU")
+    add("--pretraining", nargs="+", default=[], metavar="NAME=VALUE",
+        help=f"further settings of pre-training, such as optim.lr=1e-3{one}")
+    add("--out", type=Path, default=Path(out))
+    # fmt: on
+    return parser
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.reporting import finish, hardware, heading, row, spread
-from benchmarks.runs import Run, Runs, probes
+from benchmarks.runs import Run, Runs, options_of_runs, probes
 from transreid_ssl import command
 from transreid_ssl.data import open_pool, open_reid, packing
 from transreid_ssl.data.pool import Pool
@@ -214,24 +214,18 @@ def save(
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of_runs(__doc__, "outputs/benchmarks/tracks")
     add = parser.add_argument
     # fmt: off
     add("--pool", help="of tracks; cut out of a generated clip by default")
     add("--probe", default=PROBE, help="labelled set; generated people by default")
     add("--probe_root", help="its folder")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--switches", nargs="+", type=float, default=[0, 0.05, 0.2], metavar="SHARE",
         help="of the tracks; 0 always belongs to them")
     add("--epochs", type=int, default=12)
     add("--usl_epochs", type=int, default=0, help="of clustering afterwards; 0: none")
-    add("--threads", type=int, help="of each run on a CPU")
-    add("--pretraining", nargs="+", default=[], metavar="NAME=VALUE",
-        help="further settings of the recipe, such as optim.lr=1e-3")
-    add("--usl", nargs="+", default=[], metavar="NAME=VALUE", help="likewise")
-    add("--out", type=Path, default=Path("outputs/benchmarks/tracks"))
+    add("--usl", nargs="+", default=[], metavar="NAME=VALUE",
+        help="further settings of clustering")
     # fmt: on
     options = parser.parse_args(arguments)
     if not all(0 <= share <= 1 for share in options.switches):

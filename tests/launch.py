@@ -29,6 +29,15 @@ from transreid_ssl import logs
 from transreid_ssl.shipped import load_recipe
 
 ROOT = Path(__file__).parents[1]
+DINO = str(ROOT / "recipes" / "dino_pretrain.py")
+TINY = [
+    "--data.pool=demo:identities=8,images=4,height=32,width=16", "--model.img_size=[32,16]",
+    "--views.global_size=[32,16]", "--views.local_size=[16,8]", "--views.num_local=2",
+    "--run.batch_size=16", "--run.epochs=2", "--run.log_every=1", "--run.num_workers=0",
+    "--run.num_threads=1", "--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16",
+    "--run.precision=no", "--probe.data=null",
+]  # fmt: skip
+"""A run of ``DINO`` of four steps, which takes a second; what is given after it comes first."""
 PATIENCE = 600
 """Seconds that a process of a test may take, on a machine many times slower than most."""
 

@@ -9,12 +9,7 @@ import launch
 from transreid_ssl import UserError
 from transreid_ssl.launching import split
 
-TINY = [
-    "--data.pool=demo:identities=8,images=4,height=32,width=16", "--model.img_size=[32,16]",
-    "--views.global_size=[32,16]", "--views.num_local=0", "--run.batch_size=16", "--run.epochs=1",
-    "--run.log_every=1", "--run.num_workers=0", "--dino.out_dim=32", "--dino.hidden_dim=32",
-    "--dino.bottleneck_dim=16", "--run.precision=no", "--probe.data=null", "--run.output=run",
-]  # fmt: skip
+TINY = [*launch.TINY, "--views.num_local=0", "--run.epochs=1", "--run.output=run"]
 
 
 def pretrain(folder, *options):

@@ -43,7 +43,7 @@ import yaml
 from benchmarks.objectives.commands import ROWS, TRAINED, USUAL, finetuning, pretraining
 from benchmarks.objectives.results import COLUMNS, Cell, Results, draw, floor_of, report
 from benchmarks.reporting import finish
-from benchmarks.runs import Line, Run, Runs, probes
+from benchmarks.runs import Line, Run, Runs, options_of_runs, probes
 from transreid_ssl import command
 from transreid_ssl.data import IdentitySampler, LabelledImages, open_reid
 from transreid_ssl.data.budget import label_budget
@@ -143,14 +143,13 @@ def save(results: Results, folder: Path) -> None:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options, with the floors among the rows and everything that follows from others."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = options_of_runs(
+        __doc__, "outputs/benchmarks/objectives", seeds=(0, 1), one="; of one row as ROW:NAME=VALUE"
     )
     add = parser.add_argument
     # fmt: off
     add("--rows", nargs="+", choices=TRAINED, default=USUAL, metavar="ROW",
         help=f"of {', '.join(TRAINED)}; by default {', '.join(USUAL)}")
-    add("--seeds", nargs="+", type=int, default=[0, 1])
     add("--backbone", default="vit_nano_patch8_conv", help="of all rows but those with ICS")
     add("--img_size", nargs=2, type=int, default=[64, 32], metavar=("HEIGHT", "WIDTH"))
     add("--pool", help="unlabelled crops; generated people by default")
@@ -164,11 +163,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--budgets", nargs="*", type=float, default=[], metavar="SHARE",
         help="shares of the labels to fine-tune with besides")
     add("--budget_by", nargs="+", choices=["identity", "image"], default=["identity"])
-    add("--threads", type=int, help="of each run on a CPU")
-    add("--pretraining", nargs="+", default=[], metavar="NAME=VALUE",
-        help="further settings of its recipes, such as optim.lr=1e-3; of one row as ROW:NAME=VALUE")
-    add("--finetuning", nargs="+", default=[], metavar="NAME=VALUE", help="likewise, for all rows")
-    add("--out", type=Path, default=Path("outputs/benchmarks/objectives"))
+    add("--finetuning", nargs="+", default=[], metavar="NAME=VALUE",
+        help="further settings of fine-tuning, for all rows")
     # fmt: on
     return complete(parser.parse_args(arguments))
 

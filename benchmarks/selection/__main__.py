@@ -25,10 +25,9 @@ A table that was broken off goes on when the same command is given again.
 import argparse
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.reporting import finish
-from benchmarks.runs import Line, Runs, probes
+from benchmarks.runs import Line, Runs, options_of_runs, probes
 from benchmarks.selection.commands import finetuning, pretraining
 from benchmarks.selection.pools import MixedPool, mix
 from benchmarks.selection.results import Results, save
@@ -93,16 +92,13 @@ def figures_of(prefix: str, probe: Line) -> dict[str, float]:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = options_of_runs(__doc__, "outputs/benchmarks/selection")
     add = parser.add_argument
     # fmt: off
     add("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART",
         help=f"of {', '.join(PARTS)}; 'all' always belongs to them")
     add("--trained", nargs="+", choices=list(PARTS), metavar="PART",
         help="parts to pre-train on; all of them by default, the others are only scored")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--target", default=TARGET, help="labelled set; generated people by default")
     add("--target_root", help="its folder")
     add("--other", default=OTHER, help="crops of another place; generated people by default")
@@ -115,11 +111,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=int, default=12, help="over the whole pool: all rows take as many steps")
     add("--finetune_epochs", type=int, default=8)
     add("--finetune_all", action="store_true", help="fine-tune the network of every row")
-    add("--threads", type=int, help="of each run on a CPU")
-    add("--pretraining", nargs="+", default=[], metavar="NAME=VALUE",
-        help="further settings of the recipe, such as optim.lr=1e-3")
-    add("--finetuning", nargs="+", default=[], metavar="NAME=VALUE", help="likewise")
-    add("--out", type=Path, default=Path("outputs/benchmarks/selection"))
+    add("--finetuning", nargs="+", default=[], metavar="NAME=VALUE",
+        help="further settings of fine-tuning")
     # fmt: on
     options = parser.parse_args(arguments)
     if not 0 < options.labels + options.sample < 1:

@@ -5,6 +5,7 @@ Each against a slow loop that was written from its paper's formula.
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import launch
 from shared_statistics import check_two_processes, normal, slow_sinkhorn
+from tiny_dino import HEAD, batch, build_dino
 from transreid_ssl import UserError
 from transreid_ssl.models import build_backbone, load_backbone, load_weights, save_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig, UPReIDDINO
@@ -21,27 +23,8 @@ from transreid_ssl.pretrain.masks import draw_masks, fill_with_blocks
 from transreid_ssl.pretrain.settings import RegularisersConfig
 from transreid_ssl.pretrain.sinkhorn import sinkhorn
 
-SMALL = {"out_dim": 16, "hidden_dim": 8, "bottleneck_dim": 8, "freeze_last_layer": 0}
+objective = partial(build_dino, freeze_last_layer=0)
 MASKED = {"masked_patches": 0.4, "masked_images": 0.7}
-
-
-def objective(spec=None, **config):
-    torch.manual_seed(0)
-    networks = [
-        build_backbone("vit_nano_patch8_ics", img_size=(32, 16), **spec or {}) for _ in range(2)
-    ]
-    return DINO(*networks, DINOConfig(**SMALL | config), num_crops=4)
-
-
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(2, 32, 16), (2, 16, 8)]
-    return {
-        "views": [
-            torch.randint(0, 256, (n * 3, 3, h, w), dtype=torch.uint8, generator=generator)
-            for n, h, w in sizes
-        ]
-    }
 
 
 def softmax(values):
@@ -67,7 +50,7 @@ def test_without_additions_it_is_dino_to_the_last_bit():
 def test_up_reid_refuses_what_goes_with_dino_alone():
     networks = [build_backbone("vit_nano_patch8_reid", img_size=(32, 16)) for _ in range(2)]
     with pytest.raises(UserError, match=r"--dino\.koleo"):
-        UPReIDDINO(*networks, DINOConfig(**SMALL, koleo=0.1), RegularisersConfig(), 2)
+        UPReIDDINO(*networks, DINOConfig(**HEAD, koleo=0.1), RegularisersConfig(), 2)
 
 
 @pytest.mark.parametrize("other", [{"part_tokens": 3}, {"use_bn_in_head": True}])
@@ -79,7 +62,7 @@ def test_what_masked_patches_do_not_go_with_is_refused(other):
 def test_masked_patches_ask_for_a_network_with_patches():
     networks = [build_backbone("resnet_nano_reid", img_size=(32, 16)) for _ in range(2)]
     with pytest.raises(UserError, match="choose a plain vit"):
-        DINO(*networks, DINOConfig(**SMALL | MASKED), num_crops=2)
+        DINO(*networks, DINOConfig(**HEAD | MASKED), num_crops=2)
 
 
 # -- masks

@@ -378,6 +378,18 @@ def test_part_tokens_go_on_with_pass_s_heads_and_centres(tmp_path):
         torch.testing.assert_close(loss.center, center + number)
 
 
+def test_a_part_s_head_that_differs_is_named_with_what_to_do(tmp_path):
+    file = pass_file(*networks("pass"))
+    del file["student"]["module.head.mlp_pt2.2.bias"]
+    torch.save(file, tmp_path / "c.pth")
+    config = config_for(
+        tmp_path / "c.pth", "pass", dino={"part_tokens": 3}, views={"num_local": 3, "areas": 3}
+    )
+    message = r"c\.pth: the head of part2 differs from the settings' in mlp\.2\.bias; give the head"
+    with pytest.raises(UserError, match=message):
+        continued(config)
+
+
 def test_a_run_with_masked_patches_and_registers_goes_on_whole(tmp_path):
     """Of this package's own checkpoints all that a run holds is taken."""
     student, teacher, center = networks()

@@ -1,30 +1,16 @@
 """The DINO objective around its loss: who learns, who follows, and what is logged."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from tiny_dino import HEAD, batch, build_dino
 from transreid_ssl import UserError
 from transreid_ssl.models import build_backbone, load_backbone
 from transreid_ssl.pretrain import DINO, DINOConfig
 
-SMALL = {"out_dim": 16, "hidden_dim": 8, "bottleneck_dim": 8, "momentum_teacher": 0.5}
-
-
-def objective(**config):
-    torch.manual_seed(0)
-    networks = [build_backbone("vit_nano_patch8_ics", img_size=(32, 16)) for _ in range(2)]
-    return DINO(*networks, DINOConfig(**SMALL | config), num_crops=4)
-
-
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(2, 32, 16), (2, 16, 8)]
-    return {
-        "views": [
-            torch.randint(0, 256, (n * 3, 3, h, w), dtype=torch.uint8, generator=generator)
-            for n, h, w in sizes
-        ]
-    }
+objective = partial(build_dino, momentum_teacher=0.5)
 
 
 def test_the_student_learns_and_the_teacher_follows_it_half_way():
@@ -80,7 +66,7 @@ def test_the_last_layer_stays_as_it_is_in_the_first_epochs():
 def test_the_loss_compares_views_so_one_view_is_refused():
     networks = [build_backbone("vit_nano_patch8_reid", img_size=(32, 16)) for _ in range(2)]
     with pytest.raises(UserError, match="two or more"):
-        DINO(*networks, DINOConfig(**SMALL), num_crops=1, num_teacher_crops=1)
+        DINO(*networks, DINOConfig(**HEAD), num_crops=1, num_teacher_crops=1)
 
 
 @pytest.mark.parametrize(

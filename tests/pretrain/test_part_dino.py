@@ -1,11 +1,13 @@
 """PASS's objective against slow loops: which tokens see what, and what is compared with what."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+import tiny_dino
 from transreid_ssl import UserError
 from transreid_ssl.data.boxes import sample_boxes
 from transreid_ssl.data.settings import MultiCropConfig
@@ -15,23 +17,13 @@ from transreid_ssl.pretrain import DINOConfig, PartDINO
 
 SMALL = {"out_dim": 8, "hidden_dim": 8, "bottleneck_dim": 8, "part_tokens": 3}
 IMAGES, LARGE, LOCAL = 2, 2, 6
+batch = partial(tiny_dino.batch, IMAGES, LARGE, LOCAL)
 
 
 def objective(name="vit_nano_patch8_pass", num_crops=LARGE + LOCAL, **config):
     torch.manual_seed(0)
     networks = [build_backbone(name, img_size=(32, 16)) for _ in range(2)]
     return PartDINO(*networks, DINOConfig(**SMALL | config), num_crops, LARGE)
-
-
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(LARGE, 32, 16), (LOCAL, 16, 8)]
-    return {
-        "views": [
-            torch.randint(0, 256, (n * IMAGES, 3, h, w), dtype=torch.uint8, generator=generator)
-            for n, h, w in sizes
-        ]
-    }
 
 
 def tokens_one_by_one(backbone, image, parts):

@@ -7,7 +7,16 @@ from torch.nn import functional as F
 from transreid_ssl import UserError
 from transreid_ssl.data import MultiCropConfig
 from transreid_ssl.models import build_backbone
-from transreid_ssl.pretrain import DINO, DINOConfig, MateTrust, MoCo, MoCoConfig, weigh_gradient
+from transreid_ssl.pretrain import (
+    DINO,
+    DINOConfig,
+    Distill,
+    DistillConfig,
+    MateTrust,
+    MoCo,
+    MoCoConfig,
+    weigh_gradient,
+)
 
 
 def pairs(number, wrong, generator, noise=1.0):
@@ -156,6 +165,13 @@ def test_the_belief_moves_with_the_steps(method):
     objective.after_step(0.0)
     assert objective.trust.steps == 1
     assert "trust.pairs" in objective.state_dict()
+
+
+def test_an_objective_without_pairs_refuses_doubts():
+    networks = [build_backbone("vit_nano_patch8_reid", img_size=(16, 8)) for _ in range(2)]
+    objective = Distill(*networks, "00" * 16, DistillConfig())
+    with pytest.raises(UserError, match=r"--views\.doubt_mates is not made for distill"):
+        objective.doubt_mates()
 
 
 def test_the_teacher_has_to_see_both_frames():

@@ -5,13 +5,9 @@ from safetensors.torch import load_file
 import launch
 import transreid_ssl
 
-RECIPE = str(launch.ROOT / "recipes" / "dino_pretrain.py")
 TINY = [
-    "--data.pool=demo:identities=12,images=4,height=32,width=16", "--model.img_size=[32,16]",
-    "--views.global_size=[32,16]", "--views.local_size=[16,8]", "--views.num_local=2",
-    "--run.batch_size=12", "--run.epochs=2", "--run.log_every=1", "--run.num_workers=0",
-    "--run.num_threads=1", "--run.checkpoint_every=3", "--run.precision=no", "--probe.data=null",
-    "--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16",
+    *launch.TINY, "--data.pool=demo:identities=12,images=4,height=32,width=16",
+    "--run.batch_size=12", "--run.checkpoint_every=3",
 ]  # fmt: skip
 ADDED = [
     "--dino.masked_patches=0.4", "--dino.koleo=0.1", "--dino.centering=sinkhorn",
@@ -21,7 +17,7 @@ ADDED = [
 
 def test_a_killed_run_with_all_additions_ends_as_an_unbroken_one(tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
-    arguments = [RECIPE, *TINY, *ADDED]
+    arguments = [launch.DINO, *TINY, *ADDED]
     launch.run(*arguments, f"--run.output={one}")
     began = other / "metrics.jsonl"
     broken = [*arguments, f"--run.output={other}"]
@@ -39,7 +35,7 @@ def test_a_killed_run_with_all_additions_ends_as_an_unbroken_one(tmp_path):
 
 def test_part_tokens_are_trained_by_one_option_and_a_network_that_has_them(tmp_path):
     parts = ["--dino.part_tokens=3", "--model.name=vit_nano_patch8_pass", "--run.epochs=1"]
-    launch.run(RECIPE, *TINY, *parts, "--views.num_local=3", f"--run.output={tmp_path}")
+    launch.run(launch.DINO, *TINY, *parts, "--views.num_local=3", f"--run.output={tmp_path}")
     assert all("part_loss" in line for line in launch.metrics(tmp_path) if "loss" in line)
     spec = transreid_ssl.load_backbone(tmp_path / "backbone.safetensors").spec
     assert (spec.objective, spec.embed_dim) == ("dino_parts", 256)

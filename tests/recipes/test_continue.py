@@ -7,12 +7,9 @@ from safetensors.torch import load_file
 
 import launch
 
-RECIPE = str(launch.ROOT / "recipes" / "dino_pretrain.py")
 TINY = [
-    "--model.img_size=[32,16]", "--model.name=vit_nano_patch8_reid", "--model.drop_path=0",
-    "--views.global_size=[32,16]", "--views.num_local=0", "--run.batch_size=16",
-    "--run.log_every=1", "--run.num_workers=0", "--run.num_threads=1", "--run.precision=no",
-    "--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16",
+    *launch.TINY, "--views.num_local=0", "--model.name=vit_nano_patch8_reid",
+    "--model.drop_path=0",
 ]  # fmt: skip
 PEOPLE = "--data.pool=demo:identities=16,images=4,height=32,width=16"
 OTHERS = "--data.pool=demo:identities=16,images=4,first=100,height=32,width=16"
@@ -25,7 +22,7 @@ def earlier(tmp_path_factory):
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("earlier") / "run"
     arguments = [*TINY, PEOPLE, "--probe.data=null", "--run.epochs=3", "--optim.warmup_epochs=1"]
-    launch.run(RECIPE, *arguments, f"--run.output={folder}")
+    launch.run(launch.DINO, *arguments, f"--run.output={folder}")
     return folder
 
 
@@ -33,7 +30,7 @@ def earlier(tmp_path_factory):
 def unbroken(earlier, tmp_path_factory):
     """A run that goes on from it, left alone, and what it said."""
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    arguments = [RECIPE, *TINY, OTHERS, *PROBE, *LATER, f"--model.weights={earlier}"]
+    arguments = [launch.DINO, *TINY, OTHERS, *PROBE, *LATER, f"--model.weights={earlier}"]
     return folder, launch.run(*arguments, f"--run.output={folder}")
 
 
@@ -53,7 +50,7 @@ def test_killed_it_ends_as_the_unbroken_one_and_needs_no_initial_weights(
     weights, folder = tmp_path / "earlier", tmp_path / "run"
     shutil.copytree(earlier, weights)
     arguments = [
-        RECIPE, *TINY, OTHERS, *PROBE, *LATER, f"--model.weights={weights}",
+        launch.DINO, *TINY, OTHERS, *PROBE, *LATER, f"--model.weights={weights}",
         f"--run.output={folder}", "--run.checkpoint_every=3",
     ]  # fmt: skip
     metrics = folder / "metrics.jsonl"
@@ -70,7 +67,14 @@ def test_killed_it_ends_as_the_unbroken_one_and_needs_no_initial_weights(
 
 
 def test_two_processes_go_on_as_one(earlier, unbroken, tmp_path):
-    arguments = [RECIPE, *TINY, OTHERS, "--probe.data=null", *LATER, f"--model.weights={earlier}"]
+    arguments = [
+        launch.DINO,
+        *TINY,
+        OTHERS,
+        "--probe.data=null",
+        *LATER,
+        f"--model.weights={earlier}",
+    ]
     launch.run(*arguments, f"--run.output={tmp_path / 'two'}", processes=2)
     assert launch.losses(tmp_path / "two") == pytest.approx(launch.losses(unbroken[0]), rel=2e-4)
 
@@ -87,7 +91,9 @@ def test_what_cannot_go_on_costs_no_earlier_run(earlier, unbroken, wrong, messag
     folder = unbroken[0]
     before = sorted(folder.rglob("*"))
     arguments = [*TINY, OTHERS, *LATER, f"--model.weights={earlier}", *wrong]
-    text = launch.run(RECIPE, *arguments, f"--run.output={folder}", "--run.overwrite=true", code=2)
+    text = launch.run(
+        launch.DINO, *arguments, f"--run.output={folder}", "--run.overwrite=true", code=2
+    )
     assert message in text
     assert text.startswith("error: ")
     assert text.count("\n") == 1

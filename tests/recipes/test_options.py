@@ -13,18 +13,9 @@ import launch
 from transreid_ssl.data import open_pool
 from transreid_ssl.models.blocks import PackedBlock
 
-DINO = str(launch.ROOT / "recipes" / "dino_pretrain.py")
-TINY = [
-    "--data.pool=demo:identities=8,images=4,height=32,width=16", "--model.img_size=[32,16]",
-    "--views.global_size=[32,16]", "--views.local_size=[16,8]", "--views.num_local=2",
-    "--run.batch_size=16", "--run.epochs=2", "--run.log_every=1", "--run.num_workers=0",
-    "--run.num_threads=1", "--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16",
-    "--run.precision=no", "--probe.data=null",
-]  # fmt: skip
-
 
 def pretrain(folder, *arguments, code=0):
-    return launch.run(DINO, *TINY, f"--run.output={folder}", *arguments, code=code)
+    return launch.run(launch.DINO, *launch.TINY, f"--run.output={folder}", *arguments, code=code)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's

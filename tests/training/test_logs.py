@@ -12,19 +12,12 @@ from accelerate import Accelerator
 import launch
 from transreid_ssl import UserError, command, logs
 
-DINO = str(launch.ROOT / "recipes" / "dino_pretrain.py")
-TINY = [
-    "--data.pool=demo:identities=8,images=4,height=32,width=16", "--model.img_size=[32,16]",
-    "--views.global_size=[32,16]", "--views.local_size=[16,8]", "--views.num_local=0",
-    "--run.batch_size=16", "--run.epochs=2", "--run.log_every=1", "--run.num_workers=0",
-    "--run.num_threads=1", "--dino.out_dim=32", "--dino.hidden_dim=32", "--dino.bottleneck_dim=16",
-    "--run.precision=no", "--probe.data=null", "--run.checkpoint_every=2",
-]  # fmt: skip
+TINY = [*launch.TINY, "--views.num_local=0", "--run.checkpoint_every=2"]
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (DEBUG|INFO|WARNING|ERROR) +\S")
 
 
 def pretrain(folder, *arguments, **settings):
-    return launch.run(DINO, *TINY, f"--run.output={folder}", *arguments, **settings)
+    return launch.run(launch.DINO, *TINY, f"--run.output={folder}", *arguments, **settings)
 
 
 def messages(folder):

@@ -5,25 +5,22 @@ state; the optimiser and all schedules begin anew.
 """
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import STATISTICS, find_weights
 from transreid_ssl.models.detect import assumption, detect_spec
 from transreid_ssl.models.training_state import (
     MEANINGS,
-    ROLES,
     TrainingState,
     head_sizes,
     read_training_state,
     widened,
 )
 from transreid_ssl.models.weights import load_read
-from transreid_ssl.pretrain.continuing_additions import load_additions
+from transreid_ssl.pretrain.continuing_additions import both_networks, load_additions, load_head
 from transreid_ssl.pretrain.dino import DINO
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import goes_on
@@ -104,8 +101,8 @@ def continue_from(dino: DINO, state: TrainingState, config: Any) -> str:
             is not to be used then.
     """
     lines = [f"{state.path}: {state.format}, continued"]
-    for role, network in zip(ROLES, (dino.student, dino.teacher), strict=True):
-        lines += _load_network(role, network, state)
+    for role, source, network in both_networks(dino, state):
+        lines += _load_network(role, source, network, state)
     if state.center is None:
         lines.append("  center: none in the file; it begins at 0")
     elif state.center.shape != dino.loss.center.shape:
@@ -121,16 +118,18 @@ def continue_from(dino: DINO, state: TrainingState, config: Any) -> str:
     return "\n".join([*lines, *_left(state), *_notes(state, config)])
 
 
-def _load_network(role: str, network: nn.Module, state: TrainingState) -> list[str]:
+def _load_network(role: str, source: str, network: nn.Module, state: TrainingState) -> list[str]:
     """Load backbone and head of one of the two; returns what there is to say."""
-    source = role if role in state.backbones else next(iter(state.backbones))
     report = load_read(network.backbone, state.backbones[source])
     head = state.heads[source]
     made_for, in_dim = (h["mlp.0.weight"].shape[1] for h in (head, network.head.state_dict()))
     sizes = network.backbone.spec.architecture
     if made_for != in_dim and getattr(sizes, "part_tokens", 0) and made_for == sizes.width:
         head = widened(head, in_dim)
-    _load_head(network.head, head, state.path)
+    load_head(
+        network.head, head, state.path, "its heads differ from DINO's",
+        "it is damaged, or of a method that is not known here: give another",
+    )  # fmt: skip
     weights = f"{len(report.matched)} of {len(report.matched) + len(report.missing)} weights"
     lines = [f"  {role}: {weights}, and a head of {len(head)}"]
     if source != role:
@@ -142,19 +141,6 @@ def _load_network(role: str, network: nn.Module, state: TrainingState) -> list[s
         )
     lines += [f"    resized {line}" for line in report.resized]
     return lines + [f"    left: {name}: means nothing here" for name in report.unexpected]
-
-
-def _load_head(head: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    own = head.state_dict()
-    counters = {name: v for name, v in own.items() if name.endswith("num_batches_tracked")}
-    complete = {**counters, **weights}
-    shapes = {name: tuple(value.shape) for name, value in complete.items()}
-    differing = shapes.items() ^ {name: tuple(value.shape) for name, value in own.items()}.items()
-    if differing:
-        names = ", ".join(sorted({name for name, _ in differing})[:3])
-        raise UserError(f"{path}: its heads differ from DINO's in {names}; it is damaged, or of a "
-                        "method that is not known here: give another")  # fmt: skip
-    head.load_state_dict(complete)
 
 
 def _left(state: TrainingState) -> list[str]:

@@ -5,12 +5,25 @@ a centre of their own. PASS has a head and a centre for each part. Runs of this 
 under the names of their modules.
 """
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.training_state import ROLES, TrainingState, head_of
 from transreid_ssl.pretrain.dino import DINO
+from transreid_ssl.pretrain.networks import PatchNetwork
 from transreid_ssl.pretrain.part_dino import PartDINO
+
+_SIZES = "the head's sizes as it was made with"
+
+
+def both_networks(dino: DINO, state: TrainingState) -> Iterator[tuple[str, str, PatchNetwork]]:
+    """Student and teacher: role, the role whose weights it takes (a file may have but one of the
+    two), network."""
+    for role, network in zip(ROLES, (dino.student, dino.teacher), strict=True):
+        yield role, role if role in state.heads else next(iter(state.heads)), network
 
 
 def load_additions(dino: DINO, state: TrainingState) -> list[str]:
@@ -42,15 +55,18 @@ def _load_masked(dino: DINO, state: TrainingState) -> list[str]:
 
 def _load_patch_heads(dino: DINO, state: TrainingState) -> bool:
     """iBOT's patches share the class token's layers but for the last one."""
-    for role, network in zip(ROLES, (dino.student, dino.teacher), strict=True):
-        source = role if role in state.heads else next(iter(state.heads))
+    for _, source, network in both_networks(dino, state):
         head = state.peek(f"{source}.patch_head.")
         if not head:
             last = state.peek(f"{source}.head.last_layer2.")
             head = state.heads[source] | {f"last_layer.{k}": v for k, v in last.items()}
             if not last:
                 return False
-        _load_head(network.patch_head, head, "the patches' head", state)
+        differing = "the patches' head differs from the settings'"
+        load_head(
+            network.patch_head, head, state.path, differing,
+            f"give --dino.patch_out_dim and {_SIZES}",
+        )  # fmt: skip
     for source in ROLES:
         state.take(f"{source}.patch_head.")
         state.take(f"{source}.head.last_layer2.")
@@ -61,12 +77,13 @@ def _load_parts(dino: PartDINO, state: TrainingState) -> list[str]:
     lines = []
     for number in range(dino.config.part_tokens):
         name, found = f"part{number + 1}", []
-        for role, network in zip(ROLES, (dino.student, dino.teacher), strict=True):
-            source = role if role in state.heads else next(iter(state.heads))
+        for role, source, network in both_networks(dino, state):
             head = state.peek(f"{source}.part_heads.{number}.")
             head = head or head_of(state.others, f"{source}.head.", f"_pt{number + 1}")
             if head:
-                _load_head(network.part_heads[number], head, f"the head of {name}", state)
+                differing = f"the head of {name} differs from the settings'"
+                own = network.part_heads[number]
+                load_head(own, head, state.path, differing, f"give {_SIZES}")
                 found.append(f"the {role}'s head")
         center = dino.part_losses[number].center
         if _load_one(
@@ -96,17 +113,20 @@ def _load_one(place: Tensor, names: tuple[str, ...], state: TrainingState) -> bo
     return False
 
 
-def _load_head(module: nn.Module, head: dict[str, Tensor], what: str, state: TrainingState) -> None:
-    own = module.state_dict()
-    complete = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")} | head
-    differing = {
-        name for name in own.keys() | complete.keys()
-        if name not in own or name not in complete or own[name].shape != complete[name].shape
-    }  # fmt: skip
-    if differing:
-        raise UserError(
-            f"{state.path}: {what} differs from the settings' in "
-            f"{', '.join(sorted(differing)[:3])}; give --dino.patch_out_dim and the head's sizes "
-            "as it was made with"
-        )
-    module.load_state_dict(complete)
+def load_head(
+    head: nn.Module, weights: Mapping[str, Tensor], path: Path, differing: str, advice: str
+) -> None:
+    """Load all weights of a head; how many batches its norms have seen may be missing.
+
+    Raises:
+        UserError: names or shapes are others: what is ``differing``, where, and the ``advice``.
+    """
+    own = head.state_dict()
+    counters = {name: v for name, v in own.items() if name.endswith("num_batches_tracked")}
+    complete = {**counters, **weights}
+    shapes = {name: tuple(value.shape) for name, value in complete.items()}
+    others = shapes.items() ^ {name: tuple(value.shape) for name, value in own.items()}.items()
+    if others:
+        names = ", ".join(sorted({name for name, _ in others})[:3])
+        raise UserError(f"{path}: {differing} in {names}; {advice}")
+    head.load_state_dict(complete)

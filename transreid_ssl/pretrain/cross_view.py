@@ -35,13 +35,13 @@ class _CrossView(torch.autograd.Function):
             loss = loss + (count * normalisers[-1] - torch.einsum("bk,bk->b", others, view)).mean()
         ctx.save_for_backward(student, teacher, torch.stack(normalisers))
         ctx.temperature = temperature
-        return loss / _num_pairs(student, teacher)
+        return loss / num_pairs(len(student), len(teacher))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         student, teacher, normalisers = ctx.saved_tensors
-        scale = _num_pairs(student, teacher) * student.shape[1] * ctx.temperature
+        scale = num_pairs(len(student), len(teacher)) * student.shape[1] * ctx.temperature
         found = torch.empty_like(student)
         views = zip(found, student, normalisers, _others(student, teacher))
         for out, view, normaliser, (count, others) in views:
@@ -63,5 +63,6 @@ def _others(student: Tensor, teacher: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield len(teacher) - own, total - teacher[view] if own else total
 
 
-def _num_pairs(student: Tensor, teacher: Tensor) -> int:
-    return len(teacher) * len(student) - min(len(teacher), len(student))
+def num_pairs(views: int, teacher_views: int) -> int:
+    """Pairs of a student's and a teacher's view that are not the same."""
+    return teacher_views * views - min(teacher_views, views)

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from transreid_ssl.pretrain.cross_view import num_pairs
+
 OUTPUTS = 4096
 """Of a program, at most."""
 
@@ -203,11 +205,6 @@ class _FusedCrossView(torch.autograd.Function):
                 VIEWS=views, TEACHER_VIEWS=teacher_views, OUTPUTS=block,
             )  # fmt: skip
         return (found,) + (None,) * 7
-
-
-def num_pairs(views: int, teacher_views: int) -> int:
-    """Pairs of a student's and a teacher's view that are not the same."""
-    return teacher_views * views - teacher_views
 
 
 def _stretches(num_outputs: int) -> tuple[int, int]:

@@ -8,12 +8,12 @@ import copy
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import DINOHead
 from transreid_ssl.models.gpu import has_triton
+from transreid_ssl.pretrain.center import Centred
 from transreid_ssl.pretrain.cross_view import cross_view_loss
 from transreid_ssl.pretrain.koleo import koleo_loss
 from transreid_ssl.pretrain.masked_patches import MaskedPatches
@@ -27,12 +27,11 @@ from transreid_ssl.training.optim import ema_update
 from transreid_ssl.training.schedules import cosine, linear
 
 
-class DINOLoss(nn.Module):
+class DINOLoss(Centred):
     """Centring, sharpening and the cross-view loss. Owns the centre, shared by all processes.
 
-    In training mode the centre moves on request, once a step, however many micro-batches it has:
-    ``optimizer.step()``, then ``loss.update_center()``. A step that is not made is followed by
-    ``loss.forget()`` instead.
+    In training mode ``optimizer.step()`` is followed by ``loss.update_center()``, a step that is
+    not made by ``loss.forget()``.
 
     Args:
         out_dim: K, outputs of the heads.
@@ -55,15 +54,11 @@ class DINOLoss(nn.Module):
         center_momentum: float = 0.9,
         centering: str = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(out_dim, center_momentum)
         self.centering = centering
         self.num_crops, self.num_teacher_crops = num_crops, num_teacher_crops
         self.warmup = (warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
-        self.student_temp, self.center_momentum = student_temp, center_momentum
-        self.register_buffer("center", torch.zeros(1, out_dim))
-        # Of the mean teacher logits of each call since the last update: their sum (1, K).
-        self._sum: Tensor | None = None
-        self._calls = 0
+        self.student_temp = student_temp
 
     def teacher_temp(self, epoch: int) -> float:
         """The teacher's temperature: equal steps over the warm-up epochs, then constant."""
@@ -94,9 +89,8 @@ class DINOLoss(nn.Module):
             loss, entropy = compare(student_logits, teacher_logits, epoch)
         if self.training and mean:
             logits = teacher_logits.detach()
-            found = logits.mean(dim=0, keepdim=True, dtype=self.center.dtype)
-            self._sum = found if self._sum is None else self._sum + found
-            self._calls += 1
+            # Calls, the micro-batches of a step, count alike.
+            self.note(logits.mean(dim=0, keepdim=True, dtype=self.center.dtype), 1)
         return loss, entropy
 
     def _compare(
@@ -127,25 +121,6 @@ class DINOLoss(nn.Module):
     def sharpen(self, teacher_logits: Tensor, epoch: int) -> Tensor:
         """Centred teacher logits over temperature, of the shape that came in, float32."""
         return (teacher_logits.float() - self.center) / self.teacher_temp(epoch)
-
-    def forget(self) -> None:
-        """Drop the logits that wait for ``update_center``."""
-        self._sum, self._calls = None, 0
-
-    @torch.no_grad()
-    def update_center(self) -> None:
-        """Move the centre towards the mean logits of the whole global batch (eq. 4).
-
-        All calls since the last update, the micro-batches of a step, count alike.
-        """
-        if self._sum is None:
-            return
-        mean = self._sum / self._calls
-        self.forget()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(mean)
-            mean /= dist.get_world_size()
-        self.center.lerp_(mean, 1.0 - self.center_momentum)
 
 
 def build_head(config: DINOConfig, in_dim: int, out_dim: int | None = None) -> DINOHead:
@@ -239,6 +214,11 @@ class DINO(Objective):
     def networks(self) -> list[nn.Module]:
         return [self.student, self.teacher]
 
+    def heads(self) -> list[nn.Module]:
+        """The student's."""
+        heads = self.student.head, self.student.patch_head
+        return [head for head in heads if head is not None]
+
     def forward(self, batch: dict[str, Any], epoch: int) -> dict[str, Tensor]:
         """Loss of a batch of ``views``: uint8 crop groups, crop-major, the large crops first."""
         views, tracks = batch["views"], batch.get("tracks")
@@ -301,10 +281,10 @@ class DINO(Objective):
         }
 
     def before_step(self, epoch: int) -> None:
-        """Leave the last layer as it is during the first epochs."""
+        """Leave the last layer of every head as it is during the first epochs."""
         if epoch < self.config.freeze_last_layer:
-            for head in (self.student.head, self.student.patch_head):
-                for parameter in head.last_layer.parameters() if head is not None else ():
+            for head in self.heads():
+                for parameter in head.last_layer.parameters():
                     parameter.grad = None
 
     def after_step(self, progress: float) -> None:

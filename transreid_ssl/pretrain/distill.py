@@ -104,8 +104,10 @@ def relation_loss(features: Tensor, target: Tensor, kind: str, temperature: floa
         found, wanted = features @ all_features.T, target @ all_targets.T  # (N, M)
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         own = torch.arange(len(found), device=found.device)[:, None] + rank * len(found)
-        others = torch.ones_like(found, dtype=torch.bool).scatter_(1, own, False)
-        found, wanted = (x[others].view(len(x), -1) for x in (found, wanted))  # (N, M - 1)
+        others = torch.arange(found.shape[1] - 1, device=found.device)
+        # By numbers of columns: a mask would let the host wait for the device.
+        others = others + (others >= own)  # (N, M - 1)
+        found, wanted = found.gather(1, others), wanted.gather(1, others)
         if kind == "l2":
             return F.mse_loss(found, wanted)
         logits = [F.log_softmax(x / temperature, dim=1) for x in (found, wanted)]

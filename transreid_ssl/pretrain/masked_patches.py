@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import ReIDViT
+from transreid_ssl.pretrain.center import Centred
 from transreid_ssl.pretrain.masks import draw_masks
 from transreid_ssl.pretrain.settings import DINOConfig
 from transreid_ssl.pretrain.sinkhorn import sinkhorn
@@ -61,11 +61,10 @@ class _MaskedLoss(torch.autograd.Function):
         return softmax.sub_(teacher).mul_(scale).to(student.dtype), None, None, None
 
 
-class MaskedPatches(nn.Module):
+class MaskedPatches(Centred):
     """Draws masks, has what the student sees in place of a patch, and compares outputs of patches.
 
-    Owns a centre of its own, of the masked patches of all processes, which moves as ``DINOLoss``'s
-    does: ``update_center`` after a step, ``forget`` where none is made.
+    Owns a centre of its own, of the masked patches of all processes, each of which counts alike.
 
     Masks are drawn on the CPU, from torch's generator, which the training loop sets anew for every
     step: a resumed run draws what an unbroken one does, and how many patches are masked is known
@@ -81,7 +80,7 @@ class MaskedPatches(nn.Module):
     """
 
     def __init__(self, backbone: nn.Module, config: DINOConfig, out_dim: int) -> None:
-        super().__init__()
+        super().__init__(out_dim, config.center_momentum)
         spec = backbone.spec
         if not isinstance(backbone, ReIDViT) or spec.embed_dim != spec.architecture.width:
             raise UserError(
@@ -90,10 +89,6 @@ class MaskedPatches(nn.Module):
             )
         self.config, self.grid = config, backbone.patch_embed.dynamic_feat_size
         self.embedding = nn.Parameter(torch.zeros(spec.architecture.width))
-        self.register_buffer("center", torch.zeros(1, out_dim))
-        # Of the teacher's logits of all calls since the last update, (1, K), and how many.
-        self._sum: Tensor | None = None
-        self._count = 0
 
     def draw(self, images: Tensor) -> Masked:
         """Masks of images (B, 3, H, W)."""
@@ -117,8 +112,7 @@ class MaskedPatches(nn.Module):
             loss = masked_loss(student, probabilities, masked.weights, self.config.student_temp)
         if self.training and self.config.centering == "mean":
             total = teacher.detach().sum(dim=0, keepdim=True, dtype=self.center.dtype)
-            self._sum = total if self._sum is None else self._sum + total
-            self._count += len(teacher)
+            self.note(total, len(teacher))
         return loss
 
     @torch.no_grad()
@@ -127,21 +121,3 @@ class MaskedPatches(nn.Module):
         if self.config.centering == "sinkhorn":
             return sinkhorn(teacher.float() / teacher_temp).exp_()
         return ((teacher.float() - self.center) / teacher_temp).softmax(dim=-1)
-
-    def forget(self) -> None:
-        """Drop the logits that wait for ``update_center``."""
-        self._sum, self._count = None, 0
-
-    @torch.no_grad()
-    def update_center(self) -> None:
-        """Move the centre towards the mean over the masked patches of the whole global batch."""
-        if self._sum is None:
-            return
-        total = torch.cat([self._sum[0], self._sum.new_tensor([float(self._count)])])
-        self.forget()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(total)
-        mean = (total[:-1] / total[-1].clamp(min=1))[None]
-        # Where nothing was masked the centre stays.
-        share = (1.0 - self.config.center_momentum) * (total[-1] > 0)
-        self.center.lerp_(mean, share.to(mean.dtype))

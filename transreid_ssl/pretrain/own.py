@@ -179,7 +179,8 @@ def _statistics(found: _Choices) -> None:
     from transreid_ssl.models import STATISTICS, read_spec
 
     spec = read_spec(weights)
-    names = [name for name, known in STATISTICS.items() if np.allclose(known.mean, spec.mean)]
+    theirs = spec.mean, spec.std
+    names = [name for name, known in STATISTICS.items() if np.allclose(known, theirs)]
     if names:
         found.take("statistics", "data.statistics", names[0], f"those of {weights}")
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import PartTokenViT
+from transreid_ssl.pretrain.cross_view import num_pairs
 from transreid_ssl.pretrain.dino import DINO, build_head, build_loss
 from transreid_ssl.pretrain.settings import DINOConfig
 
@@ -25,6 +26,8 @@ class PartDINO(DINO):
     """
 
     name = "dino_parts"
+    shares: Tensor
+    """float32 (1 + parts,): what the losses of the class token and of the parts weigh."""
 
     def __init__(
         self,
@@ -54,6 +57,9 @@ class PartDINO(DINO):
         self.part_losses = nn.ModuleList(
             build_loss(config, seen, num_teacher_crops) for _ in range(parts)
         )
+        pairs = [num_pairs(each, num_teacher_crops) for each in (num_crops, *[seen] * parts)]
+        # Follows from the settings, and is on the device before the first step.
+        self.register_buffer("shares", torch.tensor(pairs) / sum(pairs), persistent=False)
 
     def doubt_mates(self) -> None:
         """Refuse: parts are compared in losses of their own.
@@ -79,9 +85,7 @@ class PartDINO(DINO):
         losses = [values["loss"]] + [
             self._compare_part(part, whole, area, targets, epoch) for part, area in enumerate(areas)
         ]
-        pairs = [_pairs(loss.num_crops, loss.num_teacher_crops) for loss in self._losses()]
-        weights = torch.tensor(pairs, device=large.device) / sum(pairs)
-        values["loss"] = torch.dot(weights, torch.stack(losses))
+        values["loss"] = torch.dot(self.shares, torch.stack(losses))
         values["part_loss"] = torch.stack(losses[1:]).detach().mean()
         if self.config.koleo:
             crops = whole[:, 0].unflatten(0, (self.loss.num_teacher_crops, -1))
@@ -103,23 +107,12 @@ class PartDINO(DINO):
         student = self.student.part_heads[part](torch.cat([whole[:, 1 + part], area[:, 1]]))
         return self.part_losses[part](student, teacher, epoch)
 
-    def _losses(self) -> list[nn.Module]:
-        return [self.loss, *self.part_losses]
-
-    def before_step(self, epoch: int) -> None:
-        """Leave the last layer of every head as it is during the first epochs."""
-        super().before_step(epoch)
-        if epoch < self.config.freeze_last_layer:
-            for head in self.student.part_heads:
-                for parameter in head.last_layer.parameters():
-                    parameter.grad = None
+    def heads(self) -> list[nn.Module]:
+        """The student's, the parts' among them."""
+        return [*super().heads(), *self.student.part_heads]
 
     def after_step(self, progress: float) -> None:
         """Move every centre, and the teacher."""
         for loss in self.part_losses:
             loss.update_center()
         super().after_step(progress)
-
-
-def _pairs(num_crops: int, num_teacher_crops: int) -> int:
-    return num_teacher_crops * num_crops - num_teacher_crops

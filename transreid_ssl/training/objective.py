@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from transreid_ssl.errors import UserError
 from transreid_ssl.models import BackboneSpec
 
 
@@ -50,6 +51,14 @@ class Objective(nn.Module, ABC):
         for part in self.modules():
             if part is not self and hasattr(part, "forget"):
                 part.forget()
+
+    def doubt_mates(self) -> None:
+        """From now on pairs of frames teach by how surely they show one person; here: refuse.
+
+        Raises:
+            UserError: it is not made for this objective.
+        """
+        raise UserError(f"--views.doubt_mates is not made for {self.name}: leave it out")
 
     def before_step(self, epoch: int) -> None:
         """Called with gradients in place, after clipping."""

@@ -1,6 +1,7 @@
 """When a run measures its network, which was the best so far, and what came of it in the end."""
 
 from collections.abc import Callable
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -52,7 +53,7 @@ class Probing:
             return False
         return not on_main(self.accelerator, lambda: self.run.has(step, self.figure))
 
-    def measure(self, step: int) -> dict[str, float]:
+    def measure(self, step: int) -> dict[str, Any]:
         """Measure, and keep the network if it is the best; what the main process is to log."""
         values = self.probe(step)
         if self.keep_best and on_main(self.accelerator, lambda: self._is_best(values)):
