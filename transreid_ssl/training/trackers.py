@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import Accelerator, tracking
 
 from transreid_ssl import logs
-from transreid_ssl.errors import UserError
+from transreid_ssl.errors import UserError, brief
 from transreid_ssl.training.config import flat
 
 _EXTRA = ("tensorboard", "wandb", "mlflow")
@@ -54,7 +54,7 @@ def start(accelerator: Accelerator, settings: dict[str, Any], recipe: str) -> No
     try:
         accelerator.init_trackers(_slug(recipe), config=told, init_kwargs=own)
     except Exception as error:  # each has its own
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = brief(error)
         raise UserError(
             f"--run.tracker {settings['run']['tracker']}: cannot be started ({reason}); see its "
             "own documentation, or leave the tracker out"
