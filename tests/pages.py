@@ -143,7 +143,7 @@ def our_words(words: list[str]) -> list[str] | None:
 
 def _as_typed(recipe: str) -> list[str]:
     method, _, kind = recipe.rpartition("_")
-    return [kind, method]
+    return [kind, *filter(None, [method])]
 
 
 def toy(words: list[str]) -> list[str]:

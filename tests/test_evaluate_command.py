@@ -149,6 +149,28 @@ def test_no_generated_people_for_a_network_of_real_ones(provenance):
         evaluate.open_protocol(evaluate.Evaluate(), spec)
 
 
+def test_a_page_that_fails_is_a_line_and_its_metrics_are_those_of_the_table(
+    weights, capsys, monkeypatch
+):
+    def evaluate_once(*sides, **options):
+        calls.append(len(sides))
+        return retrieval_metrics(*sides, **options)
+
+    calls = []
+    monkeypatch.setattr("transreid_ssl.retrieval.evaluate", evaluate_once)
+    monkeypatch.setattr("transreid_ssl.report.findings.evaluate", evaluate_once)
+    evaluate.main([*FAST, "--weights", weights])
+    assert len(calls) == 1
+    page = Path("outputs/evaluate/report.html").read_text()
+    monkeypatch.setattr("transreid_ssl.report.findings.feature_map", lambda *_: 1 / 0)
+    evaluate.main([*FAST, "--weights", weights, "--picture", "again.png"])
+    told = capsys.readouterr()
+    assert told.out.count("page: ") == 1
+    assert told.err == "warning: no page was written (division by zero)\n"
+    assert Path("outputs/evaluate/report.html").read_text() == page
+    assert Path("again.png").exists(), "what follows is done"
+
+
 def test_own_labelled_images_are_read_as_in_the_training(model, weights, tmp_path):
     """Their folder and pattern are carried along in the weights."""
     for part in ("train", "query", "gallery"):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import launch
-from transreid_ssl import UserError
+from transreid_ssl import UserError, __main__, launching
 from transreid_ssl.launching import split
 
 TINY = [*launch.TINY, "--views.num_local=0", "--run.epochs=1", "--run.output=run"]
@@ -32,6 +32,13 @@ def test_two_processes_train_and_what_stops_them_is_said_once_and_last(tmp_path)
     assert lines[-1].startswith("error: run: belongs to a run with other settings: run.seed")
     assert done.stderr.count("error:") == 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("training", [["pretrain", "dino"], ["distill"]])
+def test_every_training_takes_processes(training, monkeypatch):
+    monkeypatch.setattr(launching, "launch", lambda *given: given)
+    monkeypatch.setattr(sys, "argv", ["", *training, "--processes", "2", "--run.epochs", "3"])
+    assert __main__.main() == (2, [*training, "--run.epochs", "3"])
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", ""])

@@ -94,11 +94,8 @@ def main() -> int | None:
     elif name in COMMANDS:
         sys.argv[1:] = rest
         runpy.run_module(f"transreid_ssl.{name}", run_name="__main__", alter_sys=True)
-    elif name in KINDS:
+    elif name in KINDS or name == ALONE:
         return train(name, rest)
-    elif name == ALONE:
-        sys.argv = [command.as_started(f"python -m transreid_ssl {name}"), *rest]
-        command.run(shipped.load_recipe(name).main, rest, resumes=True)
     else:
         raise UserError(
             f"{name}: there is no such command; `python -m transreid_ssl` lists all"
@@ -107,7 +104,7 @@ def main() -> int | None:
 
 
 def train(kind: str, arguments: list[str]) -> int:
-    """Run the recipe of a kind and of the method that is the first of ``arguments``.
+    """Run the recipe of a kind and of the method that is the first of ``arguments``, or ``ALONE``.
 
     Returns:
         The exit code of the processes that ``--processes`` asks for.
@@ -115,18 +112,21 @@ def train(kind: str, arguments: list[str]) -> int:
     Raises:
         UserError: there is none.
     """
-    method, *options = arguments or [""]
-    methods = [name.rpartition("_")[0] for name in shipped.recipes() if name.endswith(kind)]
-    if method not in methods:
-        raise UserError(
-            f"{' '.join([kind, *arguments[:1]])}: give one of {', '.join(methods)}"
-            + command.nearest(method, methods)
-        )
+    words, options = [kind], arguments
+    if kind != ALONE:
+        method, *options = arguments or [""]
+        methods = [name.rpartition("_")[0] for name in shipped.recipes() if name.endswith(kind)]
+        if method not in methods:
+            raise UserError(
+                f"{' '.join([kind, *arguments[:1]])}: give one of {', '.join(methods)}"
+                + command.nearest(method, methods)
+            )
+        words = [kind, method]
     processes, options = launching.split(options)
     if processes is not None:
-        return launching.launch(processes, [kind, method, *options])
-    sys.argv = [command.as_started(f"python -m transreid_ssl {kind} {method}"), *options]
-    command.run(shipped.load_recipe(f"{method}_{kind}").main, options, resumes=True)
+        return launching.launch(processes, [*words, *options])
+    sys.argv = [command.as_started(f"python -m transreid_ssl {' '.join(words)}"), *options]
+    command.run(shipped.load_recipe("_".join(reversed(words))).main, options, resumes=True)
 
 
 def program() -> None:

@@ -130,13 +130,26 @@ def options(kind: type[Settings], prog: str, arguments: Sequence[str] | None = N
     """The settings ``kind``, a frozen dataclass, from the command line of the program ``prog``.
 
     A field without a default is a positional argument. A field with a ``default_factory`` and
-    ``nargs`` in its metadata takes several words, and ``add_argument`` is told the metadata; with
-    ``positional`` in it the argument is positional as well. The docstring is the help.
+    ``nargs`` in its metadata takes several words, and ``add_argument`` is told the metadata; one of
+    ``positional`` is positional as well. The docstring is the help.
 
     Raises:
         UserError: see ``Parser.parse``.
     """
     return kind(**vars(_parser(kind, prog=as_started(prog)).parse(arguments)))
+
+
+def positional(metavar: str, help: str, nargs: str = "*", default: Any = ()) -> Any:
+    """A field of settings for ``options``: words without the name of an option before them.
+
+    Args:
+        metavar: what stands for them in the help.
+        nargs: "*" for any number, which makes a list, or "?" for one at most.
+        default: a word, or words that a new list is made of.
+    """
+    made = (lambda: list(default)) if nargs == "*" else (lambda: default)
+    told = {"positional": True, "nargs": nargs, "metavar": metavar, "help": help}
+    return dataclasses.field(default_factory=made, metadata=told)
 
 
 def subcommands(

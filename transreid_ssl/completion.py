@@ -77,9 +77,9 @@ def everything() -> argparse.ArgumentParser:
         method, _, kind = name.rpartition("_")
         if method:
             copy = kinds[kind].add_parser(method, help=shipped.sentence(path))
-            copy.add_argument(launching.OPTION, help="So many processes of this machine.")
         else:
             copy = names.add_parser(name, help=shipped.sentence(path))
+        copy.add_argument(launching.OPTION, help="So many processes of this machine.")
         _copy(parser_of(shipped.load_recipe(name).main), copy)
     return whole
 

@@ -189,9 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(options.json, record)
     print(f"written to {options.json}")
     drawn = is_generated(protocol) if options.picture is None else bool(options.picture)
-    found = report.of_retrieval(query, gallery, protocol, device_of(options))
-    page = Path(options.json).with_name(report.PAGE)
-    print(f"page: {report.write_evaluation(page, record, found, pictures=drawn)}")
+
+    def make_page() -> Path:
+        found = report.of_retrieval(
+            query, gallery, protocol, device_of(options), metrics=results["network"], pictures=drawn
+        )
+        return report.write_evaluation(Path(options.json).with_name(report.PAGE), record, found)
+
+    report.write_or_warn(make_page)
     if drawn:
         path = options.picture if isinstance(options.picture, str) else _PICTURE
         print(f"drawn in {draw(path, query, gallery, protocol, results['network'])}")

@@ -10,7 +10,7 @@ nothing left to get wrong. transreid_ssl/models/EXPORT.md says how other program
 import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,13 +62,10 @@ class Export:
         pattern: Of the set folder: where a path says the identity and the camera.
     """
 
-    files: Sequence[str] = field(
-        default_factory=list,
-        metadata={
-            "positional": True, "nargs": "*", "metavar": "[WEIGHTS] OUTPUT",
-            "help": "the file to write, and before it the weights to take (newest in outputs/)",
-        },
-    )  # fmt: skip
+    files: Sequence[str] = command.positional(
+        "[WEIGHTS] OUTPUT",
+        "the file to write, and before it the weights to take (newest in outputs/)",
+    )
     run: str | None = None
     format: Literal["pt2", "onnx"] | None = None
     input: Literal["uint8", "float", "normalised"] = "uint8"

@@ -31,7 +31,7 @@ MADE_BY = {
 }
 
 
-class Run(NamedTuple):
+class FinishedRun(NamedTuple):
     """A run that has ended: its folder, the weights that it left, when (seconds since 1970)."""
 
     folder: Path
@@ -39,17 +39,20 @@ class Run(NamedTuple):
     ended: float
 
 
-def finished_runs() -> list[Run]:
+def finished_runs() -> list[FinishedRun]:
     """The runs in ``OUTPUTS`` that have left weights, of all recipes, the newest first.
 
     A run leaves them at its end, so that one that is broken off or still goes on is none of them.
     """
     found = [path for name in (MODEL, BACKBONE) for path in Path(OUTPUTS).glob(f"*/{name}")]
-    runs = [Run(path.parent, path, path.stat().st_mtime_ns / 1e9) for path in found]
-    return sorted(runs, key=lambda run: -run.ended)
+    return sorted(map(_run_of, found), key=lambda run: -run.ended)
 
 
-def choose_run(name: str | None) -> tuple[Run, str]:
+def _run_of(weights: Path) -> FinishedRun:
+    return FinishedRun(weights.parent, weights, weights.stat().st_mtime)
+
+
+def choose_run(name: str | None) -> tuple[FinishedRun, str]:
     """The finished run ``name``, or the newest one; and a sentence on which it is and why.
 
     Args:
@@ -58,9 +61,9 @@ def choose_run(name: str | None) -> tuple[Run, str]:
     Raises:
         UserError: there is none, or it has not ended.
     """
-    runs = finished_runs()
     if name is not None:
-        return _named_run(name, runs), "as asked for"
+        return _named_run(name), "as asked for"
+    runs = finished_runs()
     if not runs:
         raise UserError(
             f"no weights: no run in {OUTPUTS}/ has left any; make some with `python -m "
@@ -75,17 +78,17 @@ def choose_run(name: str | None) -> tuple[Run, str]:
     )
 
 
-def _named_run(name: str, runs: list[Run]) -> Run:
-    known = {run.folder.name: run for run in runs}
+def _named_run(name: str) -> FinishedRun:
     folder = Path(name) if Path(name).is_dir() else Path(OUTPUTS, name)
     for file in (MODEL, BACKBONE):
         if (folder / file).is_file():
-            return Run(folder, folder / file, (folder / file).stat().st_mtime)
+            return _run_of(folder / file)
     if folder.is_dir():
         raise UserError(
             f"--run {name}: has not ended, as {folder} holds no {MODEL} and no {BACKBONE}; give "
             "the command that began it once more to go on with it"
         )
+    known = dict.fromkeys(run.folder.name for run in finished_runs())
     have = f"; {OUTPUTS}/ has {', '.join(known)}" if known else ""
     raise UserError(f"--run {name}: there is no such run{have}{nearest(name, known)}")
 

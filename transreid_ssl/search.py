@@ -155,11 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.picture:
         print(f"drawn in {draw(picture, query, gallery, distances, rows)}")
         said = {name: np.reshape(columns[name], rows.shape) for name in list(columns)[3:]}
-        page = report.write_search(
+        report.write_or_warn(lambda: report.write_search(
             picture.with_name(report.PAGE), f"{count:,} queries in {len(gallery.names):,} images",
             tiles(query, gallery, rows, said), asdict(options) | {"weights": str(weights)},
-        )  # fmt: skip
-        print(f"page: {page}")
+        ))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,13 +51,9 @@ class Verdict(EmbeddingSettings):
         out: The folder for figures.json, table.md and verdict.png.
     """
 
-    weights: Sequence[str] = field(
-        default_factory=list,
-        metadata={
-            "positional": True, "nargs": "*", "metavar": "WEIGHTS",
-            "help": "the network before, or alone, and the one after (newest in outputs/)",
-        },
-    )  # fmt: skip
+    weights: Sequence[str] = command.positional(
+        "WEIGHTS", "the network before, or alone, and the one after (newest in outputs/)"
+    )
     pool: str = Tracks.out
     subset: str | None = None
     max_pairs: PositiveInt = 10_000

@@ -344,9 +344,11 @@ def test_a_checkpoint_of_another_network_is_said_to_be_one(tmp_path):
 def test_a_probe_that_a_stop_came_before_is_made_up(tmp_path):
     class Counting(RetrievalProbe):
         def __init__(self, stop):
-            self.stop = stop
+            self.stop, self.features = stop, None
 
         def __call__(self, step):
+            assert self.features is None, "of a large set they take much room"
+            self.features = (torch.ones(1),)
             if step == self.stop:
                 raise KeyboardInterrupt
             return {"probe/mAP": float(step)}
@@ -364,6 +366,7 @@ def test_a_probe_that_a_stop_came_before_is_made_up(tmp_path):
         line["probe/mAP"] for line in RunFolder(tmp_path).read_metrics() if "probe/mAP" in line
     ]
     assert found == [0, 6, 12]
+    assert again.probing.probe.features is not None
 
 
 def test_too_many_unreadable_images_stop_the_run_and_few_are_listed(tmp_path, capsys):

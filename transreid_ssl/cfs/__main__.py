@@ -292,12 +292,11 @@ def run_report(options: Report) -> None:
         pool, account.scores, kept, options.out, options.count, account.method, account.curves()
     )
     print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
-    page = report.write_selection(
+    report.write_or_warn(lambda: report.write_selection(
         Path(options.out).with_name(report.PAGE), pool, account.scores, kept,
         method=account.method, lines=account.lines(), curves=account.curves(),
         settings=asdict(options), count=options.count,
-    )  # fmt: skip
-    print(f"page: {page}")
+    ))  # fmt: skip
 
 
 def run_import(options: Import) -> None:

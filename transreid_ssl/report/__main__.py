@@ -11,7 +11,7 @@ the third draws a run's metrics.jsonl again, and the last shows what a network l
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +36,9 @@ class Page:
             outputs/report/comparison.html.
     """
 
-    runs: Sequence[str] = field(
-        default_factory=list,
-        metadata={
-            "positional": True, "nargs": "*", "metavar": "RUN",
-            "help": "folders of runs; by default the newest finished one in outputs/",
-        },
-    )  # fmt: skip
+    runs: Sequence[str] = command.positional(
+        "RUN", "folders of runs; by default the newest finished one in outputs/"
+    )
     out: str | None = None
 
 
@@ -56,13 +52,9 @@ class Curves:
         folder: The folder of a run; by default the newest finished one in outputs/, which is said.
     """
 
-    folder: str | None = field(
-        default_factory=lambda: None,
-        metadata={
-            "positional": True, "nargs": "?", "metavar": "RUN",
-            "help": "the folder of a run (the newest finished one in outputs/, which is said)",
-        },
-    )  # fmt: skip
+    folder: str | None = command.positional(
+        "RUN", "the folder of a run (the newest finished one in outputs/, which is said)", "?", None
+    )
 
 
 @dataclass(frozen=True)
@@ -94,11 +86,7 @@ def make_page(options: Page) -> None:
     from transreid_ssl.report.compare import write_comparison
     from transreid_ssl.report.run_page import write_run_page
 
-    runs = options.runs
-    if not runs:
-        run, why = choose_run(None)
-        runs = [str(run.folder)]
-        print(f"{run.folder}: {why}")
+    runs = options.runs or [_newest()]
     for folder in runs:
         if not Path(folder).is_dir():
             raise UserError(
@@ -110,14 +98,16 @@ def make_page(options: Page) -> None:
         print(write_comparison(options.out or COMPARISON, runs))
 
 
+def _newest() -> Path:
+    """The folder of the newest finished run, which is said."""
+    run, why = choose_run(None)
+    print(f"{run.folder}: {why}")
+    return run.folder
+
+
 def draw_curves(options: Curves) -> None:
     """The command ``curves``."""
-    folder = options.folder
-    if folder is None:
-        run, why = choose_run(None)
-        folder = run.folder
-        print(f"{folder}: {why}")
-    run_folder = training.RunFolder(folder)
+    run_folder = training.RunFolder(options.folder or _newest())
     if not run_folder.read_metrics():
         raise UserError(f"{run_folder.metrics_path}: no metrics there; give the folder of a run")
     run_folder.draw_curves()

@@ -22,7 +22,7 @@ from transreid_ssl.report.page import data_uri
 from transreid_ssl.retrieval import RetrievalMetrics, count_pairs, evaluate, ranked_gallery
 from transreid_ssl.retrieval.verification import PairCounts
 
-_QUERIES = 1000  # that are looked at, so that a page costs seconds
+_QUERIES = 1000
 _ROWS, _RANKS = 6, 10
 _MAPPED, _MAPPED_IDENTITIES, _FEW = 400, 40, 50
 _CROPS = 6  # under attention maps
@@ -60,35 +60,45 @@ def ranked_rows(
 
 
 def of_retrieval(
-    query: Tensor, gallery: Tensor, protocol: ReIDProtocol, device: Any = None
+    query: Tensor,
+    gallery: Tensor,
+    protocol: ReIDProtocol,
+    device: Any = None,
+    *,
+    metrics: RetrievalMetrics | None = None,
+    pictures: bool = True,
 ) -> dict[str, Any]:
     """Metrics, curves, ranked galleries and a map of features (Q, D) and (G, D) of a protocol.
 
-    Of at most 1,000 queries, evenly spread; ``of`` says of how many.
+    Args:
+        metrics: what ``evaluate`` has found of them already. Without, at most 1,000 queries are
+            looked at, evenly spread; with them that is so of the ROC curve and the map alone.
+        pictures: whether images may be shown.
 
     Raises:
         UserError: what ``evaluate`` raises, or an image that cannot be read.
     """
-    total = len(protocol.query)
-    if total > _QUERIES:
-        kept = np.unique(np.linspace(0, total - 1, _QUERIES).astype(int))
-        protocol, query = replace(protocol, query=protocol.query.subset(kept)), query[kept]
-    of_query, of_gallery = labels(protocol)
-    sides = query, *of_query, gallery, *of_gallery
-    metrics = evaluate(*sides, device=device)
+    few, few_query = _thin(protocol, query)
+    of_query, of_gallery = labels(few)
+    sides = few_query, *of_query, gallery, *of_gallery
+    if metrics is None:
+        metrics, protocol, query = evaluate(*sides, device=device), few, few_query
+    rows = ranked_rows(query, gallery, protocol, metrics, _ROWS) if pictures else ()
     return {
         "figures": metrics.as_dict(),
-        "of": total,
         "cmc": metrics.cmc.tolist(),
         "roc": _roc_if_any(*sides, device=device),
-        "gallery": [
-            _gallery_row(row, protocol)
-            for row in ranked_rows(query, gallery, protocol, metrics, _ROWS)
-        ],
-        "map": feature_map(
-            [torch.as_tensor(query), torch.as_tensor(gallery)], [protocol.query, protocol.gallery]
-        ),
+        "gallery": [_gallery_row(row, protocol) for row in rows],
+        "map": feature_map([few_query, gallery], [few.query, few.gallery]),
     }
+
+
+def _thin(protocol: ReIDProtocol, query: Tensor) -> tuple[ReIDProtocol, Tensor]:
+    """The protocol with so many queries that a page costs seconds, and their features."""
+    if len(query) <= _QUERIES:
+        return protocol, query
+    kept = np.linspace(0, len(query) - 1, _QUERIES).astype(int)
+    return replace(protocol, query=protocol.query.subset(kept)), query[kept]
 
 
 def _roc_if_any(*sides: Any, device: Any) -> dict[str, Any] | None:
@@ -142,7 +152,6 @@ def feature_map(features: Sequence[Tensor], images: Sequence[LabelledImages]) ->
     By t-SNE (van der Maaten and Hinton, JMLR 2008), and where there are few images, among which
     neighbourhoods say little, by their two principal components.
     """
-    values = np.concatenate([part.float().cpu().numpy() for part in features])
     identities = np.concatenate([part.identities for part in images])
     cameras = None
     if all(part.cameras is not None for part in images):
@@ -151,12 +160,20 @@ def feature_map(features: Sequence[Tensor], images: Sequence[LabelledImages]) ->
     known = np.unique(identities[identities >= 0])
     people = random.permutation(known)[:_MAPPED_IDENTITIES]
     places = random.permutation(np.flatnonzero(np.isin(identities, people)))[:_MAPPED]
-    method, flat = _in_two_dimensions(values[places])
+    method, flat = _in_two_dimensions(_rows(features, places))
     return {
         "method": method, "x": flat[:, 0].tolist(), "y": flat[:, 1].tolist(),
         "identity": identities[places].tolist(),
         "camera": None if cameras is None else cameras[places].tolist(),
     }  # fmt: skip
+
+
+def _rows(parts: Sequence[Tensor], places: np.ndarray) -> np.ndarray:
+    """Rows float32 (M, D) of the parts as if they stood one below the other, which takes room."""
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    of_part = np.searchsorted(starts, places, side="right") - 1
+    found = [parts[part][place] for part, place in zip(of_part, places - starts[of_part])]
+    return torch.stack(found).float().cpu().numpy() if found else np.empty((0, 2), np.float32)
 
 
 def _in_two_dimensions(values: np.ndarray) -> tuple[str, np.ndarray]:

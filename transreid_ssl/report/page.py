@@ -7,6 +7,7 @@ text and never become markup. Only charts, which ``Charts`` has made, go in as t
 import base64
 import functools
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from transreid_ssl.files import atomic_path
+from transreid_ssl.logs import RUN
 
 PAGE = "report.html"
 """The page that a run or a command leaves beside its results."""
@@ -50,6 +52,19 @@ def write_page(path: str | Path, template: str, **content: Any) -> Path:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def write_or_warn(make: Callable[[], Path]) -> None:
+    """Call what makes a page, and tell where it is.
+
+    A page is not worth what it tells of: whatever goes wrong is one line of warning.
+    """
+    try:
+        RUN.info(f"page: {make()}")
+    except Exception as error:
+        RUN.debug("no page", exc_info=True)
+        said = " ".join(str(error).split()) or type(error).__name__
+        RUN.warning(f"warning: no page was written ({said})")
 
 
 def data_uri(image: np.ndarray, size: tuple[int, int] | None = _TILE) -> str:

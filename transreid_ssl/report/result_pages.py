@@ -16,20 +16,17 @@ _COLUMNS = {"mAP": "mAP", "rank-1": "rank-1", "rank-5": "rank-5", "rank-10": "ra
             "mINP": "mINP"}  # fmt: skip
 
 
-def write_evaluation(
-    path: str | Path, record: Mapping[str, Any], found: dict[str, Any], pictures: bool
-) -> Path:
+def write_evaluation(path: str | Path, record: Mapping[str, Any], found: dict[str, Any]) -> Path:
     """Write the page of what ``evaluate`` has measured.
 
     Args:
         record: what it writes as JSON.
         found: by ``findings.of_retrieval``.
-        pictures: whether images may be shown.
     """
     charts, settings = Charts(), record["settings"]
     chapters = [
         Chapter("results", "Results", {"titles": list(_COLUMNS), "rows": _rows(record["results"])}),
-        Chapter("gallery", "What was found", (gallery(found) if pictures else None) or {}),
+        Chapter("gallery", "What was found", gallery(found) or {}),
         Chapter("rates", "Ranks and verification", ranks(found, charts) or {}),
         Chapter("map", "A map of the features", feature_maps(found, charts) or {}),
     ]

@@ -1,7 +1,6 @@
 """The page of a run: what was trained on what, what came of it, and how long it took."""
 
 import json
-import logging
 import resource
 import sys
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ import torch
 from transreid_ssl.data import LabelledImages, Pool
 from transreid_ssl.files import write_text
 from transreid_ssl.report import findings
-from transreid_ssl.report.page import PAGE, write_page
+from transreid_ssl.report.page import PAGE, write_or_warn, write_page
 from transreid_ssl.report.runs import FINDINGS, Run
 from transreid_ssl.report.sections import Chapter, chapters
 from transreid_ssl.retrieval import PairCounts
@@ -86,9 +85,7 @@ def leave_page(
     images: Pool | LabelledImages,
     clusters: np.ndarray | None = None,
 ) -> None:
-    """Write what a run has come to, and its page. For the main process.
-
-    A page is not worth a run: whatever goes wrong is one line of warning.
+    """Write what a run has come to, and its page, or warn. For the main process.
 
     Args:
         trainer: of the run, at its end.
@@ -97,16 +94,15 @@ def leave_page(
         clusters: int64 (N,), the last ones of these images, if there are any.
     """
     folder = trainer.run.path
-    try:
+
+    def make() -> Path:
         probe = trainer.probing.probe
         if probe is None or probe.features is not None or not (folder / FINDINGS).is_file():
             found = find(trainer, result, images, clusters)
             write_text(folder / FINDINGS, json.dumps(found))
-        trainer.say(f"page: {write_run_page(folder)}")
-    except Exception as error:
-        logging.getLogger(__name__).debug("no page", exc_info=True)
-        said = " ".join(str(error).split()) or type(error).__name__
-        trainer.say(f"warning: no page was written ({said})")
+        return write_run_page(folder)
+
+    write_or_warn(make)
 
 
 def find(

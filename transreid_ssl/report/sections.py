@@ -10,11 +10,10 @@ from markupsafe import Markup
 from transreid_ssl.palette import SERIES
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.runs import Run
+from transreid_ssl.training import RetrievalProbe, TrackProbe
 from transreid_ssl.training.curves import BASELINES, series_by_panel
 
-TITLES = {
-    "mAP": "mAP", "rank1": "rank-1", "roc_area": "ROC area", "equal_error_rate": "equal error rate"
-}  # fmt: skip
+TITLES = RetrievalProbe.figures | TrackProbe.figures
 
 
 class Chapter(NamedTuple):

@@ -56,6 +56,8 @@ class Probing:
     def measure(self, step: int) -> dict[str, Any]:
         """Measure, and keep the network if it is the best; what the main process is to log."""
         values = self.probe(step)
+        if step != self.last_step:  # a page shows those of the end; meanwhile they only take room
+            self.probe.features = None
         if self.keep_best and on_main(self.accelerator, lambda: self._is_best(values)):
             self.keep_best()
         return values

@@ -4,12 +4,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from transreid_ssl.command import positional
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.outputs import OUTPUTS
 
 DEMO = "demo"
 DEMO_CLIP = f"{OUTPUTS}/clip"
-_POSITIONAL = {"positional": True}
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,7 @@ class Tracks(CropRules):
         num_workers: Processes, at most as many as there are cores.
     """
 
-    paths: list[str] = field(
-        default_factory=lambda: [DEMO],
-        metadata={**_POSITIONAL, "nargs": "*", "metavar": "PATH", "help": "what is read"},
-    )
+    paths: list[str] = positional("PATH", "what is read", default=(DEMO,))
     out: str = f"{OUTPUTS}/tracks"
     tracks: str | None = None
     format: (
@@ -141,7 +138,4 @@ class Clip(ClipConfig):
         out: The new folder.
     """
 
-    out: str = field(
-        default_factory=lambda: DEMO_CLIP,
-        metadata={**_POSITIONAL, "nargs": "?", "metavar": "OUT", "help": "the new folder"},
-    )
+    out: str = positional("OUT", "the new folder", "?", DEMO_CLIP)
