@@ -113,7 +113,7 @@ def test_pictures_of_your_own_images_only_when_asked_for(weights):
             Path(f"mine/{part}/{label}").write_bytes(images.read(index))
     command = [*FAST, "--weights", weights, "--data", "folder", "--root", "mine"]
     evaluate.main(command)
-    assert sorted(os.listdir("outputs/evaluate")) == ["metrics.json", "report.html"]
+    assert sorted(os.listdir("outputs/evaluate")) == ["metrics.html", "metrics.json"]
     evaluate.main([*command, "--picture", "mine.png"])
     assert cv2.imread("mine.png") is not None
 
@@ -161,13 +161,13 @@ def test_a_page_that_fails_is_a_line_and_its_metrics_are_those_of_the_table(
     monkeypatch.setattr("transreid_ssl.report.findings.evaluate", evaluate_once)
     evaluate.main([*FAST, "--weights", weights])
     assert len(calls) == 1
-    page = Path("outputs/evaluate/report.html").read_text()
+    page = Path("outputs/evaluate/metrics.html").read_text()
     monkeypatch.setattr("transreid_ssl.report.findings.feature_map", lambda *_: 1 / 0)
     evaluate.main([*FAST, "--weights", weights, "--picture", "again.png"])
     told = capsys.readouterr()
     assert told.out.count("page: ") == 1
     assert told.err == "warning: no page was written (division by zero)\n"
-    assert Path("outputs/evaluate/report.html").read_text() == page
+    assert Path("outputs/evaluate/metrics.html").read_text() == page
     assert Path("again.png").exists(), "what follows is done"
 
 
@@ -186,9 +186,9 @@ def test_own_labelled_images_are_read_as_in_the_training(model, weights, tmp_pat
     evaluate.main([*FAST, "--weights", weights])
     record = json.loads(Path("outputs/evaluate/metrics.json").read_text())
     assert record["protocol"].startswith("folder")
-    assert sorted(os.listdir("outputs/evaluate")) == ["metrics.json", "report.html"]
+    assert sorted(os.listdir("outputs/evaluate")) == ["metrics.html", "metrics.json"]
     assert (
-        "data:image/jpeg" not in Path("outputs/evaluate/report.html").read_text()
+        "data:image/jpeg" not in Path("outputs/evaluate/metrics.html").read_text()
     )  # of real people
 
 
@@ -294,3 +294,16 @@ def test_every_listed_command_and_recipe_is_there():
         assert f"python -m transreid_ssl.{name} " in text
     for training in ("pretrain dino", "pretrain upreid", "finetune mgn", "finetune usl"):
         assert f"python -m transreid_ssl {training}\n" in text
+
+
+def test_the_page_replaces_nothing_but_a_page_of_its_own(weights):
+    """``--json`` in the folder of a run leaves the run's page; somebody's own file is refused."""
+    Path("run").mkdir()
+    Path("run/report.html").write_text("the run's")
+    for _ in range(2):  # its own it may replace
+        evaluate.main([*FAST, "--weights", weights, "--picture", "false", "--json", "run/x.json"])
+    assert Path("run/report.html").read_text() == "the run's"
+    Path("run/y.html").write_text("mine")
+    with pytest.raises(UserError, match=r"run/y\.html: would be replaced"):
+        evaluate.main([*FAST, "--weights", weights, "--json", "run/y.json"])
+    assert not Path("run/y.json").exists()

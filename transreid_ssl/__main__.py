@@ -51,10 +51,7 @@ COMMANDS = {
         "What a training would take: images a second, hours, memory, disk, by a few of its steps.",
         "dino_pretrain",
     ),
-    "report": (
-        "Pictures of what a run has learnt: curves and attention.",
-        "curves outputs/dino_pretrain",
-    ),
+    "report": ("Pages of runs, alone or compared; curves and attention.", "outputs/dino_pretrain"),
     "weights": (
         "Look into weights files of any known format, convert them, or pass them on with a card.",
         "show outputs/dino_pretrain/backbone.safetensors",

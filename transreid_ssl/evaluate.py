@@ -13,7 +13,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import write_json
 from transreid_ssl.origin import sources
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import check_outputs, is_page, page_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     weights, model = load_model(options)
     named = [path for path in (options.json, options.picture) if isinstance(path, str)]
-    check_outputs(*named, inputs=[find_weights(weights), options.root])
+    page = page_of(options.json)
+    check_outputs(*named, inputs=[find_weights(weights), options.root], beside={page: is_page})
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
     query, gallery = retrieval.embed_protocol(model, protocol, **options.embedding)
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = report.of_retrieval(
             query, gallery, protocol, device_of(options), metrics=results["network"], pictures=drawn
         )
-        return report.write_evaluation(Path(options.json).with_name(report.PAGE), record, found)
+        return report.write_evaluation(page, record, found)
 
     report.write_or_warn(make_page)
     if drawn:

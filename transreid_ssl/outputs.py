@@ -152,6 +152,20 @@ def begins_with(path: Path, text: str) -> bool:
         return file.read(len(text.encode())) == text.encode()
 
 
+PAGE_MARK = "<!doctype html>\n<!-- made by transreid_ssl -->\n"
+"""What pages begin with (report/templates/base.html)."""
+
+
+def page_of(result: str | Path) -> Path:
+    """The page of a command's result: beside it, under its name."""
+    return Path(result).with_suffix(".html")
+
+
+def is_page(path: Path) -> bool:
+    """Whether a page of ours is there, which may be replaced."""
+    return begins_with(path, PAGE_MARK)
+
+
 def _exists(path: str | Path) -> bool:
     try:
         return Path(path).exists()

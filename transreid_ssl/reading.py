@@ -5,6 +5,7 @@ A pickle could run any program: here it runs none, and takes no more memory than
 
 import errno
 import io
+import json
 import os
 import pickle
 import stat
@@ -33,6 +34,19 @@ def read_regular(path: str | Path, limit: int = -1) -> bytes:
             return file.read(min(limit, status.st_size))
     except ValueError as error:
         raise OSError(errno.EINVAL, f"no possible file name: {error}") from error
+
+
+def read_object(path: str | Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None where it is no object, damaged or of something else.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        found = json.loads(read_regular(path))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read_content(path: str | Path, limit: int = -1) -> bytes:

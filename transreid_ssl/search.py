@@ -18,7 +18,7 @@ from transreid_ssl.features import (
     load_model,
     read_embedded,
 )
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import check_outputs, is_page, page_of
 from transreid_ssl.tables import check_listing, write_listing
 
 _DRAWN = 20  # queries on the picture
@@ -130,7 +130,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_alike(options.gallery, model, options)
     picture = Path(options.out).with_name("galleries.png")
     written = [options.out, picture] if options.picture else [options.out]
-    check_outputs(*written, inputs=[options.query, options.gallery, find_weights(weights)])
+    page = page_of(options.out)
+    check_outputs(
+        *written, inputs=[options.query, options.gallery, find_weights(weights)],
+        beside={page: is_page} if options.picture else {},
+    )  # fmt: skip
     query = embed_pool(options.query, model, options, options.skip_broken)
     if gallery is None and options.query == options.gallery:
         gallery = query
@@ -155,8 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.picture:
         print(f"drawn in {draw(picture, query, gallery, distances, rows)}")
         said = {name: np.reshape(columns[name], rows.shape) for name in list(columns)[3:]}
+        queries = "1 query" if count == 1 else f"{count:,} queries"
         report.write_or_warn(lambda: report.write_search(
-            picture.with_name(report.PAGE), f"{count:,} queries in {len(gallery.names):,} images",
+            page, f"{queries} in {len(gallery.names):,} images",
             tiles(query, gallery, rows, said), asdict(options) | {"weights": str(weights)},
         ))  # fmt: skip
 

@@ -32,6 +32,8 @@ from transreid_ssl.outputs import (
     SUBSET,
     SUPERVISED,
     check_outputs,
+    is_page,
+    page_of,
     require,
 )
 from transreid_ssl.processes import on_all, on_main
@@ -278,7 +280,8 @@ def run_report(options: Report) -> None:
     record = read_record(options.scores)
     source = str(options.pool or record.get("pool") or "demo")
     inputs = [options.scores, options.subset, source, *_files_of(options.features)]
-    check_outputs(options.out, inputs=inputs)
+    page = page_of(options.out)
+    check_outputs(options.out, inputs=inputs, beside={page: is_page})
     pool = data.open_pool(source)
     cfs.subset.check_pool(options.scores, record, pool)
     kept = np.zeros(len(pool), bool)
@@ -293,7 +296,7 @@ def run_report(options: Report) -> None:
     )
     print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
     report.write_or_warn(lambda: report.write_selection(
-        Path(options.out).with_name(report.PAGE), pool, account.scores, kept,
+        page, pool, account.scores, kept,
         method=account.method, lines=account.lines(), curves=account.curves(),
         settings=asdict(options), count=options.count,
     ))  # fmt: skip

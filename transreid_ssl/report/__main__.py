@@ -92,6 +92,8 @@ def make_page(options: Page) -> None:
             raise UserError(
                 f"{folder}: there is no such folder of a run{command.nearest(folder, ACTIONS)}"
             )
+    if options.out and Path(options.out).name != report.PAGE:
+        check_outputs(options.out, inputs=runs)
     if len(runs) == 1:
         print(write_run_page(runs[0], options.out))
     else:

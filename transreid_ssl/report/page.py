@@ -21,7 +21,7 @@ from transreid_ssl.files import atomic_path
 from transreid_ssl.logs import RUN
 
 PAGE = "report.html"
-"""The page that a run or a command leaves beside its results."""
+"""The page in the folder of a run."""
 _TILE = (128, 64)  # height, width at which images of persons are kept
 _QUALITY = 82
 

@@ -1,6 +1,5 @@
 """Runs as their folders tell of them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import BACKBONE, BEST, MODEL
+from transreid_ssl.reading import read_object
 from transreid_ssl.training.config import flat
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.yaml_files import read_yaml
@@ -77,10 +77,9 @@ class Run:
 def _read_findings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged; remove it to make a page without it") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not what a run has written; remove it")
+    found = read_object(path)
+    if found is None:
+        raise UserError(
+            f"{path}: damaged, or not what a run has written; remove it to make a page without it"
+        )
     return found

@@ -1,7 +1,6 @@
 """The skeleton of every training: an objective goes in, its backbone and its figures come out."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
+from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json
 from transreid_ssl.models import began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
+from transreid_ssl.reading import read_object
 from transreid_ssl.training.config import provenance
 from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.measure import end_if_measured
@@ -103,7 +104,10 @@ def _lineage(
     """
     noted = run.path / LINEAGE
     if goes_on(config.run) and noted.is_file():
-        return json.loads(noted.read_bytes())
+        found = read_object(noted)
+        if found is None:
+            raise UserError(f"{noted}: not what a run has written; remove it")
+        return found
     found = began_with(_initial_weights(config), objective.backbone.spec.name)
     if found:
         on_main(accelerator, lambda: write_json(noted, found))

@@ -9,6 +9,7 @@ from typing import Any
 from transreid_ssl import logs
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, sweep, write_text
+from transreid_ssl.reading import read_object
 from transreid_ssl.training.checkpoint import (
     list_checkpoints,
     newest_sound,
@@ -101,11 +102,8 @@ class RunFolder:
         """What ``write_left_out`` wrote for this run; {} before."""
         if not self._left_out.is_file():
             return {}
-        try:
-            record = json.loads(self._left_out.read_bytes())
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict) or not {"pool", "indices", "note"} <= record.keys():
+        record = read_object(self._left_out)
+        if record is None or not {"pool", "indices", "note"} <= record.keys():
             raise UserError(
                 f"{self._left_out}: not what a run has written; choose another --run.output, or "
                 "--run.overwrite true to begin anew"
