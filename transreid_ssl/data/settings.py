@@ -136,8 +136,8 @@ class MultiCropConfig:
     knows its tracks; `python -m transreid_ssl.data tracks` makes one."""
     doubt_mates: bool = False
     """Let pairs of frames teach by how surely they show one person, as the network sees it: for
-    trackers that now and then go on with somebody else. Begins after a quarter of the run, and needs
-    `mates` to be "track"; data/TRACKS.md has what it gained in one run."""
+    trackers that now and then go on with somebody else. Begins after a quarter of the run, and
+    needs `mates` to be "track"; data/TRACKS.md has what it gained in one run."""
     areas: int = 0
     """Overlapping areas from top to bottom that local views are cut from in turns; 0: the image. Of
     3, each is half as high as the image; recipes whose objective learns parts set it themselves."""
