@@ -188,6 +188,9 @@ def test_styles_are_far_apart_and_harder_means_more_varied_cameras():
     assert sunny.mean() - dim.mean() > 40  # light
     ratio = [colours[..., 0].mean() / colours[..., 2].mean() for colours in (sunny, dim)]
     assert ratio[0] > 1.2 * ratio[1]  # cast
+    night = _mean_colours(dataclasses.replace(config, style=3))
+    assert np.ptp(night, axis=-1).max() < 2  # red, green and blue alike
+    assert night.mean(axis=(1, 2)).std() > 5  # people still differ
     spreads = [
         _mean_colours(dataclasses.replace(config, difficulty=difficulty)).std(axis=1).mean()
         for difficulty in ("easy", "moderate", "hard")

@@ -38,7 +38,8 @@ class PeopleConfig:
     difficulty: str = "moderate"
     """easy, moderate or hard: clutter, colour casts, light, occluders, blur, box jitter."""
     style: int = 0
-    """The place: light, colour, background and sharpness of all cameras (1 sunny, 2 a dim hall)."""
+    """The place: light, colour, background and sharpness of all cameras (1 sunny, 2 a dim
+    hall, 3 infra-red at night, without colour)."""
     junk: float = 0.0
     """Share of the images that are bad detections."""
     test_identities: int = 64

@@ -41,17 +41,19 @@ class Style:
     softness: float  # blur in pixels of an image 128 high
     resolution: float  # share of the pixels that the sensor really has
     noise: float
+    colour: float = 1.0  # share of it that the sensor sees
 
 
 _STYLES = {
     0: Style((1.0, 1.0, 1.0), 1.0, (158, 158, 158), (134, 134, 132), 0.35, 1.0, 2.0),
     1: Style((1.16, 1.06, 0.9), 1.08, (206, 196, 172), (186, 178, 158), 0.0, 1.0, 1.0),  # sunny
     2: Style((0.7, 0.8, 0.9), 0.85, (100, 112, 118), (112, 114, 110), 0.8, 0.62, 5.0),  # a dim hall
+    3: Style((0.9, 0.9, 0.9), 0.9, (88, 88, 88), (104, 104, 104), 0.5, 0.8, 4.0, 0.0),  # infra-red
 }
 
 
 def camera_style(number: int) -> Style:
-    """Style ``number``: 0 neutral, 1 a sunny street, 2 a dim hall, above that random ones."""
+    """Style ``number``: 0 neutral, 1 sunny, 2 a dim hall, 3 infra-red at night, then random ones."""
     if number in _STYLES:
         return _STYLES[number]
     rng = np.random.default_rng([number, _STYLE])
@@ -170,6 +172,9 @@ def develop(image: np.ndarray, camera: Camera, rng: np.random.Generator, blur: f
     image = 128 + (image - 128) * np.float32(style.contrast)
     light = (np.float32(brightness) * ramp)[:, None] * camera.gain  # (W, 3)
     image.reshape(height, -1)[:] *= light.ravel()
+    if style.colour < 1:
+        grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        image = cv2.addWeighted(image, style.colour, grey, 1 - style.colour, 0)
     sigma = (style.softness + blur) * height / 128
     if sigma > 0.2:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
