@@ -1,5 +1,6 @@
 """The contrast against the published program's number and slow loops; the queue's order."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ from torch.nn import functional as F
 
 from reference import normal
 from slow_contrast import slow_info_nce
+from transreid_ssl.data.track_columns import Tracks
+from transreid_ssl.errors import UserError
 from transreid_ssl.pretrain import KeyQueue, info_nce
+from transreid_ssl.pretrain.moments import Moments
 
 REFERENCE = np.load(Path(__file__).parent / "reference_moco.npz")
 
@@ -68,6 +72,55 @@ def test_keys_of_the_querys_own_track_are_no_negatives():
     loss, accuracy = info_nce(leaf, keys[:4], 0.2, tracks=tracks[:4] * 0, key_tracks=tracks[:4] * 0)
     loss.backward()
     assert (loss, accuracy, leaf.grad.abs().max()) == (0, 1, 0), "no negative is left"
+
+
+def test_a_key_of_the_same_moment_counts_as_often_as_its_weight_says():
+    """As if it were there so often: checked by repeating it."""
+    queries, keys, queue = units("q", (2, 6)), units("k", (2, 6)), units("queue", (6, 5), dim=0)
+    moments = Moments(of(videos=[0, 0, 0, 1], firsts=[0, 5, 9, 6], lasts=[6, 8, 9, 7]), 3.0)
+    tracks, of_queue = torch.tensor([0, 1]), torch.tensor([1, 2, -1, 3, 0])
+    expected = []
+    for i, beside in enumerate((1, 0)):  # of track 0 it is track 1, of track 1 track 0
+        others = [
+            key
+            for key, track in zip(queue.T, of_queue)
+            for _ in range(3 if track == beside else 1)
+            if track != tracks[i]
+        ]
+        expected.append(slow_info_nce(queries[i], keys[i], others, 0.2))
+    loss, _ = info_nce(
+        queries, keys, 0.2, queue=queue, tracks=tracks, key_tracks=of_queue, moments=moments
+    )
+    torch.testing.assert_close(loss, torch.tensor(expected).mean())
+
+
+def of(videos, firsts, lasts):
+    """Tracks of two images each."""
+    two = (np.repeat(np.array(values), 2) for values in (videos, range(len(videos))))
+    videos, tracks = two
+    frames = np.stack([firsts, lasts], 1).ravel()
+    return Tracks(videos, videos, tracks, frames)
+
+
+def test_which_tracks_were_seen_with_others_equals_a_double_loop():
+    random = np.random.default_rng(0)
+    for number in (2, 3, 12):
+        videos, firsts = random.integers(0, 3, number), random.integers(0, 40, number)
+        lasts = firsts + random.integers(0, 12, number)
+        slow = np.zeros((number, number), bool)
+        for i, j in itertools.permutations(range(number), 2):
+            meet = firsts[i] <= lasts[j] and firsts[j] <= lasts[i]
+            slow[i, j] = videos[i] == videos[j] and meet
+        if not slow.any():
+            continue
+        moments, each = Moments(of(videos, firsts, lasts), 2.0), torch.arange(number)
+        assert ((moments(each, each) > 0).numpy() == slow).all()
+        assert moments.describe().startswith(f"{slow.any(1).sum()} of {number} tracks")
+
+
+def test_a_pool_whose_people_are_never_together_has_no_certain_negatives():
+    with pytest.raises(UserError, match="no two tracks of one video of the pool overlap"):
+        Moments(of(videos=[0, 0, 1], firsts=[0, 5, 0], lasts=[4, 8, 9]), 2.0)
 
 
 def test_accuracy_is_one_for_equal_and_chance_for_opposite_keys():

@@ -174,13 +174,19 @@ def test_an_objective_without_pairs_refuses_doubts():
         objective.doubt_mates()
 
 
+def test_an_objective_without_negatives_refuses_to_weigh_them():
+    with pytest.raises(UserError, match="dino has no negatives to weigh"):
+        build(DINO).weigh_negatives(torch.nn.Identity())
+
+
 def test_the_teacher_has_to_see_both_frames():
     networks = [build_backbone("vit_nano_patch8_reid", img_size=(16, 8)) for _ in range(2)]
     objective = DINO(*networks, DINOConfig(out_dim=16), num_crops=3, num_teacher_crops=1)
     with pytest.raises(UserError, match=r"--views\.num_global is 1: give 2 or more"):
         objective.doubt_mates()
-    with pytest.raises(UserError, match=r"give --views\.mates track"):
-        MultiCropConfig(doubt_mates=True)
+    for option in ({"doubt_mates": True}, {"certain_negatives": 2.0}):
+        with pytest.raises(UserError, match=r"give --views\.mates track"):
+            MultiCropConfig(**option)
 
 
 def test_similarities_are_of_centred_features():

@@ -41,12 +41,15 @@ def run(method, *arguments):
 @pytest.fixture(scope="module")
 def of_tracks(tmp_path_factory):
     """Options: the generated people as a pool of a track each, views of two of its frames, which
-    are believed as far as they show one person."""
+    are believed as far as they show one person; two people of a video are certain negatives."""
     folder = tmp_path_factory.mktemp("tracks") / "pool"
-    people, numbers = open_pool(PEOPLE), [str(i // 4) for i in range(64)]
-    people.annotations = make_table(camera=numbers, video=numbers, track=numbers, frame=range(64))
+    people, (tracks, videos) = open_pool(PEOPLE), ([str(i // n) for i in range(64)] for n in (4, 8))
+    people.annotations = make_table(
+        camera=videos, video=videos, track=tracks, frame=[i % 4 for i in range(64)]
+    )
     packing.pack(people, folder)
-    return [f"--data.pool={folder}", "--views.mates=track", "--views.doubt_mates=true"]
+    options = ["--views.mates=track", "--views.doubt_mates=true", "--views.certain_negatives=3"]
+    return [f"--data.pool={folder}", *options]
 
 
 @pytest.fixture(scope="module", params=METHODS)

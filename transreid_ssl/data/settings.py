@@ -138,6 +138,9 @@ class MultiCropConfig:
     """Let pairs of frames teach by how surely they show one person, as the network sees it: for
     trackers that now and then go on with somebody else. Begins after a quarter of the run, and
     needs `mates` to be "track"; data/TRACKS.md has what it gained in one run."""
+    certain_negatives: float = 1.0
+    """How many times a key counts as a negative whose person was seen beside the query's, so that
+    it is certainly another one's; for MoCo, MoCo v3 and MoBY, and needs `mates` to be "track"."""
     areas: int = 0
     """Overlapping areas from top to bottom that local views are cut from in turns; 0: the image. Of
     3, each is half as high as the image; recipes whose objective learns parts set it themselves."""
@@ -151,7 +154,7 @@ class MultiCropConfig:
             local_size=(1, None), flip=(0, 1), jitter=(0, 1), grayscale=(0, 1), background=(0, 1),
             global_blur=(0, 1), local_blur=(0, 1), global_solarize=(0, 1),
             jitter_strength=(0, None), brightness=(0, None), contrast=(0, None),
-            saturation=(0, None), hue=(0, None), areas=(0, 16),
+            saturation=(0, None), hue=(0, None), areas=(0, 16), certain_negatives=(0, None),
         )  # fmt: skip
         if self.mates == "track" and self.original:
             raise UserError(
@@ -159,10 +162,14 @@ class MultiCropConfig:
                 "--views.mates image, or 0 for --regularisers.consistency_weight and "
                 "--regularisers.intrinsic_weight"
             )
-        if self.doubt_mates and self.mates != "track":
-            raise UserError(
-                "views.doubt_mates is of views of two frames of a track: give --views.mates track"
-            )
+        for name, given in (
+            ("doubt_mates", self.doubt_mates),
+            ("certain_negatives", self.certain_negatives != 1),
+        ):
+            if given and self.mates != "track":
+                raise UserError(
+                    f"views.{name} is of views of two frames of a track: give --views.mates track"
+                )
         for name in ("global_blur", "global_solarize"):
             if not getattr(self, name):
                 raise UserError(f"{name} is empty: give a probability for each global view")

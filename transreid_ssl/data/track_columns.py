@@ -43,6 +43,13 @@ class Tracks:
         cameras, videos, tracks = (_numbered(table.column(name)) for name in TEXTS)
         return cls(cameras, videos, tracks, table.column("frame").to_numpy())
 
+    def spans(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each track its video, its first and its last frame, int64 (T,) each."""
+        order = np.lexsort([self.frames, self.tracks])
+        starts = np.flatnonzero(np.diff(self.tracks[order], prepend=-1))
+        firsts, lasts = order[starts], order[np.append(starts[1:], len(order)) - 1]
+        return self.videos[firsts], self.frames[firsts], self.frames[lasts]
+
     def describe(self) -> str:
         """One line for people: how many cameras, videos and tracks, and how long these are."""
         lengths = np.bincount(self.tracks)

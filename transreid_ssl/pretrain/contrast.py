@@ -5,6 +5,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transreid_ssl.pretrain.moments import Moments
+
 
 def info_nce(
     queries: Tensor,
@@ -15,6 +17,7 @@ def info_nce(
     offset: int = 0,
     tracks: Tensor | None = None,
     key_tracks: Tensor | None = None,
+    moments: Moments | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of finding each query's own key among all (van den Oord et al., 1807.03748).
 
@@ -30,6 +33,7 @@ def info_nce(
         tracks: Numbers from 0 of the queries' tracks, int64 (B,); None: not known.
         key_tracks: Those of the queue's keys (K,), -1 where not known, or without a queue of
             ``keys`` (N,).
+        moments: Weighs keys of tracks that were seen beside the query's.
 
     Returns:
         0-d float32: the loss, and the share of queries whose own key ranks first.
@@ -50,7 +54,11 @@ def info_nce(
             )  # the column of positives
             same.scatter_(1, own[:, None], False)
             similarities = similarities.masked_fill(same, -torch.inf)
-        loss = F.cross_entropy(similarities / temperature, own)
+        logits = similarities / temperature
+        if moments is not None:
+            weights = moments(tracks, key_tracks)
+            logits = logits + F.pad(weights, (logits.shape[1] - weights.shape[1], 0))
+        loss = F.cross_entropy(logits, own)
     accuracy = (similarities.argmax(dim=1) == own).float().mean()
     return loss, accuracy
 

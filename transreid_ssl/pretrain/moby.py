@@ -38,7 +38,7 @@ class MoBY(MomentumPair):
         queue = self.queues[view]
         return info_nce(
             queries, keys, self.config.temperature,
-            queue=queue.keys, tracks=tracks, key_tracks=queue.tracks,
+            queue=queue.keys, tracks=tracks, key_tracks=queue.tracks, moments=self.moments,
         )  # fmt: skip
 
     def remember(self, keys: dict[int, Tensor], tracks: Tensor | None = None) -> None:

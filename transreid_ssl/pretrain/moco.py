@@ -40,6 +40,7 @@ class MoCo(MomentumPair):
         return info_nce(
             queries, keys, self.config.temperature,
             queue=self.queue.keys, tracks=tracks, key_tracks=self.queue.tracks,
+            moments=self.moments,
         )  # fmt: skip
 
     def remember(self, keys: dict[int, Tensor], tracks: Tensor | None = None) -> None:

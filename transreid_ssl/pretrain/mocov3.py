@@ -57,6 +57,7 @@ class MoCoV3(MomentumPair):
         loss, accuracy = info_nce(
             queries, gather(keys[None]), temperature, offset=rank * len(queries),
             tracks=tracks, key_tracks=None if tracks is None else gather(tracks[None]),
+            moments=self.moments,
         )  # fmt: skip
         return 2 * temperature * loss, accuracy
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.pretrain.moments import Moments
 from transreid_ssl.pretrain.trust import MateTrust, weigh_gradient
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
@@ -99,6 +100,11 @@ class MomentumPair(Objective):
         self.momentum = (momentum, final_momentum)
         self.query_views = (0, 1) if symmetric else (0,)  # views that are queries
         self.trust: MateTrust | None = None
+        self.moments: Moments | None = None
+
+    def weigh_negatives(self, moments: Moments) -> None:
+        """From now on keys of people who were seen beside the query's count more, or less."""
+        self.moments = moments
 
     def doubt_mates(self) -> None:
         """From now on pairs of frames teach by how surely they show one person (``MateTrust``)."""

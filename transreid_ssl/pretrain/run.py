@@ -22,6 +22,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
 from transreid_ssl.models import STATISTICS
 from transreid_ssl.outputs import BACKBONE
+from transreid_ssl.pretrain.moments import Moments
 from transreid_ssl.pretrain.own import FEW
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.report import leave_page
@@ -107,6 +108,10 @@ def pretrain(
     objective = build_objective(config, accelerator)
     if config.views.doubt_mates:
         objective.doubt_mates()
+    if config.views.certain_negatives != 1:
+        moments = Moments(pool.tracks, config.views.certain_negatives)
+        objective.weigh_negatives(moments)
+        say(accelerator, moments.describe())
 
     views = views or config.views
     # Erased pixels are to be near 0 after the network's normalisation.

@@ -60,6 +60,17 @@ class Objective(nn.Module, ABC):
         """
         raise UserError(f"--views.doubt_mates is not made for {self.name}: leave it out")
 
+    def weigh_negatives(self, moments: nn.Module) -> None:
+        """From now on negatives that ``moments`` is certain of have its weight; here: refuse.
+
+        Raises:
+            UserError: this objective has no negatives.
+        """
+        raise UserError(
+            f"--views.certain_negatives: {self.name} has no negatives to weigh; leave it out, or "
+            "take moco, mocov3 or moby"
+        )
+
     def before_step(self, epoch: int) -> None:
         """Called with gradients in place, after clipping."""
 

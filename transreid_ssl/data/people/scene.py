@@ -53,7 +53,7 @@ _STYLES = {
 
 
 def camera_style(number: int) -> Style:
-    """Style ``number``: 0 neutral, 1 sunny, 2 a dim hall, 3 infra-red at night, then random ones."""
+    """Style ``number``: 0 neutral, 1 sunny, 2 a dim hall, 3 infra-red light; then random ones."""
     if number in _STYLES:
         return _STYLES[number]
     rng = np.random.default_rng([number, _STYLE])
