@@ -72,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if source.tracks is None:
         raise UserError(f"--pool {options.pool}: it knows no tracks; see --help")
     pools = {share: switched_pool(source, share, options.out) for share in options.switches}
-    rows = [Row("image", 0.0), *(Row(w, s) for w in ("track", "doubt") for s in options.switches)]
+    rows = [
+        Row(way, share)
+        for way in options.ways
+        for share in (options.switches if way != "image" else [0.0])
+    ]
     tuned = [r for r in rows if r in (Row("image", 0.0), Row("track", 0.0)) and options.usl_epochs]
     seeds = len(options.seeds)
     planned = {"pre-training": seeds * len(rows), "fine-tuning": seeds * len(tuned)}
@@ -222,6 +226,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--probe_root", help="its folder")
     add("--switches", nargs="+", type=float, default=[0, 0.05, 0.2], metavar="SHARE",
         help="of the tracks; 0 always belongs to them")
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS),
+        help="what views are of: " + "; ".join(f"{n}, {title}" for n, (title, _) in WAYS.items())
+        + ". image and track are always made")
     add("--epochs", type=int, default=12)
     add("--usl_epochs", type=int, default=0, help="of clustering afterwards; 0: none")
     add("--usl", nargs="+", default=[], metavar="NAME=VALUE",
@@ -231,6 +238,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if not all(0 <= share <= 1 for share in options.switches):
         raise UserError(f"--switches {options.switches}: give shares from 0 to 1")
     options.switches = sorted({0.0, *options.switches})
+    options.ways = [way for way in WAYS if way in {"image", "track", *options.ways}]
     options.seeds = list(dict.fromkeys(options.seeds))
     return options
 
