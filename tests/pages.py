@@ -44,6 +44,7 @@ TOY = {
     ],
     "evaluate": [*FAST, f"--data={PEOPLE}"],
     "transfer": [*FAST, "--sets", PEOPLE],
+    "whiten": FAST,
     "calibrate": [*FAST, f"--data={PEOPLE}"],
     "cluster": FAST,
     "search": FAST,

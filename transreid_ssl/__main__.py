@@ -34,6 +34,10 @@ COMMANDS = {
         "Write the features of a pool of images to a file.",
         "--images demo:identities=20 --out features.npy",
     ),
+    "whiten": (
+        "Features that tell people apart better, without training: of stripes, and whitened.",
+        "--images /data/crops",
+    ),
     "calibrate": (
         "Find which similarity means which probability of one person; keep it with the weights.",
         "--data market1501 --root /data/Market-1501",

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +11,8 @@ from transreid_ssl import command, data, retrieval
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.data.tracks.settings import Tracks
 from transreid_ssl.errors import UserError
-from transreid_ssl.features import EmbeddingSettings, device_of, load_model
-from transreid_ssl.outputs import MODEL, OUTPUTS, check_outputs
+from transreid_ssl.features import EmbeddingSettings, device_of, load_model, place_weights
+from transreid_ssl.outputs import MODEL, OUTPUTS
 from transreid_ssl.transfer import markdown_table
 
 if TYPE_CHECKING:
@@ -145,39 +144,15 @@ def describe(found: "Calibration", counts: "Sequence[PairCounts]") -> str:
     return "\n".join([f"found on {found.pairs}", f"{other}, of the others", *tables, *unknown])
 
 
-def place(options: Calibrate, weights: str) -> Path:
-    """Where the weights go, refused now if they cannot.
-
-    Raises:
-        UserError: a file that is read or of another kind, or two places.
-    """
-    from transreid_ssl.models import find_weights
-
-    source = find_weights(weights)
-    if options.feature is not None:
-        raise UserError("--feature: the weights can be calibrated as they are meant only: leave it")
-    if options.in_place and options.out is not None:
-        raise UserError("--in_place and --out: give one of them")
-    if options.in_place:
-        if source.suffix != ".safetensors" or not Path(weights).exists():
-            raise UserError(f"{weights}: not a safetensors file here: give --out instead")
-        return source
-    out = Path(options.out or DEFAULT_OUT)
-    if out.suffix != ".safetensors":
-        raise UserError(f"{out}: weights are written as safetensors; name it ….safetensors")
-    # What stands at the default place was written by this command, and is written again as it is.
-    again = options.out is None and out.exists() and out.samefile(source)
-    check_outputs(out, inputs=[options.root, *([] if again else [source])])
-    return out
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, find, compare, and write the weights."""
     options = command.options(Calibrate, "python -m transreid_ssl.calibrate", arguments)
     from transreid_ssl.models import save_backbone
 
     weights, model = load_model(options)
-    out = place(options, weights)
+    if options.feature is not None:
+        raise UserError("--feature: the weights can be calibrated as they are meant only: leave it")
+    out = place_weights(options, weights, DEFAULT_OUT, inputs=[options.root])
     print(f"{weights}: {model.spec}", flush=True)
     count = count_tracks if options.data == TRACKS else count_people
     counts, people = count(model, options)

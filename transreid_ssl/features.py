@@ -10,7 +10,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
-from transreid_ssl.outputs import choose_run
+from transreid_ssl.outputs import check_outputs, choose_run
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -59,10 +59,12 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
         UserError: no weights, unreadable ones, ``feature`` "after" without a norm there, or a
             device that is not there.
     """
-    from transreid_ssl.models import load_backbone
+    from transreid_ssl.models import load_backbone, read_spec
 
     weights = find_run(settings.weights, settings.run)
     norm = {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
+    if norm and read_spec(weights).readout is not None:
+        raise UserError(f"{weights}: its features are whitened: leave --feature out")
     model = load_backbone(weights, **norm)
     for line in model.load_report.surprises():
         print(f"note: {weights}: {line}", flush=True)
@@ -73,6 +75,38 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
     if device_of(settings) == "cpu":
         training.share_cores(settings.num_workers)
     return weights, retrieval.embed.on_device(model, settings.device)
+
+
+def place_weights(
+    options: Any, weights: str, default: str, inputs: Sequence[str | None] = ()
+) -> Path:
+    """Where a command writes the weights that it was given, refused now if it cannot.
+
+    Args:
+        options: with ``out`` and ``in_place``.
+        weights: those that it was given.
+        default: the place where none is named.
+        inputs: what else it reads.
+
+    Raises:
+        UserError: a file that is read or of another kind, or two places.
+    """
+    from transreid_ssl.models import find_weights
+
+    source = find_weights(weights)
+    if options.in_place and options.out is not None:
+        raise UserError("--in_place and --out: give one of them")
+    if options.in_place:
+        if source.suffix != ".safetensors" or not Path(weights).exists():
+            raise UserError(f"{weights}: not a safetensors file here: give --out instead")
+        return source
+    out = Path(options.out or default)
+    if out.suffix != ".safetensors":
+        raise UserError(f"{out}: weights are written as safetensors; name it ….safetensors")
+    # What stands at the default place was written by this command, and is written again as it is.
+    again = options.out is None and out.exists() and out.samefile(source)
+    check_outputs(out, inputs=[*inputs, *([] if again else [source])])
+    return out
 
 
 def find_run(weights: str | None, run: str | None) -> str:

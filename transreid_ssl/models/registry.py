@@ -23,6 +23,7 @@ from transreid_ssl.models.convolution import with_reliable_convolutions
 from transreid_ssl.models.jpm import JPMViT
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.part_tokens import PartTokenViT
+from transreid_ssl.models.readout import reading
 from transreid_ssl.models.registers import RegisterViT
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import BackboneSpec
@@ -79,7 +80,8 @@ def _entrypoint(name: str, fixed: dict[str, str]) -> Callable[..., nn.Module]:
         """Give either a complete ``spec``, or its fields as keywords, beside timm's own options."""
         own = {f.name: kwargs.pop(f.name) for f in fields(BackboneSpec) if f.name in kwargs}
         spec = spec or BackboneSpec(**fixed, **own)
-        model = build_model_with_cfg(_network(spec), name, pretrained, spec=spec, **kwargs)
+        network = reading(_network(spec)) if spec.readout else _network(spec)
+        model = build_model_with_cfg(network, name, pretrained, spec=spec, **kwargs)
         return with_reliable_convolutions(model)
 
     create.__name__ = create.__qualname__ = name

@@ -65,7 +65,7 @@ class ReIDResNet(TimmConfig, Trunk):
         super().__init__(spec.architecture, spec.stride, **options)
         self.spec = spec
         if spec.feature_norm:
-            self.bottleneck = nn.BatchNorm1d(spec.embed_dim)
+            self.bottleneck = nn.BatchNorm1d(spec.own_dim)
             self.bottleneck.bias.requires_grad_(False)
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:

@@ -7,9 +7,15 @@ from numbers import Integral, Real
 from typing import Any
 
 from transreid_ssl.errors import UserError, check_ranges
-from transreid_ssl.models.architectures import LOCAL_BRANCHES, Architecture, architecture
+from transreid_ssl.models.architectures import (
+    LOCAL_BRANCHES,
+    Architecture,
+    MGNArchitecture,
+    architecture,
+)
 from transreid_ssl.models.calibration import Calibration
 from transreid_ssl.models.positions import RESAMPLINGS
+from transreid_ssl.models.readout import Readout
 from transreid_ssl.models.statistics import IMAGENET
 
 
@@ -65,6 +71,8 @@ class BackboneSpec:
     """What it was trained for: ``dino``, ``supervised``…"""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where it comes from: data, run, source file; plain JSON values."""
+    readout: Readout | None = None
+    """What features are read from and how they are whitened; None: they are the network's own."""
     calibration: Calibration | None = None
     """What the cosine of two features means, where that was found for exactly this network."""
 
@@ -75,6 +83,7 @@ class BackboneSpec:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "provenance", dict(self.provenance or {}))
         object.__setattr__(self, "calibration", Calibration.of(self.calibration))
+        object.__setattr__(self, "readout", Readout.of(self.readout))
         check_ranges(
             self, img_size=(1, _MAX_SIDE), stride=(0, None), mean=(None, None), std=(None, None),
             num_cameras=(0, _MAX_CAMERAS), num_views=(1, _MAX_CAMERAS), camera_weight=(None, None),
@@ -98,6 +107,8 @@ class BackboneSpec:
                 "give num_cameras 1 where views alone are embedded"
             )
         network.check(self)
+        if self.readout is not None:
+            _check_readout(self)
 
     @property
     def architecture(self) -> Architecture:
@@ -111,6 +122,14 @@ class BackboneSpec:
     @property
     def embed_dim(self) -> int:
         """The number of values of a feature."""
+        read = self.readout
+        if read is None:
+            return self.own_dim
+        return read.dim or read.parts * self.architecture.map_dim
+
+    @property
+    def own_dim(self) -> int:
+        """The number of values of the feature that the network was trained for."""
         return self.architecture.embed_dim * self.num_branches
 
     @property
@@ -133,8 +152,8 @@ class BackboneSpec:
     def to_json(self) -> str:
         """One JSON object; the derived values are written too, for people and other programs.
 
-        Of a calibration, registers or a token norm nothing is said where there is none, so that
-        older versions can read the object.
+        Of a calibration, a readout, registers or a token norm nothing is said where there is none,
+        so that older versions can read the object.
         """
         values = asdict(self) | {name: getattr(self, name) for name in _DERIVED}
         for name, absent in _NEWER.items():
@@ -179,6 +198,7 @@ class BackboneSpec:
         extras += ["instance norm on tokens"] if self.token_norm == "instance" else []
         extras += [name for name in ("gem", "jpm", "feature_norm") if getattr(self, name)]
         extras += [self.objective] if self.objective else []
+        extras += [str(self.readout)] if self.readout else []
         extras += ["calibrated"] if self.calibration else []
         cells = f"{self.architecture.map_name} {self.grid[0]}x{self.grid[1]}"
         return ", ".join([f"{self.name} at {height}x{width} ({cells})", *extras])
@@ -186,7 +206,7 @@ class BackboneSpec:
 
 _DERIVED = ("patch_size", "grid", "embed_dim")
 
-_NEWER = {"calibration": None, "registers": 0, "token_norm": "none"}
+_NEWER = {"calibration": None, "readout": None, "registers": 0, "token_norm": "none"}
 
 _MAX_SIDE, _MAX_CAMERAS, _MAX_DEPTH, _MAX_REGISTERS = 4096, 100_000, 32, 64
 """Beyond what anybody trains: a header that asks for more is no reason to fill the memory."""
@@ -204,7 +224,7 @@ def _check_kinds(spec: BackboneSpec) -> None:
     """Raise ``UserError`` for a value of another type than its field's."""
     for entry in fields(spec):
         value = getattr(spec, entry.name)
-        if entry.name == "calibration":
+        if entry.name in ("calibration", "readout"):
             continue
         if entry.name == "provenance":
             if not isinstance(value, Mapping | None):
@@ -217,6 +237,22 @@ def _check_kinds(spec: BackboneSpec) -> None:
         for single in value if listed else (value,):
             if not isinstance(single, kind) or (isinstance(single, bool) and kind is not bool):
                 raise UserError(f"{entry.name} {_shown(value)}: must be {words}")
+
+
+def _check_readout(spec: BackboneSpec) -> None:
+    """Raise ``UserError`` where no such readout can be made of the network."""
+    read, rows = spec.readout, spec.grid[0]
+    if isinstance(spec.architecture, MGNArchitecture):
+        raise UserError(f"{spec.name}: its feature is of parts already, and is not read otherwise")
+    if read.parts > rows:
+        raise UserError(
+            f"readout.parts {read.parts}: the map has {rows} rows; give {rows} or fewer"
+        )
+    width = read.parts * spec.architecture.map_dim if read.parts else spec.own_dim
+    if read.dim > width:
+        raise UserError(f"readout.dim {read.dim}: {width} values cannot become more")
+    if read.parts and spec.num_views > 1:
+        raise UserError("readout.parts: not made for networks that embed viewpoints")
 
 
 def _check_plain(value: Any, depth: int = 0) -> None:

@@ -34,7 +34,7 @@ class TimmNetwork(TimmConfig, nn.Module):
         self.spec, self.num_classes = spec, 0
         self.net = build_timm(spec.name, spec.img_size, drop_path_rate)
         if spec.feature_norm:
-            self.bottleneck = nn.BatchNorm1d(spec.embed_dim)
+            self.bottleneck = nn.BatchNorm1d(spec.own_dim)
             self.bottleneck.bias.requires_grad_(False)
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:

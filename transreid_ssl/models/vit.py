@@ -57,9 +57,9 @@ class ReIDViT(TimmConfig, VisionTransformer):
         )
         self.spec = spec
         self.compiles_blocks = False
-        if self.num_classes and spec.embed_dim != self.num_features:
-            self.head = nn.Linear(spec.embed_dim, self.num_classes)
-        self.num_features = spec.embed_dim
+        if self.num_classes and spec.own_dim != self.num_features:
+            self.head = nn.Linear(spec.own_dim, self.num_classes)
+        self.num_features = spec.own_dim
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.num_registers = spec.registers or sizes.registers
         if self.num_registers:

@@ -45,7 +45,7 @@ from transreid_ssl.models.vit import ReIDViT
 
 # Weights that a network may have or lack without being another network; the counters of batch
 # norms are not in files of early PyTorch.
-_OPTIONAL = re.compile(r"(sie_embed$|bottleneck(_\d)?\.|head\.|.+\.num_batches_tracked$)")
+_OPTIONAL = re.compile(r"(sie_embed$|bottleneck(_\d)?\.|head\.|readout\.|.+\.num_batches_tracked$)")
 # Weights that a network may begin with anew; a file that has them is for a network that has them.
 _ADDED = {"reg_token": "registers", "token_norm": "token_norm"}
 # Weights that no network here ignores: unknown ones among them mean a different computation.
@@ -285,7 +285,7 @@ def _check_complete(
     unexpected: Iterable[str],
 ) -> None:
     """Whatever changes what the network computes is an error, and not just reported."""
-    lacking = [name for name in missing if not _OPTIONAL.match(name)]
+    lacking = [n for n in missing if not _OPTIONAL.match(n) or n.startswith("readout.")]
     foreign = [name for name in unexpected if _ESSENTIAL.match(name)]
     differing = [
         f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"

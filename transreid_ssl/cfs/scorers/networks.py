@@ -43,7 +43,7 @@ class NetworkScorer(Scorer):
 
     def _load(self, path: str | Path) -> nn.Module:
         # Camera embeddings and a norm behind the feature belong to the fine-tuning alone.
-        network = load_backbone(path, num_cameras=0, feature_norm=False)
+        network = load_backbone(path, num_cameras=0, feature_norm=False, readout=None)
         return network.requires_grad_(False).to(self.accelerator.device)
 
     def _features(self, network: nn.Module, view: Tensor) -> Tensor:

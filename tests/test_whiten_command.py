@@ -1,0 +1,83 @@
+"""The command that whitens weights, and commands that take what it wrote."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import transreid_ssl
+from transreid_ssl import UserError, evaluate, export, whiten
+from transreid_ssl.models import build_backbone, load_backbone, read_spec, save_backbone
+
+PEOPLE = "demo:identities=8,images=6,test=8,height=32,width=16"
+FAST = ["--num_workers=0", "--batch_size=16"]
+
+
+@pytest.fixture(autouse=True)
+def weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    spec = {"img_size": (32, 16), "provenance": {"pool": PEOPLE}}
+    save_backbone("net.safetensors", build_backbone("vit_nano_patch8_reid", **spec))
+
+
+def test_whitened_weights_give_their_features_to_every_command(capsys):
+    whiten.main([*FAST, "--weights=net.safetensors", "--dim=20"])
+    said = capsys.readouterr().out
+    assert "4 stripes whitened to 20 values, of 48 images (shrinkage" in said
+    found = read_spec(whiten.DEFAULT_OUT)
+    assert (found.readout.parts, found.readout.dim, found.embed_dim) == (4, 20, 20)
+    assert found.readout.images.startswith("48 images: demo:identities=8,images=6")
+    features = transreid_ssl.Embedder(whiten.DEFAULT_OUT, "cpu")(
+        transreid_ssl.data.open_pool(PEOPLE)
+    )
+    assert features.shape == (48, 20)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
+
+    evaluate.main([*FAST, f"--weights={whiten.DEFAULT_OUT}", f"--data={PEOPLE}", "--picture=false"])
+    assert "4 stripes whitened to 20 values" in capsys.readouterr().out
+    export.main([whiten.DEFAULT_OUT, "net.pt2"])
+    program = torch.export.load("net.pt2").module()
+    images = torch.randint(0, 256, (2, 3, 32, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = torch.nn.functional.normalize(load_backbone(whiten.DEFAULT_OUT)(images))
+        torch.testing.assert_close(program(images), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_whitening_again_begins_with_the_network_itself(capsys):
+    """In place, of other images, and with another readout."""
+    plain = load_backbone("net.safetensors")
+    whiten.main([*FAST, "--weights=net.safetensors", "--in_place=true", "--dim=10"])
+    whiten.main([*FAST, "--weights=net.safetensors", "--parts=0", "--max_images=30", "--dim=12"])
+    assert "30 of these at random" in capsys.readouterr().out
+    twice = read_spec(whiten.DEFAULT_OUT).readout
+    assert (twice.parts, twice.dim) == (0, 12)
+    again = load_backbone(whiten.DEFAULT_OUT, readout=None)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in plain.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--images=nowhere"], "nowhere"),
+        (["--parts=9"], "the map has 4 rows; give 4 or fewer"),
+        (["--max_images=5"], "5 images: whitening is learnt from 20 or more"),
+        (["--out=net.safetensors"], "net.safetensors"),
+        (["--out=net.npz"], "name it ….safetensors"),
+        (["--out=a.safetensors", "--in_place=true"], "give one of them"),
+        (["--feature=before"], "--feature"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_written(options, complaint):
+    before = Path("net.safetensors").read_bytes()
+    with pytest.raises(UserError, match=complaint):
+        whiten.main([*FAST, "--weights=net.safetensors", *options])
+    assert Path("net.safetensors").read_bytes() == before
+    assert not Path("outputs").exists()
+
+
+def test_a_whitened_network_has_no_feature_before_or_after_a_norm():
+    whiten.main([*FAST, "--weights=net.safetensors", "--dim=10"])
+    with pytest.raises(UserError, match="its features are whitened: leave --feature out"):
+        evaluate.main([*FAST, f"--weights={whiten.DEFAULT_OUT}", "--feature=before"])

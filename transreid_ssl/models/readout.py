@@ -1,0 +1,142 @@
+"""Features read from stripes of a person, and whitened by what unlabelled crops have in common.
+
+A class token says what its objective asked for, in directions of very different strength. The
+patches say more, place by place: horizontal stripes of them are the parts of a person (PCB, Sun et
+al., ECCV 2018, 1711.09349, section 3.1). Whitening makes all directions count alike, so that what
+all crops share no longer hides what tells two people apart (Jégou and Chum, ECCV 2012, section 3).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transreid_ssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What is made of a network's output; the record that travels in the header of its weights.
+
+    Raises:
+        UserError: values that no readout has.
+    """
+
+    parts: int = 0
+    """Horizontal stripes of the last map, from top to bottom, whose means of length 1 are joined;
+    0: the network's own feature."""
+    dim: int = 0
+    """Values of the feature after whitening; 0: it is not whitened."""
+    shrinkage: float = 0.0
+    """How far the covariance was drawn to that of noise (Ledoit and Wolf, 2004)."""
+    images: str = ""
+    """What the whitening was learnt on, in words."""
+
+    def __post_init__(self) -> None:
+        sizes = self.parts, self.dim
+        whole = all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
+        whole = whole and all(0 <= n <= _MOST for n in sizes)
+        number = isinstance(self.shrinkage, int | float) and math.isfinite(self.shrinkage)
+        if not (whole and number and isinstance(self.images, str) and (self.parts or self.dim)):
+            raise UserError(f"readout {str(vars(self))[:60]}: is none; whiten the weights again")
+
+    @classmethod
+    def of(cls, value: Any) -> "Readout | None":
+        """A readout, from itself or from its fields in a table; None from None.
+
+        Raises:
+            UserError: something else.
+        """
+        if value is None or isinstance(value, cls):
+            return value
+        try:
+            return cls(**value)
+        except TypeError as error:
+            raise UserError(
+                f"readout {str(value)[:60]}: is none; whiten the weights again"
+            ) from error
+
+    def __str__(self) -> str:
+        read = f"{self.parts} stripes" if self.parts else "the feature"
+        return f"{read} whitened to {self.dim} values" if self.dim else read
+
+
+_MOST = 65_536
+
+
+class ReadoutHead(nn.Module):
+    """The feature (B, D) and the map (B, C, h, w) of a network to what is read of them, (B, K).
+
+    Args:
+        readout: What is read.
+        width: C if stripes are read, or else D.
+    """
+
+    mean: Tensor
+    """float32 (P · C,) or (D,): what is taken off before whitening."""
+    matrix: Tensor
+    """float32 (P · C, K) or (D, K): what is left is multiplied by it."""
+
+    def __init__(self, readout: Readout, width: int) -> None:
+        super().__init__()
+        self.readout = readout
+        if readout.dim:
+            size = width * (readout.parts or 1)
+            self.register_buffer("mean", torch.zeros(size))
+            self.register_buffer("matrix", torch.eye(size, readout.dim))
+
+    def forward(self, feature: Tensor, maps: Tensor | None = None) -> Tensor:
+        if self.readout.parts:
+            stripes = F.normalize(mean_of_stripes(maps.float(), self.readout.parts), dim=1)
+            feature = stripes.flatten(1)
+        feature = F.normalize(feature.float(), dim=1)
+        if self.readout.dim:
+            feature = (feature - self.mean.float()) @ self.matrix.float()
+        return feature
+
+
+def mean_of_stripes(maps: Tensor, parts: int) -> Tensor:
+    """Maps (B, C, h, w) to the means (B, C, ``parts``) of horizontal stripes, from top to bottom.
+
+    Stripes overlap by a row where their number does not divide h, as PyTorch's adaptive pooling
+    has them; sums and products alone, which every exported format knows.
+
+    Raises:
+        UserError: more stripes than rows.
+    """
+    height = maps.shape[2]
+    if parts > height:
+        raise UserError(f"{parts} stripes of a map of {height} rows: give {height} at most")
+    weights = torch.zeros(height, parts)
+    for part in range(parts):
+        first, last = part * height // parts, -(-(part + 1) * height // parts)
+        weights[first:last, part] = 1 / (last - first)
+    return maps.mean(dim=3) @ weights.to(maps)
+
+
+class _Reads:
+    """A network whose feature is a readout; the rest, training included, is as it was."""
+
+    def __init__(self, spec: Any, **options: Any) -> None:
+        super().__init__(spec, **options)
+        width = spec.architecture.map_dim if spec.readout.parts else spec.own_dim
+        self.readout = ReadoutHead(spec.readout, width)
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None, *views: Tensor) -> Tensor:
+        if not self.spec.readout.parts:
+            return self.readout(super().forward(images, cameras, *views))
+        return self.readout(*self.forward_with_map(images, cameras))
+
+    def forward_groups(self, groups: Sequence[Tensor]) -> Tensor:
+        return torch.cat([self(images) for images in groups])
+
+
+@lru_cache(maxsize=32)
+def reading(network: type[nn.Module]) -> type[nn.Module]:
+    """The class of such networks whose feature is what ``spec.readout`` says."""
+    return type(f"{network.__name__}WithReadout", (_Reads, network), {})

@@ -1,0 +1,43 @@
+"""What all features have in common, so that it can be taken out."""
+
+import numpy as np
+from scipy.linalg import eigh
+
+from transreid_ssl.errors import UserError
+
+_FEWEST = 20
+"""Images: of fewer a covariance tells next to nothing."""
+
+
+def learn_whitening(features: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean and matrix after which features of such images vary alike in all directions.
+
+    ``(features - mean) @ matrix`` has covariance 1, in the directions in which features vary most.
+    The covariance is drawn to that of noise as far as there are too few images for it (Ledoit and
+    Wolf, J. Multivar. Anal. 2004), so that a hundred images do for a thousand directions. Memory
+    is that of a matrix (D, D) and of the features in float64; time grows as D^3.
+
+    Args:
+        features: (N, D), of images without labels.
+        dim: K, at most D.
+
+    Returns:
+        float32 (D,) and (D, K), and how far the covariance was drawn to noise, from 0 to 1.
+
+    Raises:
+        UserError: too few images, or all alike.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    if len(features) < _FEWEST:
+        raise UserError(f"{len(features)} images: whitening is learnt from {_FEWEST} or more")
+    covariance, shrinkage = ledoit_wolf(np.asarray(features, np.float64))
+    width = len(covariance)
+    values, vectors = eigh(covariance, subset_by_index=[width - dim, width - 1])
+    if values[-1] <= 0 or values[0] < 1e-12 * values[-1]:
+        raise UserError(
+            f"the features of {len(features):,} images vary in fewer than {dim} directions: "
+            "give more images, or a smaller --dim"
+        )
+    matrix = vectors[:, ::-1] / np.sqrt(values[::-1])
+    return features.mean(0).astype(np.float32), matrix.astype(np.float32), float(shrinkage)
