@@ -13,8 +13,8 @@ from transreid_ssl.data import LabelledImages, open_reid
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune import ClusterSettings, Labeller
 from transreid_ssl.finetune.pseudo_labels import figures
-from transreid_ssl.models import build_backbone
-from transreid_ssl.retrieval import embed_images
+from transreid_ssl.models import Striped, build_backbone
+from transreid_ssl.retrieval import cluster, embed_images, whiten
 from transreid_ssl.training.health import feature_spread
 
 SETTINGS = ClusterSettings(k1=5, k2=2, eps=0.5, min_samples=2, embed_batch_size=7)
@@ -71,6 +71,19 @@ def test_centres_are_means_of_unit_features(people):
     answer = labeller(people)(Colours(), 0, 1)
     for label, centre in enumerate(answer.centres):
         members = features[torch.from_numpy(answer.labels == label)]
+        torch.testing.assert_close(centre, members.mean(dim=0))
+
+
+def test_stripes_are_clustered_whitened_and_what_is_trained_is_contrasted(people):
+    torch.manual_seed(0)
+    network = build_backbone("vit_nano_patch8_conv", img_size=(32, 16), feature_norm=True)
+    found = labeller(people, parts=4)(network, 0, 1)
+    stripes = whiten(embed_images(Striped(network, 4), people)[0].numpy())
+    labels = cluster(torch.from_numpy(stripes), 0.5, 2, k1=5, k2=2)
+    assert np.array_equal(found.labels, labels)
+    own = embed_images(network, people)[0]
+    for label, centre in enumerate(found.centres):
+        members = own[torch.from_numpy(labels == label)]
         torch.testing.assert_close(centre, members.mean(dim=0))
 
 

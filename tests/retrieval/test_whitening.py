@@ -55,3 +55,17 @@ def test_few_images_are_drawn_to_noise_and_too_few_refused():
         retrieval.learn_whitening(few[:19], 5)
     with pytest.raises(UserError, match=r"vary in fewer than 5 directions: give more images"):
         retrieval.learn_whitening(np.ones((30, 8)), 5)
+
+
+def test_features_are_whitened_by_a_sample_of_themselves():
+    features = RNG.normal(size=(500, 12)) @ MIXING
+    found = retrieval.whiten(features, dim=5, sample=200)
+    assert found.shape == (500, 5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+    np.testing.assert_array_equal(found, retrieval.whiten(features, dim=5, sample=200))
+    mean, matrix, _ = retrieval.learn_whitening(features, 12)
+    whole = (features - mean) @ matrix
+    whole /= np.linalg.norm(whole, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        retrieval.whiten(features) @ retrieval.whiten(features).T, whole @ whole.T, atol=1e-6
+    )

@@ -11,8 +11,9 @@ from transreid_ssl.data import LabelledImages
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.clusters import watch_spread
 from transreid_ssl.finetune.settings import ClusterSettings
+from transreid_ssl.models import Striped
 from transreid_ssl.processes import on_main
-from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph
+from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph, whiten
 
 COLLAPSED = 0.005
 ELSEWHERE = (  # a run keeps its settings
@@ -81,19 +82,16 @@ class Labeller:
         spreads: list[Tensor] = []
         watch = watch_spread(backbone, spreads.append)
         try:
-            features, index = embed_images(
-                backbone, self.images, cameras=self.cameras,
-                batch_size=self.config.embed_batch_size, num_workers=self.num_workers,
-                precision=self.config.precision, skip_corrupt=True,
-                accelerator=self.accelerator,
-            )  # fmt: skip
+            features, index = self._embed(backbone)
         finally:
             watch.remove()
         self._check_readable(len(index))
+        parts = self.config.parts
+        clustered = self._embed(Striped(backbone, parts))[0] if parts else features
         labels = np.full(len(self.images), -1)
         density = self.config.density(epoch, epochs)
         labels[index] = on_main(
-            self.accelerator, lambda: self._cluster(features, spreads, *density)
+            self.accelerator, lambda: self._cluster(clustered, spreads, *density)
         )
         found = figures(labels[index], self.images.identities[index])
         if len(index) < len(labels):
@@ -102,6 +100,13 @@ class Labeller:
             alone = index[labels[index] < 0]
             labels[alone] = labels.max() + 1 + np.arange(len(alone))
         return PseudoLabels(labels, _centres(features, labels[index]), found)
+
+    def _embed(self, network: nn.Module) -> tuple[Tensor, np.ndarray]:
+        return embed_images(
+            network, self.images, cameras=self.cameras,
+            batch_size=self.config.embed_batch_size, num_workers=self.num_workers,
+            precision=self.config.precision, skip_corrupt=True, accelerator=self.accelerator,
+        )  # fmt: skip
 
     def _check_readable(self, readable: int) -> None:
         bad = len(self.images) - readable
@@ -128,6 +133,8 @@ class Labeller:
                 f"{spread:.4f}): they have collapsed and cannot be clustered; lower --optim.lr or "
                 "give other --model.weights, with another --run.output"
             )
+        if config.parts:
+            features = torch.from_numpy(whiten(features.numpy()))
         labels = cluster(
             features, eps, min_samples, config.k1, config.k2,
             method=config.method, search=config.search, device=self.accelerator.device,

@@ -175,6 +175,9 @@ class ClusterSettings:
         outliers: "drop" leaves images without a cluster out of the epoch; "singletons" makes each a
             cluster of its own.
         max_clusters: Stop where more clusters are found: people are being split; null: any number.
+        parts: Cluster what is read from so many stripes of a person, whitened by the images of the
+            epoch (as `python -m transreid_ssl.whiten` does), in place of the feature that is
+            trained; 0: that feature. For networks that were pre-trained without labels.
         search: "exact" neighbours, or "approximate" ones with faiss (pip install '.[faiss]').
         steps_per_epoch: Optimiser steps between two clusterings.
         temperature: Of the softmax over clusters.
@@ -197,6 +200,7 @@ class ClusterSettings:
     method: Literal["dbscan", "louvain"] = "dbscan"
     outliers: Literal["drop", "singletons"] = "drop"
     max_clusters: int | None = None
+    parts: int = 0
     search: Literal["exact", "approximate"] = "exact"
     steps_per_epoch: int = 200
     temperature: float = 0.05
@@ -211,7 +215,7 @@ class ClusterSettings:
             self, eps=(1e-6, 1), eps_end=(1e-6, 1), min_samples=(1, None),
             min_samples_end=(1, None), k1=(1, None), k2=(1, None), max_clusters=(2, None),
             steps_per_epoch=(1, None), temperature=(1e-6, None), momentum=(0, 1),
-            embed_batch_size=(1, None),
+            embed_batch_size=(1, None), parts=(0, None),
         )  # fmt: skip
         if self.k2 > self.k1:
             raise UserError(f"--clusters.k2 {self.k2}: give at most --clusters.k1, {self.k1}")

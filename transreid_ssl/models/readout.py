@@ -119,6 +119,20 @@ def mean_of_stripes(maps: Tensor, parts: int) -> Tensor:
     return maps.mean(dim=3) @ weights.to(maps)
 
 
+class Striped(nn.Module):
+    """A network whose feature is read from stripes, beside the network itself, which stays as it
+    is: images (B, 3, H, W) to (B, parts · C), not whitened."""
+
+    def __init__(self, backbone: nn.Module, parts: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.spec = backbone.spec.changed(readout=Readout(int(parts)))
+        self.readout = ReadoutHead(self.spec.readout, self.spec.architecture.map_dim)
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        return self.readout(*self.backbone.forward_with_map(images, cameras))
+
+
 class _Reads:
     """A network whose feature is a readout; the rest, training included, is as it was."""
 

@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "reranking": ["Reranking", "expand_queries", "rerank"],
         "separation": ["Separation", "camera_share", "effective_rank", "separate"],
         "sure_pairs": ["SurePairs", "find_sure_pairs"],
-        "whitening": ["learn_whitening"],
+        "whitening": ["learn_whitening", "whiten"],
         "verification": ["OperatingPoint", "PairCounts", "count_pairs", "operating_points"],
     },
 )
