@@ -10,7 +10,9 @@ teach by how surely they show one person (``--views.doubt_mates``), in equal ste
 of recipes/configs/dino_tracks_cpu.yaml. In ``--switches`` of the tracks the tracker is made to go
 on with somebody else: two tracks of a video exchange their second halves. Identities serve the
 probe alone. With ``--usl_epochs`` the networks of the first two rows then learn from clusters
-(usl_cpu.yaml). A table that was broken off goes on when the same command is given again.
+(usl_cpu.yaml). Figures are of the feature as it is trained, and of stripes that were whitened on
+the same pool (``transreid_ssl.whiten``). A table that was broken off goes on when the same command
+is given again.
 ``ratio`` is the mean mAP with tracks over that without.
 """
 
@@ -27,6 +29,7 @@ import pyarrow as pa
 
 from benchmarks.reporting import finish, hardware, heading, row, spread
 from benchmarks.runs import Run, Runs, options_of_runs, probes
+from benchmarks.whitened import measure_whitened, whitened_histogram
 from transreid_ssl import command
 from transreid_ssl.data import open_pool, open_reid, packing
 from transreid_ssl.data.pool import Pool
@@ -83,12 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs, found = Runs(Counter(planned)), []
     for seed in options.seeds:
         for r in rows:
-            lines = runs(pretraining(r, seed, pools[r.switched], options))
-            figures = {"way": r.way, "switched": r.switched, "seed": seed, **measured(lines)}
+            run = pretraining(r, seed, pools[r.switched], options)
+            figures = {"way": r.way, "switched": r.switched, "seed": seed, **measured(runs(run))}
+            figures |= measure_whitened(run.folder / BACKBONE, source, protocol)
             if r in tuned:
                 tuned_lines = runs(clustering(r, seed, options))
                 figures |= {f"usl_{k}": v for k, v in measured(tuned_lines).items()}
             found.append(figures)
+    found[0]["histogram"] = whitened_histogram(source, protocol)
     save(found, rows, f"{source.describe()}; {source.tracks.describe()}", protocol, options)
     best = [mean(figure(found, Row(way, 0.0), "mAP")) for way in ("track", "image")]
     finish(best[0] / best[1], benchmark="tracks", seeds=options.seeds)
@@ -194,13 +199,16 @@ def save(
     found: list[dict], rows: list[Row], pool: str, protocol: Any, options: argparse.Namespace
 ) -> None:
     """Write table.md and tracks.json, and print the table."""
-    columns = {"mAP": "mAP %", "rank1": "rank-1 %", "usl_mAP": "then USL, mAP %",
+    columns = {"mAP": "mAP %", "rank1": "rank-1 %", "whitened_mAP": "whitened, mAP %",
+               "whitened_rank1": "whitened, rank-1 %", "usl_mAP": "then USL, mAP %",
                "usl_rank1": "USL rank-1 %", "loss": "loss", "mate_trust": "belief"}  # fmt: skip
+    plain = found[0].pop("histogram")
     columns = {c: t for c, t in columns.items() if any(f.get(c) is not None for f in found)}
     lines = [
         f"DINO, {options.epochs} epochs, on {pool}. Probe: {protocol.describe()}. Mean ± standard "
         f"deviation of seeds {', '.join(map(str, options.seeds))}; colour histogram "
-        f"{found[0]['mAP_histogram']:.1f} / {found[0]['rank1_histogram']:.1f}.",
+        f"{found[0]['mAP_histogram']:.1f} / {found[0]['rank1_histogram']:.1f}, whitened "
+        f"{plain['whitened_mAP']:.1f} / {plain['whitened_rank1']:.1f}.",
         "",
         *heading("views of", "tracks switched %", *columns.values()),
     ]
