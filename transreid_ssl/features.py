@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
+from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.outputs import choose_run
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from transreid_ssl.errors import UserError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    import accelerate
 
 Result = TypeVar("Result")
 
 
-def on_main(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
+def on_main(accelerator: "accelerate.Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on the main process and return its result on all of them.
 
     Raises:
@@ -30,7 +30,7 @@ def on_main(accelerator: "Accelerator", function: Callable[[], Result]) -> Resul
     return outcome[0]
 
 
-def on_all(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
+def on_all(accelerator: "accelerate.Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on every process, on the first of each node before its others.
 
     So a node's first process makes what the others find in its cache.
@@ -46,7 +46,7 @@ def on_all(accelerator: "Accelerator", function: Callable[[], Result]) -> Result
     return result
 
 
-def together(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
+def together(accelerator: "accelerate.Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on every process at once.
 
     Raises:

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
 
 from transreid_ssl import command, data, report, retrieval
 from transreid_ssl.errors import UserError
@@ -18,6 +17,7 @@ from transreid_ssl.features import (
     load_model,
     read_embedded,
 )
+from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.outputs import check_outputs, is_page, page_of
 from transreid_ssl.tables import check_listing, write_listing
 

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from transreid_ssl.data import LabelledImages
@@ -62,7 +62,7 @@ class Labeller:
         self,
         images: LabelledImages,
         config: ClusterSettings,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         num_workers: int = 0,
         cameras: np.ndarray | None = None,
         max_bad_fraction: float = 1.0,

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from accelerate import Accelerator
+import accelerate
 from torch import nn
 
 from transreid_ssl.data import (
@@ -54,7 +54,7 @@ def without_weights(config: Config) -> Config:
 
 
 def backbone_pair(
-    config: PretrainingConfig, accelerator: Accelerator
+    config: PretrainingConfig, accelerator: accelerate.Accelerator
 ) -> tuple[nn.Module, nn.Module]:
     """The network that learns and drops paths, and the one that follows it and does not.
 
@@ -66,7 +66,7 @@ def backbone_pair(
     return tuple(student(each, accelerator) for each in pair)
 
 
-def student(config: PretrainingConfig, accelerator: Accelerator) -> nn.Module:
+def student(config: PretrainingConfig, accelerator: accelerate.Accelerator) -> nn.Module:
     """The network that learns, told the statistics that its images are normalised with."""
     backbone = build_backbone_to_train(config.model, accelerator)
     chosen = STATISTICS[config.data.statistics]
@@ -78,7 +78,7 @@ def pretrain(
     config: Config,
     origin: str,
     title: str,
-    build_objective: Callable[[Config, Accelerator], Objective],
+    build_objective: Callable[[Config, accelerate.Accelerator], Objective],
     views: MultiCropConfig | None = None,
 ) -> None:
     """Pre-train, and leave the kept backbone in the run folder.

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,7 +35,7 @@ def embed_images(
     backbone: nn.Module,
     images: Pool | LabelledImages,
     *,
-    accelerator: Accelerator | None = None,
+    accelerator: accelerate.Accelerator | None = None,
     **options: Any,
 ) -> tuple[Tensor, np.ndarray]:
     """Unit features of all images, on the CPU of every process.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transreid_ssl import logs
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    import accelerate
 
 
 class Clock:
@@ -56,7 +56,7 @@ class Clock:
         return seconds, waited
 
 
-def progress_bar(accelerator: "Accelerator", step: int, total: int) -> tqdm:
+def progress_bar(accelerator: "accelerate.Accelerator", step: int, total: int) -> tqdm:
     """A bar of the steps of a run, on a terminal of the main process that shows progress."""
     shown = accelerator.is_main_process and sys.stderr.isatty() and logs.is_shown(logging.INFO)
     return tqdm(total=total, initial=step, unit=" steps", disable=not shown, dynamic_ncols=True)

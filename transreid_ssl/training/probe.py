@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from transreid_ssl.data import LabelledImages, SubsetPool, decoded, open_reid
@@ -47,7 +47,7 @@ class RetrievalProbe:
         self,
         settings: ProbeSettings,
         backbone: Callable[[], nn.Module],
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         seed: int = 0,
     ) -> None:
         self.settings, self.backbone, self.accelerator = settings, backbone, accelerator
@@ -171,7 +171,7 @@ def _thin(images: LabelledImages, count: int | None, seed: int) -> LabelledImage
 def retrieval_probe(
     settings: ProbeSettings,
     backbone: Callable[[], nn.Module],
-    accelerator: Accelerator,
+    accelerator: accelerate.Accelerator,
     seed: int = 0,
 ) -> RetrievalProbe | None:
     """The probe that ``settings`` asks for, or None."""

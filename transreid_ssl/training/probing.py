@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator
+import accelerate
 
 from transreid_ssl.processes import on_main
 from transreid_ssl.training.probe import RetrievalProbe, before_and_after
@@ -25,7 +25,7 @@ class Probing:
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         run: RunFolder,
         last_step: int,
         probe: RetrievalProbe | None,

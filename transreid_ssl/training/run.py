@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import accelerate
 from torch import nn
 
 from transreid_ssl.errors import UserError
@@ -30,7 +30,7 @@ from transreid_ssl.training.speed import make_fast
 
 def train(
     config: Any,
-    accelerator: Accelerator,
+    accelerator: accelerate.Accelerator,
     run: RunFolder,
     objective: Objective,
     batches: Callable[[Trainer], Iterator[dict[str, Any]]],
@@ -96,7 +96,7 @@ def train(
 
 
 def _lineage(
-    config: Any, objective: Objective, run: RunFolder, accelerator: Accelerator
+    config: Any, objective: Objective, run: RunFolder, accelerator: accelerate.Accelerator
 ) -> dict[str, Any]:
     """What the header says of the weights that a training began with.
 
@@ -119,7 +119,9 @@ def _initial_weights(config: Any) -> str | None:
     return getattr(getattr(config, "model", None), "weights", None)
 
 
-def _prepare(objective: Objective, settings: RunSettings, accelerator: Accelerator) -> None:
+def _prepare(
+    objective: Objective, settings: RunSettings, accelerator: accelerate.Accelerator
+) -> None:
     """Change what the networks are made of, while nobody has hold of their parameters yet."""
     make_fast(objective, settings, accelerator.device)
     group_norms(

@@ -8,9 +8,9 @@ again. Checkpoints and weights files hold whole tensors, whoever wrote them.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+import accelerate
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -24,7 +24,7 @@ from transreid_ssl.training.objective import Objective
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def shard(objective: Objective, accelerator: Accelerator) -> None:
+def shard(objective: Objective, accelerator: accelerate.Accelerator) -> None:
     """Keep of every parameter one part on each process; call it before the optimiser is built.
 
     Blocks of ViTs and heads are put together one by one, and the rest, which is small, for a whole

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from accelerate import Accelerator
+import accelerate
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class Watch:
 
     def __init__(
         self,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         run: RunFolder,
         settings: RunSettings,
         meter: Meter,

@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from transreid_ssl.data import Pool
@@ -31,7 +31,7 @@ class Scorer(ABC):
 
     column = "score"
     separable: float | None = None
-    accelerator: Accelerator
+    accelerator: accelerate.Accelerator
     inputs: list[Input]
     record: dict[str, Any]
     identifying: tuple[str, ...]
@@ -75,7 +75,7 @@ class RandomScorer(Scorer):
     identifying = ("method", "seed")
 
     def __init__(
-        self, pool: Pool, target: Pool | None, accelerator: Accelerator, seed: int
+        self, pool: Pool, target: Pool | None, accelerator: accelerate.Accelerator, seed: int
     ) -> None:
         self.target, self.accelerator, self.inputs = target, accelerator, []
         self.record = {"method": "random", "seed": seed}

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import accelerate
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
 from transreid_ssl.cfs.likeness import separability, whitening
@@ -43,7 +43,7 @@ class ForgettingScorer(NetworkScorer):
         after: str | Path,
         pool: Pool,
         target: Pool | None,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         sample: int,
         seed: int,
     ) -> None:

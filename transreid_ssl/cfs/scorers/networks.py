@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+import accelerate
 import numpy as np
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from transreid_ssl.cfs.likeness import Learnt, halves
@@ -33,7 +33,12 @@ class NetworkScorer(Scorer):
     """
 
     def __init__(
-        self, pool: Pool, target: Pool | None, accelerator: Accelerator, sample: int, seed: int
+        self,
+        pool: Pool,
+        target: Pool | None,
+        accelerator: accelerate.Accelerator,
+        sample: int,
+        seed: int,
     ) -> None:
         self.accelerator, self.seed = accelerator, seed
         self.sample, self.places = some(pool, sample, seed)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import accelerate
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
 from transreid_ssl.cfs.likeness import KINDS, LIKENESSES, DensityRatio, Likeness, separability
@@ -37,7 +37,7 @@ class LikenessScorer(NetworkScorer):
         weights: str | Path,
         pool: Pool,
         target: Pool,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         sample: int,
         seed: int,
     ) -> None:
