@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def shown(count: int) -> np.ndarray:
 
 def tiles(
     query: Embedded, gallery: Embedded, rows: np.ndarray, said: dict[str, np.ndarray]
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """What the page shows, as ``report.write_search`` takes it; ``said`` of each place (Q, K)."""
     return [
         {

@@ -150,7 +150,11 @@ class Diversity:
         return features, rows
 
     def groups(
-        self, kind: Kind, names: pa.ChunkedArray, rows: tuple | None = None, seed: int = 0
+        self,
+        kind: Kind,
+        names: pa.ChunkedArray,
+        rows: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int = 0,
     ) -> Groups:
         """The groups of a kind that ``names`` are in; ``rows`` for clusters."""
         if kind == "cluster":

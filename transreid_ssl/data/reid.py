@@ -124,7 +124,9 @@ def camera_rows(
     return np.searchsorted(known, images.cameras)
 
 
-def labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, tuple]:
+def labels(
+    protocol: ReIDProtocol, queries: Any = slice(None)
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """(identities, cameras) of ``queries`` and of the gallery; cameras where both know them."""
     query, gallery = protocol.query, protocol.gallery
     if query.cameras is None or gallery.cameras is None:

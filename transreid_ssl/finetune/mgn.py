@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.losses import batch_hard_triplet, circle_logits, smoothed_cross_entropy
 from transreid_ssl.finetune.settings import MGNConfig
-from transreid_ssl.models import MGN, CosineClassifier, MGNParts
+from transreid_ssl.models import MGN, Backbone, CosineClassifier, MGNParts
 from transreid_ssl.models.architectures import MGNArchitecture
 from transreid_ssl.training import Objective
 
@@ -36,8 +36,12 @@ class MGNObjective(Objective):
 
     name = "mgn"
 
+    backbone: MGN
+    config: MGNConfig
+    classifiers: nn.ModuleList
+
     def __init__(
-        self, backbone: nn.Module, num_identities: int, config: MGNConfig | None = None
+        self, backbone: Backbone, num_identities: int, config: MGNConfig | None = None
     ) -> None:
         super().__init__()
         if not isinstance(backbone, MGN):

@@ -5,12 +5,13 @@ from typing import NamedTuple
 import accelerate
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from transreid_ssl.data import LabelledImages
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.clusters import watch_spread
 from transreid_ssl.finetune.settings import ClusterSettings
+from transreid_ssl.models import Backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph
 
@@ -58,6 +59,12 @@ class Labeller:
         max_bad_fraction: Share of unreadable images that is put up with.
     """
 
+    images: LabelledImages
+    config: ClusterSettings
+    accelerator: accelerate.Accelerator
+    num_workers: int
+    cameras: np.ndarray | None
+
     def __init__(
         self,
         images: LabelledImages,
@@ -71,7 +78,7 @@ class Labeller:
         self.num_workers, self.cameras = num_workers, cameras
         self.max_bad_fraction = max_bad_fraction
 
-    def __call__(self, backbone: nn.Module, epoch: int, epochs: int) -> PseudoLabels:
+    def __call__(self, backbone: Backbone, epoch: int, epochs: int) -> PseudoLabels:
         """Embed and cluster with the density of this epoch.
 
         Raises:

@@ -200,7 +200,7 @@ def training_images(
     return LabelledDataset(images, ReIDAugment(augment), config.run.seed)
 
 
-def shares(config: Training, accelerator: accelerate.Accelerator) -> dict:
+def shares(config: Training, accelerator: accelerate.Accelerator) -> dict[str, Any]:
     """Which part of every global batch this process takes."""
     return {
         "rank": accelerator.process_index,

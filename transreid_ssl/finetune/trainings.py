@@ -25,8 +25,7 @@ from transreid_ssl.training.settings import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from transreid_ssl.models import Backbone
     from transreid_ssl.training import Objective
 
 
@@ -52,7 +51,7 @@ class SupervisedTraining(LabelledTraining):
     supervised: SupervisedConfig = SupervisedConfig()
     optim: OptimizerSettings = SUPERVISED_OPTIM
 
-    def objective(self, backbone: "nn.Module", num_identities: int) -> "Objective":
+    def objective(self, backbone: "Backbone", num_identities: int) -> "Objective":
         """Identity classification behind a BN neck, and triplets."""
         from transreid_ssl.finetune.supervised import SupervisedObjective
 
@@ -73,7 +72,7 @@ class MGNTraining(LabelledTraining):
     mgn: MGNConfig = MGNConfig()
     optim: OptimizerSettings = MGN_OPTIM
 
-    def objective(self, backbone: "nn.Module", num_identities: int) -> "Objective":
+    def objective(self, backbone: "Backbone", num_identities: int) -> "Objective":
         """Eight classifiers, and triplet losses."""
         from transreid_ssl.finetune.mgn import MGNObjective
 
@@ -113,7 +112,7 @@ class ClusterTraining:
                 "--model.jpm: clusters need one feature behind a batch norm; set it to false"
             )
 
-    def objective(self, backbone: "nn.Module") -> "Objective":
+    def objective(self, backbone: "Backbone") -> "Objective":
         """The memory of clusters."""
         from transreid_ssl.finetune.clusters import ClusterObjective
 

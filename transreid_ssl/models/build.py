@@ -12,7 +12,9 @@ from transreid_ssl.models.timm_build import entry
 from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.vit import ReIDViT
 
-Backbone = ReIDViT | ReIDResNet | MGN | TimmNetwork
+ViewBackbone = ReIDViT | ReIDResNet | TimmNetwork
+"""Those that views of several sizes pass together, as pre-training wants it: all but an MGN."""
+Backbone = ViewBackbone | MGN
 """Maps images (B, 3, H, W), and cameras where it embeds them, to (B, D); has ``.spec``.
 
 uint8 images are normalised in the network, with its spec's mean and std as they are at that moment;

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import accelerate
-from torch import nn
 
 from transreid_ssl.data import (
     EpochSampler,
@@ -20,7 +19,8 @@ from transreid_ssl.data import (
 )
 from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
-from transreid_ssl.models import STATISTICS
+from transreid_ssl.models import MGN, STATISTICS, ViewBackbone
+from transreid_ssl.models.architectures import MGNArchitecture, architecture
 from transreid_ssl.outputs import BACKBONE
 from transreid_ssl.pretrain.own import FEW
 from transreid_ssl.pretrain.settings import PretrainingConfig
@@ -48,6 +48,15 @@ def check_sizes(config: PretrainingConfig) -> None:
         )
 
 
+def check_network(config: PretrainingConfig) -> None:
+    """An MGN has no vector that views could be compared by: its parts are learnt with labels."""
+    if isinstance(architecture(config.model.name), MGNArchitecture):
+        raise UserError(
+            f"--model.name {config.model.name}: an MGN is not pre-trained; pre-train the ResNet "
+            "below it (resnet50_reid, say), whose weights fine-tuning gives to all its branches"
+        )
+
+
 def without_weights(config: Config) -> Config:
     """The same settings, but for initial weights."""
     return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
@@ -55,7 +64,7 @@ def without_weights(config: Config) -> Config:
 
 def backbone_pair(
     config: PretrainingConfig, accelerator: accelerate.Accelerator
-) -> tuple[nn.Module, nn.Module]:
+) -> tuple[ViewBackbone, ViewBackbone]:
     """The network that learns and drops paths, and the one that follows it and does not.
 
     The first has its initial weights, but where the run goes on: its checkpoint has them.
@@ -63,12 +72,14 @@ def backbone_pair(
     first = without_weights(config).model if goes_on(config.run) else config.model
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
     pair = (dataclasses.replace(config, model=model) for model in (first, still))
-    return tuple(student(each, accelerator) for each in pair)
+    learner, follower = (student(each, accelerator) for each in pair)
+    return learner, follower
 
 
-def student(config: PretrainingConfig, accelerator: accelerate.Accelerator) -> nn.Module:
+def student(config: PretrainingConfig, accelerator: accelerate.Accelerator) -> ViewBackbone:
     """The network that learns, told the statistics that its images are normalised with."""
     backbone = build_backbone_to_train(config.model, accelerator)
+    assert not isinstance(backbone, MGN)  # which check_network refuses
     chosen = STATISTICS[config.data.statistics]
     backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
     return backbone
@@ -94,6 +105,7 @@ def pretrain(
         UserError: settings that do not fit each other, the pool or the run folder.
     """
     check_sizes(config)
+    check_network(config)
     data = config.data
     accelerator, run, whole = start(config, origin, title, lambda: _open_pool(config))
     pool = training_pool(whole, data.max_bad_fraction, run, accelerator)

@@ -15,13 +15,18 @@ from tqdm import tqdm
 from transreid_ssl.data import LabelledImages, Pool, ReIDProtocol, image_loader
 from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.errors import UserError
+from transreid_ssl.models import Backbone
 from transreid_ssl.processes import together
 
-PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "no": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def embed_protocol(
-    backbone: nn.Module, protocol: ReIDProtocol, **options: Any
+    backbone: Backbone, protocol: ReIDProtocol, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Unit features of queries and gallery, float32 (Q, D) and (G, D): see ``embed_images``."""
     found = []
@@ -32,7 +37,7 @@ def embed_protocol(
 
 
 def embed_images(
-    backbone: nn.Module,
+    backbone: Backbone,
     images: Pool | LabelledImages,
     *,
     accelerator: accelerate.Accelerator | None = None,
@@ -77,7 +82,7 @@ def embed_images(
 
 
 def embed_batches(
-    backbone: nn.Module,
+    backbone: Backbone,
     images: Pool | LabelledImages,
     *,
     batch_size: int = 128,
@@ -139,7 +144,7 @@ def embed_batches(
             yield under_way[0], under_way[1].wait()
 
 
-def on_device(backbone: nn.Module, device: str | None) -> nn.Module:
+def on_device(backbone: Backbone, device: str | None) -> nn.Module:
     """Move a network to the device of this name; by default that of ``default_device``.
 
     Raises:
@@ -180,7 +185,7 @@ def refuse_not_finite(name: str) -> NoReturn:
 
 @torch.inference_mode()
 def _features(
-    backbone: nn.Module, images: Tensor, *cameras: Tensor, flip: bool, dtype: torch.dtype | None
+    backbone: Backbone, images: Tensor, *cameras: Tensor, flip: bool, dtype: torch.dtype | None
 ) -> Tensor:
     """float32 (B, D); the mirrored images go in a pass of their own, to need no more memory."""
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):

@@ -23,6 +23,10 @@ class BadImages:
         limit: How many different ones may be met; None: any number.
     """
 
+    accelerator: accelerate.Accelerator
+    run: RunFolder
+    limit: int | None
+
     def __init__(
         self, accelerator: accelerate.Accelerator, run: RunFolder, limit: int | None
     ) -> None:

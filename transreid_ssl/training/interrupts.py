@@ -16,8 +16,8 @@ class StopRequest:
 
     def __init__(self, accelerator: accelerate.Accelerator) -> None:
         self.accelerator = accelerator
-        self.asked = False
-        self.every = 1
+        self.asked: bool = False
+        self.every: int = 1
         # A launcher that is killed takes nobody along: the training would go on without a master,
         # and the next one would find its run folder in use.
         self._launcher = os.getppid() if _LAUNCHED & os.environ.keys() else None

@@ -23,6 +23,13 @@ class Probing:
             than all before it.
     """
 
+    accelerator: accelerate.Accelerator
+    run: RunFolder
+    last_step: int
+    probe: RetrievalProbe | None
+    every: int
+    keep_best: Callable[[], None] | None
+
     def __init__(
         self,
         accelerator: accelerate.Accelerator,

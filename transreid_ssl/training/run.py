@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import accelerate
-from torch import nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json
-from transreid_ssl.models import began_with, group_norms, save_backbone
+from transreid_ssl.models import Backbone, began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.reading import read_object
 from transreid_ssl.training.config import provenance
@@ -64,7 +63,7 @@ def train(
     """
     _prepare(objective, config.run, accelerator)
 
-    def backbone() -> nn.Module:
+    def backbone() -> Backbone:
         return whole_network(objective.backbone)
 
     before = _lineage(config, objective, run, accelerator)

@@ -8,12 +8,18 @@ from typing import Any, TypeVar
 import accelerate
 import torch
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
-from torch import nn
 
 from transreid_ssl import logs
 from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import build_backbone, find_weights, is_timm, load_weights, read_spec
+from transreid_ssl.models import (
+    Backbone,
+    build_backbone,
+    find_weights,
+    is_timm,
+    load_weights,
+    read_spec,
+)
 from transreid_ssl.outputs import MADE_BY, require
 from transreid_ssl.processes import on_all, on_main, together
 from transreid_ssl.training import trackers
@@ -181,7 +187,7 @@ def build_backbone_to_train(
     accelerator: accelerate.Accelerator,
     num_cameras: int = 0,
     feature_norm: bool = False,
-) -> nn.Module:
+) -> Backbone:
     """The network to train, with its initial weights.
 
     Args:

@@ -31,6 +31,14 @@ class Watch:
         image_names: By the "index" of a batch; None: nobody knows them.
     """
 
+    accelerator: accelerate.Accelerator
+    run: RunFolder
+    meter: Meter
+    parameters: list[Tensor]
+    image_names: Sequence[str] | None
+    largest_norm: float
+    collapse: CollapseWatch
+
     def __init__(
         self,
         accelerator: accelerate.Accelerator,

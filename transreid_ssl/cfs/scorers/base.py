@@ -29,7 +29,7 @@ class Scorer(ABC):
             area under a ROC curve, once ``learn`` has found out; else None.
     """
 
-    column = "score"
+    column: str = "score"
     separable: float | None = None
     accelerator: accelerate.Accelerator
     inputs: list[Input]
@@ -72,7 +72,12 @@ class Scorer(ABC):
 class RandomScorer(Scorer):
     """Chance: the baseline of all others."""
 
-    identifying = ("method", "seed")
+    identifying: tuple[str, ...] = ("method", "seed")
+    accelerator: accelerate.Accelerator
+    inputs: list[Input]
+    record: dict[str, Any]
+    target: Pool | None
+    scores: list[Tensor]
 
     def __init__(
         self, pool: Pool, target: Pool | None, accelerator: accelerate.Accelerator, seed: int
