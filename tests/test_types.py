@@ -25,4 +25,4 @@ def test_every_public_name_has_a_type_that_all_checkers_agree_on():
 
 
 def _is_sure(symbol: dict) -> bool:
-    return symbol["isTypeKnown"] and not symbol["isTypeAmbiguous"] or not symbol["isExported"]
+    return (symbol["isTypeKnown"] and not symbol["isTypeAmbiguous"]) or not symbol["isExported"]

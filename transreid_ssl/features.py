@@ -62,7 +62,9 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
     from transreid_ssl.models import load_backbone
 
     weights = find_run(settings.weights, settings.run)
-    norm = {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
+    norm: dict[str, Any] = (
+        {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
+    )
     model = load_backbone(weights, **norm)
     for line in model.load_report.surprises():
         print(f"note: {weights}: {line}", flush=True)

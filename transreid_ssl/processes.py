@@ -17,7 +17,7 @@ def on_main(accelerator: "accelerate.Accelerator", function: Callable[[], Result
     Raises:
         Exception: whatever it raised, there as it is and elsewhere as its message.
     """
-    outcome: list[Any] = [None, None]
+    outcome: Any = [None, None]
     error = None
     if accelerator.is_main_process:
         outcome[0], error = _attempt(function)
@@ -38,7 +38,7 @@ def on_all(accelerator: "accelerate.Accelerator", function: Callable[[], Result]
     Raises:
         Exception: whatever it raised on some process, on all of them.
     """
-    result = None
+    result: Any = None
     for first in (True, False):
         mine = accelerator.is_local_main_process == first
         found = together(accelerator, function if mine else lambda: None)
@@ -52,6 +52,7 @@ def together(accelerator: "accelerate.Accelerator", function: Callable[[], Resul
     Raises:
         Exception: whatever it raised on some process, on all of them.
     """
+    result: Any
     result, error = _attempt(function)
     told = [_told(error)]
     if accelerator.num_processes > 1:

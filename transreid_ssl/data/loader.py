@@ -109,7 +109,7 @@ class LabelledDataset(Dataset[Any]):
     seed: int
     num_identities: int
     labels: np.ndarray
-    cameras: np.ndarray | None
+    cameras: np.ndarray
     num_cameras: int
 
     def __init__(

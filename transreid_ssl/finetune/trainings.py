@@ -25,6 +25,7 @@ from transreid_ssl.training.settings import (
 )
 
 if TYPE_CHECKING:
+    from transreid_ssl.finetune.clusters import ClusterObjective
     from transreid_ssl.models import Backbone
     from transreid_ssl.training import Objective
 
@@ -41,6 +42,10 @@ class LabelledTraining:
 
     def __post_init__(self) -> None:
         _check_groups(self, "images_per_identity")
+
+    def objective(self, backbone: "Backbone", num_identities: int) -> "Objective":
+        """The method's networks and losses."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class ClusterTraining:
                 "--model.jpm: clusters need one feature behind a batch norm; set it to false"
             )
 
-    def objective(self, backbone: "Backbone") -> "Objective":
+    def objective(self, backbone: "Backbone") -> "ClusterObjective":
         """The memory of clusters."""
         from transreid_ssl.finetune.clusters import ClusterObjective
 

@@ -180,7 +180,7 @@ class DINO(Objective):
                 "and needs two or more, a large one among them"
             )
         self.config, spec = config, backbone.spec
-        dim = spec.architecture.width if config.part_tokens else spec.embed_dim
+        dim = spec.architecture.map_dim if config.part_tokens else spec.embed_dim
         head, patch_head = build_head(config, dim), None
         self.masked: MaskedPatches | None = None
         if config.masked_patches:

@@ -87,13 +87,13 @@ class MaskedPatches(Centred):
     def __init__(self, backbone: ViewBackbone, config: DINOConfig, out_dim: int) -> None:
         super().__init__(out_dim, config.center_momentum)
         spec = backbone.spec
-        if not isinstance(backbone, ReIDViT) or spec.embed_dim != spec.architecture.width:
+        if not isinstance(backbone, ReIDViT) or spec.embed_dim != spec.architecture.map_dim:
             raise UserError(
                 f"--dino.masked_patches: {spec.name} has no patches that could pass the head of "
                 "its feature; choose a plain vit_… without jpm, or leave it out"
             )
         self.config, self.grid = config, backbone.patch_embed.dynamic_feat_size
-        self.embedding = nn.Parameter(torch.zeros(spec.architecture.width))
+        self.embedding = nn.Parameter(torch.zeros(spec.architecture.map_dim))
 
     def draw(self, images: Tensor) -> Masked:
         """Masks of images (B, 3, H, W)."""

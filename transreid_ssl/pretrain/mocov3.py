@@ -76,7 +76,7 @@ def _prepare(backbone: ViewBackbone, config: MoCoV3Config, fresh: bool) -> None:
                 "--mocov3.initialisation default and --mocov3.positions learned"
             )
         return
-    if (drawn or fixed) and (spec.jpm or spec.architecture.part_tokens):
+    if (drawn or fixed) and (spec.jpm or getattr(spec.architecture, "part_tokens", 0)):
         what = "jigsaw patches" if spec.jpm else "part tokens"
         raise UserError(
             f"{spec.name} with {what}: MoCo v3's start is one for plain ViTs; give "

@@ -52,7 +52,7 @@ class PartDINO(DINO):
                 f"give a multiple of {parts} (PASS takes 9)"
             )
         super().__init__(backbone, teacher_backbone, config, num_crops, num_teacher_crops)
-        heads = nn.ModuleList(build_head(config, spec.architecture.width) for _ in range(parts))
+        heads = nn.ModuleList(build_head(config, spec.architecture.map_dim) for _ in range(parts))
         self.student.part_heads, self.teacher.part_heads = heads, copy.deepcopy(heads)
         self.teacher.requires_grad_(False)
         seen = num_teacher_crops + small // parts

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import accelerate
 import numpy as np
@@ -18,6 +18,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone
 from transreid_ssl.processes import together
 
+Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS: dict[str, torch.dtype | None] = {
     "no": None,
     "bf16": torch.bfloat16,
@@ -62,19 +63,19 @@ def embed_images(
     """
     features = torch.zeros(len(images), backbone.spec.embed_dim)
     readable = torch.zeros(len(images))
-    several = accelerator is not None and accelerator.num_processes > 1
+    several = accelerator if accelerator and accelerator.num_processes > 1 else None
     if several:
         broadcast(list(backbone.buffers()))  # in place
-        options["share"] = accelerator.process_index, accelerator.num_processes
+        options["share"] = several.process_index, several.num_processes
 
     def fill() -> None:
         for index, part in embed_batches(backbone, images, **options):
             features[index], readable[index] = part, 1.0
 
-    together(accelerator, fill) if several else fill()
+    together(several, fill) if several else fill()
     if several:  # each row is zero but on one process
         features, readable = (
-            accelerator.reduce(values.to(accelerator.device), "sum").cpu()
+            several.reduce(values.to(several.device), "sum").cpu()
             for values in (features, readable)
         )
     index = readable.nonzero()[:, 0]
@@ -144,7 +145,7 @@ def embed_batches(
             yield under_way[0], under_way[1].wait()
 
 
-def on_device(backbone: Backbone, device: str | None) -> nn.Module:
+def on_device(backbone: Network, device: str | None) -> Network:
     """Move a network to the device of this name; by default that of ``default_device``.
 
     Raises:

@@ -48,8 +48,9 @@ class Embedder:
         num_workers: int = 0,
         precision: str = "no",
     ) -> None:
-        path = isinstance(weights, str | os.PathLike)
-        self.model: Backbone = on_device(load_backbone(weights) if path else weights, device).eval()
+        if isinstance(weights, str | os.PathLike):
+            weights = load_backbone(os.fspath(weights))
+        self.model: Backbone = on_device(weights, device).eval()
         found = self.model.spec.calibration
         self.flip: bool = bool(found and found.flip) if flip is None else flip
         self.calibration: Calibration | None = found if found and found.flip == self.flip else None
@@ -110,8 +111,9 @@ class Embedder:
 
     def _features(self, images: Images) -> np.ndarray:
         """Features are those of images, or taken as they are."""
-        is_given = isinstance(images, np.ndarray) and images.ndim == 2
-        return images.astype(np.float32, copy=False) if is_given else self(images)
+        if isinstance(images, np.ndarray) and images.ndim == 2:
+            return images.astype(np.float32, copy=False)
+        return self(images)
 
 
 CALIBRATE = "`python -m transreid_ssl.calibrate --weights FILE --data SET` finds what cosines mean"

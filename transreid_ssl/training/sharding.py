@@ -6,7 +6,7 @@ again. Checkpoints and weights files hold whole tensors, whoever wrote them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import accelerate
 import torch
@@ -18,10 +18,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import PackedBlock, from_spec
+from transreid_ssl.models import Backbone, PackedBlock, from_spec
 from transreid_ssl.training.objective import Objective
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 def shard(objective: Objective, accelerator: accelerate.Accelerator) -> None:
@@ -105,7 +103,7 @@ def dealt_out(value: Any, like: Any) -> Any:
     )
 
 
-def whole_network(network: Network) -> Network:
+def whole_network(network: Backbone) -> Backbone:
     """A backbone with its ``spec`` as it is, or a whole copy of one in a sharded objective.
 
     For evaluation and for weights files. All processes call this together.

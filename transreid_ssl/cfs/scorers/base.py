@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from transreid_ssl.data import Pool
+from transreid_ssl.data.settings import Interpolation
 
-Input = tuple[tuple[int, int], str]
+Input = tuple[tuple[int, int], Interpolation]
 """(height, width) of a network's images, and the interpolation that they are resized with."""
 
 
