@@ -71,7 +71,8 @@ def rank(query: Embedded, gallery: Embedded, options: Search) -> tuple[np.ndarra
         query.features, None if itself else gallery.features,
         k=options.k, exclude_self=itself, search=gallery.search, device=device_of(options),
     )  # fmt: skip
-    return tuple(part.numpy() for part in found)
+    distances, rows = (part.numpy() for part in found)
+    return distances, rows
 
 
 def shown(count: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Building networks of every family."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import timm
 
@@ -49,4 +49,5 @@ def build_backbone(
 
 def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> Backbone:
     """A freshly initialised backbone for this spec, in training mode, through timm's registry."""
-    return timm.create_model(entry(spec.name), spec=spec, drop_path_rate=drop_path)
+    model = timm.create_model(entry(spec.name), spec=spec, drop_path_rate=drop_path)
+    return cast(Backbone, model)  # as the registry has told timm

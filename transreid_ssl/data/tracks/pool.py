@@ -62,10 +62,11 @@ class ScreenedCrops(Pool):
 
     def read_in_order(self, indices: Iterable[int]) -> Iterator[bytes | CorruptImage]:
         """The crops, or why one is left out: a broken one, or one that the rules refuse."""
-        indices, screening = list(indices), Screening(self.rules)
+        indices, screening, tracks = list(indices), Screening(self.rules), self.tracks
+        assert tracks is not None
         for index, encoded in zip(indices, self.pool.read_in_order(indices)):
             if isinstance(encoded, bytes):
-                name, track = self.names[index], int(self.tracks.tracks[index])
+                name, track = self.names[index], int(tracks.tracks[index])
                 reason = screening.complaint(decode(encoded, name), track)
                 yield CorruptImage(name, reason) if reason else encoded
             else:
