@@ -49,18 +49,19 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def attached(tree: ast.Module) -> Iterator[str]:
-    """The modules of a package that its names are imported from when they are first used."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
-            yield from ast.literal_eval(node.value)
+def attached(package: str) -> Iterator[str]:
+    """The modules that its names are imported from when they are first used, of its stub."""
+    stub = launch.ROOT.joinpath(*package.split("."), "__init__.pyi")
+    for node in ast.walk(ast.parse(stub.read_text(encoding="utf-8"))) if stub.exists() else ():
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
 
 
 def module_graph(trees: dict[str, ast.Module]) -> dict[str, set[str]]:
     """What each module imports of the others; a name that is no module is of its package."""
     graph = {}
     for module, tree in trees.items():
-        names = {*imported(tree), *(f"{module}.{name}" for name in attached(tree))}
+        names = {*imported(tree), *(f"{module}.{name}" for name in attached(module))}
         found = {name if name in trees else name.rpartition(".")[0] for name in names}
         graph[module] = (found & trees.keys()) - {module}
     return graph

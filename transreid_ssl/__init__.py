@@ -13,13 +13,8 @@ __version__ = "0.1.0"
 # A library prints nothing of itself; see transreid_ssl/logs.py.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
-_ROOMS = ("cfs", "data", "finetune", "models", "pretrain", "report", "retrieval", "training")
-
 # Lazy, because torch and timm take seconds, and because a room that is also a program (python -m)
-# must not be imported before it runs.
-__getattr__, *_ = lazy_loader.attach(
-    __name__,
-    submodules=_ROOMS,
-    submod_attrs={"errors": ["UserError"], "models": ["load_backbone"], "retrieval": ["Embedder"]},
-)
+# must not be imported before it runs. The stub beside this file says what there is, for lazy_loader
+# as for type checkers; so do those of the rooms.
+__getattr__, *_ = lazy_loader.attach_stub(__name__, __file__)
 __all__ = ["Embedder", "UserError", "__version__", "load_backbone"]

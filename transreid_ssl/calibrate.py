@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt
 
 from transreid_ssl import command, data, retrieval
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.data.tracks.settings import Tracks
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model, place_weights
+from transreid_ssl.number_types import NonNegativeInt, OpenUnitInterval, PositiveInt
 from transreid_ssl.outputs import MODEL, OUTPUTS
 from transreid_ssl.transfer import markdown_table
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
 
 from transreid_ssl import command, data, report, retrieval
 from transreid_ssl.errors import check_ranges
@@ -17,6 +16,7 @@ from transreid_ssl.features import (
     load_model,
     read_embedded,
 )
+from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.outputs import check_outputs
 from transreid_ssl.tables import check_listing, write_listing
 

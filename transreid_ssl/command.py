@@ -154,7 +154,7 @@ def positional(metavar: str, help: str, nargs: str = "*", default: Any = ()) -> 
 
 def subcommands(
     prog: str,
-    description: str,
+    description: str | None,
     actions: Mapping[str, tuple[type, Callable[[Any], int | None]]],
     arguments: Sequence[str] | None = None,
 ) -> int | None:
@@ -168,7 +168,7 @@ def subcommands(
     Returns:
         What the sub-command returned: the exit code.
     """
-    parser = Parser(prog=as_started(prog), description=as_started(description))
+    parser = Parser(prog=as_started(prog), description=as_started(description or ""))
     choices = parser.add_subcommands(required=True)
     for name, (kind, _) in actions.items():
         choices.add_subcommand(name, _parser(kind), help=_summary(kind).partition("\n")[0])

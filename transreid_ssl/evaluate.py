@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse.typing import NonNegativeInt, PositiveInt
-
 from transreid_ssl import __version__, command, data, report, retrieval
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import write_json
+from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import sources
 from transreid_ssl.outputs import check_outputs, is_page, page_of
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import PositiveInt
-
 from transreid_ssl import command, data, retrieval
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import find_run
 from transreid_ssl.files import atomic_path
+from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import check_outputs
 

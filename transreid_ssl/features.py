@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
+from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.outputs import check_outputs, choose_run
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
     from transreid_ssl.models import load_backbone, read_spec
 
     weights = find_run(settings.weights, settings.run)
-    norm = {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
+    norm: dict[str, Any] = (
+        {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
+    )
     if norm and read_spec(weights).readout is not None:
         raise UserError(f"{weights}: its features are whitened: leave --feature out")
     model = load_backbone(weights, **norm)

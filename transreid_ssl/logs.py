@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from transreid_ssl.errors import UserError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    import accelerate
 
 TREE = logging.getLogger("transreid_ssl")
 RUN = logging.getLogger("transreid_ssl.run")
@@ -72,7 +72,7 @@ _console: _Console | None = None
 _file: _File | None = None
 
 
-def say(accelerator: "Accelerator", text: object, level: int = logging.INFO) -> None:
+def say(accelerator: "accelerate.Accelerator", text: object, level: int = logging.INFO) -> None:
     """Log on the main process, where all processes have the same to say."""
     if accelerator.is_main_process:
         RUN.log(level, str(text), stacklevel=2)

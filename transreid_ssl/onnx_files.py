@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, brief
 from transreid_ssl.models import BackboneSpec
-from transreid_ssl.models.exported import ExportedNetwork, as_pixels
+from transreid_ssl.models.exported import ExportedNetwork, Pixels, as_pixels
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 SPEC, PIXELS = "transreid_ssl", "transreid_ssl_input"
@@ -90,6 +90,10 @@ class OnnxNetwork(nn.Module):
     Raises:
         UserError: a file that onnxruntime cannot run, or that is not of this package.
     """
+
+    spec: BackboneSpec
+    pixels: Pixels
+    session: Any
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         import onnxruntime

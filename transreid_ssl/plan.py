@@ -80,7 +80,9 @@ PROFILES = {
     ("h200", "vit_base_patch16_ics"): Profile(1073, 128, 24.1),
 }
 """Of ``DINO_VIEWS``, 65,536 outputs, bf16, compiled blocks (torch 2.11), crops on the device."""
-DINO_VIEWS = {"num_global": 2, "global_size": (256, 128), "num_local": 8, "local_size": (128, 64)}
+DINO_VIEWS: dict[str, Any] = {
+    "num_global": 2, "global_size": (256, 128), "num_local": 8, "local_size": (128, 64),
+}  # fmt: skip
 
 
 def on_known_gpu(

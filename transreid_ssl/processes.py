@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from transreid_ssl.errors import UserError
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    import accelerate
 
 Result = TypeVar("Result")
 
 
-def on_main(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
+def on_main(accelerator: "accelerate.Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on the main process and return its result on all of them.
 
     Raises:
         Exception: whatever it raised, there as it is and elsewhere as its message.
     """
-    outcome: list[Any] = [None, None]
+    outcome: Any = [None, None]
     error = None
     if accelerator.is_main_process:
         outcome[0], error = _attempt(function)
@@ -30,7 +30,7 @@ def on_main(accelerator: "Accelerator", function: Callable[[], Result]) -> Resul
     return outcome[0]
 
 
-def on_all(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
+def on_all(accelerator: "accelerate.Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on every process, on the first of each node before its others.
 
     So a node's first process makes what the others find in its cache.
@@ -38,7 +38,7 @@ def on_all(accelerator: "Accelerator", function: Callable[[], Result]) -> Result
     Raises:
         Exception: whatever it raised on some process, on all of them.
     """
-    result = None
+    result: Any = None
     for first in (True, False):
         mine = accelerator.is_local_main_process == first
         found = together(accelerator, function if mine else lambda: None)
@@ -46,12 +46,13 @@ def on_all(accelerator: "Accelerator", function: Callable[[], Result]) -> Result
     return result
 
 
-def together(accelerator: "Accelerator", function: Callable[[], Result]) -> Result:
+def together(accelerator: "accelerate.Accelerator", function: Callable[[], Result]) -> Result:
     """Call ``function`` on every process at once.
 
     Raises:
         Exception: whatever it raised on some process, on all of them.
     """
+    result: Any
     result, error = _attempt(function)
     told = [_told(error)]
     if accelerator.num_processes > 1:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jsonargparse.typing import PositiveInt
 
 from transreid_ssl import command, data, report, retrieval
 from transreid_ssl.errors import UserError
@@ -18,6 +18,7 @@ from transreid_ssl.features import (
     load_model,
     read_embedded,
 )
+from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.outputs import check_outputs, is_page, page_of
 from transreid_ssl.tables import check_listing, write_listing
 
@@ -70,7 +71,8 @@ def rank(query: Embedded, gallery: Embedded, options: Search) -> tuple[np.ndarra
         query.features, None if itself else gallery.features,
         k=options.k, exclude_self=itself, search=gallery.search, device=device_of(options),
     )  # fmt: skip
-    return tuple(part.numpy() for part in found)
+    distances, rows = (part.numpy() for part in found)
+    return distances, rows
 
 
 def shown(count: int) -> np.ndarray:
@@ -80,7 +82,7 @@ def shown(count: int) -> np.ndarray:
 
 def tiles(
     query: Embedded, gallery: Embedded, rows: np.ndarray, said: dict[str, np.ndarray]
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """What the page shows, as ``report.write_search`` takes it; ``said`` of each place (Q, K)."""
     return [
         {

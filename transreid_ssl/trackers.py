@@ -45,8 +45,10 @@ class BoxEncoder:
         UserError: weights that cannot be read, or a device that cannot be used.
     """
 
+    embedder: Embedder
+
     def __init__(
-        self, weights: str | os.PathLike, device: str | None = None, **options: Any
+        self, weights: str | os.PathLike[str], device: str | None = None, **options: Any
     ) -> None:
         self.embedder = Embedder(weights, device, **options)
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transreid_ssl import __version__, command, data, retrieval
 from transreid_ssl.data.settings import DEFAULT_PATTERN
@@ -160,7 +160,7 @@ def report(rows: Sequence[Row], network: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def record(rows: Sequence[Row]) -> list[dict]:
+def record(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The figures of each set for JSON."""
     return [
         {

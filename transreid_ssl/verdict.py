@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl import __version__, command, data, report, retrieval, training
 from transreid_ssl.data.settings import DEFAULT_PATTERN
@@ -16,6 +15,7 @@ from transreid_ssl.data.tracks.settings import Tracks
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import atomic_paths
+from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.transfer import markdown_table, outputs
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from transreid_ssl import command, data, retrieval
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, load_model, place_weights
+from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import MODEL, OUTPUTS
 

@@ -127,14 +127,12 @@ def public_names(root: Path = ROOT) -> dict[str, list[str]]:
     """By room the modules' names that it offers: {"pretrain": ["pretrain.dino.DINO", …], …}."""
     found = {}
     for path in sorted((root / "transreid_ssl").glob("*/__init__.py")):
-        room, tree = path.parent.name, ast.parse(path.read_text(encoding="utf-8"))
+        room, stub = path.parent.name, path.with_suffix(".pyi")
+        tree = ast.parse((stub if stub.exists() else path).read_text(encoding="utf-8"))
         names = []
         for node in ast.walk(tree):
-            if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
-                offered = ast.literal_eval(node.value)
-                names += [f"{room}.{m}.{name}" for m, some in offered.items() for name in some]
-            elif isinstance(node, ast.ImportFrom) and node.module.startswith("transreid_ssl."):
-                module = node.module.removeprefix("transreid_ssl.")
+            if isinstance(node, ast.ImportFrom) and node.module:  # of .losses, or of this package's
+                module = f"{room}.{node.module.rpartition('.')[2]}"
                 names += [f"{module}.{alias.name}" for alias in node.names]
         found[room] = sorted(names, key=lambda name: name.rpartition(".")[2].lower())
     return found

@@ -57,7 +57,7 @@ def test_ibn_is_in_the_blocks_of_the_first_three_stages_alone():
     mixed = {name for name, module in model.named_modules() if isinstance(module, IBN)}
     depths = {1: 3, 2: 4, 3: 6}
     assert mixed == {f"layer{n}.{i}.bn1" for n, depth in depths.items() for i in range(depth)}
-    assert model.layer2[0].bn1.half == 64
+    assert model.layer2[0].bn1.split == 64
 
 
 def test_a_last_stride_of_one_only_looks_at_more_places(images):

@@ -117,6 +117,7 @@ def test_two_processes_and_accumulation_give_the_losses_of_one(tmp_path):
         (["--optim.learning_rate=1"], "learning_rate"),
         (["--run.batch_size=1000"], "fewer than one batch"),
         (["--model.name=vit_huge"], "vit_huge"),
+        (["--model.name=mgn_resnet_nano"], "an MGN is not pre-trained"),
         (["--config=missing.yaml"], "missing.yaml"),
         (["--model.img_size=[64,32]"], "global_size"),
     ],

@@ -8,13 +8,4 @@ were made.
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submodules=["account", "scoring", "subset"],
-    submod_attrs={
-        "diversity": ["Diversity"],
-        "judge": ["Judgement", "judge"],
-        "scoring": ["score"],
-        "subset": ["import_list", "select"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -103,6 +103,7 @@ class Diversity:
         if self.drop_blurred:
             order = self._without_blurred(order, names, pool)
         if self.near_duplicates is not None:
+            assert rows is not None  # options are checked
             if tracks is not None:
                 order = without_repeats(order, *rows, self.near_duplicates, tracks)
             order = without_near_duplicates(order, *rows, self.near_duplicates, seed)
@@ -150,13 +151,19 @@ class Diversity:
         return features, rows
 
     def groups(
-        self, kind: Kind, names: pa.ChunkedArray, rows: tuple | None = None, seed: int = 0
+        self,
+        kind: Kind,
+        names: pa.ChunkedArray,
+        rows: tuple[np.ndarray, np.ndarray] | None = None,
+        seed: int = 0,
     ) -> Groups:
         """The groups of a kind that ``names`` are in; ``rows`` for clusters."""
         if kind == "cluster":
+            assert rows is not None  # options are checked
             return by_cluster(*rows, self.clusters, seed)
-        folders = self.pattern is None or (kind == "source" and self.needs_tracks())
-        return by_folder(names) if folders else by_pattern(names, self.pattern)
+        if self.pattern is None or (kind == "source" and self.needs_tracks()):
+            return by_folder(names)
+        return by_pattern(names, self.pattern)
 
     def _without_blurred(
         self, order: np.ndarray, names: pa.ChunkedArray, pool: "Pool"

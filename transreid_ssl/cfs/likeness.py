@@ -9,6 +9,7 @@ among a few, by how well they tell the other half's images.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -233,5 +234,13 @@ def nearest(*learnt: np.ndarray) -> Nearest:
     return max(tried, key=lambda likeness: likeness.tells_apart(*learnt))
 
 
-KINDS = {"density-ratio": DensityRatio, "nearest": Nearest, "moments": Moments}
-LIKENESSES = {"density-ratio": density_ratio, "nearest": nearest, "moments": Moments}
+KINDS: dict[str, type[Likeness]] = {
+    "density-ratio": DensityRatio,
+    "nearest": Nearest,
+    "moments": Moments,
+}
+LIKENESSES: dict[str, Callable[..., Likeness]] = {
+    "density-ratio": density_ratio,
+    "nearest": nearest,
+    "moments": Moments,
+}

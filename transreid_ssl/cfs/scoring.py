@@ -9,9 +9,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import InitProcessGroupKwargs
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -47,7 +48,7 @@ def score(
     precision: str = "no",
     max_bad_fraction: float = 0.01,
     overwrite: bool = False,
-    accelerator: Accelerator | None = None,
+    accelerator: accelerate.Accelerator | None = None,
     progress: bool = False,
 ) -> Path:
     """Score every image of ``pool`` into a Parquet table: ``image``, and ``cfs`` or ``score``.
@@ -169,7 +170,7 @@ def _batches(places: range, size: int) -> list[range]:
     return [places[start : start + size] for start in range(0, len(places), size)]
 
 
-def make_accelerator(precision: str = "no") -> Accelerator:
+def make_accelerator(precision: str = "no") -> accelerate.Accelerator:
     """An Accelerator whose processes wait a week for the slowest.
 
     Shards are dealt out beforehand, so that a slower process falls behind with each of its own.
@@ -179,12 +180,12 @@ def make_accelerator(precision: str = "no") -> Accelerator:
     """
     patience = InitProcessGroupKwargs(timeout=timedelta(weeks=1))
     try:
-        return Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
+        return accelerate.Accelerator(mixed_precision=precision, kwargs_handlers=[patience])
     except ValueError as error:
         raise UserError(f"--precision {precision}: {error}") from error
 
 
-def _prepare(parts: ScoreParts, overwrite: bool, accelerator: Accelerator) -> bool:
+def _prepare(parts: ScoreParts, overwrite: bool, accelerator: accelerate.Accelerator) -> bool:
     """Whether everything is done already; all processes see the same state before any writes."""
     if overwrite:
         on_main(accelerator, parts.discard)

@@ -23,6 +23,9 @@ _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 class CorruptImage(Exception):
     """An image that cannot be used: ``name`` says which, ``reason`` says why."""
 
+    name: str
+    reason: str
+
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)  # both as args, so that it survives pickling between workers
         self.name, self.reason = name, reason

@@ -29,6 +29,8 @@ _DIGEST_BYTES = 32
 class Names(Sequence[str]):
     """A sequence of names held in one Arrow column; pickled as a file path when it is mapped."""
 
+    column: pa.Array
+
     def __init__(self, column: pa.Array, path: Path | None = None, digest: str | None = None):
         self.column, self._path, self._digest = column, path, digest
 

@@ -44,6 +44,8 @@ class LMDBPool(Pool):
 
     kind = "LMDB"
 
+    database: str
+
     def __init__(self, path: str | Path) -> None:
         database = find_database(path)
         if database is None:

@@ -50,7 +50,7 @@ class Views(Protocol):
         ...
 
 
-class ViewsDataset(Dataset):
+class ViewsDataset(Dataset[Any]):
     """Views of unlabelled images for self-supervised training, addressed by (epoch, index).
 
     An item is ``{"views", "index", "corrupt"}``: views as ``Views`` made them, the index asked
@@ -61,6 +61,11 @@ class ViewsDataset(Dataset):
     With ``mates`` the views are of two frames of a track, and "track" is its number. A mate that is
     broken is replaced by the image itself.
     """
+
+    pool: Pool | LabelledImages
+    views: Views
+    seed: int
+    mates: Mates | None
 
     def __init__(
         self, pool: Pool | LabelledImages, views: Views, seed: int, mates: Mates | None = None
@@ -91,13 +96,21 @@ class ViewsDataset(Dataset):
             yield int(rng.integers(len(self.pool)))
 
 
-class LabelledDataset(Dataset):
+class LabelledDataset(Dataset[Any]):
     """Augmented images with labels for fine-tuning, addressed by (epoch, index[, copy]).
 
     Labels are 0 … ``num_identities`` - 1 in the order of the identities, ``camera`` likewise (-1
     where none is known). A broken image is replaced by another one of the same identity.
     ``augment`` is called with the image, a generator and a function that gives another image.
     """
+
+    images: LabelledImages
+    augment: Callable[..., np.ndarray]
+    seed: int
+    num_identities: int
+    labels: np.ndarray
+    cameras: np.ndarray
+    num_cameras: int
 
     def __init__(
         self, images: LabelledImages, augment: Callable[..., np.ndarray], seed: int
@@ -182,7 +195,7 @@ def decoded(
             raise UserError(f"{error}; remove or replace this image") from error
 
 
-class _PlainImages(Dataset):
+class _PlainImages(Dataset[Any]):
     """Resized images in order; None in the place of a broken one if those are to be skipped."""
 
     def __init__(
@@ -225,7 +238,7 @@ class _PlainImages(Dataset):
 _running: weakref.WeakSet = weakref.WeakSet()
 
 
-class _Loader(DataLoader):
+class _Loader(DataLoader[Any]):
     """A loader that always ends its workers, and whose errors for users stay one line.
 
     Left to themselves, workers that ignore signals outlive an exception in the loop: its traceback
@@ -261,7 +274,7 @@ def _stop_all_workers() -> None:
         _stop_workers(iterator)
 
 
-def open_loader(dataset: Dataset, num_workers: int, **options: Any) -> DataLoader:
+def open_loader(dataset: Dataset[Any], num_workers: int, **options: Any) -> DataLoader[Any]:
     """A loader over any data set, with the manners that all loaders here share.
 
     It has no more workers than there are cores, whatever is asked for. They are forks, where the
@@ -302,7 +315,7 @@ def _start_worker(_worker: int) -> None:
 
 def training_loader(
     dataset: ViewsDataset | LabelledDataset, sampler: StepSampler, num_workers: int = 0
-) -> DataLoader:
+) -> DataLoader[Any]:
     """One loader for a whole run: it yields the micro-batches of ``sampler`` and ends with it."""
     collate = collate_labelled if isinstance(dataset, LabelledDataset) else collate_views
     return open_loader(dataset, num_workers, batch_sampler=sampler, collate_fn=collate)
@@ -317,7 +330,7 @@ def image_loader(
     skip_corrupt: bool = False,
     cameras: np.ndarray | None = None,
     interpolation: Interpolation = "linear",
-) -> DataLoader:
+) -> DataLoader[Any]:
     """Images in order, resized to ``size`` = (height, width), all or those at ``indices``.
 
     Batches are ``{"images": uint8 (B, 3, height, width), "index": int64 (B,), "corrupt": names}``,

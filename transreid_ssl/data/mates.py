@@ -16,6 +16,8 @@ class Mates:
         tracks: Of the N images of the pool.
     """
 
+    tracks: np.ndarray
+
     def __init__(self, tracks: Tracks) -> None:
         self.tracks, self._frames = tracks.tracks, tracks.frames
         self._by_track = np.argsort(tracks.tracks, kind="stable")

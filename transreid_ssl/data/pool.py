@@ -28,10 +28,10 @@ class Pool(ABC):
     no long Python list.
     """
 
-    kind = "pool"
-    generated = False
+    kind: str = "pool"
+    generated: bool = False
     """Whether the images are drawn by this program: such a pool holds no broken file."""
-    selective = False
+    selective: bool = False
     """Whether ``read_in_order`` leaves images out for what they are: such a choice is final, while
     a broken image may have been repaired."""
     annotations: pa.Table | None = None
@@ -40,7 +40,7 @@ class Pool(ABC):
     def __init__(self, source: str, names: Sequence[str], notes: Sequence[str] = ()) -> None:
         self.source = source
         self.names = names
-        self.notes = tuple(notes)
+        self.notes: tuple[str, ...] = tuple(notes)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,6 +113,8 @@ class FilesPool(Pool):
 
     kind = "files"
 
+    root: str
+
     def __init__(
         self, source: str, root: str | Path, names: Sequence[str], notes: Sequence[str] = ()
     ) -> None:
@@ -134,9 +136,11 @@ class FilesPool(Pool):
 class SubsetPool(Pool):
     """The images of another pool at ``indices`` int64 (M,), in that order."""
 
+    generated: bool
+
     def __init__(self, pool: Pool, indices: np.ndarray, note: str = "a part") -> None:
         self.pool = pool
-        self.indices = np.asarray(indices, dtype=np.int64)
+        self.indices: np.ndarray = np.asarray(indices, dtype=np.int64)
         self.note = note
         self.generated = pool.generated
         super().__init__(pool.source, pool.arrow_names().take(self.indices))
@@ -164,7 +168,7 @@ class ConcatPool(Pool):
     """Several pools one after the other; names get their pool's ``label`` in front."""
 
     def __init__(self, pools: Sequence[Pool], labels: Sequence[str]) -> None:
-        self.pools = list(pools)
+        self.pools: list[Pool] = list(pools)
         self._ends = np.cumsum([len(pool) for pool in pools])
         names = [f"{label}/{name}" for label, pool in zip(labels, pools) for name in pool.names]
         super().__init__(",".join(pool.source for pool in pools), Names.of(names))

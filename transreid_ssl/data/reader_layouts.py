@@ -74,11 +74,13 @@ class MarketFolders:
 
     def read(self, name: str, root: Path, _pattern: str) -> ReIDProtocol:
         """Open the set below ``root``."""
-        train = _MARKET_PARTS[:1]
-        home = find_home(root, self.usual, _MARKET_PARTS, self.title, self.advice, optional=train)
+        home = find_home(
+            root, self.usual, _MARKET_PARTS, self.title, self.advice, optional=_MARKET_PARTS[:1]
+        )
         raw = [self._read_part(home / folder) for folder in _MARKET_PARTS]
         cameras = not_below_zero([part.cameras for part in raw], usual=1)
-        notes = [] if raw[0].names else [f"nothing to train on: {home / train[0]} is not there"]
+        missing = f"nothing to train on: {home / _MARKET_PARTS[0]} is not there"
+        notes = [] if raw[0].names else [missing]
         found = []
         for part, folder, (names, identities, _), views in zip(PARTS, _MARKET_PARTS, raw, cameras):
             distractor = part == "gallery" and 0 not in raw[1].identities
@@ -89,7 +91,10 @@ class MarketFolders:
             labels = np.where(distractor & (identities == 0), -1, identities)
             pool = FilesPool(str(home / folder), home / folder, [names[i] for i in kept])
             found.append(LabelledImages(pool, labels[kept], views[kept]))
-        return ReIDProtocol(name, *found, self.counts.compare(*found), tuple(notes))
+        train, query, gallery = found
+        return ReIDProtocol(
+            name, train, query, gallery, self.counts.compare(train, query, gallery), tuple(notes)
+        )
 
     def _read_part(self, folder: Path) -> _Raw:
         if not folder.exists():
@@ -125,7 +130,7 @@ def read_msmt17(name: str, root: Path, _pattern: str, *, validation: bool = True
     ]
     places = [home / folders[0], home / folders[1], home / folders[1]]
     raw = [_read_msmt17_lists(place, paths) for place, paths in zip(places, lists)]
-    found = _number_msmt17(places, raw)
+    train, query, gallery = _number_msmt17(places, raw)
     absent = {
         part: said
         for part, place, one in zip(PARTS, places, raw)
@@ -133,9 +138,9 @@ def read_msmt17(name: str, root: Path, _pattern: str, *, validation: bool = True
     }
     counts, which = (_MSMT17, "train + val lists") if validation else (_MSMT17_TRAIN, "train list")
     version = "V2 (masked faces; not comparable with V1)" if masked else "V1"
-    split = f"{counts.compare(*found)}, {which}, {version}"
+    split = f"{counts.compare(train, query, gallery)}, {which}, {version}"
     notes = () if trains else (f"nothing to train on: {home / used[0]} is not there",)
-    return ReIDProtocol(name, *found, split, notes, absent)
+    return ReIDProtocol(name, train, query, gallery, split, notes, absent)
 
 
 def _number_msmt17(places: list[Path], raw: list[_Raw]) -> list[LabelledImages]:

@@ -60,7 +60,7 @@ def read_labels(
     return names, [g["identity"] for g in groups], [g.get("camera") for g in groups]
 
 
-def compile_pattern(pattern: str, *groups: str) -> re.Pattern:
+def compile_pattern(pattern: str, *groups: str) -> re.Pattern[str]:
     """A regular expression that a user gives.
 
     Raises:

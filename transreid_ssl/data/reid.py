@@ -124,7 +124,9 @@ def camera_rows(
     return np.searchsorted(known, images.cameras)
 
 
-def labels(protocol: ReIDProtocol, queries: Any = slice(None)) -> tuple[tuple, tuple]:
+def labels(
+    protocol: ReIDProtocol, queries: Any = slice(None)
+) -> tuple[tuple[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None]]:
     """(identities, cameras) of ``queries`` and of the gallery; cameras where both know them."""
     query, gallery = protocol.query, protocol.gallery
     if query.cameras is None or gallery.cameras is None:
@@ -214,12 +216,12 @@ def merge(protocols: list[ReIDProtocol]) -> ReIDProtocol:
         for part in PARTS
         if any(part in p.absent for p in protocols)
     }
-    joined = (_join(parts[part], labels) for part in PARTS)
-    return ReIDProtocol("+".join(labels), *joined, split, notes, absent)
+    train, query, gallery = (_join(parts[part], labels) for part in PARTS)
+    return ReIDProtocol("+".join(labels), train, query, gallery, split, notes, absent)
 
 
 def _join(images: list[LabelledImages], labels: list[str]) -> LabelledImages:
-    cameras = [part.cameras for part in images]
-    known = None if any(c is None for c in cameras) else np.concatenate(cameras)
+    cameras = [part.cameras for part in images if part.cameras is not None]
+    known = np.concatenate(cameras) if len(cameras) == len(images) else None
     identities = np.concatenate([part.identities for part in images])
     return LabelledImages(ConcatPool([part.pool for part in images], labels), identities, known)

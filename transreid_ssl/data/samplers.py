@@ -26,6 +26,12 @@ class StepSampler(ABC):
 
     steps_per_epoch: int
 
+    num_steps: int
+    first_step: int
+    rank: int
+    world_size: int
+    accumulation: int
+
     def __init__(
         self,
         batch_size: int,
@@ -81,6 +87,10 @@ class EpochSampler(StepSampler):
         UserError: the batch cannot be shared, or there are fewer images than one batch takes.
     """
 
+    steps_per_epoch: int
+    num_images: int
+    seed: int
+
     def __init__(self, num_images: int, batch_size: int, seed: int, **steps: int) -> None:
         super().__init__(batch_size, **steps)
         if num_images < batch_size:
@@ -112,6 +122,9 @@ class IdentitySampler(StepSampler):
         UserError: too few identities, or these (with ``spread`` their images) cannot be shared by
             the processes.
     """
+
+    steps_per_epoch: int
+    spread: bool
 
     def __init__(
         self,
@@ -186,6 +199,11 @@ class ClusterSampler(StepSampler):
     Raises:
         UserError: no cluster, or a batch that cannot be shared.
     """
+
+    steps_per_epoch: int
+    seed: int
+    images_per_cluster: int
+    cross_camera: bool
 
     def __init__(
         self,

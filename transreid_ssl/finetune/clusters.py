@@ -14,10 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from transreid_ssl.finetune.memory import ClusterMemory
 from transreid_ssl.finetune.settings import ClusterSettings
+from transreid_ssl.models import Backbone
 from transreid_ssl.training import Objective, feature_spread
 
 
-def watch_spread(backbone: nn.Module, note: Callable[[Tensor], None]) -> RemovableHandle:
+def watch_spread(backbone: Backbone, note: Callable[[Tensor], None]) -> RemovableHandle:
     """Call ``note`` with the spread of each batch's features as they enter the neck.
 
     Behind it they are always spread: a batch norm scales up whatever is left of a collapsed
@@ -43,12 +44,12 @@ class ClusterObjective(Objective):
 
     name = "usl"
 
-    def __init__(self, backbone: nn.Module, config: ClusterSettings | None = None) -> None:
+    def __init__(self, backbone: Backbone, config: ClusterSettings | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.config = config or ClusterSettings()
-        self.epoch = -1
-        self.labels = np.empty(0, np.int64)
+        self.config: ClusterSettings = config or ClusterSettings()
+        self.epoch: int = -1
+        self.labels: np.ndarray = np.empty(0, np.int64)
         # Not a registered module: its size changes, and no process has to send it to another one.
         self._memory: list[ClusterMemory] = []
         self._spread = torch.zeros(())

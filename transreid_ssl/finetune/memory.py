@@ -72,6 +72,10 @@ class ClusterMemory(nn.Module):
     features: Tensor
     """float32 (C, D), unit vectors."""
 
+    temperature: float
+    momentum: float
+    hard: bool
+
     def __init__(
         self, features: Tensor, temperature: float = 0.05, momentum: float = 0.2, hard: bool = False
     ) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.losses import batch_hard_triplet, circle_logits, smoothed_cross_entropy
 from transreid_ssl.finetune.settings import MGNConfig
-from transreid_ssl.models import MGN, CosineClassifier, MGNParts
+from transreid_ssl.models import MGN, Backbone, CosineClassifier, MGNParts
 from transreid_ssl.models.architectures import MGNArchitecture
 from transreid_ssl.training import Objective
 
@@ -36,14 +36,21 @@ class MGNObjective(Objective):
 
     name = "mgn"
 
+    backbone: MGN
+    config: MGNConfig
+    classifiers: nn.ModuleList
+
     def __init__(
-        self, backbone: nn.Module, num_identities: int, config: MGNConfig | None = None
+        self, backbone: Backbone, num_identities: int, config: MGNConfig | None = None
     ) -> None:
         super().__init__()
         if not isinstance(backbone, MGN):
             raise UserError(f"{backbone.spec.name}: these losses are for an mgn_…; choose one")
         self.backbone, self.config = backbone, config or MGNConfig()
-        self.classifiers = _classifiers(backbone.spec.architecture, num_identities)
+        sizes = backbone.spec.architecture
+        assert isinstance(sizes, MGNArchitecture)
+        self._sizes = sizes
+        self.classifiers = _classifiers(sizes, num_identities)
 
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -59,7 +66,7 @@ class MGNObjective(Objective):
         config, identities = self.config, batch["identities"]
         self._set_statistics(epoch)
         found = self.backbone(batch["images"], parts=True)
-        head = self.spec.architecture.head
+        head = self._sizes.head
         vectors = zip(self.classifiers, classified(found, head))
         scores = torch.stack([classify(v) for classify, v in vectors], dim=1).float()  # (B, 8, C)
         id_loss = self._id_loss(scores.flatten(0, 1), identities.repeat_interleave(scores.shape[1]))
@@ -74,7 +81,7 @@ class MGNObjective(Objective):
 
     def _id_loss(self, scores: Tensor, identities: Tensor) -> Tensor:
         config = self.config
-        if self.spec.architecture.head == "luperson":
+        if self._sizes.head == "luperson":
             scores = circle_logits(scores, identities, config.circle_scale, config.circle_margin)
         return smoothed_cross_entropy(
             scores, identities, config.label_smoothing, config.smoothing_over

@@ -2,16 +2,16 @@
 
 from typing import NamedTuple
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from transreid_ssl.data import LabelledImages
 from transreid_ssl.errors import UserError
 from transreid_ssl.finetune.clusters import watch_spread
 from transreid_ssl.finetune.settings import ClusterSettings
-from transreid_ssl.models import Striped
+from transreid_ssl.models import Backbone, Striped
 from transreid_ssl.processes import on_main
 from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph, whiten
 
@@ -59,11 +59,17 @@ class Labeller:
         max_bad_fraction: Share of unreadable images that is put up with.
     """
 
+    images: LabelledImages
+    config: ClusterSettings
+    accelerator: accelerate.Accelerator
+    num_workers: int
+    cameras: np.ndarray | None
+
     def __init__(
         self,
         images: LabelledImages,
         config: ClusterSettings,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         num_workers: int = 0,
         cameras: np.ndarray | None = None,
         max_bad_fraction: float = 1.0,
@@ -72,7 +78,7 @@ class Labeller:
         self.num_workers, self.cameras = num_workers, cameras
         self.max_bad_fraction = max_bad_fraction
 
-    def __call__(self, backbone: nn.Module, epoch: int, epochs: int) -> PseudoLabels:
+    def __call__(self, backbone: Backbone, epoch: int, epochs: int) -> PseudoLabels:
         """Embed and cluster with the density of this epoch.
 
         Raises:
@@ -101,7 +107,7 @@ class Labeller:
             labels[alone] = labels.max() + 1 + np.arange(len(alone))
         return PseudoLabels(labels, _centres(features, labels[index]), found)
 
-    def _embed(self, network: nn.Module) -> tuple[Tensor, np.ndarray]:
+    def _embed(self, network: Backbone | Striped) -> tuple[Tensor, np.ndarray]:
         return embed_images(
             network, self.images, cameras=self.cameras,
             batch_size=self.config.embed_batch_size, num_workers=self.num_workers,

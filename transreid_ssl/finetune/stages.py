@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
-from accelerate import Accelerator
 
 from transreid_ssl.data import (
     ClusterSampler,
@@ -44,7 +44,10 @@ Training = LabelledTraining | ClusterTraining
 
 
 def train_with_labels(
-    config: LabelledTraining, accelerator: Accelerator, run: RunFolder, protocol: ReIDProtocol
+    config: LabelledTraining,
+    accelerator: accelerate.Accelerator,
+    run: RunFolder,
+    protocol: ReIDProtocol,
 ) -> Path:
     """Fine-tune with labels; returns the backbone's file in the run folder.
 
@@ -88,7 +91,7 @@ def train_with_labels(
 
 def train_on_clusters(
     config: ClusterTraining,
-    accelerator: Accelerator,
+    accelerator: accelerate.Accelerator,
     run: RunFolder,
     images: LabelledImages,
     name: str = "usl",
@@ -197,7 +200,7 @@ def training_images(
     return LabelledDataset(images, ReIDAugment(augment), config.run.seed)
 
 
-def shares(config: Training, accelerator: Accelerator) -> dict:
+def shares(config: Training, accelerator: accelerate.Accelerator) -> dict[str, Any]:
     """Which part of every global batch this process takes."""
     return {
         "rank": accelerator.process_index,
@@ -206,13 +209,13 @@ def shares(config: Training, accelerator: Accelerator) -> dict:
     }
 
 
-def ends(config: Training, accelerator: Accelerator) -> dict[str, Any]:
+def ends(config: Training, accelerator: accelerate.Accelerator) -> dict[str, Any]:
     """What is evaluated meanwhile, what is kept, and what the weights say of their data."""
     data = config.data.name if config.data.name != "pool" else config.data.root or "demo"
     return {"probe": probe_settings(config, accelerator), "origin": {"data": data}} | RESULTS
 
 
-def probe_settings(config: Training, accelerator: Accelerator) -> ProbeSettings:
+def probe_settings(config: Training, accelerator: accelerate.Accelerator) -> ProbeSettings:
     """Without a set of its own the probe looks at the queries and the gallery of the target.
 
     Training needs no query, so where none has a match it goes on without a probe.

@@ -17,6 +17,7 @@ from transreid_ssl.models import (
     IMAGENET,
     LUPERSON_MGN,
     STATISTICS,
+    Backbone,
     BNNeck,
     read_spec,
     split_branches,
@@ -40,8 +41,12 @@ class SupervisedObjective(Objective):
 
     name = "supervised"
 
+    neck: BNNeck
+    part_necks: nn.ModuleList
+    config: SupervisedConfig
+
     def __init__(
-        self, backbone: nn.Module, num_identities: int, config: SupervisedConfig | None = None
+        self, backbone: Backbone, num_identities: int, config: SupervisedConfig | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -89,7 +94,7 @@ def _half_of_parts(losses: list[Tensor]) -> Tensor:
     return (whole + torch.stack(parts).mean()) / 2 if parts else whole
 
 
-def set_statistics(backbone: nn.Module, which: str, weights: str | None) -> None:
+def set_statistics(backbone: Backbone, which: str, weights: str | None) -> None:
     """Record in ``backbone.spec`` what its images are normalised with from here on.
 
     Args:

@@ -25,8 +25,8 @@ from transreid_ssl.training.settings import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from transreid_ssl.finetune.clusters import ClusterObjective
+    from transreid_ssl.models import Backbone
     from transreid_ssl.training import Objective
 
 
@@ -43,6 +43,10 @@ class LabelledTraining:
     def __post_init__(self) -> None:
         _check_groups(self, "images_per_identity")
 
+    def objective(self, backbone: "Backbone", num_identities: int) -> "Objective":
+        """The method's networks and losses."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class SupervisedTraining(LabelledTraining):
@@ -52,7 +56,7 @@ class SupervisedTraining(LabelledTraining):
     supervised: SupervisedConfig = SupervisedConfig()
     optim: OptimizerSettings = SUPERVISED_OPTIM
 
-    def objective(self, backbone: "nn.Module", num_identities: int) -> "Objective":
+    def objective(self, backbone: "Backbone", num_identities: int) -> "Objective":
         """Identity classification behind a BN neck, and triplets."""
         from transreid_ssl.finetune.supervised import SupervisedObjective
 
@@ -73,7 +77,7 @@ class MGNTraining(LabelledTraining):
     mgn: MGNConfig = MGNConfig()
     optim: OptimizerSettings = MGN_OPTIM
 
-    def objective(self, backbone: "nn.Module", num_identities: int) -> "Objective":
+    def objective(self, backbone: "Backbone", num_identities: int) -> "Objective":
         """Eight classifiers, and triplet losses."""
         from transreid_ssl.finetune.mgn import MGNObjective
 
@@ -113,7 +117,7 @@ class ClusterTraining:
                 "--model.jpm: clusters need one feature behind a batch norm; set it to false"
             )
 
-    def objective(self, backbone: "nn.Module") -> "Objective":
+    def objective(self, backbone: "Backbone") -> "ClusterObjective":
         """The memory of clusters."""
         from transreid_ssl.finetune.clusters import ClusterObjective
 

@@ -3,7 +3,7 @@
 import transreid_ssl.models.registry  # noqa: F401  (makes the names known to timm)
 from transreid_ssl.models.architectures import ARCHITECTURES
 from transreid_ssl.models.blocks import PackedBlock
-from transreid_ssl.models.build import Backbone, build_backbone, from_spec
+from transreid_ssl.models.build import Backbone, ViewBackbone, build_backbone, from_spec
 from transreid_ssl.models.calibration import Calibration
 from transreid_ssl.models.card import Figure, Publication, licence_of
 from transreid_ssl.models.heads import BNNeck, CosineClassifier, DINOHead, UnitFeatures
@@ -72,6 +72,7 @@ __all__ = [
     "TimmNetwork",
     "TrainingState",
     "UnitFeatures",
+    "ViewBackbone",
     "ancestry",
     "began_with",
     "block_norms",

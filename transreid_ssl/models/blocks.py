@@ -31,6 +31,8 @@ rows of the ``leading`` tokens of each image."""
 class PackedBlock(Block):
     """timm's block, with a way in for groups of images of several sizes."""
 
+    attn: Attention
+
     def forward_packed(
         self,
         tokens: Tensor,

@@ -1,7 +1,7 @@
 """Building networks of every family."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import timm
 
@@ -12,7 +12,9 @@ from transreid_ssl.models.timm_build import entry
 from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.vit import ReIDViT
 
-Backbone = ReIDViT | ReIDResNet | MGN | TimmNetwork
+ViewBackbone = ReIDViT | ReIDResNet | TimmNetwork
+"""Those that views of several sizes pass together, as pre-training wants it: all but an MGN."""
+Backbone = ViewBackbone | MGN
 """Maps images (B, 3, H, W), and cameras where it embeds them, to (B, D); has ``.spec``.
 
 uint8 images are normalised in the network, with its spec's mean and std as they are at that moment;
@@ -47,4 +49,5 @@ def build_backbone(
 
 def from_spec(spec: BackboneSpec, *, drop_path: float = 0.0) -> Backbone:
     """A freshly initialised backbone for this spec, in training mode, through timm's registry."""
-    return timm.create_model(entry(spec.name), spec=spec, drop_path_rate=drop_path)
+    model = timm.create_model(entry(spec.name), spec=spec, drop_path_rate=drop_path)
+    return cast(Backbone, model)  # as the registry has told timm

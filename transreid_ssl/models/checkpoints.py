@@ -24,7 +24,7 @@ from transreid_ssl.models.jpm import own_names
 from transreid_ssl.models.positions import is_square, num_places
 from transreid_ssl.models.raw import parse_spec, plain_tensors, read_pickle, read_safetensors
 from transreid_ssl.models.registers import own_layout
-from transreid_ssl.models.spec import BackboneSpec
+from transreid_ssl.models.spec import BackboneSpec, Interpolation
 from transreid_ssl.models.statistics import Statistics, stored_statistics
 
 OURS = "transreid_ssl safetensors"
@@ -66,7 +66,7 @@ class Checkpoint:
     dropped: list[str] = field(default_factory=list)
     spec: BackboneSpec | None = None
     statistics: Statistics | None = None
-    interpolation: str | None = None
+    interpolation: Interpolation | None = None
     published: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

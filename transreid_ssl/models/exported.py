@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transreid_ssl.models.build import Backbone
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 
@@ -29,13 +30,15 @@ class ExportedNetwork(nn.Module):
     """
 
     def __init__(
-        self, backbone: nn.Module, pixels: Pixels = "uint8", resize: bool = False,
+        self, backbone: Backbone, pixels: Pixels = "uint8", resize: bool = False,
         half: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.spec: BackboneSpec = backbone.spec
-        self.backbone = copy.deepcopy(backbone).half() if half else backbone
-        self.pixels, self.resize, self.half_precision = pixels, resize, half
+        self.backbone: Backbone = copy.deepcopy(backbone).half() if half else backbone
+        self.pixels: Pixels = pixels
+        self.resize: bool = resize
+        self.half_precision: bool = half
 
     def forward(self, images: Tensor) -> Tensor:
         if self.resize:

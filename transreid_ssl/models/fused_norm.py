@@ -35,7 +35,7 @@ def fused_norm_relu(
     if isinstance(norm, IBN):
         weight = torch.cat((norm.IN.weight, norm.BN.weight))
         bias = torch.cat((norm.IN.bias, norm.BN.bias))
-        sharing = _Sharing(norm.BN, norm.half, average_of(norm.BN))
+        sharing = _Sharing(norm.BN, norm.split, average_of(norm.BN))
     else:
         weight, bias = norm.weight, norm.bias
         sharing = _Sharing(norm, 0, average_of(norm))

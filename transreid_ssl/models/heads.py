@@ -14,6 +14,9 @@ class WeightNormLinear(nn.Module):
     older ``weight_norm`` gave them, which published checkpoints use.
     """
 
+    weight_g: nn.Parameter
+    weight_v: nn.Parameter
+
     def __init__(self, in_features: int, out_features: int, train_norm: bool = True) -> None:
         super().__init__()
         self.weight_g = nn.Parameter(torch.ones(out_features, 1), requires_grad=train_norm)
@@ -40,6 +43,9 @@ class DINOHead(nn.Module):
         norm_last_layer: keep the prototypes at length 1, which is steadier for small batches.
         use_bn: batch norm between the MLP's layers.
     """
+
+    mlp: nn.Module
+    last_layer: WeightNormLinear
 
     def __init__(
         self,
@@ -79,6 +85,9 @@ class BNNeck(nn.Module):
     lie around the origin (Luo et al., 2019, section 3.5).
     """
 
+    bottleneck: nn.BatchNorm1d
+    classifier: nn.Linear
+
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
         self.bottleneck = nn.BatchNorm1d(dim)
@@ -93,6 +102,8 @@ class BNNeck(nn.Module):
 
 class CosineClassifier(nn.Module):
     """Cosines between features and a weight for each class: (B, D) -> float32 (B, num_classes)."""
+
+    weight: nn.Parameter
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import timm
 
 from transreid_ssl.errors import UserError, brief
+from transreid_ssl.models.spec import Interpolation
 from transreid_ssl.models.statistics import Statistics
 from transreid_ssl.models.timm_build import PREFIX, is_timm
 from transreid_ssl.outputs import BACKBONE, MODEL
@@ -61,7 +62,7 @@ class Published(NamedTuple):
     """What those who published weights without a header of ours say of them beside the file."""
 
     statistics: Statistics | None = None
-    interpolation: str | None = None
+    interpolation: Interpolation | None = None
     provenance: Mapping[str, str] = MappingProxyType({})
     """``license``, and ``repository`` on the Hub, where they are told."""
 
@@ -145,7 +146,8 @@ def _fetch(repository: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     owner_name, _, revision = repository.partition("@")
-    return Path(hf_hub_download(owner_name, name, **({"revision": revision} if revision else {})))
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    return Path(hf_hub_download(owner_name, name, **options))
 
 
 def _download(repository: str) -> Path:

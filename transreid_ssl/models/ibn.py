@@ -13,9 +13,9 @@ class IBN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        self.split: int = channels // 2  # channels of the instance norm: the first
+        self.IN = nn.InstanceNorm2d(self.split, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.split)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((self.IN(x[:, : self.half]), self.BN(x[:, self.half :])), dim=1)
+        return torch.cat((self.IN(x[:, : self.split]), self.BN(x[:, self.split :])), dim=1)

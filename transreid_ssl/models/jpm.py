@@ -28,7 +28,9 @@ class JPMViT(ReIDViT):
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
         super().__init__(spec, **options)
         # Block and norm, under their published name; the whole's are those of any ViT.
-        self.b2 = nn.Sequential(copy.deepcopy(self.blocks[-1]), copy.deepcopy(self.norm))
+        self.b2: nn.Sequential = nn.Sequential(
+            copy.deepcopy(self.blocks[-1]), copy.deepcopy(self.norm)
+        )
         if spec.feature_norm:
             for branch in range(1, 1 + LOCAL_BRANCHES):
                 setattr(self, f"bottleneck_{branch}", copy.deepcopy(self.bottleneck))

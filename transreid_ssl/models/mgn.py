@@ -57,6 +57,12 @@ class Branch(nn.Module):
         sizes: the head's kind, and the values of a reduced vector.
     """
 
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    norm: nn.BatchNorm2d
+    pools: nn.ModuleList
+    reductions: nn.ModuleList
+
     def __init__(self, trunk: Trunk, stripes: int, sizes: MGNArchitecture) -> None:
         super().__init__()
         self.stripes = stripes
@@ -131,11 +137,24 @@ class MGN(TimmConfig, nn.Module):
         options: of timm's ``ResNet``.
     """
 
+    spec: BackboneSpec
+    num_classes: int
+    grad_checkpointing: bool
+    conv1: nn.Module
+    bn1: nn.Module
+    act1: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    branches: nn.ModuleList
+
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
         super().__init__()
         if options.get("num_classes"):
             raise UserError(f"num_classes: {spec.name} has no classifier; leave it out")
         sizes = spec.architecture
+        assert isinstance(sizes, MGNArchitecture)
         trunk = Trunk(sizes.trunk, **options)
         self.spec, self.num_classes, self.grad_checkpointing = spec, 0, False
         self.conv1, self.bn1, self.act1, self.maxpool = (

@@ -32,6 +32,14 @@ class BlockNorm(_BatchNorm):
     tracks = True
     """Whether training moves the running statistics."""
 
+    images: int
+    blocks: int
+    weight: nn.Parameter
+    bias: nn.Parameter
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
     def __init__(self, norm: _BatchNorm, images: int, blocks: int) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
         self.images, self.blocks = images, blocks

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transreid_ssl.models.architectures import ViTArchitecture
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.vit import ReIDViT
 
@@ -19,12 +20,16 @@ class PartTokenViT(ReIDViT):
     the authors fine-tune them; their pre-training resamples even these, by a hair.
     """
 
+    num_prefix_tokens: int
+    pos_embed: nn.Parameter
+
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
         super().__init__(spec, **options)
         sizes = spec.architecture
+        assert isinstance(sizes, ViTArchitecture)
         self.num_prefix_tokens = 1 + sizes.part_tokens
         # The class token's position has a name of its own here, as all have in published weights.
-        self.cls_pos = nn.Parameter(torch.zeros(1, 1, sizes.width))
+        self.cls_pos: nn.Parameter = nn.Parameter(torch.zeros(1, 1, sizes.width))
         self.pos_embed = nn.Parameter(self.pos_embed[:, 1:].detach().clone())
         for part in range(1, self.num_prefix_tokens):
             for name in (f"part_token{part}", f"part{part}_pos"):

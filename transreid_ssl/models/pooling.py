@@ -14,7 +14,7 @@ class GeneralisedMean(nn.Module):
 
     def __init__(self, power: float = 3.0) -> None:
         super().__init__()
-        self.power = nn.Parameter(torch.full((1,), power))
+        self.power: nn.Parameter = nn.Parameter(torch.full((1,), power))
 
     def forward(self, x: Tensor) -> Tensor:
         return generalised_mean(x.float().flatten(2).mT, self.power)

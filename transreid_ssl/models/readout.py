@@ -10,13 +10,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
+
+if TYPE_CHECKING:
+    from transreid_ssl.models.spec import BackboneSpec
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,10 @@ def mean_of_stripes(maps: Tensor, parts: int) -> Tensor:
 class Striped(nn.Module):
     """A network whose feature is read from stripes, beside the network itself, which stays as it
     is: images (B, 3, H, W) to (B, parts · C), not whitened."""
+
+    backbone: nn.Module
+    spec: "BackboneSpec"
+    readout: ReadoutHead
 
     def __init__(self, backbone: nn.Module, parts: int) -> None:
         super().__init__()

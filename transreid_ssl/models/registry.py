@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import DefaultCfg, build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
 from transreid_ssl.models.architectures import (
@@ -56,7 +56,7 @@ def _ends(sizes: Architecture) -> dict[str, str | None]:
     return {"first_conv": "conv1", "classifier": classifier}
 
 
-default_cfgs = generate_default_cfgs({})
+default_cfgs: dict[str, DefaultCfg] = generate_default_cfgs({})
 """Read by register_model; without img_size, timm builds for the input size given here."""
 
 

@@ -31,6 +31,12 @@ class Trunk(ResNet):
             with which the published weights were trained.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    num_features: int
+
     def __init__(self, sizes: ResNetArchitecture, stride: int = 32, **options: Any) -> None:
         super().__init__(
             Bottleneck if sizes.bottleneck else BasicBlock,
@@ -61,11 +67,15 @@ class ReIDResNet(TimmConfig, Trunk):
     and not used.
     """
 
+    spec: BackboneSpec
+
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
-        super().__init__(spec.architecture, spec.stride, **options)
+        sizes = spec.architecture
+        assert isinstance(sizes, ResNetArchitecture)
+        super().__init__(sizes, spec.stride, **options)
         self.spec = spec
         if spec.feature_norm:
-            self.bottleneck = nn.BatchNorm1d(spec.own_dim)
+            self.bottleneck: nn.BatchNorm1d = nn.BatchNorm1d(spec.own_dim)
             self.bottleneck.bias.requires_grad_(False)
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Literal
 
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.models.architectures import (
@@ -17,6 +17,8 @@ from transreid_ssl.models.calibration import Calibration
 from transreid_ssl.models.positions import RESAMPLINGS
 from transreid_ssl.models.readout import Readout
 from transreid_ssl.models.statistics import IMAGENET
+
+Interpolation = Literal["linear", "cubic"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class BackboneSpec:
     std: tuple[float, float, float] = IMAGENET.std
     position_resampling: str = "antialias"
     """How a ViT's position embeddings are resampled for images of another size."""
-    interpolation: str = "linear"
+    interpolation: Interpolation = "linear"
     """How images are resized before they are embedded: "linear" or "cubic"."""
     num_cameras: int = 0
     """Cameras that a ViT has embeddings for (SIE, TransReID, section 3.2); 0 for none."""
@@ -211,8 +213,9 @@ _NEWER = {"calibration": None, "readout": None, "registers": 0, "token_norm": "n
 _MAX_SIDE, _MAX_CAMERAS, _MAX_DEPTH, _MAX_REGISTERS = 4096, 100_000, 32, 64
 """Beyond what anybody trains: a header that asks for more is no reason to fill the memory."""
 
-_KINDS: dict[type, tuple[type | tuple[type, ...], str]] = {
+_KINDS: dict[Any, tuple[type | tuple[type, ...], str]] = {
     str: (str, "a text"),
+    Interpolation: (str, "a text"),
     bool: (bool, "true or false"),
     int: (Integral, "a whole number"),
     float: (Real, "a number"),

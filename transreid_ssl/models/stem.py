@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -105,6 +106,14 @@ class PatchEmbedding(nn.Module):
             the image.
     """
 
+    patch_size: tuple[int, int]
+    img_size: tuple[int, int]
+    grid_size: tuple[int, int]
+    num_patches: int
+    stride: int
+    conv: nn.Module
+    proj: nn.Conv2d
+
     def __init__(
         self,
         img_size: int | tuple[int, int] = (256, 128),
@@ -119,7 +128,7 @@ class PatchEmbedding(nn.Module):
         output_fmt: str = "NHWC",
         strict_img_size: bool = False,
         dynamic_img_pad: bool = False,
-        **factory: torch.device | torch.dtype | None,
+        **factory: Any,
     ) -> None:
         super().__init__()
         if output_fmt != "NHWC" or strict_img_size or dynamic_img_pad:

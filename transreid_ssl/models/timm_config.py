@@ -1,7 +1,10 @@
 """What timm's own programs are told of a network: how to make its images."""
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
 
+from transreid_ssl.models.load_report import LoadReport
 from transreid_ssl.models.spec import BackboneSpec
 
 
@@ -13,6 +16,11 @@ class TimmConfig:
     """
 
     spec: BackboneSpec
+    load_report: LoadReport
+    """What became of the weights, where ``load_backbone`` built the network."""
+    save_pretrained: ClassVar[Callable[..., Path]]
+    push_to_hub: ClassVar[Callable[..., str]]
+    from_pretrained: ClassVar[Callable[..., Any]]
     _given: dict[str, Any] | None = None
 
     @property

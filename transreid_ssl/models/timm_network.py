@@ -24,6 +24,10 @@ class TimmNetwork(TimmConfig, nn.Module):
     used. Its weights have timm's names behind ``net.``.
     """
 
+    spec: BackboneSpec
+    num_classes: int
+    net: nn.Module
+
     def __init__(
         self, spec: BackboneSpec, drop_path_rate: float = 0.0, num_classes: int = 0,
         in_chans: int = 3,
@@ -34,7 +38,7 @@ class TimmNetwork(TimmConfig, nn.Module):
         self.spec, self.num_classes = spec, 0
         self.net = build_timm(spec.name, spec.img_size, drop_path_rate)
         if spec.feature_norm:
-            self.bottleneck = nn.BatchNorm1d(spec.own_dim)
+            self.bottleneck: nn.BatchNorm1d = nn.BatchNorm1d(spec.own_dim)
             self.bottleneck.bias.requires_grad_(False)
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:

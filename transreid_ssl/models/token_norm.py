@@ -13,12 +13,12 @@ class TokenNorm(nn.Module):
     gives the shift alone.
     """
 
-    eps = 1e-5
+    eps: float = 1e-5
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.weight: nn.Parameter = nn.Parameter(torch.ones(dim))
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
         values = tokens.float()

@@ -1,8 +1,8 @@
 """The vision transformers: rectangular inputs, convolution stems, camera embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models.architectures import ViTArchitecture
 from transreid_ssl.models.blocks import (
     PackedBlock,
     best_look,
@@ -36,8 +37,19 @@ class ReIDViT(TimmConfig, VisionTransformer):
     for the options. Those that are not in the spec are of timm's ``VisionTransformer``.
     """
 
+    spec: BackboneSpec
+    cls_token: nn.Parameter
+    pos_embed: nn.Parameter
+    patch_embed: PatchEmbedding
+    head: nn.Module
+    num_features: int
+    num_prefix_tokens: int
+    num_registers: int
+    compiles_blocks: bool
+
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
         sizes = spec.architecture
+        assert isinstance(sizes, ViTArchitecture)
         embed_layer = partial(
             PatchEmbedding,
             stem_hidden=sizes.stem_hidden,
@@ -64,17 +76,19 @@ class ReIDViT(TimmConfig, VisionTransformer):
         self.num_registers = spec.registers or sizes.registers
         if self.num_registers:
             self.num_prefix_tokens += self.num_registers
-            self.reg_token = nn.Parameter(torch.empty(1, self.num_registers, sizes.width))
+            self.reg_token: nn.Parameter = nn.Parameter(
+                torch.empty(1, self.num_registers, sizes.width)
+            )
             nn.init.trunc_normal_(self.reg_token, std=0.02)
         if spec.token_norm == "instance":
-            self.token_norm = TokenNorm(sizes.width)
+            self.token_norm: TokenNorm = TokenNorm(sizes.width)
         if spec.num_cameras:
             # A row for each view of each camera; the middle axis broadcasts over the tokens.
             rows = spec.num_cameras * spec.num_views
-            self.sie_embed = nn.Parameter(torch.empty(rows, 1, sizes.width))
+            self.sie_embed: nn.Parameter = nn.Parameter(torch.empty(rows, 1, sizes.width))
             nn.init.trunc_normal_(self.sie_embed, std=0.02)
         if spec.feature_norm:
-            self.bottleneck = nn.BatchNorm1d(sizes.embed_dim)
+            self.bottleneck: nn.BatchNorm1d = nn.BatchNorm1d(sizes.embed_dim)
             self.bottleneck.bias.requires_grad_(False)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -160,10 +174,11 @@ class ReIDViT(TimmConfig, VisionTransformer):
         return tokens
 
     def _run(
-        self, blocks: Sequence[PackedBlock], groups: Sequence[Tensor], leading: int | None = None
+        self, modules: Iterable[nn.Module], groups: Sequence[Tensor], leading: int | None = None
     ) -> list[Tensor]:
         """Groups of tokens (B, T, D) after some of the blocks; of the last, ``leading`` or all."""
-        sizes = tuple(tuple(group.shape[:2]) for group in groups)
+        blocks = cast("list[PackedBlock]", list(modules))  # timm built them of ``block_fn``
+        sizes = tuple((group.shape[0], group.shape[1]) for group in groups)
         kept = draw_paths(blocks, sizes, groups[0].device, leading)
         tokens = pack(groups)
         look = best_look(blocks[0].attn, tokens)
@@ -247,7 +262,7 @@ class ReIDViT(TimmConfig, VisionTransformer):
 
 
 @torch.no_grad()
-def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+def class_attention(model: TimmConfig, images: Tensor, cameras: Tensor | None = None) -> Tensor:
     """What the class token attends to in the last block: (B, heads, rows, columns).
 
     Each map sums to less than 1: the rest is the class token's attention to itself (and to tokens
@@ -258,7 +273,7 @@ def class_attention(model: ReIDViT, images: Tensor, cameras: Tensor | None = Non
     """
     if not isinstance(model, ReIDViT):
         raise UserError(f"{model.spec.name}: has no class token to attend; give weights of a ViT")
-    attention = model.blocks[-1].attn
+    attention = cast(PackedBlock, model.blocks[-1]).attn
     seen: list[Tensor] = []
     hook = attention.qkv.register_forward_hook(lambda module, arguments, out: seen.append(out))
     try:

@@ -34,7 +34,7 @@ from transreid_ssl.models.detect import (
     detect_spec,
 )
 from transreid_ssl.models.hub import find_weights, published
-from transreid_ssl.models.jpm import with_local_branch
+from transreid_ssl.models.jpm import JPMViT, with_local_branch
 from transreid_ssl.models.load_report import LoadReport, grouped
 from transreid_ssl.models.mgn import NEW_LAYERS, branched
 from transreid_ssl.models.positions import num_places, resample_positions
@@ -152,7 +152,7 @@ def _shapes_of(header: str) -> dict[str, torch.Size]:
 
 
 def save_backbone(
-    path: str | Path, model: nn.Module | Mapping[str, Tensor], spec: BackboneSpec | None = None
+    path: str | Path, model: Backbone | Mapping[str, Tensor], spec: BackboneSpec | None = None
 ) -> None:
     """Write a backbone as safetensors, atomically, with its spec in the header.
 
@@ -166,8 +166,11 @@ def save_backbone(
     """
     if Path(path).suffix != ".safetensors":
         raise UserError(f"{path}: weights are written as safetensors; name it ….safetensors")
-    spec = model.spec if spec is None else spec
-    state = model.state_dict() if isinstance(model, nn.Module) else model
+    if isinstance(model, nn.Module):
+        spec, state = spec or model.spec, model.state_dict()
+    else:
+        state = model
+    assert spec is not None, "a state dict alone does not tell its network"
     expected = _shapes(spec).items()
     differing = {name: value.shape for name, value in state.items()}.items() ^ expected
     if differing:
@@ -191,15 +194,15 @@ def load_read(model: Backbone, checkpoint: Checkpoint, resampling: str = "biline
     starts_branches = _check_architecture(model, checkpoint)
     if starts_branches:
         checkpoint = replace(checkpoint, state=branched(checkpoint.state))
-    if model.spec.jpm:
-        copied = with_local_branch(checkpoint.state, model.spec.architecture.depth)
+    if isinstance(model, JPMViT):
+        copied = with_local_branch(checkpoint.state, len(model.blocks))
         checkpoint = replace(checkpoint, state=copied)
     state, dropped, resized = dict(checkpoint.state), list(checkpoint.dropped), []
     for name in [name for name in state if _OPTIONAL.match(name)]:
         if name not in own or own[name].shape != state[name].shape:
             dropped.append(name)
             del state[name]
-    if "pos_embed" in state and "pos_embed" in own:
+    if "pos_embed" in state and isinstance(model, ReIDViT):
         old_grid, new_grid = _grid(checkpoint, model), model.patch_embed.grid_size
         if old_grid != new_grid:
             state["pos_embed"] = resample_positions(
@@ -266,10 +269,11 @@ def _architecture_of(checkpoint: Checkpoint, here: Architecture) -> Architecture
 def _check_heads(model: Backbone, checkpoint: Checkpoint) -> None:
     """Shapes do not tell into how many heads attention divides its vectors; a header does."""
     told = checkpoint.spec is not None or checkpoint.format == MOCO_V3_TRAINING
-    if not told or not isinstance(model.spec.architecture, ViTArchitecture):
+    sizes = model.spec.architecture
+    if not told or not isinstance(sizes, ViTArchitecture):
         return
     named = detect_spec(checkpoint)
-    there, here = (spec.architecture.num_heads for spec in (named, model.spec))
+    there, here = getattr(named.architecture, "num_heads", None), sizes.num_heads
     if there != here:
         raise UserError(
             f"{checkpoint.path}: of a network with {there} heads, but this network has {here} and "
@@ -311,7 +315,7 @@ def _grid(checkpoint: Checkpoint, model: ReIDViT) -> tuple[int, int]:
     num_patches = num_places(checkpoint.state)
     if num_patches == model.patch_embed.num_patches:
         return model.patch_embed.grid_size
-    if detect_size(num_patches, model.spec.patch_size) is None:
+    if detect_size(num_patches, model.patch_embed.patch_size[0]) is None:
         raise UserError(
             f"{checkpoint.path}: {num_patches} position embeddings are of no usual image size; "
             f"build the network for its size, then change it with set_input_size"

@@ -7,10 +7,8 @@ state; the optimiser and all schedules begin anew.
 import re
 from typing import Any
 
-from torch import nn
-
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import STATISTICS, find_weights
+from transreid_ssl.models import STATISTICS, Statistics, find_weights
 from transreid_ssl.models.detect import assumption, detect_spec
 from transreid_ssl.models.training_state import (
     MEANINGS,
@@ -22,6 +20,7 @@ from transreid_ssl.models.training_state import (
 from transreid_ssl.models.weights import load_read
 from transreid_ssl.pretrain.continuing_additions import both_networks, load_additions, load_head
 from transreid_ssl.pretrain.dino import DINO
+from transreid_ssl.pretrain.networks import PatchNetwork
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.runfolder import goes_on
 
@@ -81,13 +80,13 @@ def _needed(state: TrainingState) -> dict[str, Any]:
         )
     checkpoint = list(state.backbones.values())[-1]
     spec = detect_spec(checkpoint)
-    needed = {"model.name": spec.name}
+    needed: dict[str, Any] = {"model.name": spec.name}
     if spec.stride != spec.architecture.default_stride:
         needed["model.stride"] = spec.stride
     if checkpoint.spec is not None:
         names = ("gem", "jpm", "registers", "token_norm")
         needed |= {f"model.{name}": getattr(spec, name) for name in names}
-    statistics = _NAMES.get((spec.mean, spec.std))
+    statistics = _NAMES.get(Statistics(spec.mean, spec.std))
     if statistics and assumption(checkpoint) is None:
         needed["data.statistics"] = statistics
     return needed | {f"dino.{name}": value for name, value in sizes[0].items()}
@@ -118,13 +117,13 @@ def continue_from(dino: DINO, state: TrainingState, config: Any) -> str:
     return "\n".join([*lines, *_left(state), *_notes(state, config)])
 
 
-def _load_network(role: str, source: str, network: nn.Module, state: TrainingState) -> list[str]:
+def _load_network(role: str, source: str, network: PatchNetwork, state: TrainingState) -> list[str]:
     """Load backbone and head of one of the two; returns what there is to say."""
     report = load_read(network.backbone, state.backbones[source])
     head = state.heads[source]
     made_for, in_dim = (h["mlp.0.weight"].shape[1] for h in (head, network.head.state_dict()))
     sizes = network.backbone.spec.architecture
-    if made_for != in_dim and getattr(sizes, "part_tokens", 0) and made_for == sizes.width:
+    if made_for != in_dim and getattr(sizes, "part_tokens", 0) and made_for == sizes.map_dim:
         head = widened(head, in_dim)
     load_head(
         network.head, head, state.path, "its heads differ from DINO's",
@@ -179,7 +178,7 @@ def _notes(state: TrainingState, config: Any) -> list[str]:
     """What would change the first loss and is no error."""
     notes, checkpoint = [], list(state.backbones.values())[-1]
     spec, used = detect_spec(checkpoint), config.data.statistics
-    likely = _NAMES.get((spec.mean, spec.std))
+    likely = _NAMES.get(Statistics(spec.mean, spec.std))
     if assumption(checkpoint) is not None and likely != used:
         notes.append(
             f"how its images were normalised the file does not say; probably as by "

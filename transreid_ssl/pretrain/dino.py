@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import DINOHead
+from transreid_ssl.models import Backbone, DINOHead, ViewBackbone
 from transreid_ssl.models.gpu import has_triton
 from transreid_ssl.pretrain.center import Centred
 from transreid_ssl.pretrain.cross_view import cross_view_loss
@@ -40,6 +40,10 @@ class DINOLoss(Centred):
         warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs, student_temp,
             center_momentum, centering: see ``DINOConfig``. With "sinkhorn" the centre stays at 0.
     """
+
+    num_crops: int
+    num_teacher_crops: int
+    warmup: tuple[float, float, int]
 
     def __init__(
         self,
@@ -156,10 +160,15 @@ class DINO(Objective):
 
     name = "dino"
 
+    config: DINOConfig
+    student: PatchNetwork
+    teacher: PatchNetwork
+    loss: DINOLoss
+
     def __init__(
         self,
-        backbone: nn.Module,
-        teacher_backbone: nn.Module,
+        backbone: ViewBackbone,
+        teacher_backbone: ViewBackbone,
         config: DINOConfig,
         num_crops: int,
         num_teacher_crops: int = 2,
@@ -171,7 +180,7 @@ class DINO(Objective):
                 "and needs two or more, a large one among them"
             )
         self.config, spec = config, backbone.spec
-        dim = spec.architecture.width if config.part_tokens else spec.embed_dim
+        dim = spec.architecture.map_dim if config.part_tokens else spec.embed_dim
         head, patch_head = build_head(config, dim), None
         self.masked: MaskedPatches | None = None
         if config.masked_patches:
@@ -202,12 +211,12 @@ class DINO(Objective):
         self.trust = MateTrust(self.spec.embed_dim)
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> ViewBackbone:
         """The teacher's, which is ahead of the student's until the end."""
         return self.teacher.backbone
 
     @property
-    def backbones(self) -> dict[str, nn.Module]:
+    def backbones(self) -> dict[str, Backbone]:
         return {"kept": self.backbone, "student": self.student.backbone}
 
     @property

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import normalise
+from transreid_ssl.models import Backbone, ViewBackbone, normalise
 from transreid_ssl.pretrain.networks import unit
 from transreid_ssl.pretrain.settings import DistillConfig
 from transreid_ssl.training.health import feature_spread
@@ -39,8 +39,12 @@ class Distill(Objective):
     name = "distill"
     digest: Tensor
 
+    backbone: ViewBackbone
+    config: DistillConfig
+    to_teacher: nn.Linear | None
+
     def __init__(
-        self, backbone: nn.Module, teacher: nn.Module, digest: str, config: DistillConfig
+        self, backbone: ViewBackbone, teacher: Backbone, digest: str, config: DistillConfig
     ) -> None:
         super().__init__()
         self.backbone, self.config = backbone, config
@@ -51,7 +55,7 @@ class Distill(Objective):
         self.register_load_state_dict_pre_hook(_check_digest)
 
     @property
-    def teacher(self) -> nn.Module:
+    def teacher(self) -> Backbone:
         """The large network."""
         return self._teacher[0]
 

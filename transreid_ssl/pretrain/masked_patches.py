@@ -3,6 +3,7 @@
 iBOT (Zhou et al., 2111.07832, section 3.2), which PersonViT (2408.05398) brought to persons.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import ReIDViT
+from transreid_ssl.models import ReIDViT, ViewBackbone
 from transreid_ssl.pretrain.center import Centred
 from transreid_ssl.pretrain.masks import draw_masks
 from transreid_ssl.pretrain.settings import DINOConfig
@@ -79,16 +80,20 @@ class MaskedPatches(Centred):
         UserError: another network.
     """
 
-    def __init__(self, backbone: nn.Module, config: DINOConfig, out_dim: int) -> None:
+    config: DINOConfig
+    grid: Callable[[tuple[int, int]], tuple[int, int]]
+    embedding: nn.Parameter
+
+    def __init__(self, backbone: ViewBackbone, config: DINOConfig, out_dim: int) -> None:
         super().__init__(out_dim, config.center_momentum)
         spec = backbone.spec
-        if not isinstance(backbone, ReIDViT) or spec.embed_dim != spec.architecture.width:
+        if not isinstance(backbone, ReIDViT) or spec.embed_dim != spec.architecture.map_dim:
             raise UserError(
                 f"--dino.masked_patches: {spec.name} has no patches that could pass the head of "
                 "its feature; choose a plain vit_… without jpm, or leave it out"
             )
         self.config, self.grid = config, backbone.patch_embed.dynamic_feat_size
-        self.embedding = nn.Parameter(torch.zeros(spec.architecture.width))
+        self.embedding = nn.Parameter(torch.zeros(spec.architecture.map_dim))
 
     def draw(self, images: Tensor) -> Masked:
         """Masks of images (B, 3, H, W)."""

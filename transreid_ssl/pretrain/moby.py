@@ -5,6 +5,7 @@ The query encoder drops paths and the key encoder does not. Each view has a queu
 
 from torch import Tensor, nn
 
+from transreid_ssl.models import ViewBackbone
 from transreid_ssl.pretrain.contrast import KeyQueue, info_nce
 from transreid_ssl.pretrain.heads import mlp_head
 from transreid_ssl.pretrain.networks import MomentumPair
@@ -21,7 +22,11 @@ class MoBY(MomentumPair):
 
     name = "moby"
 
-    def __init__(self, backbone: nn.Module, key_backbone: nn.Module, config: MoBYConfig) -> None:
+    queues: nn.ModuleList
+
+    def __init__(
+        self, backbone: ViewBackbone, key_backbone: ViewBackbone, config: MoBYConfig
+    ) -> None:
         width, hidden, dim = backbone.spec.embed_dim, config.hidden_dim, config.dim
         super().__init__(
             backbone, key_backbone, mlp_head(width, hidden, dim, norm=config.head_norm),

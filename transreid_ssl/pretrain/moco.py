@@ -5,8 +5,9 @@ an image, has to find the key of the other view among those of many other images
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from transreid_ssl.models import ViewBackbone
 from transreid_ssl.pretrain.contrast import KeyQueue, info_nce
 from transreid_ssl.pretrain.heads import mlp_head
 from transreid_ssl.pretrain.networks import MomentumPair
@@ -23,7 +24,11 @@ class MoCo(MomentumPair):
 
     name = "moco"
 
-    def __init__(self, backbone: nn.Module, key_backbone: nn.Module, config: MoCoConfig) -> None:
+    queue: KeyQueue
+
+    def __init__(
+        self, backbone: ViewBackbone, key_backbone: ViewBackbone, config: MoCoConfig
+    ) -> None:
         width = backbone.spec.embed_dim
         head = mlp_head(width, config.hidden_dim or width, config.dim, norm=config.head_norm)
         super().__init__(

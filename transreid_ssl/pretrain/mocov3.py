@@ -6,10 +6,10 @@ positions are fixed waves.
 """
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import ReIDViT, draw_xavier, fix_sincos_positions
+from transreid_ssl.models import ReIDViT, ViewBackbone, draw_xavier, fix_sincos_positions
 from transreid_ssl.pretrain.contrast import gather, info_nce
 from transreid_ssl.pretrain.heads import mlp_head
 from transreid_ssl.pretrain.networks import MomentumPair
@@ -35,7 +35,11 @@ class MoCoV3(MomentumPair):
     name = "mocov3"
 
     def __init__(
-        self, backbone: nn.Module, key_backbone: nn.Module, config: MoCoV3Config, fresh: bool = True
+        self,
+        backbone: ViewBackbone,
+        key_backbone: ViewBackbone,
+        config: MoCoV3Config,
+        fresh: bool = True,
     ) -> None:
         _prepare(backbone, config, fresh)
         norm = {"norm": config.head_norm, "last_norm": config.head_norm}
@@ -62,7 +66,7 @@ class MoCoV3(MomentumPair):
         return 2 * temperature * loss, accuracy
 
 
-def _prepare(backbone: nn.Module, config: MoCoV3Config, fresh: bool) -> None:
+def _prepare(backbone: ViewBackbone, config: MoCoV3Config, fresh: bool) -> None:
     """Draw the network's weights where they are new, and freeze what does not learn."""
     drawn, fixed = config.initialisation == "xavier", config.positions == "sincos"
     spec = backbone.spec
@@ -73,7 +77,7 @@ def _prepare(backbone: nn.Module, config: MoCoV3Config, fresh: bool) -> None:
                 "--mocov3.initialisation default and --mocov3.positions learned"
             )
         return
-    if (drawn or fixed) and (spec.jpm or spec.architecture.part_tokens):
+    if (drawn or fixed) and (spec.jpm or getattr(spec.architecture, "part_tokens", 0)):
         what = "jigsaw patches" if spec.jpm else "part tokens"
         raise UserError(
             f"{spec.name} with {what}: MoCo v3's start is one for plain ViTs; give "

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models import ViewBackbone
 from transreid_ssl.pretrain.moments import Moments
 from transreid_ssl.pretrain.trust import MateTrust, weigh_gradient
 from transreid_ssl.training.health import feature_spread
@@ -20,7 +21,10 @@ from transreid_ssl.training.schedules import cosine
 class ViewNetwork(nn.Module):
     """A backbone and a head, which crops of all sizes pass together."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    backbone: ViewBackbone
+    head: nn.Module
+
+    def __init__(self, backbone: ViewBackbone, head: nn.Module) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 
@@ -40,7 +44,7 @@ class PatchNetwork(ViewNetwork):
     """A view network whose patches pass its head too, or one of their own."""
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, patch_head: nn.Module | None = None
+        self, backbone: ViewBackbone, head: nn.Module, patch_head: nn.Module | None = None
     ) -> None:
         super().__init__(backbone, head)
         self.patch_head = patch_head
@@ -80,10 +84,16 @@ class MomentumPair(Objective):
         symmetric: Each view is a query once and a key once; otherwise the first view is the query.
     """
 
+    encoder_q: ViewNetwork
+    encoder_k: ViewNetwork
+    predictor: nn.Module
+    momentum: tuple[float, float]
+    query_views: tuple[int, ...]
+
     def __init__(
         self,
-        backbone: nn.Module,
-        key_backbone: nn.Module,
+        backbone: ViewBackbone,
+        key_backbone: ViewBackbone,
         head: nn.Module,
         *,
         predictor: nn.Module | None = None,
@@ -111,7 +121,7 @@ class MomentumPair(Objective):
         self.trust = MateTrust(self.config.dim)
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> ViewBackbone:
         """The query encoder's, the one that learns, as published."""
         return self.encoder_q.backbone
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import PartTokenViT
+from transreid_ssl.models import PartTokenViT, ViewBackbone
 from transreid_ssl.pretrain.cross_view import num_pairs
 from transreid_ssl.pretrain.dino import DINO, build_head, build_loss
 from transreid_ssl.pretrain.settings import DINOConfig
@@ -29,10 +29,12 @@ class PartDINO(DINO):
     shares: Tensor
     """float32 (1 + parts,): what the losses of the class token and of the parts weigh."""
 
+    part_losses: nn.ModuleList
+
     def __init__(
         self,
-        backbone: nn.Module,
-        teacher_backbone: nn.Module,
+        backbone: ViewBackbone,
+        teacher_backbone: ViewBackbone,
         config: DINOConfig,
         num_crops: int,
         num_teacher_crops: int = 2,
@@ -50,7 +52,7 @@ class PartDINO(DINO):
                 f"give a multiple of {parts} (PASS takes 9)"
             )
         super().__init__(backbone, teacher_backbone, config, num_crops, num_teacher_crops)
-        heads = nn.ModuleList(build_head(config, spec.architecture.width) for _ in range(parts))
+        heads = nn.ModuleList(build_head(config, spec.architecture.map_dim) for _ in range(parts))
         self.student.part_heads, self.teacher.part_heads = heads, copy.deepcopy(heads)
         self.teacher.requires_grad_(False)
         seen = num_teacher_crops + small // parts

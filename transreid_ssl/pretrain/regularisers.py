@@ -153,6 +153,8 @@ class PatchContrast(nn.Module):
         config: Settings.
     """
 
+    head: nn.Sequential
+
     def __init__(self, dim: int, config: RegularisersConfig) -> None:
         super().__init__()
         self.config = config

@@ -5,8 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from accelerate import Accelerator
-from torch import nn
+import accelerate
 
 from transreid_ssl.data import (
     EpochSampler,
@@ -20,7 +19,8 @@ from transreid_ssl.data import (
 )
 from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
-from transreid_ssl.models import STATISTICS
+from transreid_ssl.models import MGN, STATISTICS, ViewBackbone
+from transreid_ssl.models.architectures import MGNArchitecture, architecture
 from transreid_ssl.outputs import BACKBONE
 from transreid_ssl.pretrain.moments import Moments
 from transreid_ssl.pretrain.own import FEW
@@ -49,14 +49,23 @@ def check_sizes(config: PretrainingConfig) -> None:
         )
 
 
+def check_network(config: PretrainingConfig) -> None:
+    """An MGN has no vector that views could be compared by: its parts are learnt with labels."""
+    if isinstance(architecture(config.model.name), MGNArchitecture):
+        raise UserError(
+            f"--model.name {config.model.name}: an MGN is not pre-trained; pre-train the ResNet "
+            "below it (resnet50_reid, say), whose weights fine-tuning gives to all its branches"
+        )
+
+
 def without_weights(config: Config) -> Config:
     """The same settings, but for initial weights."""
     return dataclasses.replace(config, model=dataclasses.replace(config.model, weights=None))
 
 
 def backbone_pair(
-    config: PretrainingConfig, accelerator: Accelerator
-) -> tuple[nn.Module, nn.Module]:
+    config: PretrainingConfig, accelerator: accelerate.Accelerator
+) -> tuple[ViewBackbone, ViewBackbone]:
     """The network that learns and drops paths, and the one that follows it and does not.
 
     The first has its initial weights, but where the run goes on: its checkpoint has them.
@@ -64,12 +73,14 @@ def backbone_pair(
     first = without_weights(config).model if goes_on(config.run) else config.model
     still = dataclasses.replace(config.model, drop_path=0.0, weights=None)
     pair = (dataclasses.replace(config, model=model) for model in (first, still))
-    return tuple(student(each, accelerator) for each in pair)
+    learner, follower = (student(each, accelerator) for each in pair)
+    return learner, follower
 
 
-def student(config: PretrainingConfig, accelerator: Accelerator) -> nn.Module:
+def student(config: PretrainingConfig, accelerator: accelerate.Accelerator) -> ViewBackbone:
     """The network that learns, told the statistics that its images are normalised with."""
     backbone = build_backbone_to_train(config.model, accelerator)
+    assert not isinstance(backbone, MGN)  # which check_network refuses
     chosen = STATISTICS[config.data.statistics]
     backbone.spec = dataclasses.replace(backbone.spec, mean=chosen.mean, std=chosen.std)
     return backbone
@@ -79,7 +90,7 @@ def pretrain(
     config: Config,
     origin: str,
     title: str,
-    build_objective: Callable[[Config, Accelerator], Objective],
+    build_objective: Callable[[Config, accelerate.Accelerator], Objective],
     views: MultiCropConfig | None = None,
 ) -> None:
     """Pre-train, and leave the kept backbone in the run folder.
@@ -95,6 +106,7 @@ def pretrain(
         UserError: settings that do not fit each other, the pool or the run folder.
     """
     check_sizes(config)
+    check_network(config)
     data = config.data
     accelerator, run, whole = start(config, origin, title, lambda: _open_pool(config))
     pool = training_pool(whole, data.max_bad_fraction, run, accelerator)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models import ViewBackbone
 from transreid_ssl.pretrain.dino import DINO
 from transreid_ssl.pretrain.moco import MoCo
 from transreid_ssl.pretrain.regularisers import PatchContrast, consistency_loss
@@ -29,7 +30,9 @@ class IntraIdentity(nn.Module):
         UserError: the backbone gives no feature map.
     """
 
-    def __init__(self, backbone: nn.Module, config: RegularisersConfig) -> None:
+    patches: PatchContrast | None
+
+    def __init__(self, backbone: ViewBackbone, config: RegularisersConfig) -> None:
         super().__init__()
         if config.active and not hasattr(backbone, "forward_with_map"):
             raise UserError(
@@ -81,10 +84,13 @@ class UPReID(MoCo):
 
     name = "upreid"
 
+    temperature: float
+    within: IntraIdentity
+
     def __init__(
         self,
-        backbone: nn.Module,
-        key_backbone: nn.Module,
+        backbone: ViewBackbone,
+        key_backbone: ViewBackbone,
         config: MoCoConfig,
         regularisers: RegularisersConfig,
     ) -> None:
@@ -131,10 +137,12 @@ class UPReIDDINO(DINO):
 
     name = "upreid_dino"
 
+    within: IntraIdentity
+
     def __init__(
         self,
-        backbone: nn.Module,
-        teacher_backbone: nn.Module,
+        backbone: ViewBackbone,
+        teacher_backbone: ViewBackbone,
         config: DINOConfig,
         regularisers: RegularisersConfig,
         num_crops: int,

@@ -10,7 +10,7 @@ the third draws a run's metrics.jsonl again, and the last shows what a network l
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def draw_maps(options: Attention) -> None:
     print(f"{path}: {pool.describe()}")
 
 
-ACTIONS = {
+ACTIONS: dict[str, tuple[type, Callable[..., None]]] = {
     "page": (Page, make_page),
     "curves": (Curves, draw_curves),
     "attention": (Attention, draw_maps),

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from transreid_ssl.data import Pool, decode, resize
 from transreid_ssl.files import atomic_path
-from transreid_ssl.models import ReIDViT, class_attention
+from transreid_ssl.models import Backbone, class_attention
 
 _TILE_HEIGHT = 192
 LEGEND = 30
 """Height of the legend in pixels."""
 
 
-def attention_maps(model: ReIDViT, images: Tensor) -> Tensor:
+def attention_maps(model: Backbone, images: Tensor) -> Tensor:
     """The class token's attention in the last block, averaged over heads.
 
     Args:
@@ -34,7 +34,7 @@ def attention_maps(model: ReIDViT, images: Tensor) -> Tensor:
     return scaled.unflatten(1, maps.shape[1:]).float()
 
 
-def draw_attention(path: str | Path, model: ReIDViT, pool: Pool, indices: np.ndarray) -> Path:
+def draw_attention(path: str | Path, model: Backbone, pool: Pool, indices: np.ndarray) -> Path:
     """Write a PNG: each crop beside its attention map laid over it, and a legend below.
 
     Args:

@@ -27,7 +27,7 @@ _SETTINGS = {
 _MOST_POINTS = 400
 """Of a line: more are not told apart on a page."""
 
-Line = tuple[Sequence[float], Sequence[float]]
+Line = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 
 
 class Charts:
@@ -69,7 +69,9 @@ class Charts:
             solid = [name for name in lines if name not in dotted]
             for name, (x, y) in lines.items():
                 x, y = _thinned(np.asarray(x, float), np.asarray(y, float))
-                looks = style(solid.index(name)) if name in solid else {"color": _INK, "ls": ":"}
+                looks: dict[str, Any] = (
+                    style(solid.index(name)) if name in solid else {"color": _INK, "ls": ":"}
+                )
                 if name in dotted and dotted.index(name) % 2:
                     looks["ls"] = (0, (6, 2, 1, 2))
                 mark = "o" if len(x) < 12 and name in solid else None
@@ -85,25 +87,29 @@ class Charts:
         return self.draw(alt, fill, (4.6, 2.7 + 0.17 * rows))
 
     def points(
-        self, alt: str, x: Sequence[float], y: Sequence[float], groups: Sequence[str]
+        self,
+        alt: str,
+        x: Sequence[float] | np.ndarray,
+        y: Sequence[float] | np.ndarray,
+        groups: Sequence[str],
     ) -> Markup:
         """Points (N,) with a colour and a shape for each of the largest groups, of those (N,)."""
         names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
         counts = np.bincount(codes, minlength=len(names))
         shown = np.argsort(-counts, kind="stable")[:12]
-        x, y = np.asarray(x, float), np.asarray(y, float)
+        across, up = np.asarray(x, float), np.asarray(y, float)
 
         def fill(axis: Axes) -> None:
             rest = ~np.isin(codes, shown)
             if rest.any():
                 said = f"{len(names) - len(shown)} others"
-                axis.plot(x[rest], y[rest], ".", color=_INK, alpha=0.25, ms=4, label=said)
+                axis.plot(across[rest], up[rest], ".", color=_INK, alpha=0.25, ms=4, label=said)
             for place, group in enumerate(sorted(shown, key=lambda n: _natural(names[n]))):
                 mine = codes == group
-                looks = {"color": SERIES[place % len(SERIES)], "alpha": 0.8}
+                looks: dict[str, Any] = {"color": SERIES[place % len(SERIES)], "alpha": 0.8}
                 mark = MARKERS[place % len(MARKERS)]
                 axis.plot(
-                    x[mine], y[mine], mark, ms=4.5, mew=0, label=_short(names[group]), **looks
+                    across[mine], up[mine], mark, ms=4.5, mew=0, label=_short(names[group]), **looks
                 )
             axis.set(xticks=[], yticks=[])
             axis.grid(False)

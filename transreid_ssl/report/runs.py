@@ -27,6 +27,11 @@ class Run:
         UserError: it is not the folder of a run, or what lies in it cannot be read.
     """
 
+    path: Path
+    settings: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    found: dict[str, Any]
+
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder)
         if not (self.path / "config.yaml").is_file():

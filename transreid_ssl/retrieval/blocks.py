@@ -56,6 +56,11 @@ class DistanceBlocks:
         chunk: queries in a block; by default as many as fit ``BLOCK_BYTES``, at least one.
     """
 
+    device: torch.device
+    queries: Tensor
+    gallery: Tensor
+    chunk: int
+
     def __init__(
         self,
         queries: Tensor | np.ndarray,

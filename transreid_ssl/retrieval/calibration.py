@@ -63,7 +63,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    counts: PairCounts, slope: float, intercept: float, edges: Sequence[float]
+    counts: PairCounts, slope: float, intercept: float, edges: Sequence[float] | np.ndarray
 ) -> list[Reliability]:
     """What probabilities are worth, between each two of the ``edges``."""
     cosines = cosine_at(np.arange(BINS) + 0.5)

@@ -6,8 +6,8 @@ Or, instead of DBSCAN, the communities of the graph of neighbours.
 from collections.abc import Iterator
 
 import numpy as np
+import scipy.sparse as sp
 import torch
-from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
@@ -29,7 +29,7 @@ def jaccard_graph(
     search: str | Graph = "exact",
     chunk: int | None = None,
     device: torch.device | str | None = None,
-) -> csr_matrix:
+) -> sp.csr_matrix:
     """The Jaccard distances up to ``max_distance`` between all images, as a sparse matrix.
 
     The distance is 1 - s / (2 - s), s what the encodings of two images share (Zhong et al., CVPR
@@ -72,7 +72,7 @@ def jaccard_graph(
         half = rows[kept], columns[kept], distances[kept]
         found += [half, (half[1], half[0], half[2])]
     rows, columns, distances = (np.concatenate(values) for values in zip(*found))
-    return csr_matrix(coo_matrix((distances, (rows, columns)), shape=codes.shape))
+    return sp.csr_matrix(sp.coo_matrix((distances, (rows, columns)), shape=codes.shape))
 
 
 def cluster(
@@ -115,7 +115,7 @@ def cluster(
 
 
 def cluster_graph(
-    graph: csr_matrix,
+    graph: sp.csr_matrix,
     eps: float = 0.6,
     min_samples: int = 4,
     *,
@@ -139,7 +139,7 @@ def cluster_graph(
     return labels
 
 
-def choose_eps(graph: csr_matrix, min_samples: int = 4) -> float:
+def choose_eps(graph: sp.csr_matrix, min_samples: int = 4) -> float:
     """The distance that makes the most clusters; below it people fall apart, above it they merge.
 
     An image is a core of DBSCAN from the distance to its ``min_samples``-th neighbour on, itself
@@ -171,7 +171,7 @@ def _check_clustering(eps: float, min_samples: int, method: str, borders: str) -
         raise UserError(f"min_samples must be at least 1, not {min_samples}")
 
 
-def _communities(graph: csr_matrix, least: int) -> np.ndarray:
+def _communities(graph: sp.csr_matrix, least: int) -> np.ndarray:
     """Communities of ``least`` or more images, named in the order of their first images."""
     try:
         from sknetwork.clustering import Louvain
@@ -196,7 +196,7 @@ def _communities(graph: csr_matrix, least: int) -> np.ndarray:
     return names[found]
 
 
-def _join_nearest(labels: np.ndarray, graph: csr_matrix, cores: np.ndarray) -> None:
+def _join_nearest(labels: np.ndarray, graph: sp.csr_matrix, cores: np.ndarray) -> None:
     """Give each image of a cluster that is not a core the label of its nearest core.
 
     Of equally near cores, that of the cluster with more cores decides, then the lowest label.
@@ -215,7 +215,7 @@ def _join_nearest(labels: np.ndarray, graph: csr_matrix, cores: np.ndarray) -> N
 
 
 def _close_pairs(
-    codes: csr_matrix, least: float
+    codes: sp.csr_matrix, least: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield rows i, rows j > i and the sum of the minima of their codes, float64, all (P,).
 

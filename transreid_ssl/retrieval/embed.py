@@ -2,11 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,13 +15,19 @@ from tqdm import tqdm
 from transreid_ssl.data import LabelledImages, Pool, ReIDProtocol, image_loader
 from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.errors import UserError
+from transreid_ssl.models import Backbone
 from transreid_ssl.processes import together
 
-PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+Network = TypeVar("Network", bound=nn.Module)
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "no": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def embed_protocol(
-    backbone: nn.Module, protocol: ReIDProtocol, **options: Any
+    backbone: Backbone, protocol: ReIDProtocol, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """Unit features of queries and gallery, float32 (Q, D) and (G, D): see ``embed_images``."""
     found = []
@@ -32,10 +38,10 @@ def embed_protocol(
 
 
 def embed_images(
-    backbone: nn.Module,
+    backbone: Backbone,
     images: Pool | LabelledImages,
     *,
-    accelerator: Accelerator | None = None,
+    accelerator: accelerate.Accelerator | None = None,
     **options: Any,
 ) -> tuple[Tensor, np.ndarray]:
     """Unit features of all images, on the CPU of every process.
@@ -57,19 +63,19 @@ def embed_images(
     """
     features = torch.zeros(len(images), backbone.spec.embed_dim)
     readable = torch.zeros(len(images))
-    several = accelerator is not None and accelerator.num_processes > 1
+    several = accelerator if accelerator and accelerator.num_processes > 1 else None
     if several:
         broadcast(list(backbone.buffers()))  # in place
-        options["share"] = accelerator.process_index, accelerator.num_processes
+        options["share"] = several.process_index, several.num_processes
 
     def fill() -> None:
         for index, part in embed_batches(backbone, images, **options):
             features[index], readable[index] = part, 1.0
 
-    together(accelerator, fill) if several else fill()
+    together(several, fill) if several else fill()
     if several:  # each row is zero but on one process
         features, readable = (
-            accelerator.reduce(values.to(accelerator.device), "sum").cpu()
+            several.reduce(values.to(several.device), "sum").cpu()
             for values in (features, readable)
         )
     index = readable.nonzero()[:, 0]
@@ -77,7 +83,7 @@ def embed_images(
 
 
 def embed_batches(
-    backbone: nn.Module,
+    backbone: Backbone,
     images: Pool | LabelledImages,
     *,
     batch_size: int = 128,
@@ -139,7 +145,7 @@ def embed_batches(
             yield under_way[0], under_way[1].wait()
 
 
-def on_device(backbone: nn.Module, device: str | None) -> nn.Module:
+def on_device(backbone: Network, device: str | None) -> Network:
     """Move a network to the device of this name; by default that of ``default_device``.
 
     Raises:
@@ -180,7 +186,7 @@ def refuse_not_finite(name: str) -> NoReturn:
 
 @torch.inference_mode()
 def _features(
-    backbone: nn.Module, images: Tensor, *cameras: Tensor, flip: bool, dtype: torch.dtype | None
+    backbone: Backbone, images: Tensor, *cameras: Tensor, flip: bool, dtype: torch.dtype | None
 ) -> Tensor:
     """float32 (B, D); the mirrored images go in a pass of their own, to need no more memory."""
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):

@@ -15,7 +15,7 @@ from transreid_ssl.models import Backbone, Calibration, load_backbone
 from transreid_ssl.retrieval.embed import embed_images, on_device, require_finite
 from transreid_ssl.retrieval.neighbours import nearest_neighbours
 
-One: TypeAlias = str | os.PathLike | Image.Image | np.ndarray
+One: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 """An image: the path of a file, an image of Pillow, or uint8 (H, W, 3) in RGB order."""
 Images: TypeAlias = One | Iterable[One] | Pool
 
@@ -40,7 +40,7 @@ class Embedder:
 
     def __init__(
         self,
-        weights: "str | os.PathLike | Backbone",
+        weights: "str | os.PathLike[str] | Backbone",
         device: str | None = None,
         *,
         batch_size: int = 128,
@@ -48,10 +48,11 @@ class Embedder:
         num_workers: int = 0,
         precision: str = "no",
     ) -> None:
-        path = isinstance(weights, str | os.PathLike)
-        self.model = on_device(load_backbone(weights) if path else weights, device).eval()
+        if isinstance(weights, str | os.PathLike):
+            weights = load_backbone(os.fspath(weights))
+        self.model: Backbone = on_device(weights, device).eval()
         found = self.model.spec.calibration
-        self.flip = bool(found and found.flip) if flip is None else flip
+        self.flip: bool = bool(found and found.flip) if flip is None else flip
         self.calibration: Calibration | None = found if found and found.flip == self.flip else None
         """What similarities mean; None where that was not found for these features."""
         self._options = {
@@ -110,8 +111,9 @@ class Embedder:
 
     def _features(self, images: Images) -> np.ndarray:
         """Features are those of images, or taken as they are."""
-        is_given = isinstance(images, np.ndarray) and images.ndim == 2
-        return images.astype(np.float32, copy=False) if is_given else self(images)
+        if isinstance(images, np.ndarray) and images.ndim == 2:
+            return images.astype(np.float32, copy=False)
+        return self(images)
 
 
 CALIBRATE = "`python -m transreid_ssl.calibrate --weights FILE --data SET` finds what cosines mean"

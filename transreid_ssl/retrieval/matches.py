@@ -35,6 +35,12 @@ class Matches:
         ValueError: lengths that disagree, or cameras on one side only.
     """
 
+    query_ids: np.ndarray
+    gallery_ids: np.ndarray
+    cameras_used: bool
+    query_cams: np.ndarray
+    gallery_cams: np.ndarray
+
     def __init__(
         self, query_ids: Any, query_cams: Any, gallery_ids: Any, gallery_cams: Any
     ) -> None:

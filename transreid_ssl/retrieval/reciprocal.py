@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
-from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
 
 from transreid_ssl.errors import UserError
@@ -20,7 +20,7 @@ from transreid_ssl.retrieval.neighbours import exact_rows, search_rows
 
 # Of one sparse product, in multiplications: a bound on the entries that it makes.
 PRODUCTS_AT_ONCE = 1 << 22
-PRECISIONS = {"no": np.float32, "fp16": np.float16}
+PRECISIONS: dict[str, type[np.floating]] = {"no": np.float32, "fp16": np.float16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Encoding:
         farthest: float32 (N,), the squared distance of the farthest image, or None.
     """
 
-    codes: csr_matrix
+    codes: sp.csr_matrix
     farthest: Tensor | None
 
 
@@ -88,7 +88,7 @@ def encode(
     members = _expanded(_reciprocal(nearest), _reciprocal(nearest[:, : round(k1 / 2) + 1]))
     codes = _rounded(_weighted(members, blocks, farthest), precision)
     if k2 > 1:
-        codes = csr_matrix(_rows_of(nearest[:, :k2]) @ codes)
+        codes = sp.csr_matrix(_rows_of(nearest[:, :k2]) @ codes)
         codes.sort_indices()
         codes.data /= k2
         codes = _rounded(codes, precision)
@@ -104,7 +104,7 @@ def _check(num_images: int, k1: int, k2: int, neighbourhood: int) -> None:
         )
 
 
-def _rounded(codes: csr_matrix, precision: str) -> csr_matrix:
+def _rounded(codes: sp.csr_matrix, precision: str) -> sp.csr_matrix:
     """``codes`` with weights as ``precision`` holds them; sparse products need float32."""
     codes.data = codes.data.astype(PRECISIONS[precision]).astype(np.float32, copy=False)
     return codes
@@ -138,23 +138,23 @@ def squared(blocks: DistanceBlocks, distances: Tensor) -> Tensor:
     return distances.mul_(2) if blocks.metric == "cosine" else distances.square_()
 
 
-def _rows_of(columns: np.ndarray) -> csr_matrix:
+def _rows_of(columns: np.ndarray) -> sp.csr_matrix:
     """CSR (N, N) with ones at the ``columns`` (N, K) of each row."""
     size, count = columns.shape
     starts = np.arange(0, columns.size + 1, count)
     data = np.ones(columns.size, np.float32)
-    matrix = csr_matrix((data, columns.ravel().astype(np.int32), starts), shape=(size, size))
+    matrix = sp.csr_matrix((data, columns.ravel().astype(np.int32), starts), shape=(size, size))
     matrix.sort_indices()
     return matrix
 
 
-def _reciprocal(nearest: np.ndarray) -> csr_matrix:
+def _reciprocal(nearest: np.ndarray) -> sp.csr_matrix:
     """Ones where two rows have one another among their nearest."""
     forward = _rows_of(nearest)
-    return csr_matrix(forward.multiply(forward.T.tocsr()))
+    return sp.csr_matrix(forward.multiply(forward.T.tocsr()))
 
 
-def _expanded(wide: csr_matrix, narrow: csr_matrix) -> csr_matrix:
+def _expanded(wide: sp.csr_matrix, narrow: sp.csr_matrix) -> sp.csr_matrix:
     """Positive where a row of ``wide``, grown by those of ``narrow`` that lie in it, has members.
 
     Both have ones on their diagonals, so that a member's narrow set always meets the row.
@@ -163,16 +163,18 @@ def _expanded(wide: csr_matrix, narrow: csr_matrix) -> csr_matrix:
     grown = []
     for part in parts(products(wide, transposed)):
         own = wide[part]
-        inside = csr_matrix(own.multiply(own @ transposed))
+        inside = sp.csr_matrix(own.multiply(own @ transposed))
         inside.data = (3 * inside.data > 2 * sizes[inside.indices]).astype(np.float32)
         inside.eliminate_zeros()
         grown.append(own + inside @ narrow)
-    members = csr_matrix(vstack(grown, format="csr"))
+    members = sp.csr_matrix(sp.vstack(grown, format="csr"))
     members.sort_indices()
     return members
 
 
-def _weighted(members: csr_matrix, blocks: DistanceBlocks, farthest: Tensor | None) -> csr_matrix:
+def _weighted(
+    members: sp.csr_matrix, blocks: DistanceBlocks, farthest: Tensor | None
+) -> sp.csr_matrix:
     """``members`` with weights exp(-squared distance) instead, rows summing to one."""
     rows, columns = entries(members)
     features = blocks.queries
@@ -187,18 +189,18 @@ def _weighted(members: csr_matrix, blocks: DistanceBlocks, farthest: Tensor | No
         weights[part] = distances.neg_().exp_().numpy()
     sums = np.add.reduceat(weights, members.indptr[:-1])
     weights /= np.repeat(sums, np.diff(members.indptr))
-    return csr_matrix((weights, members.indices, members.indptr), shape=members.shape)
+    return sp.csr_matrix((weights, members.indices, members.indptr), shape=members.shape)
 
 
 def entries(
-    matrix: csr_matrix, chosen: np.ndarray | slice = slice(None)
+    matrix: sp.csr_matrix, chosen: np.ndarray | slice = slice(None)
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the stored entries, or of the ``chosen`` of them."""
     rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
     return rows[chosen], matrix.indices[chosen]
 
 
-def products(left: csr_matrix, right: csr_matrix) -> np.ndarray:
+def products(left: sp.csr_matrix, right: sp.csr_matrix) -> np.ndarray:
     """The multiplications of each row of ``left @ right``, int64 (rows,)."""
     sizes = np.concatenate([[0], np.cumsum(np.diff(right.indptr)[left.indices], dtype=np.int64)])
     return np.diff(sizes[left.indptr])

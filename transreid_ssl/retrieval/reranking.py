@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -72,7 +72,7 @@ class RerankedBlocks:
             )
         self._blocks = DistanceBlocks(queries, gallery, metric=metric, chunk=chunk, device=device)
         self._settings = settings
-        self.device = self._blocks.device
+        self.device: torch.device = self._blocks.device
         everything = torch.cat([self._blocks.queries, self._blocks.gallery])
         encoding = encode(
             everything, k1=settings.k1, k2=settings.k2, neighbourhood=settings.k1 + 1,
@@ -97,7 +97,7 @@ class RerankedBlocks:
 
 
 def _shared(
-    codes: csr_matrix, columns: csr_matrix, precision: str
+    codes: sp.csr_matrix, columns: sp.csr_matrix, precision: str
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield parts of the queries, and what each shares with every gallery row: (P, G).
 

@@ -50,7 +50,8 @@ class PairCounts(NamedTuple):
     def above(self, threshold: float) -> tuple[float, float]:
         """The shares of the pairs of one person and of two whose cosine is above a threshold."""
         cut = round(np.sqrt((1 - threshold) / 2) * BINS)
-        return tuple(float(kind[:cut].sum() / kind.sum()) for kind in self)
+        same, different = (float(kind[:cut].sum() / kind.sum()) for kind in self)
+        return same, different
 
 
 def cosine_at(bins: Any) -> Any:

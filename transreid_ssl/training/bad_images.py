@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import accelerate
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from transreid_ssl.errors import UserError
@@ -23,7 +23,13 @@ class BadImages:
         limit: How many different ones may be met; None: any number.
     """
 
-    def __init__(self, accelerator: Accelerator, run: RunFolder, limit: int | None) -> None:
+    accelerator: accelerate.Accelerator
+    run: RunFolder
+    limit: int | None
+
+    def __init__(
+        self, accelerator: accelerate.Accelerator, run: RunFolder, limit: int | None
+    ) -> None:
         self.accelerator, self.run, self.limit = accelerator, run, limit
         self._names: set[str] = set()
 

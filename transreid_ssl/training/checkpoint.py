@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import torch
 from torch import nn
 from torch.amp import GradScaler
@@ -141,6 +142,22 @@ def restore(
         ) from error
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])
+
+
+def require_same_step(accelerator: accelerate.Accelerator, step: int, folder: Path) -> None:
+    """See that all processes found the same state in the run folder.
+
+    Raises:
+        UserError: they go on from different steps.
+    """
+    if accelerator.num_processes == 1:
+        return
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device))
+    if steps.unique().numel() > 1:
+        raise UserError(
+            f"{folder}: processes find different checkpoints there; "
+            "put --run.output on storage that all of them share"
+        )
 
 
 def _like(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

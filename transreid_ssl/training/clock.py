@@ -6,14 +6,14 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from transreid_ssl import logs
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    import accelerate
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 
     def __init__(self, step: int = 0) -> None:
         self._begin, self._step, self._waited = time.monotonic(), step, 0.0
-        self.left_out = 0.0  # all that was ever spent in ``untimed``
+        self.left_out: float = 0.0  # all that was ever spent in ``untimed``
 
     @contextlib.contextmanager
     def untimed(self) -> Iterator[None]:
@@ -56,7 +56,7 @@ class Clock:
         return seconds, waited
 
 
-def progress_bar(accelerator: "Accelerator", step: int, total: int) -> tqdm:
+def progress_bar(accelerator: "accelerate.Accelerator", step: int, total: int) -> "tqdm[Any]":
     """A bar of the steps of a run, on a terminal of the main process that shows progress."""
     shown = accelerator.is_main_process and sys.stderr.isatty() and logs.is_shown(logging.INFO)
     return tqdm(total=total, initial=step, unit=" steps", disable=not shown, dynamic_ncols=True)

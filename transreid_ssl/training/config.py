@@ -40,7 +40,7 @@ AUTO = "auto"
 def parse_config(
     kind: type[Config],
     default_file: Path,
-    description: str,
+    description: str | None,
     arguments: Sequence[str] | None = None,
     say: Callable[[str], object] = logs.RUN.info,
 ) -> tuple[Config, str]:
@@ -56,7 +56,8 @@ def parse_config(
             nothing is chosen.
     """
     parser = Parser(
-        description=as_started(description), usage="%(prog)s [--config FILE] [--SETTING VALUE ...]"
+        description=as_started(description or ""),
+        usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
     )
     parser.add_argument(
         "--help-all", action="help", help="Show every setting with its value, and exit."
@@ -211,6 +212,6 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     return [f"{prefix.rstrip('.')} ({before} there, {now} now)"]
 
 
-def provenance(config: Any, **more: str) -> dict[str, Any]:
+def provenance(config: Any, **more: Any) -> dict[str, Any]:
     """What a weights file says of its origin: the settings, the versions and ``more``."""
     return {**more, "settings": as_plain(config), "software": software()}

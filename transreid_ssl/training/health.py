@@ -24,6 +24,11 @@ def feature_spread(features: Tensor) -> Tensor:
 class CollapseWatch:
     """Counts how often in a row the features' spread was below ``threshold``."""
 
+    threshold: float
+    patience: int
+    low: int
+    spread: float
+
     def __init__(self, threshold: float, patience: int) -> None:
         self.threshold, self.patience = threshold, patience
         self.low = 0

@@ -4,8 +4,8 @@ import os
 import signal
 from types import FrameType
 
+import accelerate
 import torch
-from accelerate import Accelerator
 
 _LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}
 """What `accelerate launch` and `torchrun` set for the processes that they start."""
@@ -14,10 +14,10 @@ _LAUNCHED = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}
 class StopRequest:
     """A context in which the first signal is a request, and a second one stops at once."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: accelerate.Accelerator) -> None:
         self.accelerator = accelerator
-        self.asked = False
-        self.every = 1
+        self.asked: bool = False
+        self.every: int = 1
         # A launcher that is killed takes nobody along: the training would go on without a master,
         # and the next one would find its run folder in use.
         self._launcher = os.getppid() if _LAUNCHED & os.environ.keys() else None

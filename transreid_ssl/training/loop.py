@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import accelerate
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
-from transreid_ssl.models import block_norms
+from transreid_ssl.models import BlockNorm, block_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
-from transreid_ssl.training.checkpoint import capture, load_checkpoint, restore
+from transreid_ssl.training.checkpoint import capture, load_checkpoint, require_same_step, restore
 from transreid_ssl.training.clock import (
     Clock,
     describe_first,
@@ -62,9 +62,21 @@ class Trainer:
         probe, probe_every, keep_best: As ``Probing`` takes them.
     """
 
+    accelerator: accelerate.Accelerator
+    objective: Objective
+    plan: Plan
+    run: RunFolder
+    settings: RunSettings
+    data_key: str
+    clock: Clock
+    probing: Probing
+    model: Any
+    watch: Watch
+    parameters: list[nn.Parameter]
+
     def __init__(
         self,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
         plan: Plan,
@@ -81,19 +93,19 @@ class Trainer:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
         self.run, self.settings, self.data_key = run, settings, data_key
         self.probing = Probing(accelerator, run, plan.total_steps, probe, probe_every, keep_best)
-        self.norms = list(block_norms(objective))
+        self.norms: list[BlockNorm] = list(block_norms(objective))
         # Sharded, it averages gradients itself: there is nothing to wrap it in.
         self.model = accelerator.prepare_model(objective, evaluation_mode=is_sharded(objective))
-        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self.optimizer: Any = accelerator.prepare_optimizer(optimizer)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         # A loss scaler skips steps whose gradients overflow; without one they must be finite.
-        self.meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
+        self.meter: Meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
         self.watch = Watch(accelerator, run, settings, self.meter, self.parameters, image_names)
-        self.bad_images = BadImages(accelerator, run, max_bad_images)
-        self.skipped = 0
-        self.stop = StopRequest(accelerator)
-        self.step = self._restore()
-        self._check_same_step()
+        self.bad_images: BadImages = BadImages(accelerator, run, max_bad_images)
+        self.skipped: int = 0
+        self.stop: StopRequest = StopRequest(accelerator)
+        self.step: int = self._restore()
+        require_same_step(accelerator, self.step, run.path)
 
     # -- state
 
@@ -128,16 +140,6 @@ class Trainer:
         self.bad_images.add(state["bad_images"])
         self.say(f"resuming from step {state['step']} of {self.plan.total_steps}")
         return int(state["step"])
-
-    def _check_same_step(self) -> None:
-        if self.accelerator.num_processes == 1:
-            return
-        step = torch.tensor([self.step], device=self.accelerator.device)
-        if self.accelerator.gather(step).unique().numel() > 1:
-            raise UserError(
-                f"{self.run.path}: processes find different checkpoints there; "
-                "put --run.output on storage that all of them share"
-            )
 
     def say(self, text: str) -> None:
         """Log on the main process."""

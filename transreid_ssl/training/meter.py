@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import accelerate
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 
@@ -31,7 +31,7 @@ class Meter:
         value = torch.as_tensor(value, dtype=torch.float32, device=self.sums["loss"].device)
         self.sums[name] = value * self.count
 
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
+    def read(self, accelerator: accelerate.Accelerator) -> dict[str, float]:
         """Means over steps and processes; waits for the device."""
         names = sorted(self.sums)
         means = torch.stack([self.sums[name].float() / self.count for name in names])
@@ -39,7 +39,7 @@ class Meter:
             means = accelerator.reduce(means, "mean")
         return dict(zip(names, means.tolist()))
 
-    def first_bad(self, accelerator: Accelerator) -> int | None:
+    def first_bad(self, accelerator: accelerate.Accelerator) -> int | None:
         """Which step since the last reset, from 0, was the first that was not finite on a process.
 
         None: all were finite. Waits for the device.

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import BackboneSpec
+from transreid_ssl.models import Backbone, BackboneSpec
 
 
 class Objective(nn.Module, ABC):
@@ -19,7 +19,7 @@ class Objective(nn.Module, ABC):
 
     name: str
     """What the header of the weights calls the method."""
-    backbone: nn.Module
+    backbone: Backbone
     """The network that is probed, kept and saved, with its ``spec``: a submodule or a property."""
 
     @abstractmethod
@@ -27,7 +27,7 @@ class Objective(nn.Module, ABC):
         """The loss of a batch: 0-d tensors on the device, "loss" and whatever is to be logged."""
 
     @property
-    def backbones(self) -> dict[str, nn.Module]:
+    def backbones(self) -> dict[str, Backbone]:
         """The backbones that a checkpoint can be read for: "kept" and others by their names."""
         return {"kept": self.backbone}
 

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from timm.models import group_parameters
@@ -15,7 +16,7 @@ from transreid_ssl.training.settings import OptimizerSettings
 from transreid_ssl.training.sharding import norms, own_parts
 
 
-def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict]:
+def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
     """Trainable parameters, grouped by whether they decay and by the scale of their learning rate.
 
     Biases and norms decay only with ``settings.decay_all``. "lr_scale" multiplies the learning rate

@@ -16,7 +16,7 @@ from transreid_ssl.training.yaml_files import read_yaml
 # the last digits of sums). Where images lie is free, as the fingerprint of a pool says which images
 # they are.
 _PLACES = {"pool", "subset", "root"}
-FREE_SETTINGS = {
+FREE_SETTINGS: dict[str, set[str] | None] = {
     "run": {
         "output",
         "extend_to",

@@ -4,19 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from transreid_ssl.data import LabelledImages, SubsetPool, decoded, open_reid
+from transreid_ssl.data import LabelledImages, ReIDProtocol, SubsetPool, decoded, open_reid
 from transreid_ssl.data.open import open_tracks
 from transreid_ssl.data.reid import labels
 from transreid_ssl.data.tracks.settings import Tracks
 from transreid_ssl.logs import say
+from transreid_ssl.models import Backbone
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.retrieval import (
     RetrievalMetrics,
+    SurePairs,
     chance,
     colour_histogram,
     embed_images,
@@ -40,14 +42,21 @@ class RetrievalProbe:
         backbone: Gives the network to evaluate.
     """
 
-    figures: ClassVar = {"mAP": "mAP", "rank1": "rank-1"}
+    figures: ClassVar[dict[str, str]] = {"mAP": "mAP", "rank1": "rank-1"}
     """What is logged and its titles; the network with most of the first is the best."""
+
+    settings: ProbeSettings
+    backbone: Callable[[], Backbone]
+    accelerator: accelerate.Accelerator
+    protocol: ReIDProtocol
+    title: str
+    described: str
 
     def __init__(
         self,
         settings: ProbeSettings,
-        backbone: Callable[[], nn.Module],
-        accelerator: Accelerator,
+        backbone: Callable[[], Backbone],
+        accelerator: accelerate.Accelerator,
         seed: int = 0,
     ) -> None:
         self.settings, self.backbone, self.accelerator = settings, backbone, accelerator
@@ -96,7 +105,7 @@ class RetrievalProbe:
         values = {f"probe/{name}": value for name, value in values.items()}
         return {**values, "probe/feature_spread": spread, **self.baselines, "probe/on": self.title}
 
-    def _embed(self, backbone: nn.Module, **options: Any) -> tuple[Tensor, ...]:
+    def _embed(self, backbone: Backbone, **options: Any) -> tuple[Tensor, ...]:
         return embed_protocol(backbone, self.protocol, **options)
 
     def _measure(self, *features: Tensor) -> dict[str, float]:
@@ -116,7 +125,15 @@ class RetrievalProbe:
 class TrackProbe(RetrievalProbe):
     """How well pairs are told apart that the tracks of a pool are sure of, without any label."""
 
-    figures: ClassVar = {"roc_area": "ROC area", "equal_error_rate": "equal error rate"}
+    figures: ClassVar[dict[str, str]] = {
+        "roc_area": "ROC area",
+        "equal_error_rate": "equal error rate",
+    }
+
+    pairs: SurePairs
+    images: SubsetPool
+    title: str
+    described: str
 
     def _open(self, seed: int) -> None:
         pool = on_all(self.accelerator, lambda: open_tracks(self.settings.root or Tracks.out))
@@ -124,7 +141,7 @@ class TrackProbe(RetrievalProbe):
         self.images, self.title = SubsetPool(pool, self.pairs.images), "pairs that tracks know"
         self.described = f"{pool.describe()}: {self.pairs.describe()}"
 
-    def _embed(self, backbone: nn.Module, **options: Any) -> tuple[Tensor, ...]:
+    def _embed(self, backbone: Backbone, **options: Any) -> tuple[Tensor, ...]:
         return embed_images(backbone, self.images, **options)[:1]
 
     def _measure(self, *features: Tensor) -> dict[str, float]:
@@ -170,8 +187,8 @@ def _thin(images: LabelledImages, count: int | None, seed: int) -> LabelledImage
 
 def retrieval_probe(
     settings: ProbeSettings,
-    backbone: Callable[[], nn.Module],
-    accelerator: Accelerator,
+    backbone: Callable[[], Backbone],
+    accelerator: accelerate.Accelerator,
     seed: int = 0,
 ) -> RetrievalProbe | None:
     """The probe that ``settings`` asks for, or None."""

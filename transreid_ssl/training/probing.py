@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from accelerate import Accelerator
+import accelerate
 
 from transreid_ssl.processes import on_main
 from transreid_ssl.training.probe import RetrievalProbe, before_and_after
@@ -23,9 +23,16 @@ class Probing:
             than all before it.
     """
 
+    accelerator: accelerate.Accelerator
+    run: RunFolder
+    last_step: int
+    probe: RetrievalProbe | None
+    every: int
+    keep_best: Callable[[], None] | None
+
     def __init__(
         self,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         run: RunFolder,
         last_step: int,
         probe: RetrievalProbe | None,
@@ -38,6 +45,7 @@ class Probing:
     @property
     def figure(self) -> str:
         """The logged value that the best network has most of."""
+        assert self.probe is not None
         return f"probe/{next(iter(self.probe.figures))}"
 
     def is_due(self, step: int) -> bool:
@@ -55,6 +63,7 @@ class Probing:
 
     def measure(self, step: int) -> dict[str, Any]:
         """Measure, and keep the network if it is the best; what the main process is to log."""
+        assert self.probe is not None
         values = self.probe(step)
         if step != self.last_step:  # a page shows those of the end; meanwhile they only take room
             self.probe.features = None
@@ -68,5 +77,7 @@ class Probing:
 
     def describe(self) -> str:
         """A table of the network before and after; "" if none was measured."""
-        lines = self.run.lines_with(self.figure) if self.probe else []
+        if self.probe is None:
+            return ""
+        lines = self.run.lines_with(self.figure)
         return before_and_after(lines, self.probe) if lines else ""

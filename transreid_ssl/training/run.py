@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from torch import nn
+import accelerate
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json
-from transreid_ssl.models import began_with, group_norms, save_backbone
+from transreid_ssl.models import Backbone, began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.reading import read_object
 from transreid_ssl.training.config import provenance
@@ -30,7 +29,7 @@ from transreid_ssl.training.speed import make_fast
 
 def train(
     config: Any,
-    accelerator: Accelerator,
+    accelerator: accelerate.Accelerator,
     run: RunFolder,
     objective: Objective,
     batches: Callable[[Trainer], Iterator[dict[str, Any]]],
@@ -64,7 +63,7 @@ def train(
     """
     _prepare(objective, config.run, accelerator)
 
-    def backbone() -> nn.Module:
+    def backbone() -> Backbone:
         return whole_network(objective.backbone)
 
     before = _lineage(config, objective, run, accelerator)
@@ -96,7 +95,7 @@ def train(
 
 
 def _lineage(
-    config: Any, objective: Objective, run: RunFolder, accelerator: Accelerator
+    config: Any, objective: Objective, run: RunFolder, accelerator: accelerate.Accelerator
 ) -> dict[str, Any]:
     """What the header says of the weights that a training began with.
 
@@ -119,7 +118,9 @@ def _initial_weights(config: Any) -> str | None:
     return getattr(getattr(config, "model", None), "weights", None)
 
 
-def _prepare(objective: Objective, settings: RunSettings, accelerator: Accelerator) -> None:
+def _prepare(
+    objective: Objective, settings: RunSettings, accelerator: accelerate.Accelerator
+) -> None:
     """Change what the networks are made of, while nobody has hold of their parameters yet."""
     make_fast(objective, settings, accelerator.device)
     group_norms(

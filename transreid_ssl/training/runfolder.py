@@ -41,6 +41,10 @@ class RunFolder:
         stage: What the names of values begin with in a tracker, which all stages of a recipe share.
     """
 
+    stage: str
+    first_tracked_step: int
+    path: Path
+
     def __init__(self, path: str | Path, is_main: bool = True, stage: str = "") -> None:
         self.path = Path(path)
         self.is_main = is_main

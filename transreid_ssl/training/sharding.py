@@ -6,11 +6,11 @@ again. Checkpoints and weights files hold whole tensors, whoever wrote them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
+import accelerate
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,13 +18,11 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import PackedBlock, from_spec
+from transreid_ssl.models import Backbone, PackedBlock, from_spec
 from transreid_ssl.training.objective import Objective
 
-Network = TypeVar("Network", bound=nn.Module)
 
-
-def shard(objective: Objective, accelerator: Accelerator) -> None:
+def shard(objective: Objective, accelerator: accelerate.Accelerator) -> None:
     """Keep of every parameter one part on each process; call it before the optimiser is built.
 
     Blocks of ViTs and heads are put together one by one, and the rest, which is small, for a whole
@@ -105,7 +103,7 @@ def dealt_out(value: Any, like: Any) -> Any:
     )
 
 
-def whole_network(network: Network) -> Network:
+def whole_network(network: Backbone) -> Backbone:
     """A backbone with its ``spec`` as it is, or a whole copy of one in a sharded objective.
 
     For evaluation and for weights files. All processes call this together.

@@ -5,15 +5,21 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import accelerate
 import torch
-from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, set_seed
-from torch import nn
 
 from transreid_ssl import logs
 from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import build_backbone, find_weights, is_timm, load_weights, read_spec
+from transreid_ssl.models import (
+    Backbone,
+    build_backbone,
+    find_weights,
+    is_timm,
+    load_weights,
+    read_spec,
+)
 from transreid_ssl.outputs import MADE_BY, require
 from transreid_ssl.processes import on_all, on_main, together
 from transreid_ssl.training import trackers
@@ -28,7 +34,7 @@ Images = TypeVar("Images")
 
 def start(
     config: Any, origin: str, recipe: str, open_images: Callable[[], Images]
-) -> tuple[Accelerator, RunFolder, Images]:
+) -> tuple[accelerate.Accelerator, RunFolder, Images]:
     """Start Accelerate, open the images, claim the run folder and say what is about to run.
 
     Images and initial weights come first: what cannot be trained on must not cost an earlier run
@@ -73,7 +79,7 @@ def start(
     return accelerator, run, images
 
 
-def _check_alike(accelerator: Accelerator, config: Any) -> None:
+def _check_alike(accelerator: accelerate.Accelerator, config: Any) -> None:
     """Refuse processes with different settings, as machines that are not alike may choose them."""
     first = on_main(accelerator, lambda: as_plain(config))
 
@@ -101,7 +107,7 @@ def _check_weights(model: BackboneSettings) -> None:
         read_spec(path)
 
 
-def _precision(accelerator: Accelerator) -> str:
+def _precision(accelerator: accelerate.Accelerator) -> str:
     """What is computed in, which need not be what was asked for."""
     asked = accelerator.mixed_precision
     if asked == "no" or accelerator.native_amp:
@@ -109,7 +115,7 @@ def _precision(accelerator: Accelerator) -> str:
     return f"no ({asked} needs {'a GPU' if asked == 'fp16' else 'a GPU or a CPU with AVX-512'})"
 
 
-def _make_accelerator(settings: RunSettings) -> Accelerator:
+def _make_accelerator(settings: RunSettings) -> accelerate.Accelerator:
     for other in ("fsdp", "deepspeed"):
         if os.environ.get(f"ACCELERATE_USE_{other.upper()}") == "true":
             raise UserError(
@@ -117,7 +123,7 @@ def _make_accelerator(settings: RunSettings) -> Accelerator:
                 f"--run.shard true: leave use_{other} out, here or in what accelerate config wrote"
             )
     try:
-        accelerator = Accelerator(
+        accelerator = accelerate.Accelerator(
             mixed_precision=settings.precision,
             log_with=settings.tracker,
             project_dir=settings.output,
@@ -141,7 +147,7 @@ def has_fast_bf16() -> bool:
 
 
 def training_pool(
-    whole: Pool, max_bad_fraction: float, run: RunFolder, accelerator: Accelerator
+    whole: Pool, max_bad_fraction: float, run: RunFolder, accelerator: accelerate.Accelerator
 ) -> Pool:
     """A pool without its unreadable images.
 
@@ -178,10 +184,10 @@ def training_pool(
 
 def build_backbone_to_train(
     settings: BackboneSettings,
-    accelerator: Accelerator,
+    accelerator: accelerate.Accelerator,
     num_cameras: int = 0,
     feature_norm: bool = False,
-) -> nn.Module:
+) -> Backbone:
     """The network to train, with its initial weights.
 
     Args:
@@ -212,7 +218,7 @@ def build_backbone_to_train(
     return backbone
 
 
-def finish(accelerator: Accelerator) -> None:
+def finish(accelerator: accelerate.Accelerator) -> None:
     """End trackers, processes and the log, so that no process waits for another."""
     accelerator.free_memory()
     accelerator.wait_for_everyone()

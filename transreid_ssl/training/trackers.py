@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, tracking
+import accelerate
+from accelerate import tracking
 
 from transreid_ssl import logs
 from transreid_ssl.errors import UserError, brief
@@ -33,7 +34,7 @@ def check(name: str | None) -> None:
         )
 
 
-def start(accelerator: Accelerator, settings: dict[str, Any], recipe: str) -> None:
+def start(accelerator: accelerate.Accelerator, settings: dict[str, Any], recipe: str) -> None:
     """Start the tracker: a project is a recipe, a run in it is named as the run's folder.
 
     The settings are its hyperparameters: flat, such as ``optim.lr``, and numbers or text, as
@@ -61,7 +62,7 @@ def start(accelerator: Accelerator, settings: dict[str, Any], recipe: str) -> No
         ) from error
 
 
-def log_picture(accelerator: Accelerator, path: Path, step: int) -> None:
+def log_picture(accelerator: accelerate.Accelerator, path: Path, step: int) -> None:
     """Show a PNG file of a run in those trackers that take pictures."""
     if not accelerator.is_main_process:
         return

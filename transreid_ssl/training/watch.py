@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from accelerate import Accelerator
+import accelerate
 from accelerate.utils import gather_object
 from torch import Tensor
 
@@ -31,9 +31,17 @@ class Watch:
         image_names: By the "index" of a batch; None: nobody knows them.
     """
 
+    accelerator: accelerate.Accelerator
+    run: RunFolder
+    meter: Meter
+    parameters: list[Tensor]
+    image_names: Sequence[str] | None
+    largest_norm: float
+    collapse: CollapseWatch
+
     def __init__(
         self,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         run: RunFolder,
         settings: RunSettings,
         meter: Meter,

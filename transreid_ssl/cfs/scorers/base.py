@@ -3,14 +3,15 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
+import accelerate
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from transreid_ssl.data import Pool
+from transreid_ssl.data.settings import Interpolation
 
-Input = tuple[tuple[int, int], str]
+Input = tuple[tuple[int, int], Interpolation]
 """(height, width) of a network's images, and the interpolation that they are resized with."""
 
 
@@ -29,9 +30,9 @@ class Scorer(ABC):
             area under a ROC curve, once ``learn`` has found out; else None.
     """
 
-    column = "score"
+    column: str = "score"
     separable: float | None = None
-    accelerator: Accelerator
+    accelerator: accelerate.Accelerator
     inputs: list[Input]
     record: dict[str, Any]
     identifying: tuple[str, ...]
@@ -72,10 +73,15 @@ class Scorer(ABC):
 class RandomScorer(Scorer):
     """Chance: the baseline of all others."""
 
-    identifying = ("method", "seed")
+    identifying: tuple[str, ...] = ("method", "seed")
+    accelerator: accelerate.Accelerator
+    inputs: list[Input]
+    record: dict[str, Any]
+    target: Pool | None
+    scores: list[Tensor]
 
     def __init__(
-        self, pool: Pool, target: Pool | None, accelerator: Accelerator, seed: int
+        self, pool: Pool, target: Pool | None, accelerator: accelerate.Accelerator, seed: int
     ) -> None:
         self.target, self.accelerator, self.inputs = target, accelerator, []
         self.record = {"method": "random", "seed": seed}

@@ -1,18 +1,20 @@
 """The catastrophic forgetting score, and its variants."""
 
 from pathlib import Path
+from typing import Any
 
+import accelerate
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
 from transreid_ssl.cfs.likeness import separability, whitening
+from transreid_ssl.cfs.scorers.base import Input
 from transreid_ssl.cfs.scorers.networks import LEARNING, NetworkScorer, input_of
 from transreid_ssl.data import Pool
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import BackboneSpec, weights_digest
+from transreid_ssl.models import Backbone, BackboneSpec, weights_digest
 from transreid_ssl.processes import on_main
 
 
@@ -34,7 +36,16 @@ class ForgettingScorer(NetworkScorer):
         pool, target, accelerator, sample, seed: see ``NetworkScorer``.
     """
 
-    identifying = ("before_digest", "after_digest", "precision", "sizes", "interpolations")
+    identifying: tuple[str, ...] = (
+        "before_digest", "after_digest", "precision", "sizes", "interpolations",
+    )  # fmt: skip
+    inputs: list[Input]
+    record: dict[str, Any]
+    separable: float | None
+    method: str
+    frames: list[tuple[Tensor, Tensor]]
+    networks: list[Backbone]
+    specs: list[BackboneSpec]
 
     def __init__(
         self,
@@ -43,7 +54,7 @@ class ForgettingScorer(NetworkScorer):
         after: str | Path,
         pool: Pool,
         target: Pool | None,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         sample: int,
         seed: int,
     ) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import get_args
 
-from accelerate import Accelerator
+import accelerate
 
 from transreid_ssl.cfs.likeness import LIKENESSES
 from transreid_ssl.cfs.methods import Method
@@ -20,7 +20,7 @@ def make_scorer(
     after: str | Path | None,
     pool: Pool,
     target: Pool | None,
-    accelerator: Accelerator,
+    accelerator: accelerate.Accelerator,
     *,
     sample: int,
     seed: int,

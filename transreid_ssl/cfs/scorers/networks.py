@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
+import accelerate
 import numpy as np
-from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from transreid_ssl.cfs.likeness import Learnt, halves
 from transreid_ssl.cfs.scorers.base import Input, Scorer
 from transreid_ssl.data import Pool, SubsetPool
 from transreid_ssl.data.doctor import choose
 from transreid_ssl.errors import UserError
-from transreid_ssl.models import BackboneSpec, load_backbone
+from transreid_ssl.models import Backbone, BackboneSpec, load_backbone
 from transreid_ssl.retrieval import embed_images
 from transreid_ssl.retrieval.embed import require_finite
 
@@ -32,8 +32,21 @@ class NetworkScorer(Scorer):
         seed: which ones, and of the halves.
     """
 
+    accelerator: accelerate.Accelerator
+    target: Pool | None
+    seed: int
+    sample: Pool
+    places: np.ndarray
+    half: np.ndarray
+    target_half: np.ndarray
+
     def __init__(
-        self, pool: Pool, target: Pool | None, accelerator: Accelerator, sample: int, seed: int
+        self,
+        pool: Pool,
+        target: Pool | None,
+        accelerator: accelerate.Accelerator,
+        sample: int,
+        seed: int,
     ) -> None:
         self.accelerator, self.seed = accelerator, seed
         self.sample, self.places = some(pool, sample, seed)
@@ -41,18 +54,18 @@ class NetworkScorer(Scorer):
         self.half = halves(len(pool), seed)
         self.target_half = halves(0 if target is None else len(self.target), seed + 1)
 
-    def _load(self, path: str | Path) -> nn.Module:
+    def _load(self, path: str | Path) -> Backbone:
         # Camera embeddings and a norm behind the feature belong to the fine-tuning alone.
         network = load_backbone(path, num_cameras=0, feature_norm=False, readout=None)
         return network.requires_grad_(False).to(self.accelerator.device)
 
-    def _features(self, network: nn.Module, view: Tensor) -> Tensor:
+    def _features(self, network: Backbone, view: Tensor) -> Tensor:
         images = view.to(self.accelerator.device, non_blocking=True).permute(0, 3, 1, 2)
         with self.accelerator.autocast():
             return network(images).float()
 
     def _embed(
-        self, network: nn.Module, images: Pool, options: dict[str, int]
+        self, network: Backbone, images: Pool, options: dict[str, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Unit features float32 (R, D), and the places of the R images that can be read."""
         found, places = embed_images(
@@ -67,7 +80,7 @@ class NetworkScorer(Scorer):
         require_finite(found.numpy(), images.names, places)
         return found.numpy(), places
 
-    def _both(self, network: nn.Module, options: dict[str, int]) -> Learnt:
+    def _both(self, network: Backbone, options: dict[str, int]) -> Learnt:
         """What a ``Likeness`` is made from."""
         theirs, found = self._embed(network, self.target, options)
         target_half = self.target_half[found]

@@ -1,17 +1,19 @@
 """How like the target's an image is."""
 
 from pathlib import Path
+from typing import Any
 
+import accelerate
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor
 
 from transreid_ssl.cfs.likeness import KINDS, LIKENESSES, DensityRatio, Likeness, separability
+from transreid_ssl.cfs.scorers.base import Input
 from transreid_ssl.cfs.scorers.networks import LEARNING, NetworkScorer, input_of
 from transreid_ssl.data import Pool
-from transreid_ssl.models import weights_digest
+from transreid_ssl.models import Backbone, weights_digest
 from transreid_ssl.processes import on_main
 
 
@@ -26,10 +28,13 @@ class LikenessScorer(NetworkScorer):
 
     likeness: Likeness | None = None
 
-    identifying = (
+    identifying: tuple[str, ...] = (
         "method", "target_fingerprint", "before_digest", "precision", "sizes", "interpolations",
         "sample", "seed", "learning",
     )  # fmt: skip
+    inputs: list[Input]
+    record: dict[str, Any]
+    separable: float | None
 
     def __init__(
         self,
@@ -37,13 +42,13 @@ class LikenessScorer(NetworkScorer):
         weights: str | Path,
         pool: Pool,
         target: Pool,
-        accelerator: Accelerator,
+        accelerator: accelerate.Accelerator,
         sample: int,
         seed: int,
     ) -> None:
         super().__init__(pool, target, accelerator, sample, seed)
         self.method = method
-        self.network = self._load(weights)
+        self.network: Backbone = self._load(weights)
         self.inputs = [input_of(self.network.spec)]
         self.record = {
             "method": method, "target_fingerprint": target.fingerprint,

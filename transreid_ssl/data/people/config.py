@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from transreid_ssl.data.people.scene import DIFFICULTIES
 from transreid_ssl.errors import UserError
@@ -76,7 +77,7 @@ class PeopleConfig:
         head, _, rest = spec.partition(":")
         if head != "demo":
             raise UserError(f"{spec}: not generated people; write 'demo' or 'demo:key=value,…'")
-        given: dict[str, int | float | str] = {}
+        given: dict[str, Any] = {}
         for item in filter(None, (part.strip() for part in rest.split(","))):
             key, equals, text = item.partition("=")
             if key not in _KEYS or not equals:

@@ -33,6 +33,12 @@ class Stance:
 class Painter:
     """Projects body coordinates and fills shapes on an RGBA layer (2 H, 2 W, 4) uint8."""
 
+    cos: float
+    sin: float
+    layer: np.ndarray
+    scale: float
+    foot: tuple[float, float]
+
     def __init__(self, stance: Stance, size: tuple[int, int]) -> None:
         height, width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
         self.layer = np.zeros((height, width, 4), np.uint8)

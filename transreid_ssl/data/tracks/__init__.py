@@ -2,12 +2,4 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "command": ["run_clip", "run_tracks"],
-        "pool": ["crops_of_pool", "crops_of_videos"],
-        "settings": ["Clip", "CropRules", "Tracks"],
-        "sources": ["find_videos"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,7 +16,7 @@ _THUMBNAIL = (16, 32)  # width and height of the grey images that are compared
 
 def choose_boxes(
     boxes: Boxes, size: tuple[int, int], rules: CropRules, persons: tuple[int, ...] = ()
-) -> tuple[np.ndarray, Counter]:
+) -> tuple[np.ndarray, Counter[str]]:
     """Indices int64 (M,) of the boxes to crop, by frame and track, and why others are not, counted.
 
     A box is counted for the first reason that applies. Whether it is overlapped is asked of all

@@ -51,7 +51,7 @@ def run_tracks(options: Tracks) -> int:
     return 0
 
 
-def _find_crops(options: Tracks) -> tuple[ScreenedCrops, Counter]:
+def _find_crops(options: Tracks) -> tuple[ScreenedCrops, Counter[str]]:
     """What the user named, as crops that are still to be cut or looked at."""
     paths = [DEMO_CLIP if path == DEMO else path for path in options.paths]
     given = Path(options.tracks) if options.tracks else None

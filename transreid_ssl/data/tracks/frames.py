@@ -27,6 +27,9 @@ class VideoFile:
         UserError: OpenCV cannot read the file, or its frames are too large.
     """
 
+    rate: float
+    size: tuple[int, int]
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._begin()
@@ -87,9 +90,9 @@ class FrameFolder:
         first = 0 if 0 in numbers else 1
         self._places = {number - first: index for index, number in enumerate(numbers)}
         self._place, self._image = -1, None
-        self.rate = _sequence_rate(path.parent / "seqinfo.ini")
+        self.rate: float = _sequence_rate(path.parent / "seqinfo.ini")
         try:
-            self.size = self._decoded(0).shape[:2]
+            self.size: tuple[int, int] = self._decoded(0).shape[:2]
         except CorruptImage as error:
             raise UserError(f"{path}: the first frame is broken ({error}); replace it") from error
 

@@ -47,6 +47,11 @@ class ScreenedCrops(Pool):
 
     selective = True
 
+    kind: str
+    pool: Pool
+    annotations: pa.Table
+    rules: CropRules
+
     def __init__(self, pool: Pool, annotations: pa.Table, rules: CropRules) -> None:
         super().__init__(pool.source, pool.names, pool.notes)
         self.kind, self.pool, self.annotations, self.rules = pool.kind, pool, annotations, rules
@@ -57,10 +62,11 @@ class ScreenedCrops(Pool):
 
     def read_in_order(self, indices: Iterable[int]) -> Iterator[bytes | CorruptImage]:
         """The crops, or why one is left out: a broken one, or one that the rules refuse."""
-        indices, screening = list(indices), Screening(self.rules)
+        indices, screening, tracks = list(indices), Screening(self.rules), self.tracks
+        assert tracks is not None
         for index, encoded in zip(indices, self.pool.read_in_order(indices)):
             if isinstance(encoded, bytes):
-                name, track = self.names[index], int(self.tracks.tracks[index])
+                name, track = self.names[index], int(tracks.tracks[index])
                 reason = screening.complaint(decode(encoded, name), track)
                 yield CorruptImage(name, reason) if reason else encoded
             else:
@@ -93,6 +99,11 @@ class VideoCrops(Pool):
     """
 
     kind = "videos"
+
+    videos: list[Path]
+    places: np.ndarray
+    margin: float
+    boxes: np.ndarray
 
     def __init__(
         self,
@@ -166,7 +177,7 @@ def crops_of_videos(
     persons: tuple[int, ...] = (),
     first: int | None = None,
     pattern: str | None = None,
-) -> tuple[ScreenedCrops, Counter]:
+) -> tuple[ScreenedCrops, Counter[str]]:
     """The boxes of ``videos`` that ``choose_boxes`` chooses, as crops, and why others are not.
 
     Args:
@@ -232,7 +243,7 @@ def layout_of(pool: Pool) -> str | None:
     return None
 
 
-def crops_of_pool(pool: Pool, pattern: str, rules: CropRules) -> tuple[ScreenedCrops, Counter]:
+def crops_of_pool(pool: Pool, pattern: str, rules: CropRules) -> tuple[ScreenedCrops, Counter[str]]:
     """Crops of a pool whose names tell their track and frame, in this order; why others are not.
 
     ``pattern`` is a regular expression with the groups ``track`` and ``frame`` (a whole number),
@@ -267,7 +278,7 @@ def crops_of_pool(pool: Pool, pattern: str, rules: CropRules) -> tuple[ScreenedC
     return ScreenedCrops(crops, table.take(kept), rules), left_out
 
 
-def describe_left_out(reasons: Counter) -> str:
+def describe_left_out(reasons: Counter[str]) -> str:
     """Reasons with their counts, in words."""
     said = [f"{count:,} {reason}" for reason, count in reasons.most_common() if count]
     return ", ".join(said) or "none"

@@ -1,0 +1,9 @@
+from . import account as account
+from . import scoring as scoring
+from . import subset as subset
+from .diversity import Diversity as Diversity
+from .judge import Judgement as Judgement
+from .judge import judge as judge
+from .scoring import score as score
+from .subset import import_list as import_list
+from .subset import select as select
