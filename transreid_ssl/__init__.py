@@ -17,9 +17,30 @@ _ROOMS = ("cfs", "data", "finetune", "models", "pretrain", "report", "retrieval"
 
 # Lazy, because torch and timm take seconds, and because a room that is also a program (python -m)
 # must not be imported before it runs.
-__getattr__, *_ = lazy_loader.attach(
+_find, *_ = lazy_loader.attach(
     __name__,
     submodules=_ROOMS,
-    submod_attrs={"errors": ["UserError"], "models": ["load_backbone"], "retrieval": ["Embedder"]},
+    submod_attrs={
+        "errors": ["UserError"],
+        "models": ["load_backbone"],
+        "retrieval": ["Embedder"],
+        "shipped": ["load_recipe"],
+    },
 )
-__all__ = ["Embedder", "UserError", "__version__", "load_backbone"]
+__all__ = ["Embedder", "UserError", "__version__", "load_backbone", "load_recipe"]
+_GUESSED = {
+    "cluster": "retrieval.cluster(features)",
+    "embed": "Embedder(weights)(images)",
+    "evaluate": "retrieval.evaluate(features, identities, cameras, …)",
+    "from_pretrained": "load_backbone(weights)",
+    "search": "Embedder(weights).search(query, gallery)",
+    "train": 'load_recipe("dino_pretrain").main(["--data.pool=CROPS"])',
+    "verify": "Embedder(weights).compare(a, b)",
+}
+"""What there is for names that one may expect: commands are programs, and no functions."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _GUESSED:
+        raise AttributeError(f"No transreid_ssl attribute {name}; take {__name__}.{_GUESSED[name]}")
+    return _find(name)
