@@ -10,8 +10,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
 
 from transreid_ssl import command, logs
 from transreid_ssl.errors import UserError
@@ -54,14 +52,6 @@ def split(options: Sequence[str]) -> tuple[int | None, list[str]]:
     if not given.isdecimal() or int(given) == 0:
         raise UserError(f"{OPTION} {given}: give the number of processes, such as one for each GPU")
     return int(given), rest
-
-
-def launch_same(words: Sequence[str], options: Any) -> int:
-    """``launch`` the command ``words`` with its ``options``, a dataclass that has ``processes``."""
-    from transreid_ssl.training.config import as_options
-
-    given = asdict(replace(options, processes=None))
-    return launch(options.processes, [*words, *as_options(given)])
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:

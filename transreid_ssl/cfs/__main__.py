@@ -11,7 +11,7 @@ With no options each takes what the one before has left, beginning with what
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -38,6 +38,7 @@ from transreid_ssl.outputs import (
 )
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.tables import read_columns, read_record
+from transreid_ssl.training.config import as_options
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -215,10 +216,9 @@ def run_score(options: Score) -> int | None:
     from transreid_ssl.models import find_weights, read_spec
 
     if options.processes:
-        return launching.launch_same(["cfs", "score"], options)
-    for path in filter(MADE_BY.__contains__, options.networks):
-        require(path)
-    found = [find_weights(path) for path in options.networks]
+        again = as_options(asdict(replace(options, processes=None)))
+        return launching.launch(options.processes, ["cfs", "score", *again])
+    found = [find_weights(require(path) if path in MADE_BY else path) for path in options.networks]
     source = options.pool or trained_pool(read_spec(options.before))
     listed = corrupt_path(Path(options.out))
     inputs = [source, options.target, *found]
