@@ -24,6 +24,7 @@ import torch
 from benchmarks.reporting import hardware, heading, row
 from transreid_ssl import command
 from transreid_ssl.files import write_json, write_text
+from transreid_ssl.palette import BLUE
 
 OUT = "--out={out}"
 PARTS = {
@@ -116,7 +117,7 @@ def draw(found: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     ratios = {part["name"]: part["ratio"] for part in found if part.get("ratio")}
     figure = Figure(figsize=(7, 1 + 0.4 * max(1, len(ratios))), layout="constrained")
     axis = figure.subplots()
-    bars = axis.barh(list(ratios), list(ratios.values()), color="#4477aa")
+    bars = axis.barh(list(ratios), list(ratios.values()), color=BLUE)
     axis.bar_label(bars, fmt=" %.1f", fontsize=9)
     axis.axvline(1, color="black", lw=1)
     axis.invert_yaxis()

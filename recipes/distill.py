@@ -3,7 +3,7 @@
     python -m transreid_ssl distill    # the demo, after pretrain dino
     python -m transreid_ssl distill --config distill_cpu.yaml \\
         --data.pool /data/crops --distill.teacher outputs/supervised_cpu/best.safetensors
-    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl distill \\
+    python -m transreid_ssl distill --processes 8 \\
         --config distill_repvit.yaml --data.pool /data/crops --distill.teacher teacher.safetensors
 
 The teacher is any weights file, of any size of images. The student is any network of this program,

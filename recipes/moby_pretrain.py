@@ -1,7 +1,7 @@
 """MoBY pre-training on unlabelled person crops (arXiv 2105.04553).
 
     python -m transreid_ssl pretrain moby          # the demo: no data needed
-    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl pretrain moby \\
+    python -m transreid_ssl pretrain moby --processes 8 \\
         --config moby_vit_small_luperson.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The settings of

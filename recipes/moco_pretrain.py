@@ -1,7 +1,7 @@
 """MoCo v2 pre-training on unlabelled person crops (LUPerson, arXiv 2012.03753).
 
     python -m transreid_ssl pretrain moco          # the demo: no data needed
-    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl pretrain moco \\
+    python -m transreid_ssl pretrain moco --processes 8 \\
         --config moco_resnet50_luperson.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The paper's

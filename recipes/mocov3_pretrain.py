@@ -1,7 +1,7 @@
 """MoCo v3 pre-training on unlabelled person crops (arXiv 2104.02057).
 
     python -m transreid_ssl pretrain mocov3          # the demo: no data needed
-    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl pretrain mocov3 \\
+    python -m transreid_ssl pretrain mocov3 --processes 8 \\
         --config mocov3_vit_small_luperson.yaml --data.pool /data/LUPerson
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The settings of

@@ -2,7 +2,7 @@
 
     python -m transreid_ssl pretrain upreid          # the demo: no data needed
     python -m transreid_ssl pretrain upreid --base dino
-    accelerate launch --multi_gpu --num_processes 8 -m transreid_ssl pretrain upreid \\
+    python -m transreid_ssl pretrain upreid --processes 8 \\
         --config upreid_resnet50_luperson.yaml --data.pool /data/LUPerson
 
 The paper's program was never published and its constants were not available: what stands under

@@ -66,6 +66,14 @@ def test_a_sub_command_is_given_its_settings_and_gives_the_exit_code():
         command.subcommands("tool", "A tool.", actions, ["move"])
 
 
+def test_the_nearest_option_is_one_of_the_sub_command_that_was_named():
+    actions = {"copy": (Copy, lambda options: options), "count": (Count, lambda found: found.limit)}
+    with pytest.raises(UserError, match=r"--limit=7$"):
+        command.subcommands("tool", "A tool.", actions, ["copy", "a", "--limit=7"])
+    with pytest.raises(UserError, match=r"did you mean --limit\?$"):
+        command.subcommands("tool", "A tool.", actions, ["count", "--limt=7"])
+
+
 def test_help_is_the_docstring(capsys):
     with pytest.raises(SystemExit):
         copy("--help")

@@ -1,4 +1,4 @@
-"""A training on several processes, as `--processes` starts it."""
+"""What `--processes` starts on several processes."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ import pytest
 
 import launch
 from transreid_ssl import UserError, __main__, launching
+from transreid_ssl.cfs import __main__ as cfs
 from transreid_ssl.launching import split
 
 TINY = [*launch.TINY, "--views.num_local=0", "--run.epochs=1", "--run.output=run"]
@@ -32,6 +33,36 @@ def test_two_processes_train_and_what_stops_them_is_said_once_and_last(tmp_path)
     assert lines[-1].startswith("error: run: belongs to a run with other settings: run.seed")
     assert done.stderr.count("error:") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_accelerate_launch_of_one_process_ends_with_our_line_if_it_is_to_be_quiet(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet",
+         "--num_processes=1", launch.ROOT / "recipes/dino_pretrain.py", "--run.epoch=2"],
+        cwd=tmp_path, env=launch.environment(), capture_output=True, text=True,
+        timeout=launch.PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 1  # Accelerate's, for any failure
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("unrecognized arguments: --run.epoch=2; did you mean --run.epochs?")
+
+
+def test_a_script_alone_starts_no_processes(tmp_path):
+    said = launch.run(
+        str(launch.ROOT / "recipes/dino_pretrain.py"), "--processes=2", cwd=tmp_path, code=2
+    )
+    assert "--processes: give it to python -m transreid_ssl" in said
+    assert "--processes NUMBER" in launch.run("-m", "transreid_ssl", "pretrain", "dino", "--help")
+
+
+def test_scoring_takes_processes(monkeypatch):
+    """What they are started with is the same command, without the option."""
+    monkeypatch.setattr(launching, "launch", lambda *given: given)
+    given = ["score", "--out=a b.parquet", "--sample=30", "--overwrite=true"]
+    count, words = cfs.main([*given, "--processes=2"])
+    assert (count, words[0]) == (2, "cfs")
+    monkeypatch.setattr(cfs, "run_score", lambda options: options)
+    assert cfs.main(words[1:]) == cfs.main(given)
 
 
 @pytest.mark.parametrize("training", [["pretrain", "dino"], ["distill"]])

@@ -11,6 +11,7 @@ import launch
 NAMES = [
     "Embedder",
     "load_backbone",
+    "load_recipe",
     "models.load_weights",
     "models.save_backbone",
     "models.build_backbone",
@@ -50,11 +51,17 @@ def test_a_plain_import_reaches_every_public_name_and_models_registers_the_netwo
         "import timm\n"
         "model = timm.create_model('vit_small_patch16_ics', img_size=(256, 128))\n"
         "print(sum(p.numel() for p in model.parameters()))\n"
+        "try:\n"
+        "    transreid_ssl.embed\n"
+        "except AttributeError as error:\n"
+        "    print(error)\n"
+        "from transreid_ssl import embed\n"
         "transreid_ssl.nothing\n"
     )
-    alone, retrieval, parameters = done.stdout.splitlines()
+    alone, retrieval, parameters, embed = done.stdout.splitlines()
     assert alone == retrieval == "[]", "slow libraries are imported when they are needed"
     assert int(parameters) > 20e6
+    assert embed == "No transreid_ssl attribute embed; take transreid_ssl.Embedder(weights)(images)"
     assert done.stderr.strip().endswith("No transreid_ssl attribute nothing")
 
 

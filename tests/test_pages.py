@@ -148,7 +148,7 @@ def test_every_settings_file_is_there_and_told_of():
 MENDS = re.compile(
     r"\b(ask|build|calibrate|check|choose|convert|copy|cut|download|evaluate|expected|give|install|"
     r"leave|lower|make|move|must|name|needs|number|pack|plan|put|raise|refused|remove|rename|repair|"
-    r"replace|run|save|score|set|shorten|take|train|try|unpack|upgrade|use|wait|write)\b|…$"
+    r"replace|run|save|score|set|shorten|take|train|try|unpack|upgrade|use|wait|whiten|write)\b|…$"
 )
 """A message with one of these says what to do; so does one that ends in what is filled in."""
 

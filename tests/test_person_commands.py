@@ -58,7 +58,8 @@ def test_images_in_any_form_have_the_features_of_their_pool(weights, embedder):
     features = embedder([*given, *weights[4:]])
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, expected, atol=1e-6)
-    np.testing.assert_allclose(embedder(data.open_pool("crops")), expected, atol=1e-6)
+    for pool in (data.open_pool("crops"), "crops", Path("crops")):
+        np.testing.assert_allclose(embedder(pool), expected, atol=1e-6)
     for one, row in zip(given, expected):
         np.testing.assert_allclose(embedder(one), row[None], atol=1e-6)
     assert embedder([]).shape == (0, features.shape[1])

@@ -62,7 +62,7 @@ def test_whitening_again_begins_with_the_network_itself(capsys):
     [
         (["--images=nowhere"], "nowhere"),
         (["--parts=9"], "the map has 4 rows; give 4 or fewer"),
-        (["--max_images=5"], "5 images: whitening is learnt from 20 or more"),
+        (["--max_images=5"], "5 images are too few to whiten by; give 20"),
         (["--out=net.safetensors"], "net.safetensors"),
         (["--out=net.npz"], "name it ….safetensors"),
         (["--out=a.safetensors", "--in_place=true"], "give one of them"),

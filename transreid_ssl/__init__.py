@@ -16,5 +16,21 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 # Lazy, because torch and timm take seconds, and because a room that is also a program (python -m)
 # must not be imported before it runs. The stub beside this file says what there is, for lazy_loader
 # as for type checkers; so do those of the rooms.
-__getattr__, *_ = lazy_loader.attach_stub(__name__, __file__)
-__all__ = ["Embedder", "UserError", "__version__", "load_backbone"]
+_find, *_ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = ["Embedder", "UserError", "__version__", "load_backbone", "load_recipe"]
+_GUESSED = {
+    "cluster": "retrieval.cluster(features)",
+    "embed": "Embedder(weights)(images)",
+    "evaluate": "retrieval.evaluate(features, identities, cameras, …)",
+    "from_pretrained": "load_backbone(weights)",
+    "search": "Embedder(weights).search(query, gallery)",
+    "train": 'load_recipe("dino_pretrain").main(["--data.pool=CROPS"])',
+    "verify": "Embedder(weights).compare(a, b)",
+}
+"""What there is for names that one may expect: commands are programs, and no functions."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _GUESSED:
+        raise AttributeError(f"No transreid_ssl attribute {name}; take {__name__}.{_GUESSED[name]}")
+    return _find(name)

@@ -9,6 +9,7 @@ from . import training as training
 from .errors import UserError as UserError
 from .models import load_backbone as load_backbone
 from .retrieval import Embedder as Embedder
+from .shipped import load_recipe as load_recipe
 
 __version__: str
-__all__ = ["Embedder", "UserError", "__version__", "load_backbone"]
+__all__ = ["Embedder", "UserError", "__version__", "load_backbone", "load_recipe"]

@@ -83,7 +83,8 @@ def overview() -> str:
     return command.as_started(
         "\n".join(lines)
         + "\nOn the eight GPUs of a machine: python -m transreid_ssl pretrain dino --processes 8"
-        "\nOn many machines: accelerate launch -m transreid_ssl pretrain dino\nEach takes --help."
+        "\nOn many machines, on each: accelerate launch -m transreid_ssl pretrain dino"
+        "\nEach takes --help."
     )
 
 

@@ -58,7 +58,9 @@ class Parser(ArgumentParser):
         try:
             found = self.parse_args(arguments)
         except (argparse.ArgumentError, UnicodeDecodeError) as error:
-            raise UserError(_first_sentence(error) + self._nearest_option(str(error))) from error
+            words = sys.argv[1:] if arguments is None else arguments
+            hint = self._nearest_option(str(error), words)
+            raise UserError(_first_sentence(error) + hint) from error
         logs.show_any()
         for name, default in self.get_defaults().items(branches=True):
             # jsonargparse itself lets a settings file say "run:" with nothing under it.
@@ -84,21 +86,24 @@ class Parser(ArgumentParser):
             if shown is not None and action.dest not in shown:
                 action.help = argparse.SUPPRESS
 
-    def _nearest_option(self, complaint: str) -> str:
-        """The option that may have been meant by the one that ``complaint`` calls unknown."""
+    def _nearest_option(self, complaint: str, words: Sequence[str]) -> str:
+        """The option that may have been meant by the one that ``complaint`` calls unknown.
+
+        Of several sub-commands, that of the one among ``words``.
+        """
         typed = re.search(r"unrecognized arguments: --([\w.-]+)", complaint)
         read = re.search(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'", complaint)
         found = typed or read
         word = ".".join(filter(None, found.groups())) if found else ""
-        return nearest(word, self._names(), "--" if typed else "")
+        return nearest(word, self._names(words), "--" if typed else "")
 
-    def _names(self) -> Iterable[str]:
-        """The options, those of sub-commands among them, without their dashes."""
+    def _names(self, words: Sequence[str]) -> Iterable[str]:
+        """The options, and those of the sub-command among ``words``, without their dashes."""
         for action in self._actions:
             yield from (name.lstrip("-") for name in action.option_strings)
             if isinstance(action, argparse._SubParsersAction):
-                for parser in action.choices.values():
-                    yield from parser._names()
+                for name in [word for word in words if word in action.choices][:1]:
+                    yield from action.choices[name]._names(words)
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from transreid_ssl import __main__ as program
-from transreid_ssl import command, launching, shipped
+from transreid_ssl import command, shipped
 from transreid_ssl.errors import UserError
 
 PROGRAM = "transreid-ssl"
@@ -79,7 +79,6 @@ def everything() -> argparse.ArgumentParser:
             copy = kinds[kind].add_parser(method, help=shipped.sentence(path))
         else:
             copy = names.add_parser(name, help=shipped.sentence(path))
-        copy.add_argument(launching.OPTION, help="So many processes of this machine.")
         _copy(parser_of(shipped.load_recipe(name).main), copy)
     return whole
 

@@ -1,8 +1,9 @@
-"""A training on several processes of this machine, by torch's launcher, as Accelerate's has it.
+"""Work on several processes of this machine, by torch's launcher, as Accelerate's has it.
 
 What stops it is said once, and last: launchers themselves end with a traceback of their own.
 """
 
+import argparse
 import logging
 import os
 import socket
@@ -14,6 +15,22 @@ from transreid_ssl import command, logs
 from transreid_ssl.errors import UserError
 
 OPTION = "--processes"
+HELP = "Start so many processes of this machine, such as one for each GPU."
+
+
+class Announced(argparse.Action):
+    """``OPTION`` in the help of a training, which ``split`` takes away before that one parses."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(
+            option_strings, dest, default=argparse.SUPPRESS, metavar="NUMBER", help=HELP
+        )
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        raise UserError(
+            f"{OPTION}: give it to python -m transreid_ssl, which starts the processes; a script "
+            "alone starts none"
+        )
 
 
 def split(options: Sequence[str]) -> tuple[int | None, list[str]]:

@@ -93,8 +93,8 @@ def _named_run(name: str) -> FinishedRun:
     raise UserError(f"--run {name}: there is no such run{have}{nearest(name, known)}")
 
 
-def require(path: str | Path, otherwise: str = "name another") -> None:
-    """Raise ``UserError`` if ``path`` is no file; it says what makes it, ``otherwise`` what else.
+def require(path: str | Path, otherwise: str = "name another") -> str | Path:
+    """``path``; ``UserError`` if it is no file, which says what makes it, ``otherwise`` what else.
 
     Both are left out for a path that is not in ``MADE_BY``.
     """
@@ -102,6 +102,7 @@ def require(path: str | Path, otherwise: str = "name another") -> None:
         made_by = MADE_BY.get(str(path))
         advice = f"; make it with `{made_by}`, or {otherwise}" if made_by else ""
         raise UserError(f"{path}: there is no such file{advice}")
+    return path
 
 
 def check_outputs(

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.reporting import deviations, hardware, heading, row, spread
+from transreid_ssl.palette import FAINT
 from transreid_ssl.training.config import software
 
 Cell = dict[str, Any]
@@ -175,7 +176,7 @@ def _draw_rows(results: Results, axis: Any) -> None:
         floor_label = "untrained" if side > 0 else None
         axis.hlines(floors, *ends, colors="black", linestyles="--", label=floor_label)
     for name, style in (("histogram", ":"), ("chance", "-.")):
-        axis.axhline(results.baselines[name], color="grey", ls=style, lw=1, label=BASELINES[name])
+        axis.axhline(results.baselines[name], color=FAINT, ls=style, lw=1, label=BASELINES[name])
     axis.set_xticks(range(len(names)), [results.titles[name] for name in names], fontsize=8)
     axis.tick_params(axis="x", rotation=20)
     axis.set_xlim(-0.6, len(names) - 0.4)

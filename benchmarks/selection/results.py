@@ -12,6 +12,7 @@ from benchmarks.selection.pools import BAD, OTHER, TARGET
 from benchmarks.selection.scores import ALL, LOWEST, PARTS, RANDOM, TRUTH
 from transreid_ssl.cfs.looks import LOOKS
 from transreid_ssl.files import atomic_path, write_json, write_text
+from transreid_ssl.palette import BLUE, FAINT
 from transreid_ssl.training.config import software
 
 TRAINED = {
@@ -119,7 +120,7 @@ def draw(results: Results, path: Path) -> None:
     axes = figure.subplots(1, 2, sharey=True)
     bars = deviations([results.values(part, "mAP") for part in parts], "width")
     bars["xerr"] = bars.pop("yerr")
-    colours = ["0.6" if part in (ALL, RANDOM, TRUTH) else "#2a7f62" for part in parts]
+    colours = [FAINT if part in (ALL, RANDOM, TRUTH) else BLUE for part in parts]
     axes[0].barh(range(len(parts)), **bars, color=colours)
     axes[0].set_yticks(range(len(parts)), [PARTS[part] for part in parts], fontsize=8)
     axes[0].invert_yaxis()

@@ -41,6 +41,7 @@ from transreid_ssl.files import atomic_path, write_json, write_text
 from transreid_ssl.models import HALF, load_backbone, read_spec, weights_digest
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.outputs import BACKBONE, MODEL
+from transreid_ssl.palette import FAINT, MARKERS, SERIES
 
 TUNINGS = {
     "rate 0.06, 8 epochs": ("optim.lr=6e-2", "run.epochs=8"),
@@ -200,13 +201,13 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis = figure.subplots()
     told = {name: cells for name, cells in found.items() if "moved" in cells}
-    for frame, marker in zip(FRAMES, "o^s"):
+    for frame, marker, colour in zip(FRAMES, MARKERS, SERIES):
         points = [(c["moved"], c[f"{PLACES[0]}, {frame}"]["auc"][OTHER]) for c in told.values()]
-        axis.plot(*zip(*points), marker=marker, ls="", label=frame)
+        axis.plot(*zip(*points), marker=marker, color=colour, ls="", label=frame)
     for name, cells in told.items():
         axis.axvline(cells["moved"], color="0.9", zorder=0)
         axis.text(cells["moved"], 0.02, name, rotation=90, fontsize=8, ha="right", va="bottom")
-    axis.axhline(0.5, color="grey", ls=":", label="chance")
+    axis.axhline(0.5, color=FAINT, ls=":", label="chance")
     axis.set(xlabel="how far fine-tuning moved the weights (share of their length)", ylim=(0, 1))
     axis.set_ylabel("AUC of the target against the other place")
     axis.grid(alpha=0.3)

@@ -283,15 +283,20 @@ def test_what_was_downloaded_is_found_without_a_network(tmp_path, monkeypatch):
 
     kept = save_pretrained(network(), tmp_path / "it") / "model.safetensors"
 
-    def offline(repository, name, revision=None):
+    asked = []
+
+    def offline(repository, name, revision=None, local_files_only=False):
+        asked.append(local_files_only)
         if (repository, name) == ("me/people", "model.safetensors"):
             return str(kept)
         raise LocalEntryNotFoundError("no connection")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
     assert read_spec("me/people").objective == "dino"
+    asked.clear()
     with pytest.raises(UserError, match=r"me/other: neither .* \(no connection\)"):
         read_spec("me/other")
+    assert asked == [False, True]  # it takes half a minute to find that there is no network
 
 
 def test_a_name_of_timm_gives_its_weights_and_what_timm_says_of_them(hub):

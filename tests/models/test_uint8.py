@@ -36,6 +36,11 @@ def test_uint8_is_normalised_and_float_taken_as_it_is(network, images):
     assert torch.equal(images, before)
 
 
+def test_what_is_no_tensor_is_for_the_embedder(network):
+    with pytest.raises(TypeError, match=r"not a list: transreid_ssl\.Embedder\(network\)"):
+        network(["a.jpg"])
+
+
 @torch.no_grad()
 def test_so_do_the_other_ways_in(images):
     for name in NETWORKS[:2]:

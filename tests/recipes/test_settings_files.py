@@ -1,6 +1,7 @@
 """Every settings file belongs to a recipe, which understands it and sends it where it says."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -31,6 +32,18 @@ def test_settings_files_are_understood(path):
     assert config.optim.clip or not config.optim.clip_per_parameter
     if recipe.__name__ == "supervised_finetune":
         assert config.run.batch_size % config.data.images_per_identity == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_settings_file_begins_with_the_command_that_runs_it(path):
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    text = "\n".join(line.lstrip("# ") for line in lines).replace("\\\n", " ")
+    command = re.search(r"transreid-ssl (.*)", text)[1].split()
+    method, _, kind = recipe_of(path).__name__.rpartition("_")
+    assert command[: 1 + bool(method)] == [kind, *filter(None, [method])]
+    if not path.stem.endswith("_demo"):
+        assert command[command.index("--config") + 1] in (path.name, "auto")
+    assert "accelerate launch" not in text  # whose own report would come after an error
 
 
 def test_every_recipe_has_a_demo():

@@ -11,14 +11,14 @@ With no options each takes what the one before has left, beginning with what
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow.compute as pc
 
-from transreid_ssl import cfs, command, data, logs, report, training
+from transreid_ssl import cfs, command, data, launching, logs, report, training
 from transreid_ssl.cfs.diversity import Diversity
 from transreid_ssl.cfs.judge import recorded
 from transreid_ssl.cfs.methods import LikenessMethod, Method
@@ -38,6 +38,7 @@ from transreid_ssl.outputs import (
 )
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.tables import read_columns, read_record
+from transreid_ssl.training.config import as_options
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -47,7 +48,7 @@ _COMMAND = "python -m transreid_ssl.cfs"
 
 @dataclass(frozen=True)
 class Score:
-    """Score every image of a pool; ``accelerate launch -m transreid_ssl.cfs score`` uses all GPUs.
+    """Score every image of a pool.
 
     Example: ``python -m transreid_ssl.cfs score --pool demo --num_workers 2``, or without labels of
     the target ``python -m transreid_ssl.cfs score --method density-ratio --target CROPS``. A
@@ -73,6 +74,7 @@ class Score:
         precision: "no" is float32; bf16 is faster on recent GPUs and changes scores by about 0.001.
         max_bad_fraction: Share of unreadable images above which there is no table.
         overwrite: Throw away what another scoring left there.
+        processes: Start so many processes of this machine, such as one for each GPU.
     """
 
     pool: str | None = None
@@ -89,11 +91,12 @@ class Score:
     precision: Literal["no", "bf16", "fp16"] = "no"
     max_bad_fraction: float = 0.01
     overwrite: bool = False
+    processes: int | None = None
 
     def __post_init__(self) -> None:
         check_ranges(
-            self, batch_size=(1, None), num_workers=(0, None), shard_size=(1, None),
-            max_bad_fraction=(0, 1), sample=(20, None), seed=(0, None),
+            self, batch_size=(1, None), num_workers=(0, None), shard_size=(1, None), seed=(0, None),
+            max_bad_fraction=(0, 1), sample=(20, None), processes=(1, None),
         )  # fmt: skip
         if self.method in get_args(LikenessMethod) and not self.target:
             raise UserError(f"--method {self.method}: give crops of the target with --target")
@@ -208,15 +211,14 @@ class Import:
     out: str = SUBSET
 
 
-def run_score(options: Score) -> None:
-    """The command ``score``."""
+def run_score(options: Score) -> int | None:
+    """The command ``score``; the exit code of the processes that it starts."""
     from transreid_ssl.models import find_weights, read_spec
 
-    found = []
-    for path in options.networks:
-        if path in MADE_BY:
-            require(path)
-        found.append(find_weights(path))
+    if options.processes:
+        again = as_options(asdict(replace(options, processes=None)))
+        return launching.launch(options.processes, ["cfs", "score", *again])
+    found = [find_weights(require(path) if path in MADE_BY else path) for path in options.networks]
     source = options.pool or trained_pool(read_spec(options.before))
     listed = corrupt_path(Path(options.out))
     inputs = [source, options.target, *found]
@@ -333,7 +335,7 @@ def _summary(path: Path) -> str:
     return text + (bad if scores.null_count else "")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int | None:
     """Parse, call, print."""
     actions = {
         "score": (Score, run_score),
@@ -341,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "report": (Report, run_report),
         "import": (Import, run_import),
     }
-    command.subcommands(_COMMAND, __doc__, actions, arguments)
+    return command.subcommands(_COMMAND, __doc__, actions, arguments)
 
 
 if __name__ == "__main__":

@@ -141,13 +141,13 @@ def _config_beside(source: str | Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _fetch(repository: str, name: str) -> Path:
+def _fetch(repository: str, name: str, cached: bool = False) -> Path:
     # Imported here: nothing else of what reads weights talks to the network.
     from huggingface_hub import hf_hub_download
 
     owner_name, _, revision = repository.partition("@")
-    options: dict[str, Any] = {"revision": revision} if revision else {}
-    return Path(hf_hub_download(owner_name, name, **options))
+    told: dict[str, Any] = {"revision": revision, "local_files_only": cached}
+    return Path(hf_hub_download(owner_name, name, **{k: v for k, v in told.items() if v}))
 
 
 def _download(repository: str) -> Path:
@@ -157,7 +157,8 @@ def _download(repository: str) -> Path:
     refused: Exception | None = None
     for name in FILE_NAMES:
         try:
-            return _fetch(repository, name)
+            # Without a network each question is asked for half a minute: once is enough.
+            return _fetch(repository, name, cached=refused is not None)
         except LocalEntryNotFoundError as error:
             # The hub could not be asked, and this file is not in the cache: the next may be.
             refused = error

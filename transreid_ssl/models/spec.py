@@ -246,16 +246,16 @@ def _check_readout(spec: BackboneSpec) -> None:
     """Raise ``UserError`` where no such readout can be made of the network."""
     read, rows = spec.readout, spec.grid[0]
     if isinstance(spec.architecture, MGNArchitecture):
-        raise UserError(f"{spec.name}: its feature is of parts already, and is not read otherwise")
+        raise UserError(f"{spec.name}: its feature is of parts already; leave its readout out")
     if read.parts > rows:
         raise UserError(
             f"readout.parts {read.parts}: the map has {rows} rows; give {rows} or fewer"
         )
     width = read.parts * spec.architecture.map_dim if read.parts else spec.own_dim
     if read.dim > width:
-        raise UserError(f"readout.dim {read.dim}: {width} values cannot become more")
+        raise UserError(f"readout.dim {read.dim}: {width} values cannot become more; give fewer")
     if read.parts and spec.num_views > 1:
-        raise UserError("readout.parts: not made for networks that embed viewpoints")
+        raise UserError("readout.parts: not made for networks that embed viewpoints; give 0")
 
 
 def _check_plain(value: Any, depth: int = 0) -> None:

@@ -39,7 +39,11 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Float images are normalised already and returned as they are. Networks call this themselves;
     ``normalise(images, *IMAGENET)`` uses one of the constants of this module.
+
+    Raises:
+        TypeError: no tensor.
     """
+    require_tensor(images)
     if images.is_floating_point():
         return images
     # Filled on the device: an upload of six numbers would make a GPU wait at every batch.
@@ -48,3 +52,13 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         for values in ([1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std)])
     )
     return images.float().mul_(scale).add_(shift)
+
+
+def require_tensor(images: object) -> None:
+    """Say what does take it, if somebody gives a network something else, such as a path."""
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            "a network takes a tensor, uint8 (B, 3, H, W), and not a "
+            f"{type(images).__name__}: transreid_ssl.Embedder(network)(images) takes paths, "
+            "Pillow's images and arrays"
+        )

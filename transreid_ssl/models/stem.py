@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from transreid_ssl.models.ibn import IBN
 from transreid_ssl.models.norm_relu import as_rows, norm_relu, runs_kernels
-from transreid_ssl.models.statistics import Statistics, normalise
+from transreid_ssl.models.statistics import Statistics, normalise, require_tensor
 
 
 class ConvolutionStem(nn.Sequential):
@@ -177,6 +177,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, images: Tensor, statistics: Statistics | None = None) -> Tensor:
         """``statistics`` normalise images of uint8; floats are normalised already."""
+        require_tensor(images)
         if runs_kernels(images):
             return self._forward_on_gpu(images, statistics)
         if statistics is not None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from transreid_ssl.data import FilesPool, Pool
+from transreid_ssl.data import FilesPool, Pool, open_pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone, Calibration, load_backbone
 from transreid_ssl.retrieval.embed import embed_images, on_device, require_finite
@@ -69,11 +69,16 @@ class Embedder:
     def __call__(self, images: Images) -> np.ndarray:
         """Unit features float32 (N, D) of one image, of several mixed as you like, or of a pool.
 
+        A path alone may be a folder's, which is opened as a pool; its images are in the order of
+        their names.
+
         Raises:
             UserError: an image that cannot be read, or features that are not finite.
             TypeError: what is no image.
             ValueError: an array that is not uint8 (H, W, 3), or has no pixels.
         """
+        if isinstance(images, str | os.PathLike) and os.path.isdir(images):
+            images = open_pool(str(images))
         pool = images if isinstance(images, Pool) else _Given(images)
         if not len(pool):
             return np.empty((0, self.model.spec.embed_dim), np.float32)

@@ -30,7 +30,7 @@ def learn_whitening(features: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndar
     from sklearn.covariance import ledoit_wolf
 
     if len(features) < _FEWEST:
-        raise UserError(f"{len(features)} images: whitening is learnt from {_FEWEST} or more")
+        raise UserError(f"{len(features)} images are too few to whiten by; give {_FEWEST} or more")
     covariance, shrinkage = ledoit_wolf(np.asarray(features, np.float64))
     width = len(covariance)
     values, vectors = eigh(covariance, subset_by_index=[width - dim, width - 1])

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from transreid_ssl import logs
+from transreid_ssl import launching, logs
 from transreid_ssl.command import Parser, as_started, nearest
 from transreid_ssl.errors import UserError
 from transreid_ssl.training.yaml_files import read_yaml
@@ -22,7 +22,7 @@ from transreid_ssl.training.yaml_files import read_yaml
 Config = TypeVar("Config")
 
 
-MOST_USED = {"help", "help_all", "config", "base", "source_model"} | {
+MOST_USED = {"help", "help_all", "config", "processes", "base", "source_model"} | {
     f"{group}.{name}"
     for group, names in {
         "run": "output epochs batch_size precision num_workers overwrite",
@@ -66,6 +66,7 @@ def parse_config(
     parser.add_argument(
         "--config", action="config", help=f"YAML file{chosen}; later options override it"
     )
+    parser.add_argument(launching.OPTION, action=launching.Announced)
     parser.add_class_arguments(kind)
     arguments = _find_shipped(sys.argv[1:] if arguments is None else arguments, default_file.parent)
     arguments, auto = _without_auto(arguments, kind)

@@ -67,6 +67,8 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
         else:
             axis.locator_params(axis="y", nbins=5)
         axis.locator_params(axis="x", nbins=5, integer=True)
+        if len(reached := {step for steps, _ in series.values() for step in steps}) == 1:
+            axis.set_xticks([*reached])  # else the axis counts in parts of a step
         if [_label(name) for name in series] == [heading]:
             continue
         if len(series) > 3:  # would hide the curves
