@@ -7,18 +7,22 @@ import pytest
 import torch
 
 import transreid_ssl
-from transreid_ssl import UserError, evaluate, export, whiten
+from transreid_ssl import UserError, evaluate, export, weights, whiten
 from transreid_ssl.models import build_backbone, load_backbone, read_spec, save_backbone
+from transreid_ssl.terms import sources
 
 PEOPLE = "demo:identities=8,images=6,test=8,height=32,width=16"
 FAST = ["--num_workers=0", "--batch_size=16"]
 
 
 @pytest.fixture(autouse=True)
-def weights(tmp_path, monkeypatch):
+def network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    spec = {"img_size": (32, 16), "provenance": {"pool": PEOPLE}}
+    spec = {
+        "img_size": (32, 16),
+        "provenance": {"pool": transreid_ssl.data.open_pool(PEOPLE).source},
+    }
     save_backbone("net.safetensors", build_backbone("vit_nano_patch8_reid", **spec))
 
 
@@ -43,6 +47,19 @@ def test_whitened_weights_give_their_features_to_every_command(capsys):
     with torch.no_grad():
         expected = torch.nn.functional.normalize(load_backbone(whiten.DEFAULT_OUT)(images))
         torch.testing.assert_close(program(images), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_whitened_a_network_is_among_what_it_was_made_from(capsys):
+    others = "demo:identities=5,images=6,height=32,width=16,style=1"
+    whiten.main([*FAST, "--weights=net.safetensors", "--dim=8", f"--images={others}"])
+    spec = read_spec(whiten.DEFAULT_OUT)
+    assert [source.generated.split(",")[0] for source in sources(spec)] == [
+        "demo:identities=8", "demo:identities=5",
+    ]  # fmt: skip
+    weights.main(["show", whiten.DEFAULT_OUT])
+    assert "whitened by 30 images: demo:identities=5" in capsys.readouterr().out
+    whiten.main([*FAST, f"--weights={whiten.DEFAULT_OUT}", "--dim=8"])
+    assert len(sources(read_spec(whiten.DEFAULT_OUT))) == 1
 
 
 def test_whitening_again_begins_with_the_network_itself(capsys):

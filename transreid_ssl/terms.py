@@ -43,17 +43,22 @@ class Terms(NamedTuple):
         return self == GENERATED or self in KNOWN.values()
 
 
+WHITENED = "whitened"
+"""The key of a provenance that names the pool whose images whitened a network's features."""
+
+
 def sources(spec: Header) -> list[Source]:
-    """What the last training of a network saw; empty where its file does not say."""
+    """What the last training of a network saw, and its whitening; empty where no file says."""
     found = []
     name, plain = spec.remembered("settings", "data", "name"), spec.remembered("data")
     if name:
         found.append(Source(name, spec.remembered("settings", "data", "root")))
     elif plain:
         found.append(Source(plain))
-    if pool := spec.remembered("pool"):
-        found.append(Source("pool", pool))
-    return found
+    for key in ("pool", WHITENED):
+        if pool := spec.remembered(key):
+            found.append(Source("pool", pool))
+    return list(dict.fromkeys(found))
 
 
 def terms_of(spec: Header) -> list[Terms]:

@@ -176,6 +176,9 @@ def describe(model: "Backbone") -> str:
         f"  {parameters / 1e6:.1f} M parameters, features of {spec.embed_dim} values",
         f"  normalise with mean {spec.mean}, std {spec.std}",
     ]
+    if spec.readout and spec.readout.dim:
+        read = spec.readout
+        lines.append(f"  whitened by {read.images} (shrinkage {read.shrinkage:.2g})")
     if spec.patch_size:
         lines.append(f"  position embeddings for other sizes: {spec.position_resampling}")
     lines += [f"  {key}: {value}" for key, value in spec.provenance.items() if key != LINEAGE]

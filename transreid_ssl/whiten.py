@@ -12,6 +12,7 @@ from transreid_ssl.features import EmbeddingSettings, load_model, place_weights
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import MODEL, OUTPUTS
+from transreid_ssl.terms import WHITENED
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -91,17 +92,19 @@ def learn(
     mean, matrix, shrinkage = retrieval.learn_whitening(features.numpy(), dim)
     words = f"{len(readable):,} images: {pool.source}"
     tensors = {"mean": torch.from_numpy(mean), "matrix": torch.from_numpy(matrix)}
-    return _with_readout(model, Readout(int(parts), dim, shrinkage, words), tensors)
+    return _with_readout(model, Readout(int(parts), dim, shrinkage, words), tensors, pool.source)
 
 
 def _with_readout(
-    model: "Backbone", readout: "Readout | None", tensors: dict | None = None
+    model: "Backbone", readout: "Readout | None", tensors: dict | None = None, pool: str = ""
 ) -> "Backbone":
-    """The same network with another readout, whose weights are ``tensors``."""
+    """The same network with another readout, whose weights ``tensors`` were learnt on ``pool``."""
     from transreid_ssl.models import from_spec
 
     kept = {k: v for k, v in model.state_dict().items() if not k.startswith("readout.")}
-    found = from_spec(model.spec.changed(readout=readout))
+    origin = {k: v for k, v in model.spec.provenance.items() if k != WHITENED}
+    origin |= {WHITENED: pool} if pool else {}
+    found = from_spec(model.spec.changed(readout=readout, provenance=origin))
     found.load_state_dict(kept | {f"readout.{name}": v for name, v in (tensors or {}).items()})
     return found.to(next(model.parameters()).device).eval()
 

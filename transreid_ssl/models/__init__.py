@@ -16,7 +16,7 @@ from transreid_ssl.models.norms import BlockNorm, block_norms, group_norms
 from transreid_ssl.models.part_tokens import PartTokenViT
 from transreid_ssl.models.positions import resample_positions
 from transreid_ssl.models.publish import push_to_hub, save_pretrained
-from transreid_ssl.models.readout import Readout, Striped
+from transreid_ssl.models.readout import Readout
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import (
@@ -28,6 +28,7 @@ from transreid_ssl.models.statistics import (
     Statistics,
     normalise,
 )
+from transreid_ssl.models.striped import Striped
 from transreid_ssl.models.timm_build import is_timm
 from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.training_state import TrainingState, read_training_state

@@ -7,19 +7,14 @@ all crops share no longer hides what tells two people apart (Jégou and Chum, EC
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
-
-if TYPE_CHECKING:
-    from transreid_ssl.models.spec import BackboneSpec
 
 
 @dataclass(frozen=True)
@@ -120,44 +115,3 @@ def mean_of_stripes(maps: Tensor, parts: int) -> Tensor:
         first, last = part * height // parts, -(-(part + 1) * height // parts)
         weights[first:last, part] = 1 / (last - first)
     return maps.mean(dim=3) @ weights.to(maps)
-
-
-class Striped(nn.Module):
-    """A network whose feature is read from stripes, beside the network itself, which stays as it
-    is: images (B, 3, H, W) to (B, parts · C), not whitened."""
-
-    backbone: nn.Module
-    spec: "BackboneSpec"
-    readout: ReadoutHead
-
-    def __init__(self, backbone: nn.Module, parts: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.spec = backbone.spec.changed(readout=Readout(int(parts)))
-        self.readout = ReadoutHead(self.spec.readout, self.spec.architecture.map_dim)
-
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
-        return self.readout(*self.backbone.forward_with_map(images, cameras))
-
-
-class _Reads:
-    """A network whose feature is a readout; the rest, training included, is as it was."""
-
-    def __init__(self, spec: Any, **options: Any) -> None:
-        super().__init__(spec, **options)
-        width = spec.architecture.map_dim if spec.readout.parts else spec.own_dim
-        self.readout = ReadoutHead(spec.readout, width)
-
-    def forward(self, images: Tensor, cameras: Tensor | None = None, *views: Tensor) -> Tensor:
-        if not self.spec.readout.parts:
-            return self.readout(super().forward(images, cameras, *views))
-        return self.readout(*self.forward_with_map(images, cameras))
-
-    def forward_groups(self, groups: Sequence[Tensor]) -> Tensor:
-        return torch.cat([self(images) for images in groups])
-
-
-@lru_cache(maxsize=32)
-def reading(network: type[nn.Module]) -> type[nn.Module]:
-    """The class of such networks whose feature is what ``spec.readout`` says."""
-    return type(f"{network.__name__}WithReadout", (_Reads, network), {})

@@ -23,11 +23,11 @@ from transreid_ssl.models.convolution import with_reliable_convolutions
 from transreid_ssl.models.jpm import JPMViT
 from transreid_ssl.models.mgn import MGN
 from transreid_ssl.models.part_tokens import PartTokenViT
-from transreid_ssl.models.readout import reading
 from transreid_ssl.models.registers import RegisterViT
 from transreid_ssl.models.resnet import ReIDResNet
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import IMAGENET
+from transreid_ssl.models.striped import reading
 from transreid_ssl.models.timm_build import ENTRY
 from transreid_ssl.models.timm_network import TimmNetwork
 from transreid_ssl.models.vit import ReIDViT
