@@ -18,6 +18,8 @@ no part in any selection.
 Each seed begins with DINO on all of the pool, whose network all scores ask; CFS compares it with
 itself after fine-tuning. Then DINO begins anew on each half, in as many steps as on the whole.
 Settings are those of recipes/configs/{dino,supervised}_cpu.yaml; nobody tuned them for any row.
+Figures are of the feature as it is trained, and of stripes that the target's shown crops whitened
+(``transreid_ssl.whiten``), which move less from seed to seed.
 A table that was broken off goes on when the same command is given again.
 ``ratio`` is the best score's mean mAP over that of a random half.
 """
@@ -32,8 +34,9 @@ from benchmarks.selection.commands import finetuning, pretraining
 from benchmarks.selection.pools import MixedPool, mix
 from benchmarks.selection.results import Results, save
 from benchmarks.selection.scores import ALL, LOWEST, PARTS, RANDOM, choose
+from benchmarks.whitened import measure_whitened
 from transreid_ssl import command
-from transreid_ssl.data import open_pool, open_reid
+from transreid_ssl.data import ReIDProtocol, open_pool, open_reid
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import BACKBONE, MODEL
 
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = Results(vars(options) | {"out": str(options.out)}, protocol.describe())
     for seed in options.seeds:
         for part in options.parts:
-            results.add(part, seed, measure(runs, part, seed, mixed, options))
+            results.add(part, seed, measure(runs, part, seed, mixed, protocol, options))
     save(results, options.out)
     best = results.best()
     ratio = results.mean(best, "mAP") / results.mean(RANDOM, "mAP") if best else None
@@ -66,7 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def measure(
-    runs: Runs, part: str, seed: int, mixed: MixedPool, options: argparse.Namespace
+    runs: Runs,
+    part: str,
+    seed: int,
+    mixed: MixedPool,
+    protocol: ReIDProtocol,
+    options: argparse.Namespace,
 ) -> dict[str, object]:
     """Choose a part of the pool, pre-train on it, and fine-tune if that is asked for."""
     subset, found = None, {}
@@ -77,8 +85,10 @@ def measure(
         subset, found = choose(part, mixed, networks, folder, options.keep, seed)
     if part not in options.trained:
         return found
-    lines = runs(pretraining(part, seed, subset, options))
+    run = pretraining(part, seed, subset, options)
+    lines = runs(run)
     found |= figures_of("", probes(lines)[1]) | {"steps": lines[-1]["step"]}
+    found |= measure_whitened(run.folder / BACKBONE, mixed.sample, protocol)
     found["loss"] = [line["loss"] for line in lines if "loss" in line][-1]
     if part == ALL or options.finetune_all:
         found |= figures_of("finetuned_", probes(runs(finetuning(part, seed, options)))[1])

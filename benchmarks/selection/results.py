@@ -16,7 +16,8 @@ from transreid_ssl.palette import BLUE, FAINT
 from transreid_ssl.training.config import software
 
 TRAINED = {
-    "mAP": "direct mAP %", "rank1": "direct rank-1 %",
+    "mAP": "direct mAP %", "rank1": "direct rank-1 %", "whitened_mAP": "whitened, mAP %",
+    "whitened_rank1": "whitened, rank-1 %",
     "finetuned_mAP": "fine-tuned mAP %", "finetuned_rank1": "fine-tuned rank-1 %",
 }  # fmt: skip
 
