@@ -16,7 +16,7 @@ from transreid_ssl.data.people.clip import write_clip
 from transreid_ssl.data.tracks import CropRules, crops_of_videos, find_videos
 from transreid_ssl.data.tracks.settings import ClipConfig
 from transreid_ssl.models import build_backbone, load_backbone, read_spec, save_backbone
-from transreid_ssl.retrieval import separate
+from transreid_ssl.retrieval import Separation, separate
 from transreid_ssl.retrieval.sure_pairs import SurePairs
 from transreid_ssl.training import ProbeSettings, retrieval_probe
 
@@ -116,6 +116,30 @@ def test_the_sentence_says_which_is_better_if_the_interval_does(before, after, b
     sentence = verdict.decide({"before": judged(before), "after": judged(after)})
     assert sentence.startswith(beginning)
     assert "95 % interval" in sentence
+
+
+def with_figures(area, few):
+    """A network of these figures, whose resamples hardly move; the others are of no account."""
+    values = np.array([area, 0.2, 1.0, few, few])
+    wobble = 1e-3 * np.random.default_rng(0).normal(size=(50, 5))
+    return verdict.Judged((np.zeros(1), np.zeros(1)), Separation(values, values + wobble), {})
+
+
+@pytest.mark.parametrize(
+    ("after", "beginning"),
+    [
+        ((0.7, 0.3), "better for search: after is better than before where few false matches are"),
+        ((0.9, 0.05), "worse for search: after is worse than before where few false matches are"),
+        ((0.8, 0.3), "better for search: after is better than before where few false matches are"),
+        ((0.9, 0.3), "better: after tells people apart better than before: ROC area 0.9000"),
+    ],
+)
+def test_where_figures_disagree_both_are_told_and_search_comes_first(after, beginning):
+    judged = {"before": with_figures(0.8, 0.1), "after": with_figures(*after)}
+    judged["after"].separation.resampled[:] += 0.004 * np.random.default_rng(1).normal(size=(50, 5))
+    sentence = verdict.decide(judged)
+    assert sentence.startswith(beginning)
+    assert ("true matches at 0.01 false ones" in sentence) == ("search" in beginning)
 
 
 def test_what_cannot_be_judged_is_refused_before_any_work(pool, weights, tmp_path):

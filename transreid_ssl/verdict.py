@@ -114,21 +114,45 @@ def compared(judged: dict[str, Judged]) -> tuple[str, str]:
 
 
 def decide(judged: dict[str, Judged]) -> str:
-    """Whether the second of two is better, worse, or that nobody can tell, by the ROC area."""
+    """Whether the second of two is better, worse, or that nobody can tell.
+
+    By the ROC area and, where that cannot tell or says the opposite, by the pairs of one person
+    that are found where few false ones are let in, as search and clustering let in few.
+    """
     first, second = compared(judged)
     before, after = judged[first].separation, judged[second].separation
-    low, high = after.interval(before)[:, 0]
+    lows, highs = after.interval(before)
+    ways = (lows > 0).astype(int) - (highs < 0)
+    figures, rates = list(retrieval.separation.FIGURES), retrieval.separation.RATES
+    area, few = 0, len(figures) - len(rates)  # the places of both
     if first == HISTOGRAM:
         first, second = f"a {HISTOGRAM}", "the network"
-    if low > 0 or high < 0:
-        verdict = "better" if low > 0 else "worse"
-        words = f"{verdict}: {second} tells people apart {verdict} than {first}"
-    else:
-        words = f"cannot tell whether {second} is better or worse than {first}"
-    return (
-        f"{words}: ROC area {after.values[0]:.4f} against {before.values[0]:.4f}, a difference of "
-        f"{after.values[0] - before.values[0]:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
-    )
+
+    def told(place: int) -> str:
+        title, difference = figures[place], after.values[place] - before.values[place]
+        return (
+            f"{title} {after.values[place]:.4f} against {before.values[place]:.4f}, a difference "
+            f"of {difference:+.4f} (95 % interval {lows[place]:+.4f} to {highs[place]:+.4f})"
+        )
+
+    verdict = {1: "better", -1: "worse"}
+    if ways[area] * ways[few] < 0:
+        least = verdict[ways[few]]
+        return (
+            f"{least} for search: {second} is {least} than {first} where few false matches are "
+            f"let in, as in search and clusters, and {verdict[ways[area]]} over all: {told(few)}; "
+            f"{told(area)}"
+        )
+    if ways[area]:
+        way = verdict[ways[area]]
+        return f"{way}: {second} tells people apart {way} than {first}: {told(area)}"
+    if ways[few]:
+        way = verdict[ways[few]]
+        return (
+            f"{way} for search: {second} is {way} than {first} where few false matches are let "
+            f"in, and over all nobody can tell: {told(few)}; {told(area)}"
+        )
+    return f"cannot tell whether {second} is better or worse than {first}: {told(area)}"
 
 
 def tabulate(judged: dict[str, Judged]) -> str:

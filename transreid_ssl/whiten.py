@@ -29,29 +29,29 @@ WIDEST = 6_144
 class Whiten(EmbeddingSettings):
     """Read features from stripes of a person and whiten them, as crops without labels teach it.
 
-    Example: ``python -m transreid_ssl.whiten --images CROPS`` and then ``python -m
-    transreid_ssl.evaluate --weights outputs/whiten/model.safetensors``. The copy of the weights
+    Example: ``python -m transreid_ssl.whiten --images CROPS``. The copy of the weights
     gives these features to every command: evaluate, embed, search, verify, cluster, export. Nothing
     is trained, and what is trained from it begins with the network itself. Give crops of the place
-    where the network is to be used; some hundred do, thousands are better. It gains most for
-    networks that were pre-trained without labels: see retrieval/README.md, and try it with evaluate
-    or verdict.
+    where the network is to be used; some hundred do, thousands are better. It is for networks that
+    were pre-trained without labels; one that was fine-tuned with labels it may harm. Look by
+    evaluate, or verdict, what it does to yours.
 
     Args:
         images: A pool of crops; by default the one that the network was pre-trained on, or the
             generated people that it was trained on.
         parts: Stripes from top to bottom of the network's last map, joined; 0 for the network's own
             feature. By default 8, or fewer where the map is coarse or its cells are wide.
-        dim: Values of the feature, at most: the directions in which the crops vary most.
+        dim: Values of the feature, at most: the directions in which the crops vary most. More may
+            gain a little for a well-trained network, and harm a weak one.
         max_images: Of a larger pool, so many at random.
         seed: Of the choice.
-        out: The weights with these features (outputs/whiten).
+        out: The weights with these features (outputs/whiten/model.safetensors).
         in_place: Write it into the weights file itself instead.
     """
 
     images: str | None = None
     parts: NonNegativeInt | None = None
-    dim: PositiveInt = 1024
+    dim: PositiveInt = 256
     max_images: PositiveInt = 20_000
     seed: NonNegativeInt = 0
     out: str | None = None

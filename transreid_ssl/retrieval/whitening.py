@@ -43,9 +43,7 @@ def learn_whitening(features: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndar
     return features.mean(0).astype(np.float32), matrix.astype(np.float32), float(shrinkage)
 
 
-def whiten(
-    features: np.ndarray, dim: int = 1024, sample: int = 20_000, seed: int = 0
-) -> np.ndarray:
+def whiten(features: np.ndarray, dim: int = 256, sample: int = 20_000, seed: int = 0) -> np.ndarray:
     """Features (N, D), whitened by themselves: float32 (N, K), of unit length; K is at most D.
 
     Args:
