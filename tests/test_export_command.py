@@ -156,6 +156,8 @@ def test_complaints(weights, tmp_path, monkeypatch):
         patch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"pip install 'transreid_ssl\[export\]'"):
             export.export(path, tmp_path / "b.onnx")
+    with pytest.raises(UserError, match=r"and --weights .*: name one of them"):
+        export.main([str(path), str(tmp_path / "b.pt2"), f"--weights={path}"])
     pytest.importorskip("onnxruntime")
     with pytest.raises(UserError, match="which images"):
         export.export(path, tmp_path / "b.onnx", precision="int8")

@@ -266,3 +266,11 @@ def test_eps_makes_the_most_clusters():
     )
     assert found >= max(12, *others)
     assert min(others) < 12
+
+
+def test_a_cluster_that_is_too_large_and_images_in_none_are_said():
+    assert cluster.complaints(np.repeat([0, 1, 2, 3], 5)) == []
+    (said,) = cluster.complaints(np.repeat([0, 0, 1, 2], 5))
+    assert said.startswith("one cluster holds 50 % of the images: give a lower --eps")
+    (said,) = cluster.complaints(np.repeat([-1, -1, -1, 0], 5))
+    assert said.startswith("75 % of the images are in no cluster")

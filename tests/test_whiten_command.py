@@ -41,7 +41,7 @@ def test_whitened_weights_give_their_features_to_every_command(capsys):
 
     evaluate.main([*FAST, f"--weights={whiten.DEFAULT_OUT}", f"--data={PEOPLE}", "--picture=false"])
     assert "4 stripes whitened to 20 values" in capsys.readouterr().out
-    export.main([whiten.DEFAULT_OUT, "net.pt2"])
+    export.main([f"--weights={whiten.DEFAULT_OUT}", "net.pt2"])
     program = torch.export.load("net.pt2").module()
     images = torch.randint(0, 256, (2, 3, 32, 16), dtype=torch.uint8)
     with torch.no_grad():

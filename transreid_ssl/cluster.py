@@ -21,8 +21,10 @@ from transreid_ssl.outputs import check_outputs
 from transreid_ssl.tables import check_listing, write_listing
 
 _DRAWN, _OF_CLUSTER = 12, 10  # clusters on the sheet, and images of each beside its middle one
+_LARGE = 0.3
+"""Share of the images in one cluster above which people have probably come together."""
 _TOO_MUCH = 0.5
-"""The share of the images in one cluster, or in none, that no pool of many people should have."""
+"""Share of the images in no cluster that no pool of many people should have."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def complaints(labels: np.ndarray) -> list[str]:
     """What of the clusters (N,) cannot be as it should, in lines."""
     largest, none = (labels == 0).mean(), (labels < 0).mean()
     found = []
-    if largest > _TOO_MUCH:
+    if largest > _LARGE:
         found.append(
             f"one cluster holds {100 * largest:.0f} % of the images: give a lower --eps, unless "
             "they show few people"

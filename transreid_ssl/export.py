@@ -48,6 +48,7 @@ class Export:
     Args:
         files: The file to write; before it weights may be named: a file, a folder or a Hugging
             Face id.
+        weights: The weights to take, where OUTPUT alone is named.
         run: The run whose weights to take: the name of its folder in outputs/, or its path.
         format: pt2 or onnx; by default what the output is named.
         input: What the program takes: uint8 from 0 to 255, float from 0 to 1, or normalised floats.
@@ -65,6 +66,7 @@ class Export:
         "[WEIGHTS] OUTPUT",
         "the file to write, and before it the weights to take (newest in outputs/)",
     )
+    weights: str | None = None
     run: str | None = None
     format: Literal["pt2", "onnx"] | None = None
     input: Literal["uint8", "float", "normalised"] = "uint8"
@@ -261,7 +263,7 @@ def _format_of(output: Path, asked: str | None) -> str:
     return named
 
 
-_PLACES = ("files", "run")
+_PLACES = ("files", "weights", "run")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -273,7 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "and if you like before it the weights"
         )
     *weights, output = options.files
-    named = next(iter(weights), None)
+    if weights and options.weights:
+        raise UserError(f"{weights[0]} and --weights {options.weights}: name one of them")
+    named = next(iter(weights), options.weights)
     _format_of(Path(output), options.format)  # refused before weights are looked for
     given = {name: value for name, value in vars(options).items() if name not in _PLACES}
     print(*export(find_run(named, options.run), output, **given), sep="\n")

@@ -89,7 +89,7 @@ def choose_for(
         why = "the papers' views, on so few, led below an untrained network"
         if crops.count >= FEW:
             why = "the papers' networks ask for GPUs"
-        found.say("views", "two large ones of an image, with mixed backgrounds", why)
+        found.say("views", "two large ones, with mixed backgrounds", why)
         _network(found, crops, machine)
     _statistics(found)
     _mates(found, crops)

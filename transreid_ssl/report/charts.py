@@ -72,8 +72,8 @@ class Charts:
                 looks: dict[str, Any] = (
                     style(solid.index(name)) if name in solid else {"color": _INK, "ls": ":"}
                 )
-                if name in dotted and dotted.index(name) % 2:
-                    looks["ls"] = (0, (6, 2, 1, 2))
+                if name in dotted:
+                    looks["ls"] = _DASHES[dotted.index(name) % len(_DASHES)]
                 mark = "o" if len(x) < 12 and name in solid else None
                 axis.plot(x, y, label=_short(name), lw=1.6, marker=mark, ms=3.5, **looks)
             axis.set(**axes)
@@ -150,6 +150,10 @@ def _write_plain(axis: Axes) -> None:
 def _natural(name: str) -> tuple:
     """Numbers in names are ordered as numbers."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
+
+
+_DASHES = [":", (0, (6, 2, 1, 2)), (0, (1, 3)), (0, (9, 3))]
+"""Of lines that others are compared with, one after the other."""
 
 
 def _short(name: str) -> str:

@@ -62,7 +62,7 @@ def facts(run: Run) -> dict[str, str]:
         "Length": f"{steps:,} steps of {get('run.batch_size')} images; {get('run.epochs')} epochs",
         "Took": f"{duration(run.seconds())} of training steps" if run.seconds() else None,
         "Machine": made.get("machine"),
-        "Ended": made.get("ended") or (None if run.results else "not yet: no weights are there"),
+        "Ended": made.get("ended") or (None if run.results else "not yet"),
         "Results": ", ".join(run.results) or None,
     }
     return {name: str(value) for name, value in found.items() if value}
