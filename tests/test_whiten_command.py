@@ -98,3 +98,12 @@ def test_a_whitened_network_has_no_feature_before_or_after_a_norm():
     whiten.main([*FAST, "--weights=net.safetensors", "--dim=10"])
     with pytest.raises(UserError, match="its features are whitened: leave --feature out"):
         evaluate.main([*FAST, f"--weights={whiten.DEFAULT_OUT}", "--feature=before"])
+
+
+def test_broken_weights_are_told_by_the_first_image():
+    model = load_backbone("net.safetensors")
+    with torch.no_grad():
+        model.cls_token.fill_(torch.nan)
+    save_backbone("broken.safetensors", model)
+    with pytest.raises(UserError, match="its features are not finite"):
+        whiten.main([*FAST, "--weights=broken.safetensors"])

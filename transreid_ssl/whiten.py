@@ -76,7 +76,8 @@ def learn(
         options: How to embed; mirrored images are left out.
 
     Raises:
-        UserError: too few images that can be read, or all alike, or no such stripes.
+        UserError: too few images that can be read, or all alike, no such stripes, or features that
+            are not finite.
     """
     import torch
 
@@ -88,6 +89,7 @@ def learn(
     )  # fmt: skip
     if len(readable) < len(pool):
         print(f"{len(pool) - len(readable):,} broken images left out", flush=True)
+    retrieval.embed.require_finite(features.numpy(), pool.names, readable)
     dim = min(int(dim), features.shape[1])
     mean, matrix, shrinkage = retrieval.learn_whitening(features.numpy(), dim)
     words = f"{len(readable):,} images: {pool.source}"

@@ -189,7 +189,7 @@ def test_precision_that_is_not_to_be_had(pool, weights, tmp_path, monkeypatch):
     def refuse(**options):
         raise ValueError("fp16 mixed precision requires a GPU")
 
-    monkeypatch.setattr(scoring, "Accelerator", refuse)
+    monkeypatch.setattr(scoring.accelerate, "Accelerator", refuse)
     with pytest.raises(UserError, match="--precision fp16: fp16 mixed precision requires a GPU"):
         score(pool, *weights, tmp_path / "scores.parquet", precision="fp16")
 

@@ -57,6 +57,12 @@ def test_few_images_are_drawn_to_noise_and_too_few_refused():
         retrieval.learn_whitening(np.ones((30, 8)), 5)
 
 
+def test_nearly_equal_features_in_many_directions_are_whitened_too():
+    """As a network gives them that has hardly begun."""
+    features = 1 + 1e-6 * RNG.normal(size=(60, 512)).astype(np.float32)
+    assert np.isfinite(retrieval.whiten(features, dim=256)).all()
+
+
 def test_features_are_whitened_by_a_sample_of_themselves():
     features = RNG.normal(size=(500, 12)) @ MIXING
     found = retrieval.whiten(features, dim=5, sample=200)

@@ -1,7 +1,6 @@
 """What all features have in common, so that it can be taken out."""
 
 import numpy as np
-from scipy.linalg import eigh
 
 from transreid_ssl.errors import UserError
 
@@ -32,8 +31,8 @@ def learn_whitening(features: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndar
     if len(features) < _FEWEST:
         raise UserError(f"{len(features)} images are too few to whiten by; give {_FEWEST} or more")
     covariance, shrinkage = ledoit_wolf(np.asarray(features, np.float64))
-    width = len(covariance)
-    values, vectors = eigh(covariance, subset_by_index=[width - dim, width - 1])
+    # All of them by divide and conquer: LAPACK's search for the largest alone fails on some.
+    values, vectors = (part[..., -dim:] for part in np.linalg.eigh(covariance))
     if values[-1] <= 0 or values[0] < 1e-12 * values[-1]:
         raise UserError(
             f"the features of {len(features):,} images vary in fewer than {dim} directions: "
