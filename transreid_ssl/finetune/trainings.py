@@ -1,5 +1,6 @@
 """The settings of each way to fine-tune, and what its objective is."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LabelledTraining:
+class LabelledTraining(ABC):
     """What fine-tuning with labels has, whatever its method."""
 
     run: RunSettings = RunSettings()
@@ -43,9 +44,9 @@ class LabelledTraining:
     def __post_init__(self) -> None:
         _check_groups(self, "images_per_identity")
 
+    @abstractmethod
     def objective(self, backbone: "Backbone", num_identities: int) -> "Objective":
         """The method's networks and losses."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

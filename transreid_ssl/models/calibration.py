@@ -3,16 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import expit
 
-from transreid_ssl.errors import UserError
+from transreid_ssl.models.header_record import HeaderRecord
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(HeaderRecord):
     """How likely two images show one person, by the cosine of their features.
 
     Rates may be given as texts, as JSON has them.
@@ -20,6 +20,9 @@ class Calibration:
     Raises:
         UserError: values that no calibration has.
     """
+
+    kind: ClassVar[str] = "calibration"
+    remedy: ClassVar[str] = "calibrate"
 
     slope: float
     """The log odds of one person are ``slope`` * cosine + ``intercept``, where as many pairs show
@@ -48,21 +51,7 @@ class Calibration:
         except (TypeError, ValueError, AttributeError):
             sound = False
         if not sound:
-            raise UserError(f"calibration {str(vars(self))[:60]}: is none; calibrate again")
-
-    @classmethod
-    def of(cls, value: Any) -> "Calibration | None":
-        """A calibration, from itself or from its fields in a table; None from None.
-
-        Raises:
-            UserError: something else.
-        """
-        if value is None or isinstance(value, cls):
-            return value
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise UserError(f"calibration {str(value)[:60]}: is none; calibrate again") from error
+            raise self.refusal(vars(self))
 
     def probability(self, cosine: Any) -> np.ndarray:
         """The probability of one person, float64 of the shape of ``cosine``.

@@ -8,22 +8,26 @@ all crops share no longer hides what tells two people apart (Jégou and Chum, EC
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models.header_record import HeaderRecord
 
 
 @dataclass(frozen=True)
-class Readout:
+class Readout(HeaderRecord):
     """What is made of a network's output; the record that travels in the header of its weights.
 
     Raises:
         UserError: values that no readout has.
     """
+
+    kind: ClassVar[str] = "readout"
+    remedy: ClassVar[str] = "whiten the weights"
 
     parts: int = 0
     """Horizontal stripes of the last map, from top to bottom, whose means of length 1 are joined;
@@ -41,23 +45,7 @@ class Readout:
         whole = whole and all(0 <= n <= _MOST for n in sizes)
         number = isinstance(self.shrinkage, int | float) and math.isfinite(self.shrinkage)
         if not (whole and number and isinstance(self.images, str) and (self.parts or self.dim)):
-            raise UserError(f"readout {str(vars(self))[:60]}: is none; whiten the weights again")
-
-    @classmethod
-    def of(cls, value: Any) -> "Readout | None":
-        """A readout, from itself or from its fields in a table; None from None.
-
-        Raises:
-            UserError: something else.
-        """
-        if value is None or isinstance(value, cls):
-            return value
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise UserError(
-                f"readout {str(value)[:60]}: is none; whiten the weights again"
-            ) from error
+            raise self.refusal(vars(self))
 
     def __str__(self) -> str:
         read = f"{self.parts} stripes" if self.parts else "the feature"
