@@ -135,24 +135,18 @@ def decide(judged: dict[str, Judged]) -> str:
             f"of {difference:+.4f} (95 % interval {lows[place]:+.4f} to {highs[place]:+.4f})"
         )
 
-    verdict = {1: "better", -1: "worse"}
-    if ways[area] * ways[few] < 0:
-        least = verdict[ways[few]]
-        return (
-            f"{least} for search: {second} is {least} than {first} where few false matches are "
-            f"let in, as in search and clusters, and {verdict[ways[area]]} over all: {told(few)}; "
-            f"{told(area)}"
-        )
-    if ways[area]:
-        way = verdict[ways[area]]
-        return f"{way}: {second} tells people apart {way} than {first}: {told(area)}"
+    over_all, at_few = (_WORDS[int(ways[place])] for place in (area, few))
+    if ways[area] and ways[area] * ways[few] >= 0:
+        return f"{over_all}: {second} tells people apart {over_all} than {first}: {told(area)}"
     if ways[few]:
-        way = verdict[ways[few]]
         return (
-            f"{way} for search: {second} is {way} than {first} where few false matches are let "
-            f"in, and over all nobody can tell: {told(few)}; {told(area)}"
+            f"{at_few} for search: {second} is {at_few} than {first} where few false matches are "
+            f"let in, as in search and clusters; over all {over_all}: {told(few)}; {told(area)}"
         )
     return f"cannot tell whether {second} is better or worse than {first}: {told(area)}"
+
+
+_WORDS = {1: "better", -1: "worse", 0: "nobody can tell"}
 
 
 def tabulate(judged: dict[str, Judged]) -> str:

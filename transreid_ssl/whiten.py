@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from transreid_ssl import command, data, retrieval
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, load_model, place_weights
@@ -130,9 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pool = data.open_pool(source)
     print(f"{weights}: {model.spec}\n{pool.describe()}", flush=True)
     if len(pool) > options.max_images:
-        random = np.random.default_rng([options.seed, 53])
-        chosen = np.sort(random.choice(len(pool), options.max_images, replace=False))
-        pool = data.SubsetPool(pool, chosen)
+        places = data.doctor.choose(len(pool), options.max_images, options.seed)
+        pool = data.SubsetPool(pool, places)
         print(f"{len(pool):,} of these at random", flush=True)
     found = learn(model, pool, parts, options.dim, options)
     read = found.spec.readout

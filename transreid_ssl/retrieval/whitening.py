@@ -42,20 +42,17 @@ def learn_whitening(features: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndar
     return features.mean(0).astype(np.float32), matrix.astype(np.float32), float(shrinkage)
 
 
-def whiten(features: np.ndarray, dim: int = 256, sample: int = 20_000, seed: int = 0) -> np.ndarray:
+def whiten(features: np.ndarray, dim: int = 256, sample: int = 20_000) -> np.ndarray:
     """Features (N, D), whitened by themselves: float32 (N, K), of unit length; K is at most D.
 
     Args:
         dim: K, at most.
-        sample: images, drawn with ``seed``, that whitening is learnt from, at most.
+        sample: images, evenly spread, that whitening is learnt from, at most.
 
     Raises:
         UserError: as ``learn_whitening``.
     """
-    chosen = features
-    if len(features) > sample:
-        places = np.random.default_rng([seed, 53]).choice(len(features), sample, replace=False)
-        chosen = features[np.sort(places)]
-    mean, matrix, _ = learn_whitening(chosen, min(dim, features.shape[1]))
+    every = -(-len(features) // sample)
+    mean, matrix, _ = learn_whitening(features[::every], min(dim, features.shape[1]))
     found = (features - mean) @ matrix
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
