@@ -92,7 +92,9 @@ def learn(
     mean, matrix, shrinkage = retrieval.learn_whitening(features.numpy(), dim)
     words = f"{len(readable):,} images: {pool.source}"
     tensors = {"mean": torch.from_numpy(mean), "matrix": torch.from_numpy(matrix)}
-    return _with_readout(model, Readout(int(parts), dim, shrinkage, words), tensors, pool.source)
+    return _with_readout(
+        model, Readout(int(parts), dim, shrinkage=shrinkage, images=words), tensors, pool.source
+    )
 
 
 def _with_readout(

@@ -56,6 +56,8 @@ def test_the_feature_is_of_stripes_from_top_to_bottom_and_whitened():
         expected = (joined - read.readout.mean) @ read.readout.matrix
         torch.testing.assert_close(read(IMAGES), expected)
         torch.testing.assert_close(with_readout(plain, Readout(parts=2))(IMAGES), joined)
+        both = torch.cat([F.normalize(plain(IMAGES), dim=1), joined], dim=1) / 2**0.5
+        torch.testing.assert_close(with_readout(plain, Readout(2, own=True))(IMAGES), both)
         own = with_readout(plain, Readout(dim=6))
         expected = (F.normalize(plain(IMAGES), dim=1) - own.readout.mean) @ own.readout.matrix
         torch.testing.assert_close(own(IMAGES), expected)
@@ -75,9 +77,9 @@ def test_every_network_with_a_map_can_be_read_so(name, tmp_path):
 
 def test_the_file_holds_it_and_what_is_trained_from_it_is_the_network(tmp_path):
     plain, path = network(), tmp_path / "net.safetensors"
-    read = with_readout(plain, Readout(2, 20, 0.25, "30 images: crops"))
+    read = with_readout(plain, Readout(2, 20, False, 0.25, "30 images: crops"))
     save_backbone(path, read)
-    assert read_spec(path).readout == Readout(2, 20, 0.25, "30 images: crops")
+    assert read_spec(path).readout == Readout(2, 20, False, 0.25, "30 images: crops")
     again = load_backbone(path)
     torch.testing.assert_close(again(IMAGES), read(IMAGES))
     torch.testing.assert_close(load_backbone(path, readout=None)(IMAGES), plain(IMAGES))

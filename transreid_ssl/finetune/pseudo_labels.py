@@ -6,6 +6,7 @@ import accelerate
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from transreid_ssl.data import LabelledImages
 from transreid_ssl.errors import UserError
@@ -88,12 +89,10 @@ class Labeller:
         spreads: list[Tensor] = []
         watch = watch_spread(backbone, spreads.append)
         try:
-            features, index = self._embed(backbone)
+            features, clustered, index = self._embed(backbone)
         finally:
             watch.remove()
         self._check_readable(len(index))
-        parts = self.config.parts
-        clustered = self._embed(Striped(backbone, parts))[0] if parts else features
         labels = np.full(len(self.images), -1)
         density = self.config.density(epoch, epochs)
         labels[index] = on_main(
@@ -107,12 +106,18 @@ class Labeller:
             labels[alone] = labels.max() + 1 + np.arange(len(alone))
         return PseudoLabels(labels, _centres(features, labels[index]), found)
 
-    def _embed(self, network: Backbone | Striped) -> tuple[Tensor, np.ndarray]:
-        return embed_images(
-            network, self.images, cameras=self.cameras,
+    def _embed(self, backbone: Backbone) -> tuple[Tensor, Tensor, np.ndarray]:
+        """Unit features of what is trained and of what is clustered, and the images' places."""
+        parts = self.config.parts
+        features, index = embed_images(
+            Striped(backbone, parts) if parts else backbone, self.images, cameras=self.cameras,
             batch_size=self.config.embed_batch_size, num_workers=self.num_workers,
             precision=self.config.precision, skip_corrupt=True, accelerator=self.accelerator,
         )  # fmt: skip
+        if not parts:
+            return features, features, index
+        own, stripes = features.tensor_split([backbone.spec.own_dim], dim=1)
+        return F.normalize(own, dim=1), F.normalize(stripes, dim=1), index
 
     def _check_readable(self, readable: int) -> None:
         bad = len(self.images) - readable

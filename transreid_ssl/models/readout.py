@@ -34,6 +34,8 @@ class Readout(HeaderRecord):
     0: the network's own feature."""
     dim: int = 0
     """Values of the feature after whitening; 0: it is not whitened."""
+    own: bool = False
+    """Whether the network's own feature, of length 1, comes before the stripes."""
     shrinkage: float = 0.0
     """How far the covariance was drawn to that of noise (Ledoit and Wolf, 2004)."""
     images: str = ""
@@ -44,11 +46,13 @@ class Readout(HeaderRecord):
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in sizes)
         whole = whole and all(0 <= n <= _MOST for n in sizes)
         number = isinstance(self.shrinkage, int | float) and math.isfinite(self.shrinkage)
-        if not (whole and number and isinstance(self.images, str) and (self.parts or self.dim)):
+        kinds = number and isinstance(self.images, str) and isinstance(self.own, bool)
+        if not (whole and kinds and (self.parts or self.dim)):
             raise self.refusal(vars(self))
 
     def __str__(self) -> str:
         read = f"{self.parts} stripes" if self.parts else "the feature"
+        read = f"the feature and {read}" if self.parts and self.own else read
         return f"{read} whitened to {self.dim} values" if self.dim else read
 
 
@@ -60,7 +64,7 @@ class ReadoutHead(nn.Module):
 
     Args:
         readout: What is read.
-        width: C if stripes are read, or else D.
+        width: Values of what is read before it is whitened: P · C of stripes, D of the feature.
     """
 
     mean: Tensor
@@ -72,14 +76,15 @@ class ReadoutHead(nn.Module):
         super().__init__()
         self.readout = readout
         if readout.dim:
-            size = width * (readout.parts or 1)
-            self.register_buffer("mean", torch.zeros(size))
-            self.register_buffer("matrix", torch.eye(size, readout.dim))
+            self.register_buffer("mean", torch.zeros(width))
+            self.register_buffer("matrix", torch.eye(width, readout.dim))
 
     def forward(self, feature: Tensor, maps: Tensor | None = None) -> Tensor:
         if self.readout.parts:
             stripes = F.normalize(mean_of_stripes(maps.float(), self.readout.parts), dim=1)
-            feature = stripes.flatten(1)
+            stripes = F.normalize(stripes.flatten(1), dim=1)
+            own = [F.normalize(feature.float(), dim=1)] if self.readout.own else []
+            feature = torch.cat([*own, stripes], dim=1)
         feature = F.normalize(feature.float(), dim=1)
         if self.readout.dim:
             feature = (feature - self.mean.float()) @ self.matrix.float()

@@ -124,10 +124,15 @@ class BackboneSpec:
     @property
     def embed_dim(self) -> int:
         """The number of values of a feature."""
+        return (self.readout and self.readout.dim) or self.read_dim
+
+    @property
+    def read_dim(self) -> int:
+        """The number of values that are read of the network, before they are whitened."""
         read = self.readout
-        if read is None:
+        if read is None or not read.parts:
             return self.own_dim
-        return read.dim or read.parts * self.architecture.map_dim
+        return read.parts * self.architecture.map_dim + (self.own_dim if read.own else 0)
 
     @property
     def own_dim(self) -> int:
@@ -251,9 +256,10 @@ def _check_readout(spec: BackboneSpec) -> None:
         raise UserError(
             f"readout.parts {read.parts}: the map has {rows} rows; give {rows} or fewer"
         )
-    width = read.parts * spec.architecture.map_dim if read.parts else spec.own_dim
-    if read.dim > width:
-        raise UserError(f"readout.dim {read.dim}: {width} values cannot become more; give fewer")
+    if read.dim > spec.read_dim:
+        raise UserError(
+            f"readout.dim {read.dim}: {spec.read_dim} values cannot become more; give fewer"
+        )
     if read.parts and spec.num_views > 1:
         raise UserError("readout.parts: not made for networks that embed viewpoints; give 0")
 

@@ -12,8 +12,8 @@ from transreid_ssl.models.spec import BackboneSpec
 
 
 class Striped(nn.Module):
-    """A network whose feature is read from stripes, beside the network itself, which stays as it
-    is: images (B, 3, H, W) to (B, parts · C), not whitened."""
+    """A network's own feature and its stripes of one pass, not whitened, beside the network itself,
+    which stays as it is: images (B, 3, H, W) to (B, D + parts · C)."""
 
     backbone: nn.Module
     spec: BackboneSpec
@@ -22,8 +22,8 @@ class Striped(nn.Module):
     def __init__(self, backbone: nn.Module, parts: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.spec = backbone.spec.changed(readout=Readout(int(parts)))
-        self.readout = ReadoutHead(self.spec.readout, self.spec.architecture.map_dim)
+        self.spec = backbone.spec.changed(readout=Readout(int(parts), own=True))
+        self.readout = ReadoutHead(self.spec.readout, self.spec.read_dim)
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         return self.readout(*self.backbone.forward_with_map(images, cameras))
@@ -34,8 +34,7 @@ class _Reads:
 
     def __init__(self, spec: BackboneSpec, **options: Any) -> None:
         super().__init__(spec, **options)
-        width = spec.architecture.map_dim if spec.readout.parts else spec.own_dim
-        self.readout = ReadoutHead(spec.readout, width)
+        self.readout = ReadoutHead(spec.readout, spec.read_dim)
 
     def forward(self, images: Tensor, cameras: Tensor | None = None, *views: Tensor) -> Tensor:
         if not self.spec.readout.parts:
