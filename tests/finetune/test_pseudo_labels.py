@@ -74,9 +74,10 @@ def test_centres_are_means_of_unit_features(people):
         torch.testing.assert_close(centre, members.mean(dim=0))
 
 
-def test_stripes_are_clustered_whitened_and_what_is_trained_is_contrasted(people):
+@pytest.mark.parametrize("neck", [True, False])
+def test_stripes_are_clustered_whitened_and_what_is_trained_is_contrasted(people, neck):
     torch.manual_seed(0)
-    network = build_backbone("vit_nano_patch8_conv", img_size=(32, 16), feature_norm=True)
+    network = build_backbone("vit_nano_patch8_conv", img_size=(32, 16), feature_norm=neck)
     found = labeller(people, parts=4)(network, 0, 1)
     own, stripes = embed_images(Striped(network, 4), people)[0].tensor_split([128], dim=1)
     own, stripes = (nn.functional.normalize(part) for part in (own, stripes))

@@ -103,8 +103,8 @@ def of(videos, firsts, lasts):
 
 
 def test_which_tracks_were_seen_with_others_equals_a_double_loop():
-    random = np.random.default_rng(0)
-    for number in (2, 3, 12):
+    random, met = np.random.default_rng(0), 0
+    for number in (2, 3, 12, 30):
         videos, firsts = random.integers(0, 3, number), random.integers(0, 40, number)
         lasts = firsts + random.integers(0, 12, number)
         slow = np.zeros((number, number), bool)
@@ -113,9 +113,11 @@ def test_which_tracks_were_seen_with_others_equals_a_double_loop():
             slow[i, j] = videos[i] == videos[j] and meet
         if not slow.any():
             continue
+        met += 1
         moments, each = Moments(of(videos, firsts, lasts), 2.0), torch.arange(number)
         assert ((moments(each, each) > 0).numpy() == slow).all()
         assert moments.describe().startswith(f"{slow.any(1).sum()} of {number} tracks")
+    assert met > 1
 
 
 def test_a_pool_whose_people_are_never_together_has_no_certain_negatives():

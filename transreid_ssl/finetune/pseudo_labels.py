@@ -15,6 +15,7 @@ from transreid_ssl.finetune.settings import ClusterSettings
 from transreid_ssl.models import Backbone, Striped
 from transreid_ssl.processes import on_main
 from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph, whiten
+from transreid_ssl.training import feature_spread
 
 COLLAPSED = 0.005
 ELSEWHERE = (  # a run keeps its settings
@@ -93,6 +94,8 @@ class Labeller:
         finally:
             watch.remove()
         self._check_readable(len(index))
+        if not spreads:  # without a neck, read by stripes, no pass of the network itself was seen
+            spreads.append(feature_spread(features))
         labels = np.full(len(self.images), -1)
         density = self.config.density(epoch, epochs)
         labels[index] = on_main(
