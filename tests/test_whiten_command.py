@@ -29,7 +29,7 @@ def network(tmp_path, monkeypatch):
 def test_whitened_weights_give_their_features_to_every_command(capsys):
     whiten.main([*FAST, "--weights=net.safetensors", "--dim=20"])
     said = capsys.readouterr().out
-    assert "4 stripes whitened to 20 values, of 48 images (shrinkage" in said
+    assert "4 stripes whitened to 20 values by 48 images: demo:" in said
     found = read_spec(whiten.DEFAULT_OUT)
     assert (found.readout.parts, found.readout.dim, found.embed_dim) == (4, 20, 20)
     assert found.readout.images.startswith("48 images: demo:identities=8,images=6")
@@ -84,6 +84,7 @@ def test_whitening_again_begins_with_the_network_itself(capsys):
         (["--out=net.npz"], "name it ….safetensors"),
         (["--out=a.safetensors", "--in_place=true"], "give one of them"),
         (["--feature=before"], "--feature"),
+        (["--flip=true"], "--flip: whitening is learnt of images as they are"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_written(options, complaint):

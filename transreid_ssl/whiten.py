@@ -118,6 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if options.feature is not None:
         raise UserError("--feature: features are read as --parts says: leave it out")
+    if options.flip:
+        raise UserError("--flip: whitening is learnt of images as they are: leave it out")
     weights, model = load_model(options)
     source = options.images or trained_pool(model.spec)
     out = place_weights(options, weights, DEFAULT_OUT, inputs=[source])
@@ -135,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{len(pool):,} of these at random", flush=True)
     found = learn(model, pool, parts, options.dim, options)
     read = found.spec.readout
-    print(f"{read}, of {len(pool):,} images (shrinkage {read.shrinkage:.2g})")
+    print(f"{read} by {read.images} (shrinkage {read.shrinkage:.2g})")
     save_backbone(out, found)
     print(f"written to {out}; compare it with the network as it was by evaluate, or by verdict")
 
