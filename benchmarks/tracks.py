@@ -9,10 +9,11 @@ DINO with all views of one image, with views of two frames of a track, and with 
 teach by how surely they show one person (``--views.doubt_mates``), in equal steps with the settings
 of recipes/configs/dino_tracks_cpu.yaml. In ``--switches`` of the tracks the tracker is made to go
 on with somebody else: two tracks of a video exchange their second halves. Identities serve the
-probe alone. With ``--usl_epochs`` the networks of the first two rows then learn from clusters
-(usl_cpu.yaml). Figures are of the feature as it is trained, and of stripes that were whitened on
-the same pool (``transreid_ssl.whiten``). A table that was broken off goes on when the same command
-is given again.
+probe alone. With ``--usl_epochs`` the networks of the first two rows then learn from clusters of
+the same pool (usl_cpu.yaml), and with ``--uda_epochs`` from labelled people of ``--source`` and
+then from those clusters (uda_cpu.yaml). Figures are of the feature as it is trained, and of
+stripes that were whitened on the same pool (``transreid_ssl.whiten``). A table that was broken off
+goes on when the same command is given again.
 ``ratio`` is the mean mAP with tracks over that without.
 """
 
@@ -48,6 +49,9 @@ WAYS = {
     "doubt": ("two frames, doubted", ["--views.mates=track", "--views.doubt_mates=true"]),
 }
 PROBE = "demo:identities=4,test=60,images=8,height=64,width=32"
+# Other people than the clip's, in a sunny place.
+SOURCE = "demo:identities=150,images=12,height=64,width=32,first=1000,style=1"
+TUNING = {"usl": "usl_finetune", "uda": "uda_finetune"}
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for way in options.ways
         for share in (options.switches if way != "image" else [0.0])
     ]
-    tuned = [r for r in rows if r in (Row("image", 0.0), Row("track", 0.0)) and options.usl_epochs]
-    seeds = len(options.seeds)
-    planned = {"pre-training": seeds * len(rows), "fine-tuning": seeds * len(tuned)}
-    runs, found = Runs(Counter(planned)), []
+    tunings = [tuning for tuning in TUNING if getattr(options, f"{tuning}_epochs")]
+    tuned = [r for r in rows if r in (Row("image", 0.0), Row("track", 0.0))]
+    planned = {"pre-training": len(rows), "fine-tuning": len(tuned) * len(tunings)}
+    runs, found = Runs(Counter({k: n * len(options.seeds) for k, n in planned.items()})), []
     for seed in options.seeds:
         for r in rows:
             run = pretraining(r, seed, pools[r.switched], options)
             figures = {"way": r.way, "switched": r.switched, "seed": seed, **measured(runs(run))}
             figures |= measure_whitened(run.folder / BACKBONE, source, protocol)
-            if r in tuned:
-                tuned_lines = runs(clustering(r, seed, options))
-                figures |= {f"usl_{k}": v for k, v in measured(tuned_lines).items()}
+            for tuning in tunings if r in tuned else []:
+                tuned_lines = runs(clustering(tuning, r, seed, options))
+                figures |= {f"{tuning}_{k}": v for k, v in measured(tuned_lines).items()}
             found.append(figures)
     found[0]["histogram"] = whitened_histogram(source, protocol)
     save(found, rows, f"{source.describe()}; {source.tracks.describe()}", protocol, options)
@@ -103,9 +107,9 @@ def generated(out: Path) -> Path:
     """A pool of tracks cut out of a generated clip, made once."""
     clip, pool = out / "clip", out / "pool"
     if not clip.exists():
-        run_clip(Clip(out=str(clip), people=120, cameras=3, frames=900))
+        run_clip(Clip(out=str(clip), people=150, cameras=3, frames=5_000))
     if not pool.exists():
-        run_tracks(Cutting(paths=[str(clip)], out=str(pool)))
+        run_tracks(Cutting(paths=[str(clip)], out=str(pool), every=3))
     return pool
 
 
@@ -158,18 +162,20 @@ def pretraining(r: Row, seed: int, pool: Path, options: argparse.Namespace) -> R
     return Run("pre-training", title, folder, "dino_pretrain", given, "tracks_cpu")
 
 
-def clustering(r: Row, seed: int, options: argparse.Namespace) -> Run:
-    """Training on clusters of the probe's training part, without its labels."""
-    folder = r.folder(options.out, seed)
-    given = (
+def clustering(tuning: str, r: Row, seed: int, options: argparse.Namespace) -> Run:
+    """Training on clusters of the pool, after labels of another place ("uda") or without."""
+    folder, pool = r.folder(options.out, seed), options.pool or generated(options.out)
+    group = "data" if tuning == "usl" else "target"
+    given = [
         *common(seed, options), f"--model.weights={folder / 'pretrain' / BACKBONE}",
-        f"--data.name={options.probe}", f"--data.root={options.probe_root or 'null'}",
-        f"--run.epochs={options.usl_epochs}", "--run.precision=no",
-        *(f"--{setting}" for setting in options.usl),
-    )  # fmt: skip
-    return Run(
-        "fine-tuning", f"{r.title}, seed {seed}", folder / "usl", "usl_finetune", given, "cpu"
-    )
+        f"--{group}.name=pool", f"--{group}.root={pool}", "--run.precision=no",
+        f"--run.epochs={getattr(options, f'{tuning}_epochs')}",
+        *(f"--{setting}" for setting in options.tuning),
+    ]  # fmt: skip
+    if tuning == "uda":
+        given.append(f"--source.name={options.source}")
+    title = f"{r.title}, {tuning.upper()}, seed {seed}"
+    return Run("fine-tuning", title, folder / tuning, TUNING[tuning], tuple(given), "cpu")
 
 
 def common(seed: int, options: argparse.Namespace) -> list[str]:
@@ -201,7 +207,8 @@ def save(
     """Write table.md and tracks.json, and print the table."""
     columns = {"mAP": "mAP %", "rank1": "rank-1 %", "whitened_mAP": "whitened, mAP %",
                "whitened_rank1": "whitened, rank-1 %", "usl_mAP": "then USL, mAP %",
-               "usl_rank1": "USL rank-1 %", "loss": "loss", "mate_trust": "belief"}  # fmt: skip
+               "usl_rank1": "USL rank-1 %", "uda_mAP": "then UDA, mAP %",
+               "uda_rank1": "UDA rank-1 %", "loss": "loss", "mate_trust": "belief"}  # fmt: skip
     plain = found[0].pop("histogram")
     columns = {c: t for c, t in columns.items() if any(f.get(c) is not None for f in found)}
     lines = [
@@ -239,8 +246,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         + ". image and track are always made")
     add("--epochs", type=int, default=12)
     add("--usl_epochs", type=int, default=0, help="of clustering afterwards; 0: none")
-    add("--usl", nargs="+", default=[], metavar="NAME=VALUE",
-        help="further settings of clustering")
+    add("--uda_epochs", type=int, default=0,
+        help="of clustering after fine-tuning on --source; 0: none")
+    add("--source", default=SOURCE, help="labelled set; other generated people by default")
+    add("--tuning", nargs="+", default=[], metavar="NAME=VALUE",
+        help="further settings of both, such as clusters.eps=0.6")
     # fmt: on
     options = parser.parse_args(arguments)
     if not all(0 <= share <= 1 for share in options.switches):

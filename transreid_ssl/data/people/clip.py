@@ -18,6 +18,7 @@ from transreid_ssl.files import new_folder
 
 _WALK = 21  # a tag that keeps the random streams apart
 RATE = 10  # frames a second
+_STAY = 12 * RATE  # frames before and after its middle that a person who stands is there
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,10 @@ class _Walk:
     def place(self, frame: int) -> float:
         """The column of the body's axis."""
         return self.across + self.speed * (frame - self.middle)
+
+    def is_there(self, frame: int) -> bool:
+        """Whether a person who stands has come and not yet gone; who walks is always somewhere."""
+        return self.speed != 0 or abs(frame - self.middle) <= _STAY
 
     def stance(self, frame: int, left: int) -> Stance:
         """How the person is seen in a picture that begins with column ``left``."""
@@ -75,7 +80,7 @@ def _film(config: ClipConfig, number: int, path: Path, tick: Callable[[], object
         image = cv2.copyMakeBorder(scene, 0, 0, height, height, cv2.BORDER_REPLICATE)
         for walk in walks:
             left = math.floor(walk.place(frame) - height / 2)
-            if -height < left < width:
+            if -height < left < width and walk.is_there(frame):
                 columns, rows = _draw(image, config.seed, walk, frame, left)
                 found = [frame + 1, walk.identity + 1, left + columns[0], rows[0]]
                 found += [len(columns), len(rows), f"{rng.uniform(0.5, 1):.2f}", -1, -1, -1]
@@ -100,7 +105,7 @@ def _draw(
 
 
 def _draw_walks(config: ClipConfig, rng: np.random.Generator, size: tuple[int, int]) -> list[_Walk]:
-    """From far to near; the fifth, tenth, … person stands."""
+    """From far to near; the fifth, tenth, … person stands for a while."""
     height, width = size
     walks = []
     for identity in range(config.people):
