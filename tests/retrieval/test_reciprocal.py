@@ -6,10 +6,17 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from slow_reciprocal import nearest, slow_codes, slow_rerank, squared_distances
+from slow_reciprocal import (
+    nearest,
+    relative,
+    slow_codes,
+    slow_jaccard,
+    slow_rerank,
+    squared_distances,
+)
 from transreid_ssl import UserError
 from transreid_ssl.retrieval import Reranking, evaluate, expand_queries, reciprocal, rerank
 from transreid_ssl.retrieval.reciprocal import encode
@@ -103,16 +110,20 @@ def test_slow_reranking(seed, k1, k2, kept):
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), k1=st.integers(4, 20), k2=st.integers(1, 4))
+@example(seed=1716, k1=13, k2=1)  # one row whose weights lie between halves, twice
 def test_slow_reranking_in_half_precision(seed, k1, k2):
     features = people(seed)
-    settings = {"k1": k1, "k2": k2, "lambda_value": 0.3}
-    found = rerank(
-        features[:9], features[9:], **settings, precision="fp16", metric="euclidean"
-    ).numpy()
-    expected = slow_rerank(features, 9, **settings, dtype=np.float16)
+    relative_distances = relative(squared_distances(features, np.float32))
+    how = {"k1": k1, "k2": k2, "neighbourhood": k1 + 1, "relative": True, "metric": "euclidean"}
+    codes = encode(features, **how, precision="fp16").codes.toarray()
+    expected = slow_codes(relative_distances, k1 + 1, round(k1 / 2) + 1, k2, np.float16)
     # A weight between two halves may be rounded to either, by an error in its last digit.
-    assert (np.abs(found - expected) < 1e-6).mean() > 0.98
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert (codes == expected).mean() > 0.98
+    np.testing.assert_array_less(np.abs(codes - expected), 1.01 * np.spacing(expected))
+    # From one and the same weights the distances are exact.
+    jaccard = slow_jaccard(codes.astype(np.float16), 9)[:, 9:]
+    found = rerank(features[:9], features[9:], k1, k2, 0.3, precision="fp16", metric="euclidean")
+    np.testing.assert_allclose(found, 0.7 * jaccard + 0.3 * relative_distances[:9, 9:], atol=1e-6)
 
 
 @settings(deadline=None, max_examples=25)
