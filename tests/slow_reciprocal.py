@@ -52,15 +52,14 @@ def slow_jaccard(codes, rows=None):
     return 1 - minima / (2 - minima)
 
 
-def slow_graph(features, k1, k2, dtype=np.float64):
+def slow_graph(features, k1, k2):
     """The distances that clusters are made from, (N, N)."""
-    distances = squared_distances(features, dtype)
-    return slow_jaccard(slow_codes(distances, k1, round(k1 / 2) + 1, k2, dtype))
+    return slow_jaccard(slow_codes(squared_distances(features), k1, round(k1 / 2) + 1, k2))
 
 
-def slow_rerank(features, num_queries, k1, k2, lambda_value, dtype=np.float64):
+def slow_rerank(features, num_queries, k1, k2, lambda_value):
     """Re-ranked distances (Q, G) of ``features``, queries before gallery."""
-    distances = relative(squared_distances(features, np.promote_types(dtype, np.float32)))
-    codes = slow_codes(distances, k1 + 1, round(k1 / 2) + 1, k2, dtype)
+    distances = relative(squared_distances(features))
+    codes = slow_codes(distances, k1 + 1, round(k1 / 2) + 1, k2)
     jaccard = slow_jaccard(codes, num_queries)
     return (jaccard * (1 - lambda_value) + distances[:num_queries] * lambda_value)[:, num_queries:]
