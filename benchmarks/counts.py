@@ -110,6 +110,17 @@ def _of_step(
     step: Callable[[list[Tensor]], Tensor], network: nn.Module, groups: list[Tensor], out_dim: int
 ) -> tuple[int, int, int, int]:
     """Operations, and bytes kept, of logits among them, and copied."""
+    with mock.patch(f"{__name__}.KERNELS", 0), holding(network) as kept, _Counting() as counting:
+        step(groups)
+        operations = counting.operations + KERNELS
+    held = {tensor: tensor.untyped_storage().nbytes() for tensor in kept.values()}
+    logits = sum(size for tensor, size in held.items() if out_dim in tensor.shape)
+    return operations, sum(held.values()), logits, counting.copied
+
+
+@contextlib.contextmanager
+def holding(network: nn.Module) -> Iterator[dict[int, Tensor]]:
+    """Gives what waits for a backward pass, one tensor of each storage, weights left out."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, Tensor] = {}  # the tensors stay, so that no place in memory is used twice
 
@@ -119,13 +130,8 @@ def _of_step(
             kept[place] = tensor
         return tensor
 
-    hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-    with mock.patch(f"{__name__}.KERNELS", 0), hooks, _Counting() as counting:
-        step(groups)
-        operations = counting.operations + KERNELS
-    held = {tensor: tensor.untyped_storage().nbytes() for tensor in kept.values()}
-    logits = sum(size for tensor, size in held.items() if out_dim in tensor.shape)
-    return operations, sum(held.values()), logits, counting.copied
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield kept
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

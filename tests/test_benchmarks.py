@@ -15,11 +15,15 @@ SMALL = {
         "--precision=no",
     ],
     "counts": ["--model=vit_nano_patch8_ics", "--out-dim=1000", "--shrink=4"],
+    "compiled": [
+        "--model=vit_nano_patch8_ics", "--out-dim=1000", "--shrink=4", "--memory", "0.8", "0.3",
+    ],
     "gpu": [
         "--device=cpu", "--models=vit_nano_patch16_reid", "--batch-sizes=2", "--out-dim=64",
         "--finetune-batch-size=4", "--steps=1", "--out={out}",
     ],
 }  # fmt: skip
+TRITON = {"counts", "compiled"}  # which has no wheels for some systems
 # Each measurement is a process, which takes seconds to begin.
 SCALING = {
     "evaluation": ["--sizes", "40x200", "60x300", "--plain-limit=200", "--dim=16"],
@@ -36,7 +40,7 @@ def last_line(text):
     return figures
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "counts"])
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in TRITON])
 def test_a_benchmark_ends_with_one_line_of_json(name, tmp_path):
     options = [option.format(out=tmp_path) for option in SMALL[name]]
     figures = last_line(launch.run("-m", f"benchmarks.{name}", *options))
@@ -59,6 +63,16 @@ def test_a_step_asks_little_of_a_gpu():
     assert ours["copied"] < min(360_000, plain["copied"] / 10)  # bytes an image
     assert ours["kept"] < min(6_100_000, 0.9 * plain["kept"])
     assert ours["logits"] == (10 + 2) * 1000 * 4  # the student's once, and the teacher's
+
+
+# The compiler looks whether tensors have a gradient, which torch warns of.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_less_is_kept_of_compiled_blocks():
+    pytest.importorskip("triton", reason="Triton has no wheels for this system")
+    figures = last_line(launch.run("-m", "benchmarks.compiled", *SMALL["compiled"]))
+    kept, products = figures["kept"], figures["products"]
+    assert kept["0.3"] < 0.7 * kept["0.8"] < 0.7 * kept["1.0"] < 0.7 * figures["plain"]
+    assert products["1.0"] == 1 <= products["0.8"] < 1.03 < products["0.3"] < 1.2
 
 
 def test_all_of_them_by_one_command(tmp_path, monkeypatch, capsys):

@@ -177,7 +177,8 @@ def measure(
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU's memory does not suffice for {config.run.batch_size // parts} images at "
-                "once: raise --run.accumulation, or give --model.gradient_checkpointing true"
+                "once: raise --run.accumulation, or give --run.compile_memory 0.3 (of compiled "
+                "networks) or --model.gradient_checkpointing true"
             ) from error
         finally:
             logs.close()  # train.log goes with the folder

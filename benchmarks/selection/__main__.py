@@ -11,7 +11,7 @@
 
 The target is a labelled set. Its people are dealt out: some keep their labels, for the fine-tuning
 that CFS needs and that ends each row; some are shown to the scores without labels; the rest are the
-target's part of the pool. As many crops of another place stand beside them, and among both bad
+target's part of the pool. Crops of another place stand beside them, as many, and among both bad
 detections and near-copies, made of crops of either. Queries and gallery are the set's own and play
 no part in any selection.
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     mixed = mix(
         options.out / "images", protocol.train, open_pool(options.other),
         labels=options.labels, sample=options.sample, bad=options.bad, copies=options.copies,
-        limit=options.limit,
+        limit=options.limit, others=options.others,
     )  # fmt: skip
     print(f"{mixed.pool.describe()}; {dict(Counter(mixed.kinds().tolist()))}", flush=True)
     tuned = len(options.trained) if options.finetune_all else 1
@@ -116,7 +116,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--sample", type=float, default=0.25, help="share of the people shown without labels")
     add("--bad", type=float, default=0.1, help="bad detections, as a share of the sound crops")
     add("--copies", type=float, default=0.05, help="near-copies, likewise")
-    add("--limit", type=int, help="crops of each place at most")
+    add("--limit", type=int, help="crops of the target at most")
+    add("--others", type=float, default=1, help="crops of the other place for each of the target's")
     add("--keep", type=float, default=0.5)
     add("--epochs", type=int, default=12, help="over the whole pool: all rows take as many steps")
     add("--finetune_epochs", type=int, default=8)

@@ -48,8 +48,9 @@ def mix(
     bad: float,
     copies: float,
     limit: int | None,
+    others: float = 1,
 ) -> MixedPool:
-    """Write a pool of the target's people and of another place's, equally many of both.
+    """Write a pool of the target's people and of another place's.
 
     Args:
         folder: where; a pool that is there already is taken as it is.
@@ -59,11 +60,13 @@ def mix(
         sample: share of its people that are shown without labels.
         bad: bad detections, as a share of all the rest: empty, half a person, two people.
         copies: images that are there once more, moved by a pixel and encoded anew, likewise.
-        limit: images of each place at most.
+        limit: images of the target at most.
+        others: images of the other place for each of the target's.
     """
     given = {
         "train": train.pool.fingerprint, "other": other.fingerprint, "labels": labels,
         "sample": sample, "bad": bad, "copies": copies, "limit": limit,
+        "others": others,
     }  # fmt: skip
     made = folder / "made.json"
     if not folder.exists():
@@ -72,7 +75,10 @@ def mix(
             write_budget(new / "labels.txt", train, labelled, "identity")
             images = train.subset(shown).pool
             _write(new / "sample", [partial(images.read, index) for index in range(len(images))])
-            _write_pool(new / "pool", train.subset(pooled).pool, other, bad, copies, limit)
+            pool = train.subset(pooled).pool
+            count, rng = limit or len(pool), np.random.default_rng(0)
+            sound = _write_sound(new / "pool", pool, other, count, others, rng)
+            _write_unsound(new / "pool", sound, bad, copies, rng)
             write_json(new / made.name, given)
     if not made.is_file() or json.loads(made.read_text(encoding="utf-8")) != given:
         raise UserError(f"{folder}: holds other images; give another --out, or remove it")
@@ -81,16 +87,24 @@ def mix(
     )
 
 
-def _write_pool(
-    folder: Path, ours: Pool, other: Pool, bad: float, copies: float, limit: int | None
-) -> None:
-    count = min(len(ours), len(other), limit or len(ours))
-    rng = np.random.default_rng(0)
+def _write_sound(
+    folder: Path, ours: Pool, other: Pool, limit: int, others: float, rng: np.random.Generator
+) -> list[Callable[[], bytes]]:
+    """Write the crops of both places; returns what reads each."""
+    count = min(len(ours), int(len(other) / others), limit)
     sound: list[Callable[[], bytes]] = []
-    for kind, images in ((TARGET, ours), (OTHER, other)):
-        chosen = _some(np.arange(len(images)), count, rng)
-        sound += [partial(images.read, int(index)) for index in chosen]
-        _write(folder / kind, sound[-count:])
+    for kind, images, wanted in ((TARGET, ours, count), (OTHER, other, round(others * count))):
+        chosen = _some(np.arange(len(images)), wanted, rng)
+        _write(folder / kind, read := [partial(images.read, int(index)) for index in chosen])
+        sound += read
+    return sound
+
+
+def _write_unsound(
+    folder: Path, sound: list[Callable[[], bytes]], bad: float, copies: float,
+    rng: np.random.Generator,
+) -> None:  # fmt: skip
+    """Write bad detections and near-copies, made of sound crops."""
     for kind, share, make in ((BAD, bad, bad_detection), (COPY, copies, near_copy)):
         picked = _some(np.arange(len(sound)), round(share * len(sound)), rng)
         _write(folder / kind, _made(sound, picked, make))

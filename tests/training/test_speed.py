@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._functorch import config as functorch
 
 from transreid_ssl.finetune import SupervisedObjective
 from transreid_ssl.models import build_backbone
@@ -32,5 +33,7 @@ def test_a_gpu_compiles_by_itself(monkeypatch):
     monkeypatch.setattr("transreid_ssl.training.speed.has_triton", lambda: True)
     backbone = build_backbone("vit_nano_patch8_reid", img_size=(32, 16))
     objective = SupervisedObjective(backbone, 2)
-    make_fast(objective, RunSettings(compile="auto"), torch.device("cuda"))
+    with functorch.patch(activation_memory_budget=1.0):
+        make_fast(objective, RunSettings(compile_memory=0.5), torch.device("cuda"))
+        assert functorch.activation_memory_budget == 0.5
     assert backbone.compiles_blocks

@@ -123,12 +123,18 @@ packed_attention.register_autograd(_differentiate, setup_context=_keep)
 # free.
 @register_flop_formula(torch.ops.transreid_ssl.packed_attention)
 def _flops(qkv_shape, sizes, heads, leading, *_, out_shape=None, **__) -> int:
-    pairs = sum(
-        images * length * queries for images, length, queries, _, _ in _groups(sizes, leading)
-    )
-    return 4 * pairs * (qkv_shape[1] // 3)
+    return 4 * _pairs(sizes, leading) * (qkv_shape[1] // 3)
 
 
 @register_flop_formula(torch.ops.transreid_ssl.packed_attention_backward)
-def _backward_flops(_gradient, qkv_shape, _outputs, _normalisers, *rest, **options) -> int:
-    return 7 * _flops(qkv_shape, *rest, **options) // 2
+def _backward_flops(
+    _gradient, qkv_shape, _outputs, _normalisers, sizes, heads, leading, *_, out_shape=None, **__
+) -> int:
+    return 14 * _pairs(sizes, leading) * (qkv_shape[1] // 3)
+
+
+def _pairs(sizes: list[int], leading: int) -> int:
+    """Of a query and a key that meet, in all images."""
+    return sum(
+        images * length * queries for images, length, queries, _, _ in _groups(sizes, leading)
+    )

@@ -7,10 +7,6 @@ from transreid_ssl.models.gpu import has_triton
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.settings import RunSettings
 
-MEMORY = 0.8
-"""Share of what the compiler would keep of a block for its backward pass; what is cheapest to
-compute again is not kept. A DINO step of 256 images (ViT-S+ICS, H200) took 2 % longer and 20.0
-instead of 26.5 GiB."""
 PROGRAMS = 64
 """Of one function: student and teacher, first and last blocks and every batch size have their own;
 beyond the compiler's usual 8 it would go on without compiling."""
@@ -25,7 +21,7 @@ def make_fast(objective: Objective, settings: RunSettings, device: torch.device)
     on_gpu = device.type == "cuda" and has_triton()
     if not settings.compile or (settings.compile == "auto" and not on_gpu):
         return
-    _set_compiler()
+    set_compiler(settings.compile_memory)
     for network in objective.networks:
         vits = [module for module in network.modules() if isinstance(module, ReIDViT)]
         for vit in vits:
@@ -34,11 +30,12 @@ def make_fast(objective: Objective, settings: RunSettings, device: torch.device)
             network.compile()
 
 
-def _set_compiler() -> None:
+def set_compiler(memory: float) -> None:
+    """Tell it how much to keep for backward passes, ``--run.compile_memory``."""
     from torch import _dynamo as dynamo  # seconds to import, for who compiles
     from torch._functorch import config as functorch
 
-    functorch.activation_memory_budget = MEMORY
+    functorch.activation_memory_budget = memory
     dynamo.config.recompile_limit = PROGRAMS
     # Blocks are compiled one by one: none has to be cut where a bucket of gradients is full.
     dynamo.config.optimize_ddp = False
