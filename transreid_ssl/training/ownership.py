@@ -13,8 +13,8 @@ from transreid_ssl.training.config import as_plain, differences
 from transreid_ssl.training.yaml_files import read_yaml
 
 # What may change between two starts of a run without changing what it computes (threads, and what a
-# compiler computes twice, may change the last digits of sums). Where images lie is free, as the fingerprint of a pool says which images
-# they are.
+# compiler computes twice, may change the last digits of sums). Where images lie is free, as the
+# fingerprint of a pool says which images they are.
 _PLACES = {"pool", "subset", "root"}
 FREE_SETTINGS: dict[str, set[str] | None] = {
     "run": {
