@@ -15,14 +15,15 @@ from transreid_ssl.data import FilesPool, LabelledImages, open_pool, open_reid
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.report import findings
 from transreid_ssl.report.compare import write_comparison
-from transreid_ssl.report.page import data_uri
+from transreid_ssl.report.names import in_lines, shorten
+from transreid_ssl.report.page import data_uri, who
 from transreid_ssl.report.result_pages import write_search, write_selection
 from transreid_ssl.report.run_page import write_run_page
 from transreid_ssl.report.sections import digits
 from transreid_ssl.retrieval import PairCounts
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7 * 7 }}&lt;$x^2$"
-VOID = {"meta", "img", "input", "br", "link", "hr"}
+VOID = {"meta", "img", "input", "br", "wbr", "link", "hr"}
 
 
 class Checked(HTMLParser):
@@ -236,6 +237,28 @@ def test_similarities_have_the_digits_that_tell_them_apart():
     assert digits([0.9, 0.8, 0.7]) == 2
     assert digits([0.99999, 0.99998, 0.99997]) == 5
     assert digits([0.5, 0.5]) == digits([]) == 2
+
+
+def test_names_are_cut_in_the_middle_and_said_in_full(tmp_path):
+    assert shorten("cam1_track000017_00012.jpg", 26) == "cam1_track000017_00012.jpg"
+    assert shorten("cam1_track000017_00012.jpg", 17) == "cam1_tra…0012.jpg"
+    assert in_lines("a_b<i>-c/d.jpg") == "a_<wbr>b&lt;i&gt;-<wbr>c/<wbr>d.jpg"
+    long = "warehouse/" * 9 + "cam1_track000017_00012.jpg"
+    assert in_lines(long).replace("<wbr>", "") == shorten(long, 32)
+    one = {"image": "data:image/jpeg;base64,", "name": long}
+    rows = [{"label": "", "query": one, "found": [one | {"similarity": 0.5}]}]
+    settings = {"weights": "w", "query": "q", "gallery": "g"}
+    text = write_search(tmp_path / "s.html", "t", rows, settings).read_text()
+    assert text.count(f'title="{long}"') == text.count(f'data-say="{long}') == 2
+    assert "…<wbr>000017_<wbr>00012.jpg</span>" in text
+
+
+def test_a_tile_says_what_is_known_of_its_image():
+    assert who({"identity": None}) == "nobody's"
+    assert who({"identity": 3, "camera": 0}) == "person 3, camera 0"
+    assert who({"camera": "Camera 2", "track": "Camera 2/7"}) == "Camera 2, track 7"
+    assert who({"camera": "door", "track": "monday/7"}) == "camera door, track monday/7"
+    assert who({"name": "a"}) == ""
 
 
 def test_an_image_is_kept_as_it_looks():

@@ -122,7 +122,7 @@ def _gallery_row(row: RankedRow, protocol: ReIDProtocol) -> dict[str, Any]:
 
 
 def tile(images: Pool | LabelledImages, index: int) -> dict[str, Any]:
-    """An image small, with its name, and its identity and camera where they are known."""
+    """An image small, with its name, and its identity, camera and track where they are known."""
     (image,) = decoded(images, [index])
     said: dict[str, Any] = {"image": data_uri(image), "name": str(images.names[int(index)])}
     if isinstance(images, LabelledImages):
@@ -130,6 +130,9 @@ def tile(images: Pool | LabelledImages, index: int) -> dict[str, Any]:
         said["identity"] = identity if identity >= 0 else None
         if images.cameras is not None:
             said["camera"] = int(images.cameras[index])
+    elif images.annotations is not None:
+        whence = images.annotations.select(["camera", "track"]).slice(int(index), 1).to_pylist()[0]
+        said |= {name: text for name, text in whence.items() if text}
     return said
 
 

@@ -16,6 +16,6 @@ def shorten(name: str, most: int) -> str:
     return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
 
 
-def in_lines(name: str, most: int = 24) -> Markup:
+def in_lines(name: str, most: int = 32) -> Markup:
     """``shorten`` for a narrow place of a page: lines end where the parts of the name do."""
     return Markup("<wbr>").join(map(escape, _BREAKS.split(shorten(name, most))))
