@@ -11,7 +11,7 @@ from transreid_ssl.report.page import write_page
 from transreid_ssl.report.runs import Run
 from transreid_ssl.report.sections import TITLES
 from transreid_ssl.training.clock import duration
-from transreid_ssl.training.curves import BASELINES
+from transreid_ssl.training.curves import BASELINES, title_of
 
 _SHARED = {"run.output", "run.overwrite"}
 """Settings that differ between all runs and say nothing."""
@@ -76,7 +76,7 @@ def _charts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, Any]]:
         if not lines:
             continue
         plain = name.removeprefix("probe/")
-        heading = f"{TITLES[plain]} (%)" if plain in TITLES else plain.replace("_", " ")
+        heading = f"{TITLES[plain]} (%)" if plain in TITLES else title_of(plain)
         baselines = _baselines(runs, name) if plain in TITLES else {}
         words = {"xlabel": "step"} | ({"yscale": "log"} if name == "lr" else {})
         drawn.append((

@@ -90,7 +90,7 @@ def _curves(run: Run, charts: Charts) -> dict[str, Any]:
     panels = sorted(series_by_panel(run.metrics).items(), key=lambda panel: _place(panel[0]))
     for heading, lines in panels:
         dotted = [
-            name for name in lines if name.endswith(tuple(f"of {of}" for of in BASELINES.values()))
+            name for name in lines if name.endswith(tuple(f", {of}" for of in BASELINES.values()))
         ]
         scale = {"yscale": "log"} if heading == "schedules" else {}
         alt = f"Curves by step of {', '.join(lines)}"
