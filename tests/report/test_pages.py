@@ -1,6 +1,8 @@
 """Pages: whole, closed in themselves, deaf to hostile names, and readable in a browser."""
 
 import json
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,8 +21,10 @@ from transreid_ssl.report.names import in_lines, shorten
 from transreid_ssl.report.page import data_uri, who
 from transreid_ssl.report.result_pages import write_search, write_selection
 from transreid_ssl.report.run_page import write_run_page
+from transreid_ssl.report.runs import Run
 from transreid_ssl.report.sections import digits
 from transreid_ssl.retrieval import PairCounts
+from transreid_ssl.training.ownership import take
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7 * 7 }}&lt;$x^2$"
 VOID = {"meta", "img", "input", "br", "wbr", "link", "hr"}
@@ -146,6 +150,77 @@ def test_a_run_without_a_probe_or_an_end_has_a_page_too(tmp_path):
     assert {"curves", "settings"} <= set(page.ids)
     assert "gallery" not in page.ids
     assert "not yet" in page.text
+
+
+def progress(folder, epoch=10, left=None, epochs=60, checkpoint=None):
+    """That of a run of so many steps an epoch, which was logged up to step 120."""
+    folder.mkdir()
+    settings = {"run": {"epochs": epochs, "extend_to": None}}
+    (folder / "config.yaml").write_text(json.dumps(settings))
+    (folder / "run.lock").write_text("process 1 on a machine\n")
+    lines = [
+        {"step": step, "epoch": step / epoch} if epoch else {"step": step} for step in (7, 120)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if left:
+        (folder / left).write_bytes(b"")
+    if checkpoint:
+        (folder / "checkpoints").mkdir()
+        (folder / f"checkpoints/step_{checkpoint:08d}.pt").write_bytes(b"")
+    return Run(folder).progress
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({}, "stopped at step 120 of 600, epoch 12 of 60"),
+        ({"checkpoint": 121}, "stopped at step 121 of 600, epoch 13 of 60"),
+        ({"left": "best.safetensors"}, "stopped at step 120 of 600, epoch 12 of 60"),
+        ({"epoch": None}, "stopped at step 120; 60 epochs were asked for"),
+        ({"epochs": 12, "left": "backbone.safetensors"}, "120 steps, 12 epochs"),
+        ({"epochs": 12}, "stopped at step 120 of 120, epoch 12 of 12"),
+        # It is prolonged, and has left the weights of its first end.
+        ({"left": "model.safetensors"}, "stopped at step 120 of 600, epoch 12 of 60"),
+    ],
+)
+def test_how_far_a_run_is(tmp_path, made, said):
+    assert progress(tmp_path / "run", **made).describe() == said
+
+
+def test_a_run_that_goes_on_is_not_stopped_and_keeps_its_lock(tmp_path):
+    code = (
+        "import sys, time; from transreid_ssl.training.ownership import take; from pathlib import "
+        "Path; take(Path(sys.argv[1])); print('taken', flush=True); sys.stdin.read()"
+    )
+    assert progress(tmp_path / "run").state == "stopped"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], **pipes) as trains:
+        trains.stdout.readline()
+        for _ in range(2):
+            said = Run(tmp_path / "run").progress.describe()
+            assert said == "still going on, at step 120 of 600, epoch 12 of 60"
+        with pytest.raises(UserError, match="trains in it"):
+            take(tmp_path / "run")
+        trains.stdin.close()
+    take(tmp_path / "run")
+    assert Run(tmp_path / "run").progress.state == "goes on"
+    code = code.replace("sys.stdin.read()", "")
+    other = subprocess.run([sys.executable, "-c", code, tmp_path / "run"], capture_output=True)
+    assert b"trains in it" in other.stderr, "to have looked has not let go"
+
+
+def test_a_run_that_was_stopped_says_so_on_its_page_and_beside_others(tmp_path):
+    stopped, whole = fill(tmp_path / "stopped", steps=9), fill(tmp_path / "whole", lr=0.2)
+    (whole / "backbone.safetensors").write_bytes(b"")
+    page = check(write_run_page(stopped))
+    assert "Lengthstopped at step 9; 2 epochs were asked for" in page.text.replace("\n", "")
+    assert "at step 919.029.0" in page.text.replace("\n", ""), "and not: after"
+    assert "Endednot yet" in page.text.replace("\n", "")
+    assert "Length30 steps, 2 epochs" in check(write_run_page(whole)).text.replace("\n", "")
+    both = check(write_comparison(tmp_path / "c.html", [stopped, whole])).text.replace("\n", "")
+    assert "stoppedstopped at step 9; 2 epochs were asked for10.019.0" in both
+    assert "whole30 steps, 2 epochs10.040.0" in both
+    assert "“after” is its last probe" in both
 
 
 def test_addresses_in_damaged_findings_are_not_followed(tmp_path, found):

@@ -52,7 +52,9 @@ def _figures(run: Run, charts: Charts) -> dict[str, Any] | None:
     names = [name for name in TITLES if run.first_last(f"probe/{name}")]
     if not names:
         return None
-    rows = {"before": [], "after": []}
+    last = run.series(f"probe/{names[0]}")[0][-1]
+    after = "after" if run.progress.is_finished else f"at step {last:,}"
+    rows = {"before": [], after: []}
     for name in names:
         for row, value in zip(rows.values(), run.first_last(f"probe/{name}")):
             row.append(value)
@@ -61,7 +63,7 @@ def _figures(run: Run, charts: Charts) -> dict[str, Any] | None:
         if all(values):
             rows[title] = [value[-1] for value in values]
     if len(run.series(f"probe/{names[0]}")[0]) < 2:
-        rows = {"measured": rows["after"], **dict(list(rows.items())[2:])}
+        rows = {"measured": rows[after], **dict(list(rows.items())[2:])}
 
     def fill(axis: Any) -> None:
         heights = np.arange(len(rows))
@@ -78,6 +80,8 @@ def _figures(run: Run, charts: Charts) -> dict[str, Any] | None:
 
     said = "; ".join(f"{row}: {value[0]:.1f} %" for row, value in rows.items())
     return {
+        "after": after,
+        "falling": "equal_error_rate" in names,
         "on": next((x["probe/on"] for x in reversed(run.metrics) if "probe/on" in x), None),
         "titles": [TITLES[name] for name in names],
         "rows": list(rows.items()),
@@ -188,16 +192,19 @@ def _speed(run: Run, charts: Charts) -> dict[str, Any] | None:
     facts = {
         "Images a second (median)": f"{np.median(rate):,.1f}",
         "Seconds a step (median)": f"{np.median(each):.3g}" if each else None,
-        "Waiting for images": f"{np.mean(waits):.0%} of the time" if waits else None,
+        "Waiting for images": f"{100 * np.mean(waits):.0f} % of the time" if waits else None,
     }
     for place, size in run.found.get("made", {}).get("memory", {}).items():
         facts[f"Most memory ({place})"] = f"{size / 2**30:.2f} GiB"
-    words = {"xlabel": "step", "ylim": (0, None)}
-    drawn = [
-        ("Images a second", charts.lines("Images a second by step", {"": (steps, rate)}, **words))
-    ]
-    if waits:
-        line = {"": (waits_at, [100 * value for value in waits])}
-        chart = charts.lines("Share of the time that steps wait for images", line, **words)
+
+    def from_zero(alt: str, at: Sequence[float], values: Sequence[float]) -> Markup:
+        return charts.lines(
+            alt, {"": (at, values)}, xlabel="step", ylim=(0, 1.08 * max(values) or 1)
+        )
+
+    drawn = [("Images a second", from_zero("Images a second by step", steps, rate))]
+    if any(waits):
+        alt = "Share of the time that steps wait for images"
+        chart = from_zero(alt, waits_at, [100 * value for value in waits])
         drawn.append(("Waiting for images (% of the time)", chart))
     return {"facts": {name: v for name, v in facts.items() if v}, "charts": drawn}
