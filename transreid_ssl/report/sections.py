@@ -40,7 +40,7 @@ def chapters(run: Run) -> list[Chapter]:
         ("rates", "Ranks and verification", lambda: ranks(found.get("retrieval", {}), charts)),
         ("attention", "Where it looks", lambda: {"crops": found.get("attention")}),
         ("map", "A map of the features", lambda: feature_maps(found.get("retrieval", {}), charts)),
-        ("clusters", "Clusters", lambda: _clusters(run, charts)),
+        ("clusters", "Clusters", lambda: clusters(_of_run(found), charts)),
         ("speed", "Speed and memory", lambda: _speed(run, charts)),
     ]
     given = ((key, title, make()) for key, title, make in made)
@@ -109,6 +109,12 @@ def _place(heading: str) -> int:
     return 0 if heading.endswith("(%)") else {"loss": 1, "schedules": 2}.get(heading, 3)
 
 
+def _of_run(found: dict[str, Any]) -> dict[str, Any] | None:
+    """What is said of a run's clusters."""
+    of = {"of": ", the last ones of the run"}
+    return found["clusters"] | of if "clusters" in found else None
+
+
 def gallery(found: dict[str, Any]) -> dict[str, Any] | None:
     """Rows of tiles; similarities with as many digits as tell the ranks of a row apart."""
     rows = [dict(row) for row in found.get("gallery", [])]
@@ -168,18 +174,29 @@ def feature_maps(found: dict[str, Any], charts: Charts) -> dict[str, Any] | None
     return {"charts": drawn, "method": flat["method"], "count": len(flat["x"])}
 
 
-def _clusters(run: Run, charts: Charts) -> dict[str, Any] | None:
-    found = run.found.get("clusters")
+def clusters(found: dict[str, Any] | None, charts: Charts) -> dict[str, Any] | None:
+    """What ``findings.of_clusters`` tells, with a histogram of the sizes."""
     if not found:
         return None
     sizes = np.asarray(found["sizes"], float)
-    edges = np.arange(0.5, min(sizes.max(), 60) + 1)
-    edges[-1] = max(edges[-1], sizes.max() + 0.5) if sizes.max() <= 60 else edges[-1]
-    counts, edges = np.histogram(np.minimum(sizes, edges[-1] - 0.5), edges)
+    most = min(int(sizes.max()), _MOST_OF_CLUSTER)
+    counts, edges = np.histogram(np.minimum(sizes, most), np.arange(0.5, most + 1))
     alt = f"Histogram of the sizes of {len(sizes)} clusters, the largest of {int(sizes.max())}"
     words = {"xlabel": "images of a cluster", "ylabel": "clusters"}
     chart = charts.histogram(alt, {"clusters": (counts.tolist(), edges.tolist())}, **words)
-    return found | {"chart": chart, "count": len(sizes)}
+    above = f" (above {most} counted as {most})" if sizes.max() > most else ""
+    rows = [
+        row | {"digits": digits([one.get("similarity", 1.0) for one in row["tiles"]])}
+        for row in found["rows"]
+    ]
+    return found | {
+        "rows": rows, "count": len(sizes), "charts": [(f"Sizes of the clusters{above}", chart)],
+        "compared": any("similarity" in one for row in rows for one in row["tiles"]),
+    }  # fmt: skip
+
+
+_MOST_OF_CLUSTER = 60
+"""Images of a cluster, in the histogram of sizes; larger ones are counted there."""
 
 
 def _speed(run: Run, charts: Charts) -> dict[str, Any] | None:
