@@ -16,4 +16,5 @@ from .result_pages import write_search as write_search
 from .result_pages import write_selection as write_selection
 from .run_page import leave_page as leave_page
 from .run_page import write_run_page as write_run_page
+from .runs import Run as Run
 from .separation import draw_separation as draw_separation
