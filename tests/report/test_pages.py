@@ -15,11 +15,12 @@ import launch
 from transreid_ssl import UserError
 from transreid_ssl.data import FilesPool, LabelledImages, open_pool, open_reid
 from transreid_ssl.models import build_backbone, save_backbone
-from transreid_ssl.report import findings
+from transreid_ssl.report import ClusterRow, findings
+from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.compare import write_comparison
 from transreid_ssl.report.names import in_lines, shorten
 from transreid_ssl.report.page import data_uri, who
-from transreid_ssl.report.result_pages import write_search, write_selection
+from transreid_ssl.report.result_pages import write_clusters, write_search, write_selection
 from transreid_ssl.report.run_page import write_run_page
 from transreid_ssl.report.runs import Run
 from transreid_ssl.report.sections import digits
@@ -125,6 +126,29 @@ def found(tmp_path_factory):
         "attention": findings.of_attention(weights, protocol.gallery),
         "clusters": findings.of_clusters(labels, protocol.gallery),
     }
+
+
+@pytest.fixture(scope="module")
+def clusters_page(tmp_path_factory):
+    """Of 3,000 images whose names are long, in clusters of all sizes."""
+    pool = open_pool("demo:identities=300,images=10,height=128,width=64")
+    pool.names = [f"{'warehouse_north/' * 9}cam{n % 4}_{n:08d}.jpg" for n in range(3000)]
+    labels = np.sort(np.random.default_rng(0).geometric(0.03, 3000)) - 2
+    rows = [ClusterRow(n, np.flatnonzero(labels == n)[:11], [0.5] * 11) for n in range(12)]
+    found = findings.of_clusters(labels, pool, rows)
+    facts = {"Images": "here", "eps": "0.500"}
+    path = tmp_path_factory.mktemp("clusters") / "clusters.html"
+    return write_clusters(path, found, facts, [HOSTILE], {"eps": None, HOSTILE: HOSTILE})
+
+
+def test_the_page_of_clusters_is_small_and_tells_sizes_and_warnings(clusters_page):
+    page = check(clusters_page)
+    assert clusters_page.stat().st_size < 1e6
+    assert f"Warning: {HOSTILE}." in page.text
+    assert "clusters of 3,000 images" in page.text
+    assert "(above 60 counted as 60)" in page.text
+    assert clusters_page.read_text().count(">middle<") == 12
+    assert page.text.count("0.50") >= 12 * 10
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +352,13 @@ def test_names_are_cut_in_the_middle_and_said_in_full(tmp_path):
     assert "…<wbr>000017_<wbr>00012.jpg</span>" in text
 
 
+def test_a_legend_has_the_names_of_its_lines_in_full():
+    names = ["ROC area", "equal error rate, colour histogram"]
+    drawn = Charts().lines("", dict.fromkeys(names, ([0, 1], [2, 3])), xlabel="step")
+    assert all(f">{name}</text>" in drawn for name in names)
+    assert ">0.5</text>" not in drawn, "there is no half a step"
+
+
 def test_a_tile_says_what_is_known_of_its_image():
     assert who({"identity": None}) == "nobody's"
     assert who({"identity": 3, "camera": 0}) == "person 3, camera 0"
@@ -343,16 +374,18 @@ def test_an_image_is_kept_as_it_looks():
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="Chromium is not installed")
-def test_a_browser_shows_the_pages_without_complaint(run_page, tmp_path):
+def test_a_browser_shows_the_pages_without_complaint(run_page, clusters_page, tmp_path):
     runs = [fill(tmp_path / f"run_{n}", n / 10, name="x", steps=2000) for n in range(20)]
     many = write_comparison(tmp_path / "c.html", runs)
     with browser.Browser() as tab:
         papers = []
         for width, dark in ((1200, False), (400, True)):
-            for path in (run_page, many):
+            for path in (clusters_page, run_page, many):
                 seconds = tab.open(path, width, dark)
                 assert tab.evaluate("document.documentElement.scrollWidth") <= width, path
                 assert tab.evaluate("[...document.images].every(i => !i.src || i.naturalWidth)")
+                inside = "every(one => one.scrollWidth <= one.clientWidth)"
+                assert tab.evaluate(f"[...document.querySelectorAll('.tile')].{inside}"), path
             papers.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert papers[0] != papers[1]
         assert seconds < 30  # measured on an idle machine: below half a second

@@ -81,6 +81,8 @@ class Charts:
                 mark = "o" if len(x) < 12 and name in solid else None
                 axis.plot(x, y, label=_short(name), lw=1.6, marker=mark, ms=3.5, **looks)
             axis.set(**axes)
+            if axes.get("xlabel") == "step":  # there are no parts of one
+                axis.locator_params(axis="x", integer=True)
             _write_plain(axis)
             if len(lines) > 1:  # of one the heading speaks
                 axis.figure.legend(loc="outside lower left", ncols=columns, fontsize=9)

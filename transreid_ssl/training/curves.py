@@ -84,7 +84,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
             axis.legend(fontsize=7)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height)
     figure.savefig(path, dpi=110, format="png")
 
 
