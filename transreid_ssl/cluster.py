@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         embedded = embed_pool(options.pool, model, options, options.skip_broken)
     labels, eps = group(embedded.features, options, embedded.search)
     chosen = "which makes the most clusters" if options.eps is None else "as given"
-    print(f"eps {eps:.3f}, {chosen}: {_number(labels)} of {len(labels):,} images, "
+    print(f"eps {eps:.3g}, {chosen}: {_number(labels)} of {len(labels):,} images, "
           f"{(labels < 0).sum():,} in none")  # fmt: skip
     for line in complaints(labels):
         print(f"warning: {line}")
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         facts = {
             "Images": options.pool, "Weights": str(weights or "not known"),
             "Table": f"{options.out}, with the cluster of each image",
-            "eps": f"{eps:.3f} in Jaccard distances of 0 to 1, {chosen}",
+            "eps": f"{eps:.3g} in Jaccard distances of 0 to 1, {chosen}",
         }  # fmt: skip
         show(embedded, labels, facts, options)
 

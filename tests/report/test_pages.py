@@ -18,7 +18,7 @@ from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.report import ClusterRow, findings
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.compare import write_comparison
-from transreid_ssl.report.names import in_lines, shorten
+from transreid_ssl.report.names import in_lines, keep_options, shorten
 from transreid_ssl.report.page import data_uri, who
 from transreid_ssl.report.result_pages import write_clusters, write_search, write_selection
 from transreid_ssl.report.run_page import write_run_page
@@ -357,6 +357,12 @@ def test_a_legend_has_the_names_of_its_lines_in_full():
     drawn = Charts().lines("", dict.fromkeys(names, ([0, 1], [2, 3])), xlabel="step")
     assert all(f">{name}</text>" in drawn for name in names)
     assert ">0.5</text>" not in drawn, "there is no half a step"
+
+
+def test_no_line_ends_within_an_option():
+    said = keep_options("<b>: give a lower --eps, or --min_samples")
+    option = '<span class="whole">--{}</span>'.format
+    assert said == f"&lt;b&gt;: give a lower {option('eps')}, or {option('min_samples')}"
 
 
 def test_a_tile_says_what_is_known_of_its_image():

@@ -1,4 +1,4 @@
-"""Names that are too long for their place: cut in the middle, as their ends tell them apart."""
+"""Names in narrow places of a page: cut in the middle, as their ends tell them apart; options."""
 
 import re
 
@@ -19,3 +19,10 @@ def shorten(name: str, most: int) -> str:
 def in_lines(name: str, most: int = 32) -> Markup:
     """``shorten`` for a narrow place of a page: lines end where the parts of the name do."""
     return Markup("<wbr>").join(map(escape, _BREAKS.split(shorten(name, most))))
+
+
+def keep_options(text: str) -> Markup:
+    """A text of a page in which no line ends within ``--an_option``."""
+    parts = re.split(r"(--\w+)", text)  # every other one is an option
+    parts[1::2] = (Markup('<span class="whole">{}</span>').format(part) for part in parts[1::2])
+    return Markup().join(parts)

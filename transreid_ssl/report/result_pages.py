@@ -63,7 +63,8 @@ def write_clusters(
     """
     sizes = np.asarray(found["sizes"])
     least, most = sizes.min(), sizes.max()
-    of_several = f"{least:,} to {most:,} images, median {np.median(sizes):,.0f}"
+    middle = f"{np.median(sizes):,.1f}".removesuffix(".0")
+    of_several = f"{least:,} to {most:,} images, median {middle}"
     told = dict(facts) | {
         "Sizes": of_several if most > least else f"{most:,} images",
         "In no cluster": f"{found['outliers']:,} images, "
