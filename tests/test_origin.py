@@ -1,5 +1,6 @@
 """What a network was trained on, from the headers of its weights and of those before them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from transreid_ssl.data import FilesPool, LabelledImages, ReIDProtocol, open_reid
 from transreid_ssl.data.reid import merge
 from transreid_ssl.models import BackboneSpec, build_backbone, save_backbone
-from transreid_ssl.origin import Source, lineage, sources, was_trained_on
+from transreid_ssl.origin import Source, lineage, origin_on, sources, was_trained_on
 
 
 def network(**provenance):
@@ -116,3 +117,71 @@ def test_the_weights_that_training_began_with_count_too(market, tmp_path):
     assert len(list(lineage(final))) == 3
     (tmp_path / "source.safetensors").write_bytes(b"no weights any more")
     assert len(list(lineage(final))) == 1
+
+
+def on_pool(tmp_path, source, names=("a.jpg",), **provenance):
+    """What is told of a network of this provenance, judged on a pool of these names."""
+    weights = tmp_path / "net.safetensors"
+    weights.write_bytes(b"")
+    return origin_on(network(**provenance), weights, FilesPool(source, tmp_path, names))
+
+
+def test_a_network_is_in_sample_on_the_pool_that_its_weights_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = on_pool(tmp_path, "tracks", pool=str(tmp_path / "tracks"))
+    assert told.in_sample is True
+    assert told.text.startswith("was trained on this very pool, as its weights say: in-sample")
+    assert on_pool(tmp_path, "tracks", pool="there/../tracks").in_sample is True
+    other = on_pool(tmp_path, "tracks", pool="/data/LUP")
+    assert other == (False, "its weights name /data/LUP as what it was trained on")
+    unknown = on_pool(tmp_path, "tracks", file="official.pth")
+    assert unknown == (None, "its weights do not say which images it was trained on")
+    before = {"lineage": [{"name": "vit_nano_patch8_reid", "objective": "dino",
+                           "provenance": {"pool": "tracks"}}]}  # fmt: skip
+    settings = {"model": {"weights": "gone.safetensors"}}
+    assert on_pool(tmp_path, "tracks", data="demo", settings=settings, **before).in_sample is True
+    told = on_pool(tmp_path, "tracks", pool="/data/LUP", whitened="tracks")
+    assert told.text.startswith("was whitened by this very pool")
+    told = on_pool(tmp_path, "tracks", pool="tracks", whitened="tracks")
+    assert told.text.startswith("was trained on this very pool")
+
+
+def test_a_pool_of_the_same_path_and_other_images_is_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = FilesPool("", tmp_path, ["a.jpg"]).fingerprint
+    told = {"pool": "tracks", "fingerprint": names}
+    assert on_pool(tmp_path, "tracks", **told).in_sample is True
+    assert on_pool(tmp_path, "tracks", ["b.jpg"], **told).in_sample is False
+    part = {"settings": {"data": {"subset": "part.txt"}}}  # whose names are others
+    assert on_pool(tmp_path, "tracks", ["b.jpg"], **told, **part).in_sample is True
+
+
+@pytest.mark.parametrize(
+    ("file", "left", "state"),
+    [
+        ("checkpoints/step_00000110.pt", None, "stopped at step 110 of 600, epoch 11 of 60"),
+        ("best.safetensors", None, "stopped at step 120 of 600, epoch 12 of 60"),
+        ("other.safetensors", None, None),
+        ("backbone.safetensors", None, None),
+        ("best.safetensors", "model.safetensors", None),
+        ("checkpoints/step_00000120.pt", "model.safetensors", None),
+        ("checkpoints/step_00000110.pt", "model.safetensors", "it is of step 110 of 120"),
+    ],
+)
+def test_weights_of_a_run_that_is_not_finished_are_told_as_such(tmp_path, file, left, state):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "run.lock").write_text("")
+    epochs = 12 if left else 60
+    settings = {"run": {"epochs": epochs}, "data": {"pool": str(tmp_path / "tracks")}}
+    (tmp_path / "config.yaml").write_text(json.dumps(settings))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 120, "epoch": 12.0}\n')
+    for name in filter(None, [file, left]):
+        (tmp_path / name).write_bytes(b"")
+    pool = FilesPool(str(tmp_path / "tracks"), tmp_path, ["a.jpg"])
+    told = origin_on(network(), tmp_path / file, pool)
+    assert ("not finished" in told.text) == (state is not None and "stopped" in state)
+    assert state is None or state in told.text
+    if file.endswith(".pt"):
+        assert told.text.startswith("was trained on this very pool, as its run's settings say")
+    (tmp_path / "config.yaml").write_text("[")
+    assert origin_on(network(), tmp_path / file, pool).in_sample is None

@@ -1,5 +1,6 @@
 """Is this the same person: the embedder, and the commands calibrate, verify, search and cluster."""
 
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from PIL import Image
 
 import transreid_ssl
 from transreid_ssl import UserError, calibrate, cluster, data, embed, retrieval, search, verify
+from transreid_ssl.data import packing
+from transreid_ssl.data.tracks import CropRules, crops_of_pool
 from transreid_ssl.models import Calibration, build_backbone, read_spec, save_backbone
 
 POOL = "demo:identities=4,images=10,test=4,height=32,width=16"
@@ -241,17 +244,61 @@ def test_cluster_groups_a_pool_or_features(capsys):
     assert (np.diff(sizes) <= 0).all()
     assert sizes.sum()
     assert cv2.imread("outputs/cluster/clusters.png") is not None
-    assert "which makes the most clusters" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "which makes the most clusters" in out
+    assert "page: outputs/cluster/clusters.html" in out
+    text = Path("outputs/cluster/clusters.html").read_text()
+    assert f"{len(sizes)} cluster" in text
+    assert f"{sizes[0]} images" in text
+    assert text.count('class="tile') == sum(min(11, size) for size in sizes[:12])
+    assert "purity is not known" in text
     embed.main(["--images=crops", "--out=f.npy", "--weights=net.safetensors", *FAST])
     cluster.main(["f.npy", "--out=c.csv", *run])
     assert pyarrow.csv.read_csv("c.csv").to_pydict() == table
     capsys.readouterr()
     cluster.main(["f.npy", "--out=c.csv", "--eps=1", *run])
     assert "warning: one cluster holds 100 % of the images" in capsys.readouterr().out
+    assert "Warning: one cluster holds 100 % of the images" in Path("c.html").read_text()
     cluster.main(["f.npy", "--out=c.csv", "--eps=0.001", *run])
     assert "% of the images are in no cluster" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"Cluster\.eps is 0\.0: give"):
         cluster.main(["f.npy", "--eps=0", *run])
+
+
+def test_the_page_of_clusters_knows_tracks_purity_and_what_is_gone(capsys):
+    run = [*FAST, "--k1=8", "--k2=3", "--weights=net.safetensors"]
+    rules = CropRules(min_height=1, every=1, min_sharpness=0, min_change=0)
+    for camera, said in (("", ""), (r"(?=(?P<camera>\d))", r"\d+ cameras?, ")):
+        pattern = camera + r"(?P<track>\d)(?P<frame>\d)"
+        crops, _ = crops_of_pool(data.open_pool("crops"), pattern, rules)
+        folder = f"tracks{len(camera)}"
+        packing.pack(crops, Path(folder))
+        cluster.main([folder, f"--out={folder}.csv", *run])
+        text = Path(f"{folder}.html").read_text()
+        assert re.search(rf"<h3>Cluster 0: \d+ images, {said}\d+ tracks?</h3>", text)
+        assert re.search(r"track \d<span", text)
+    cluster.main([POOL, "--out=d.csv", "--eps=1", *run])
+    assert "25.0 % of the images in clusters are of their cluster" in Path("d.html").read_text()
+    embed.main(["--images=crops", "--out=f.npy", "--weights=net.safetensors", *FAST])
+    Path("crops").rename("moved")
+    capsys.readouterr()
+    cluster.main(["f.npy", "--out=f.csv", *run])
+    assert "no picture: the images of f.npy are not where" in capsys.readouterr().out
+    text = Path("f.html").read_text()
+    assert "Sizes of the clusters" in text
+    assert '<figure class="tile' not in text
+    Path("f.html").write_text("mine")
+    with pytest.raises(UserError, match=r"f\.html: would be replaced"):
+        cluster.main(["f.npy", "--out=f.csv", *run])
+
+
+def test_the_middle_of_a_cluster_is_first_and_the_least_alike_last():
+    features = np.array([[1, 0], [0.9, 0.2], [0.8, 0.6], [0, -1], [0.1, -1]], np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    first, second = cluster.shown(features, np.array([0, 0, 0, 1, 1]))
+    assert first.places.tolist() == [1, 0, 2]
+    assert first.similarities == pytest.approx([1, *(features[[0, 2]] @ features[1])])
+    assert (second.cluster, len(second.places)) == (1, 2)
 
 
 def test_eps_makes_the_most_clusters():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,18 @@ def test_two_networks_are_told_apart_in_a_table_figures_and_a_picture(pool, weig
     assert found["verdict"] in said
     assert f"| {area['after']['value']:.4f} (" in table.replace("|  ", "| ").replace("  ", " ")
     assert Path("outputs/verdict/verdict.png").read_bytes()[1:4] == b"PNG"
+    assert found["in_sample"] == {"before": None, "after": None}
+    assert "before: its weights do not say which images it was trained on" in said
+    assert f"- {found['origins'][1]}" in table
+
+
+def test_a_network_that_was_trained_on_the_pool_is_said_to_be_in_sample(pool, weights, capsys):
+    model = load_backbone(weights[0])
+    save_backbone("own.safetensors", model, replace(model.spec, provenance={"pool": pool}))
+    verdict.main([*FAST, "--pool", pool, "own.safetensors"])
+    said = capsys.readouterr().out
+    assert "network: was trained on this very pool, as its weights say: in-sample" in said
+    assert json.loads(Path("outputs/verdict/figures.json").read_text())["in_sample"]["network"]
 
 
 def test_one_network_is_judged_beside_the_histogram_and_on_labels_too(pool, weights):

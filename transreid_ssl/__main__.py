@@ -48,7 +48,7 @@ COMMANDS = {
         "lost.jpg /data/crops",
     ),
     "cluster": (
-        "Group the images of a pool by who is on them: a table and a contact sheet.",
+        "Group the images of a pool by who is on them: a table, a contact sheet and a page.",
         "demo:identities=20",
     ),
     "plan": (

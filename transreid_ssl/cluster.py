@@ -1,8 +1,9 @@
-"""Which images of a pool show one person, as far as clusters tell: a table, and a contact sheet."""
+"""Which images of a pool show one person, as far as clusters tell: a table, a sheet and a page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +18,11 @@ from transreid_ssl.features import (
     read_embedded,
 )
 from transreid_ssl.number_types import PositiveInt
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import check_outputs, is_page, page_of
 from transreid_ssl.tables import check_listing, write_listing
+
+if TYPE_CHECKING:
+    from transreid_ssl.data import LabelledImages, Pool
 
 _DRAWN, _OF_CLUSTER = 12, 10  # clusters on the sheet, and images of each beside its middle one
 _LARGE = 0.3
@@ -32,7 +36,8 @@ class Cluster(EmbeddingSettings):
     """Group the images of a pool by who is on them: DBSCAN on distances of reciprocal neighbours.
 
     Example: ``python -m transreid_ssl.cluster /data/crops``. The table has the columns image and
-    cluster, which is -1 for an image of none; the largest cluster is number 0.
+    cluster, which is -1 for an image of none; the largest cluster is number 0. The page, beside the
+    table under its name, tells the sizes and shows the largest clusters.
 
     Args:
         pool: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; or a file of features
@@ -46,7 +51,7 @@ class Cluster(EmbeddingSettings):
         k2: Nearest images that these are averaged over.
         skip_broken: Leave out images that cannot be read, instead of stopping at the first.
         out: The table to write, .parquet or .csv.
-        picture: Draw the largest clusters, beside the table.
+        picture: Draw the largest clusters, beside the table, and write a page of all.
     """
 
     pool: str
@@ -96,42 +101,89 @@ def complaints(labels: np.ndarray) -> list[str]:
     return found
 
 
-def draw(path: Path, embedded: Embedded, labels: np.ndarray) -> Path:
-    """Draw the largest clusters: their middle images, and others by the distance to these."""
+def shown(features: np.ndarray, labels: np.ndarray) -> "list[report.ClusterRow]":
+    """Of the largest clusters the middle image, and others from the most alike to it on."""
     rows = []
     for number in range(min(_DRAWN, labels.max() + 1)):
         members = np.flatnonzero(labels == number)
-        features = embedded.features[members]
-        middle = features[(features @ features.mean(0)).argmax()]
-        distances = 1 - features @ middle
-        order = np.argsort(distances, kind="stable")
-        shown = order[np.unique(np.linspace(0, len(order) - 1, _OF_CLUSTER + 1).astype(int))]
-        first, *images = data.decoded(embedded.images, members[shown])
-        label = f"cluster {number}\n{len(members):,} images"
-        rows.append(report.GalleryRow(label, first, images, None, distances[shown[1:]].tolist()))
-    title = f"{labels.max() + 1:,} clusters, the largest first"
+        inside = features[members]
+        middle = (inside @ inside.mean(0)).argmax()
+        alike = inside @ inside[middle]
+        alike[middle] = np.inf  # first, whatever rounding says
+        order = np.argsort(-alike, kind="stable")
+        few = order[np.unique(np.linspace(0, len(order) - 1, _OF_CLUSTER + 1).astype(int))]
+        alike[middle] = 1
+        rows.append(report.ClusterRow(number, members[few], alike[few].tolist()))
+    return rows
+
+
+def draw(
+    path: Path, images: "Pool", rows: "Sequence[report.ClusterRow]", labels: np.ndarray
+) -> Path:
+    """Draw the rows that ``shown`` gives."""
+    drawn = []
+    for row in rows:
+        first, *others = data.decoded(images, row.places)
+        label = f"cluster {row.cluster}\n{(labels == row.cluster).sum():,} images"
+        distances = [1 - one for one in row.similarities[1:]]
+        drawn.append(report.GalleryRow(label, first, others, None, distances))
+    title = f"{_number(labels)}, the largest first"
     note = "the image in the middle of each, then others, from the nearest to the farthest"
-    return report.ranked_galleries(path, rows, title, note, head="middle")
+    return report.ranked_galleries(path, drawn, title, note, head="middle")
+
+
+def with_identities(images: "Pool | None") -> "Pool | LabelledImages | None":
+    """The images with the identities that nobody but those who generated them knows."""
+    if isinstance(images, data.PeoplePool):
+        return images.labelled()
+    if isinstance(images, data.SubsetPool) and isinstance(images.pool, data.PeoplePool):
+        return images.pool.labelled().subset(images.indices)
+    return images
+
+
+def show(embedded: Embedded, labels: np.ndarray, facts: dict[str, str], options: Cluster) -> None:
+    """Draw the largest clusters and write the page, and say where they are."""
+    page, images = page_of(options.out), embedded.images
+    rows = shown(embedded.features, labels)
+    if images is None:
+        print(f"no picture: the images of {options.pool} are not where they were embedded")
+    else:
+        facts = facts | {"Images": images.describe()}
+        print(f"drawn in {draw(_picture(options), images, rows, labels)}")
+    report.write_or_warn(lambda: report.write_clusters(
+        page, report.of_clusters(labels, with_identities(images), rows), facts,
+        complaints(labels), asdict(options),
+    ))  # fmt: skip
+
+
+def _number(labels: np.ndarray) -> str:
+    count = int(labels.max()) + 1
+    return f"{count:,} cluster{'s' * (count != 1)}"
+
+
+def _picture(options: Cluster) -> Path:
+    return Path(options.out).with_name("clusters.png")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, group, write and draw."""
     options = command.options(Cluster, "python -m transreid_ssl.cluster", arguments)
     check_listing(options.out)
-    picture = Path(options.out).with_name("clusters.png")
-    written = [options.out, picture] if options.picture else [options.out]
+    written = [options.out, _picture(options)] if options.picture else [options.out]
+    beside = {page_of(options.out): is_page} if options.picture else {}
     if data.feature_files.is_features(options.pool):
-        check_outputs(*written, inputs=[options.pool])
-        embedded, weights = read_embedded(options.pool), None
+        check_outputs(*written, inputs=[options.pool], beside=beside)
+        embedded = read_embedded(options.pool)
+        weights = data.feature_files.about(options.pool).get("weights")
     else:
         from transreid_ssl.models import find_weights
 
         weights, model = load_model(options)
-        check_outputs(*written, inputs=[options.pool, find_weights(weights)])
+        check_outputs(*written, inputs=[options.pool, find_weights(weights)], beside=beside)
         embedded = embed_pool(options.pool, model, options, options.skip_broken)
     labels, eps = group(embedded.features, options, embedded.search)
     chosen = "which makes the most clusters" if options.eps is None else "as given"
-    print(f"eps {eps:.3f}, {chosen}: {labels.max() + 1:,} clusters of {len(labels):,} images, "
+    print(f"eps {eps:.3g}, {chosen}: {_number(labels)} of {len(labels):,} images, "
           f"{(labels < 0).sum():,} in none")  # fmt: skip
     for line in complaints(labels):
         print(f"warning: {line}")
@@ -140,8 +192,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = {"pool": options.pool, "weights": weights and str(weights), "eps": eps} | settings
     write_listing(options.out, {"image": names, "cluster": labels}, record)
     print(f"written to {options.out}")
-    if options.picture and labels.max() >= 0 and embedded.images is not None:
-        print(f"drawn in {draw(picture, embedded, labels)}")
+    if options.picture and labels.max() < 0:
+        print("no picture and no page: there is no cluster to show")
+    elif options.picture:
+        facts = {
+            "Images": options.pool, "Weights": str(weights or "not known"),
+            "Table": f"{options.out}, with the cluster of each image",
+            "eps": f"{eps:.3g} in Jaccard distances of 0 to 1, {chosen}",
+        }  # fmt: skip
+        show(embedded, labels, facts, options)
 
 
 if __name__ == "__main__":

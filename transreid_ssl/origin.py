@@ -1,12 +1,14 @@
 """What a network was trained on, as its weights file and those that it began from remember."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transreid_ssl import data
+from transreid_ssl import data, report
 from transreid_ssl.errors import UserError
-from transreid_ssl.terms import Source, sources
+from transreid_ssl.outputs import BACKBONE, BEST, MODEL
+from transreid_ssl.terms import WHITENED, Source, sources
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool, ReIDProtocol
@@ -81,3 +83,98 @@ def _folders(pool: "Pool") -> list[Path]:
     if isinstance(pool, data.ConcatPool):
         return [folder for part in pool.pools for folder in _folders(part)]
     return [Path(pool.root).resolve()] if isinstance(pool, data.FilesPool) else []
+
+
+class Origin(NamedTuple):
+    """What is known of a network that is judged on a pool.
+
+    Attributes:
+        in_sample: Whether it was trained on that pool, or whitened by it; False where its weights
+            name other images, None where they name none.
+        text: The same in words, and how far its run is where that is not finished.
+    """
+
+    in_sample: bool | None
+    text: str
+
+
+def origin_on(spec: "BackboneSpec", weights: str, pool: "Pool") -> Origin:
+    """What the header of ``weights``, and the folder of the run that they lie in, tell.
+
+    No more than they tell: pools are the same if their paths are, and their names where those are
+    known.
+    """
+    from transreid_ssl.models import find_weights
+
+    file = find_weights(weights)
+    run, who = _run_of(file), "its weights"
+    if run is not None and not spec.provenance:  # a checkpoint, which says nothing itself
+        spec, who = replace(spec, provenance=_as_header(run)), "its run's settings"
+    stages = list(lineage(spec))
+    named = dict.fromkeys(source for stage in stages for source in sources(stage))
+    ways = dict.fromkeys(way for stage in stages for way in _ways(stage, pool))
+    if ways:
+        said = (
+            f"was {' and '.join(ways)} this very pool, as {who} say: in-sample, and the figures "
+            "may be worse for people that it has not seen"
+        )
+    elif named:
+        names = ", ".join(source.root or source.name for source in named)
+        said = f"{who} name {names} as what it was trained on"
+    else:
+        said = f"{who} do not say which images it was trained on"
+    state = None if run is None else _unfinished(file, run)
+    return Origin(bool(ways) if named else None, f"{said}; {state}" if state else said)
+
+
+def _run_of(file: Path) -> "report.Run | None":
+    """The run whose folder a file of weights lies in, if a run has written it there."""
+    from transreid_ssl.training.ownership import MARK
+
+    is_checkpoint = file.parent.name == "checkpoints" and file.suffix == ".pt"
+    if not is_checkpoint and file.name not in (BACKBONE, MODEL, BEST):
+        return None
+    folder = file.parent.parent if is_checkpoint else file.parent
+    try:
+        return report.Run(folder) if (folder / MARK).is_file() else None
+    except UserError:  # damaged, which is no fault of the weights
+        return None
+
+
+def _as_header(run: "report.Run") -> dict[str, Any]:
+    """What the header of a run's weights will say of its images, by the settings of the run."""
+    section = "target" if "target.name" in run.settings else "data"
+    told = {name: run.settings.get(f"{section}.{name}") for name in ("name", "root", "pool")}
+    model = {"weights": run.settings.get("model.weights")}
+    return {"pool": told["pool"], "settings": {"data": told, "model": model}}
+
+
+def _ways(stage: "BackboneSpec", pool: "Pool") -> Iterator[str]:
+    """Which of its stages made use of a pool: "trained on", "whitened by" or both."""
+    for source in sources(stage):
+        if source.generated or not source.root:
+            continue
+        if Path(source.root).resolve() != Path(pool.source).resolve():
+            continue
+        names = stage.remembered("fingerprint")
+        subset = stage.provenance.get("settings", {}).get("data", {}).get("subset")
+        if source.root != stage.remembered("pool"):
+            yield "whitened by" if source.root == stage.remembered(WHITENED) else "trained on"
+        elif not names or subset or pool.fingerprint == names:
+            yield "trained on"
+
+
+def _unfinished(file: Path, run: "report.Run") -> str | None:
+    """That weights were left before the end of their run, in words; None where they were not."""
+    from transreid_ssl.training.checkpoint import step_of
+
+    progress = run.progress
+    if file.suffix == ".pt":
+        progress = progress._replace(step=step_of(file))
+        if progress.step == progress.total:
+            return None
+        if progress.is_finished:
+            return f"it is of step {progress.step:,} of {progress.total:,} of a finished run"
+    elif file.name != BEST or progress.is_finished:
+        return None
+    return f"its run is not finished: {progress.describe()}"

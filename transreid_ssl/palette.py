@@ -10,6 +10,8 @@ PURPLE, SKY, INK, FAINT = "#cc79a7", "#56b4e9", "#222222", "#777777"
 SERIES = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 """Of lines and points, in this order."""
 DASHES = ("-", "--", "-.", ":")
+REFERENCE_DASHES = (":", (0, (6, 2, 1, 2)), (0, (1, 3)), (0, (9, 3)))
+"""Of lines that others are compared with, one after the other."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 RIGHT, WRONG = BLUE, RED
 """Of what is found and is of the person looked for, or of another; of what is kept or dropped."""

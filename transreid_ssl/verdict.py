@@ -16,6 +16,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import atomic_paths
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
+from transreid_ssl.origin import origin_on
 from transreid_ssl.transfer import markdown_table, outputs
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ class Verdict(EmbeddingSettings):
     Example: ``python -m transreid_ssl.verdict before.safetensors after.safetensors --pool pool``,
     where ``python -m transreid_ssl.data tracks VIDEOS --out pool`` made the pool. One network alone
     is judged beside a colour histogram. Far frames of one track show one person, two tracks at one
-    moment two people; intervals are of 95 %, over resamples of the tracks.
+    moment two people; intervals are of 95 %, over resamples of the tracks. It is said whether a
+    network was trained on the pool itself, and whether its run is finished, as far as its weights
+    and the folder of the run know.
 
     Args:
         weights: One or two networks: files, folders (of runs, say) or Hugging Face ids; by default
@@ -244,8 +247,8 @@ def write(
     with atomic_paths(*out) as (figures, table, picture):
         content = {"verdict": sentence, **record(judged), **facts}
         figures.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        notes = [f"- {note}" for note in facts["notes"]]
-        lines = [f"{TITLE}: {sentence}", "", tabulate(judged), "", *notes]
+        told, notes = ([f"- {note}" for note in facts[name]] for name in ("origins", "notes"))
+        lines = [f"{TITLE}: {sentence}", "", *told, "", tabulate(judged), "", *notes]
         table.write_text("\n".join(lines) + "\n", "utf-8")
         sides = {name: one.similarities for name, one in judged.items()}
         report.draw_separation(picture, sides, sentence)
@@ -268,10 +271,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     networks = (f"{name}: {weights[name]}: {model.spec}" for name, (_, model) in models.items())
     notes = [*networks, pool.describe(), pairs.describe()]
     print(*notes, sep="\n", flush=True)
+    origins = {
+        name: origin_on(model.spec, weights[name], pool) for name, (_, model) in models.items()
+    }
     judged = judge_all(models, pool, pairs, options)
     sentence = decide(judged)
-    print(f"{tabulate(judged)}\n{sentence}")
+    told = [f"{name}: {origin.text}" for name, origin in origins.items()]
+    print(tabulate(judged), sentence, *told, sep="\n")
     facts = {
+        "origins": told,
+        "in_sample": {name: origin.in_sample for name, origin in origins.items()},
         "notes": notes,
         "pairs": {"same": len(pairs.same), "different": len(pairs.different)},
         "fingerprint": pool.fingerprint,

@@ -235,3 +235,13 @@ def test_sheet_holds_one_identity_a_row():
     assert canvas.shape == (2 * 66 + 2, 4 * 34 + 2, 3)
     np.testing.assert_array_equal(canvas[68:132, 36:68], render(config, 2, 1))
     assert sheet(config).shape == (3 * 66 + 2, 16 * 34 + 2, 3)
+
+
+def test_a_pool_knows_who_is_on_its_images_and_on_which_nobody_sound_is():
+    pool = PeoplePool.from_spec("demo:identities=6,images=10,junk=0.3,height=32,width=16")
+    images = pool.labelled()
+    for name, identity, camera in zip(pool.names, images.identities, images.cameras):
+        person, place, _ = name.split("_", 2)
+        assert camera == int(place[1:])
+        assert identity == (-1 if name.endswith("_junk.jpg") else int(person[1:]))
+    assert 0 < (images.identities < 0).sum() < len(pool)

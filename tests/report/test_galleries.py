@@ -52,6 +52,23 @@ def test_rows_of_different_lengths(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "label",
+    ["AP 5 %", "cluster 123,456\n1,234,567 images", "a place, cam1_track00_" * 20, "W" * 300],
+)
+def test_labels_end_before_the_images_however_long_they_are(tmp_path, label):
+    query, other = map(plain, COLOURS[:2])
+    row = GalleryRow(label, query, [other], [True], [0.1])
+    picture = read(ranked_galleries(tmp_path / "g.png", [row, row], "A long title " * 9, "note"))
+    top, bottom, left, _ = where(picture[: picture.shape[0] // 2], COLOURS[0])
+    assert (picture[top:bottom, :left] < 128).any(), "the label is there"
+    frame = left - 4
+    assert (picture[:, frame - 8 : frame] == 255).all(axis=2)[top - 4 : bottom + 4].all()
+    labels = (picture[:, : frame - 8] < 128).any(axis=(1, 2))
+    assert labels[top:bottom].sum() == labels[top - 20 : bottom + 20].sum(), "beside its own row"
+    assert (picture[:, -8:] == 255).all(), "the title ends before the picture does"
+
+
+@pytest.mark.parametrize(
     ("distances", "unit"),
     [([0.2, 0.985], 1e-3), ([1.0, 1.7], 1e-2), ([7e-6, 6.9e-4], 1e-6), ([0.0, -1e-9], 1), ([], 1)],
 )

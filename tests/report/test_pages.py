@@ -1,6 +1,8 @@
 """Pages: whole, closed in themselves, deaf to hostile names, and readable in a browser."""
 
 import json
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,16 +15,20 @@ import launch
 from transreid_ssl import UserError
 from transreid_ssl.data import FilesPool, LabelledImages, open_pool, open_reid
 from transreid_ssl.models import build_backbone, save_backbone
-from transreid_ssl.report import findings
+from transreid_ssl.report import ClusterRow, findings
+from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.compare import write_comparison
-from transreid_ssl.report.page import data_uri
-from transreid_ssl.report.result_pages import write_search, write_selection
+from transreid_ssl.report.names import in_lines, keep_options, shorten
+from transreid_ssl.report.page import data_uri, who
+from transreid_ssl.report.result_pages import write_clusters, write_search, write_selection
 from transreid_ssl.report.run_page import write_run_page
+from transreid_ssl.report.runs import Run
 from transreid_ssl.report.sections import digits
 from transreid_ssl.retrieval import PairCounts
+from transreid_ssl.training.ownership import take
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'{{ 7 * 7 }}&lt;$x^2$"
-VOID = {"meta", "img", "input", "br", "link", "hr"}
+VOID = {"meta", "img", "input", "br", "wbr", "link", "hr"}
 
 
 class Checked(HTMLParser):
@@ -123,6 +129,29 @@ def found(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def clusters_page(tmp_path_factory):
+    """Of 3,000 images whose names are long, in clusters of all sizes."""
+    pool = open_pool("demo:identities=300,images=10,height=128,width=64")
+    pool.names = [f"{'warehouse_north/' * 9}cam{n % 4}_{n:08d}.jpg" for n in range(3000)]
+    labels = np.sort(np.random.default_rng(0).geometric(0.03, 3000)) - 2
+    rows = [ClusterRow(n, np.flatnonzero(labels == n)[:11], [0.5] * 11) for n in range(12)]
+    found = findings.of_clusters(labels, pool, rows)
+    facts = {"Images": "here", "eps": "0.500"}
+    path = tmp_path_factory.mktemp("clusters") / "clusters.html"
+    return write_clusters(path, found, facts, [HOSTILE], {"eps": None, HOSTILE: HOSTILE})
+
+
+def test_the_page_of_clusters_is_small_and_tells_sizes_and_warnings(clusters_page):
+    page = check(clusters_page)
+    assert clusters_page.stat().st_size < 1e6
+    assert f"Warning: {HOSTILE}." in page.text
+    assert "clusters of 3,000 images" in page.text
+    assert "(above 60 counted as 60)" in page.text
+    assert clusters_page.read_text().count(">middle<") == 12
+    assert page.text.count("0.50") >= 12 * 10
+
+
+@pytest.fixture(scope="module")
 def run_page(found, tmp_path_factory):
     return write_run_page(fill(tmp_path_factory.mktemp("runs") / "run", found=found))
 
@@ -145,6 +174,77 @@ def test_a_run_without_a_probe_or_an_end_has_a_page_too(tmp_path):
     assert {"curves", "settings"} <= set(page.ids)
     assert "gallery" not in page.ids
     assert "not yet" in page.text
+
+
+def progress(folder, epoch=10, left=None, epochs=60, checkpoint=None):
+    """That of a run of so many steps an epoch, which was logged up to step 120."""
+    folder.mkdir()
+    settings = {"run": {"epochs": epochs, "extend_to": None}}
+    (folder / "config.yaml").write_text(json.dumps(settings))
+    (folder / "run.lock").write_text("process 1 on a machine\n")
+    lines = [
+        {"step": step, "epoch": step / epoch} if epoch else {"step": step} for step in (7, 120)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if left:
+        (folder / left).write_bytes(b"")
+    if checkpoint:
+        (folder / "checkpoints").mkdir()
+        (folder / f"checkpoints/step_{checkpoint:08d}.pt").write_bytes(b"")
+    return Run(folder).progress
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ({}, "stopped at step 120 of 600, epoch 12 of 60"),
+        ({"checkpoint": 121}, "stopped at step 121 of 600, epoch 13 of 60"),
+        ({"left": "best.safetensors"}, "stopped at step 120 of 600, epoch 12 of 60"),
+        ({"epoch": None}, "stopped at step 120; 60 epochs were asked for"),
+        ({"epochs": 12, "left": "backbone.safetensors"}, "120 steps, 12 epochs"),
+        ({"epochs": 12}, "stopped at step 120 of 120, epoch 12 of 12"),
+        # It is prolonged, and has left the weights of its first end.
+        ({"left": "model.safetensors"}, "stopped at step 120 of 600, epoch 12 of 60"),
+    ],
+)
+def test_how_far_a_run_is(tmp_path, made, said):
+    assert progress(tmp_path / "run", **made).describe() == said
+
+
+def test_a_run_that_goes_on_is_not_stopped_and_keeps_its_lock(tmp_path):
+    code = (
+        "import sys, time; from transreid_ssl.training.ownership import take; from pathlib import "
+        "Path; take(Path(sys.argv[1])); print('taken', flush=True); sys.stdin.read()"
+    )
+    assert progress(tmp_path / "run").state == "stopped"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], **pipes) as trains:
+        trains.stdout.readline()
+        for _ in range(2):
+            said = Run(tmp_path / "run").progress.describe()
+            assert said == "still going on, at step 120 of 600, epoch 12 of 60"
+        with pytest.raises(UserError, match="trains in it"):
+            take(tmp_path / "run")
+        trains.stdin.close()
+    take(tmp_path / "run")
+    assert Run(tmp_path / "run").progress.state == "goes on"
+    code = code.replace("sys.stdin.read()", "")
+    other = subprocess.run([sys.executable, "-c", code, tmp_path / "run"], capture_output=True)
+    assert b"trains in it" in other.stderr, "to have looked has not let go"
+
+
+def test_a_run_that_was_stopped_says_so_on_its_page_and_beside_others(tmp_path):
+    stopped, whole = fill(tmp_path / "stopped", steps=9), fill(tmp_path / "whole", lr=0.2)
+    (whole / "backbone.safetensors").write_bytes(b"")
+    page = check(write_run_page(stopped))
+    assert "Lengthstopped at step 9; 2 epochs were asked for" in page.text.replace("\n", "")
+    assert "at step 919.029.0" in page.text.replace("\n", ""), "and not: after"
+    assert "Endednot yet" in page.text.replace("\n", "")
+    assert "Length30 steps, 2 epochs" in check(write_run_page(whole)).text.replace("\n", "")
+    both = check(write_comparison(tmp_path / "c.html", [stopped, whole])).text.replace("\n", "")
+    assert "stoppedstopped at step 9; 2 epochs were asked for10.019.0" in both
+    assert "whole30 steps, 2 epochs10.040.0" in both
+    assert "“after” is its last probe" in both
 
 
 def test_addresses_in_damaged_findings_are_not_followed(tmp_path, found):
@@ -238,6 +338,41 @@ def test_similarities_have_the_digits_that_tell_them_apart():
     assert digits([0.5, 0.5]) == digits([]) == 2
 
 
+def test_names_are_cut_in_the_middle_and_said_in_full(tmp_path):
+    assert shorten("cam1_track000017_00012.jpg", 26) == "cam1_track000017_00012.jpg"
+    assert shorten("cam1_track000017_00012.jpg", 17) == "cam1_tra…0012.jpg"
+    assert in_lines("a_b<i>-c/d.jpg") == "a_<wbr>b&lt;i&gt;-<wbr>c/<wbr>d.jpg"
+    long = "warehouse/" * 9 + "cam1_track000017_00012.jpg"
+    assert in_lines(long).replace("<wbr>", "") == shorten(long, 32)
+    one = {"image": "data:image/jpeg;base64,", "name": long}
+    rows = [{"label": "", "query": one, "found": [one | {"similarity": 0.5}]}]
+    settings = {"weights": "w", "query": "q", "gallery": "g"}
+    text = write_search(tmp_path / "s.html", "t", rows, settings).read_text()
+    assert text.count(f'title="{long}"') == text.count(f'data-say="{long}') == 2
+    assert "…<wbr>000017_<wbr>00012.jpg</span>" in text
+
+
+def test_a_legend_has_the_names_of_its_lines_in_full():
+    names = ["ROC area", "equal error rate, colour histogram"]
+    drawn = Charts().lines("", dict.fromkeys(names, ([0, 1], [2, 3])), xlabel="step")
+    assert all(f">{name}</text>" in drawn for name in names)
+    assert ">0.5</text>" not in drawn, "there is no half a step"
+
+
+def test_no_line_ends_within_an_option():
+    said = keep_options("<b>: give a lower --eps, or --min_samples")
+    option = '<span class="whole">--{}</span>'.format
+    assert said == f"&lt;b&gt;: give a lower {option('eps')}, or {option('min_samples')}"
+
+
+def test_a_tile_says_what_is_known_of_its_image():
+    assert who({"identity": None}) == "nobody's"
+    assert who({"identity": 3, "camera": 0}) == "person 3, camera 0"
+    assert who({"camera": "Camera 2", "track": "Camera 2/7"}) == "Camera 2, track 7"
+    assert who({"camera": "door", "track": "monday/7"}) == "camera door, track monday/7"
+    assert who({"name": "a"}) == ""
+
+
 def test_an_image_is_kept_as_it_looks():
     uri = data_uri(np.full((64, 32, 3), (200, 30, 30), np.uint8))
     assert uri.startswith("data:image/jpeg;base64,")
@@ -245,16 +380,18 @@ def test_an_image_is_kept_as_it_looks():
 
 
 @pytest.mark.skipif(browser.PROGRAM is None, reason="Chromium is not installed")
-def test_a_browser_shows_the_pages_without_complaint(run_page, tmp_path):
+def test_a_browser_shows_the_pages_without_complaint(run_page, clusters_page, tmp_path):
     runs = [fill(tmp_path / f"run_{n}", n / 10, name="x", steps=2000) for n in range(20)]
     many = write_comparison(tmp_path / "c.html", runs)
     with browser.Browser() as tab:
         papers = []
         for width, dark in ((1200, False), (400, True)):
-            for path in (run_page, many):
+            for path in (clusters_page, run_page, many):
                 seconds = tab.open(path, width, dark)
                 assert tab.evaluate("document.documentElement.scrollWidth") <= width, path
                 assert tab.evaluate("[...document.images].every(i => !i.src || i.naturalWidth)")
+                inside = "every(one => one.scrollWidth <= one.clientWidth)"
+                assert tab.evaluate(f"[...document.querySelectorAll('.tile')].{inside}"), path
             papers.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert papers[0] != papers[1]
         assert seconds < 30  # measured on an idle machine: below half a second

@@ -7,6 +7,7 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 from torch import nn
 
 from transreid_ssl import UserError
@@ -24,7 +25,7 @@ from transreid_ssl.training import (
 )
 from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
 from transreid_ssl.training.clock import Clock
-from transreid_ssl.training.curves import _panels
+from transreid_ssl.training.curves import LEGEND, _columns, _label, _panels, series_by_panel
 
 pytestmark = pytest.mark.usefixtures("console")
 
@@ -465,3 +466,21 @@ def test_curves_name_what_was_probed():
     ]
     assert list(_panels(lines)) == ["retrieval on msmt17 (%)", "loss"]
     assert set(_panels(lines)["retrieval on msmt17 (%)"]) == {"probe/mAP", "probe/mAP_chance"}
+
+
+def test_legends_have_full_words_in_as_many_columns_as_a_panel_is_wide():
+    names = ("roc_area", "equal_error_rate")
+    lines = [{"step": 0, "lr": 0.1, "probe/on": "tracks"}]
+    lines[0] |= {f"probe/{name}{of}": 1.0 for of in ("", "_histogram", "_chance") for name in names}
+    panels = series_by_panel(lines)
+    assert list(panels["tracks (%)"])[1:4] == [
+        "equal error rate", "ROC area, colour histogram", "equal error rate, colour histogram",
+    ]  # fmt: skip
+    assert list(panels["schedules"]) == ["learning rate"]
+    figure = Figure(figsize=(4.6, 3))
+    axis = figure.add_axes((0.15, 0.5, 0.81, 0.4))
+    for name in _panels(lines)["tracks (%)"]:
+        axis.plot([0, 1], label=_label(name))
+    drawn = axis.legend(ncols=_columns(_panels(lines)["tracks (%)"]), **LEGEND)
+    assert drawn.get_window_extent().width < figure.bbox.width
+    assert _columns(["probe/mAP", "probe/rank1"] * 3) == 3

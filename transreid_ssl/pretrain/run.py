@@ -149,7 +149,8 @@ def pretrain(
     train(
         config, accelerator, run, objective, batches,
         steps_per_epoch=steps_an_epoch(len(pool), config.run.batch_size),
-        data_key=whole.fingerprint, origin={"pool": pool.source},
+        data_key=whole.fingerprint,
+        origin={"pool": pool.source, "fingerprint": whole.fingerprint},
         probe=config.probe, result=BACKBONE,
         max_bad_images=int(data.max_bad_fraction * len(pool)), image_names=pool.names,
         leave=lambda trainer, result: leave_page(trainer, result, pool),

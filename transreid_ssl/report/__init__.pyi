@@ -1,6 +1,8 @@
 from .attention import attention_maps as attention_maps
 from .attention import draw_attention as draw_attention
 from .cfs_sheet import draw_cfs_sheet as draw_cfs_sheet
+from .findings import ClusterRow as ClusterRow
+from .findings import of_clusters as of_clusters
 from .findings import of_retrieval as of_retrieval
 from .findings import ranked_rows as ranked_rows
 from .findings import tile as tile
@@ -8,9 +10,11 @@ from .galleries import GalleryRow as GalleryRow
 from .galleries import ranked_galleries as ranked_galleries
 from .page import PAGE as PAGE
 from .page import write_or_warn as write_or_warn
+from .result_pages import write_clusters as write_clusters
 from .result_pages import write_evaluation as write_evaluation
 from .result_pages import write_search as write_search
 from .result_pages import write_selection as write_selection
 from .run_page import leave_page as leave_page
 from .run_page import write_run_page as write_run_page
+from .runs import Run as Run
 from .separation import draw_separation as draw_separation

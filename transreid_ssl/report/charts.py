@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from transreid_ssl.palette import BLUE, MARKERS, RED, SERIES, style
+from transreid_ssl.palette import BLUE, MARKERS, RED, REFERENCE_DASHES, SERIES, style
+from transreid_ssl.report.names import shorten
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _INK = "#010203"  # stands for the colour of the page's text, which is dark or light
@@ -26,6 +27,9 @@ _SETTINGS = {
 }  # fmt: skip
 _MOST_POINTS = 400
 """Of a line: more are not told apart on a page."""
+
+_MOST_LETTERS = 44
+"""Of a name in a legend, which are as many as stand in a line."""
 
 Line = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 
@@ -73,18 +77,20 @@ class Charts:
                     style(solid.index(name)) if name in solid else {"color": _INK, "ls": ":"}
                 )
                 if name in dotted:
-                    looks["ls"] = _DASHES[dotted.index(name) % len(_DASHES)]
+                    looks["ls"] = REFERENCE_DASHES[dotted.index(name) % len(REFERENCE_DASHES)]
                 mark = "o" if len(x) < 12 and name in solid else None
                 axis.plot(x, y, label=_short(name), lw=1.6, marker=mark, ms=3.5, **looks)
             axis.set(**axes)
+            if axes.get("xlabel") == "step":  # there are no parts of one
+                axis.locator_params(axis="x", integer=True)
             _write_plain(axis)
             if len(lines) > 1:  # of one the heading speaks
-                axis.figure.legend(loc="outside lower left", ncols=columns, fontsize=8)
+                axis.figure.legend(loc="outside lower left", ncols=columns, fontsize=9)
 
         longest = max(len(_short(name)) for name in lines)
-        columns = max(1, min(len(lines), 3, 66 // (longest + 8)))
+        columns = max(1, min(len(lines), 3, 60 // (longest + 8)))
         rows = -(-len(lines) // columns) if len(lines) > 1 else 0
-        return self.draw(alt, fill, (4.6, 2.7 + 0.17 * rows))
+        return self.draw(alt, fill, (4.6, 2.7 + 0.19 * rows))
 
     def points(
         self,
@@ -152,13 +158,9 @@ def _natural(name: str) -> tuple:
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name))
 
 
-_DASHES = [":", (0, (6, 2, 1, 2)), (0, (1, 3)), (0, (9, 3))]
-"""Of lines that others are compared with, one after the other."""
-
-
 def _short(name: str) -> str:
     """A name for a legend, which passes over those that begin with an underscore."""
-    name = name if len(name) <= 32 else f"{name[:15]}…{name[-16:]}"
+    name = shorten(name, _MOST_LETTERS)
     return f" {name}" if name.startswith("_") else name
 
 

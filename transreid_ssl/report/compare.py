@@ -11,7 +11,7 @@ from transreid_ssl.report.page import write_page
 from transreid_ssl.report.runs import Run
 from transreid_ssl.report.sections import TITLES
 from transreid_ssl.training.clock import duration
-from transreid_ssl.training.curves import BASELINES
+from transreid_ssl.training.curves import BASELINES, title_of
 
 _SHARED = {"run.output", "run.overwrite"}
 """Settings that differ between all runs and say nothing."""
@@ -51,7 +51,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _figures(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
-    """A row a run: figures before and after, the gain, baselines, steps, time and rate."""
+    """A row a run: its name, its length, and figures before and after, time and rate."""
     probed = [name for name in TITLES if any(run.first_last(f"probe/{name}") for run in runs)]
     titles = [f"{TITLES[name]} {when} %" for name in probed for when in ("before", "after")]
     rows = []
@@ -59,11 +59,13 @@ def _figures(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
         pairs = [run.first_last(f"probe/{figure}") or (None, None) for figure in probed]
         rate = run.series("images_per_second")[1]
         shown = [None if value is None else f"{value:.1f}" for pair in pairs for value in pair]
-        shown += [f"{run.metrics[-1]['step']:,}" if run.metrics else None]
         shown += [duration(run.seconds()) if run.seconds() else None]
         shown += [f"{np.median(rate):,.1f}" if rate else None]
-        rows.append((name, shown))
-    return {"titles": [*titles, "steps", "training", "images a second"], "rows": rows}
+        rows.append((name, run.progress.describe(), shown))
+    return {
+        "titles": [*titles, "time of training", "images a second"], "rows": rows,
+        "finished": all(run.progress.is_finished for run in runs),
+    }  # fmt: skip
 
 
 def _charts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, Any]]:
@@ -76,7 +78,7 @@ def _charts(runs: Sequence[Run], names: Sequence[str]) -> list[tuple[str, Any]]:
         if not lines:
             continue
         plain = name.removeprefix("probe/")
-        heading = f"{TITLES[plain]} (%)" if plain in TITLES else plain.replace("_", " ")
+        heading = f"{TITLES[plain]} (%)" if plain in TITLES else title_of(plain)
         baselines = _baselines(runs, name) if plain in TITLES else {}
         words = {"xlabel": "step"} | ({"yscale": "log"} if name == "lr" else {})
         drawn.append((

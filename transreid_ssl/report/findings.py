@@ -122,7 +122,7 @@ def _gallery_row(row: RankedRow, protocol: ReIDProtocol) -> dict[str, Any]:
 
 
 def tile(images: Pool | LabelledImages, index: int) -> dict[str, Any]:
-    """An image small, with its name, and its identity and camera where they are known."""
+    """An image small, with its name, and its identity, camera and track where they are known."""
     (image,) = decoded(images, [index])
     said: dict[str, Any] = {"image": data_uri(image), "name": str(images.names[int(index)])}
     if isinstance(images, LabelledImages):
@@ -130,6 +130,9 @@ def tile(images: Pool | LabelledImages, index: int) -> dict[str, Any]:
         said["identity"] = identity if identity >= 0 else None
         if images.cameras is not None:
             said["camera"] = int(images.cameras[index])
+    elif images.annotations is not None:
+        whence = images.annotations.select(["camera", "track"]).slice(int(index), 1).to_pylist()[0]
+        said |= {name: text for name, text in whence.items() if text}
     return said
 
 
@@ -215,10 +218,26 @@ def of_attention(weights: str | Path, images: Pool | LabelledImages) -> list[dic
     ]
 
 
-def of_clusters(found: np.ndarray, images: LabelledImages) -> dict[str, Any]:
+class ClusterRow(NamedTuple):
+    """Images of a cluster that are shown: their places (K,), and how like the first each is."""
+
+    cluster: int
+    places: np.ndarray
+    similarities: Sequence[float] | None = None
+
+
+def of_clusters(
+    found: np.ndarray,
+    images: Pool | LabelledImages | None,
+    rows: Sequence[ClusterRow] | None = None,
+) -> dict[str, Any]:
     """Sizes of clusters int64 (N,), -1 for none, and images of some; purity where it is known.
 
     The purity of a cluster is the largest share of its images that show one person.
+
+    Args:
+        images: what was clustered; None where only ``found`` is left of it: then none are shown.
+        rows: what is shown, by default of a few clusters from the largest to the smallest.
 
     Raises:
         UserError: no cluster, or an image that cannot be read.
@@ -226,24 +245,53 @@ def of_clusters(found: np.ndarray, images: LabelledImages) -> dict[str, Any]:
     sizes = np.bincount(found[found >= 0])
     if not len(sizes):
         raise UserError("there is no cluster to show; choose a larger eps")
+    most = None
+    if isinstance(images, LabelledImages) and (images.identities >= 0).all():
+        most = _of_one_person(found, images.identities)
+    if images is None:
+        rows = []
+    return {
+        "sizes": np.sort(sizes)[::-1].tolist(),
+        "outliers": int((found < 0).sum()), "images": len(found),
+        "purity": None if most is None else float(most.sum() / sizes.sum()),
+        "rows": [
+            {
+                "cluster": row.cluster, "size": int(sizes[row.cluster]),
+                "purity": None if most is None else float(most[row.cluster] / sizes[row.cluster]),
+                **_whence(images, found == row.cluster),
+                "tiles": list(_tiles(images, row)),
+            }
+            for row in (_spread_rows(found, sizes) if rows is None else rows)
+        ],
+    }  # fmt: skip
+
+
+def _spread_rows(found: np.ndarray, sizes: np.ndarray) -> Iterator[ClusterRow]:
+    """Some clusters, from the largest to the smallest, and of each some of its images."""
     order = np.argsort(-sizes, kind="stable")
-    known = bool((images.identities >= 0).all())
-    most = _of_one_person(found, images.identities)
     shown = order[np.unique(np.linspace(0, len(order) - 1, _CLUSTERS).astype(int))]
-    rows = []
     for number in shown.tolist():
         members = np.flatnonzero(found == number)
-        some = members[np.unique(np.linspace(0, len(members) - 1, _OF_CLUSTER).astype(int))]
-        rows.append({
-            "cluster": number, "size": len(members),
-            "purity": float(most[number] / len(members)) if known else None,
-            "tiles": [tile(images, int(place)) for place in some],
-        })  # fmt: skip
-    return {
-        "sizes": sizes[order].tolist(), "outliers": int((found < 0).sum()), "images": len(found),
-        "purity": float(most.sum() / sizes.sum()) if known else None,
-        "rows": rows,
-    }  # fmt: skip
+        few = np.unique(np.linspace(0, len(members) - 1, _OF_CLUSTER).astype(int))
+        yield ClusterRow(number, members[few])
+
+
+def _whence(images: Pool | LabelledImages, inside: np.ndarray) -> dict[str, int]:
+    """Of how many cameras and tracks the images ``inside``, bool (N,), are, where that is known."""
+    known: dict[str, np.ndarray | None] = {}
+    if isinstance(images, LabelledImages):
+        known["cameras"] = images.cameras
+    elif images.tracks is not None:
+        known["tracks"] = images.tracks.tracks
+        if any(images.annotations["camera"].unique().to_pylist()):  # else their names are empty
+            known = {"cameras": images.tracks.cameras} | known
+    return {k: len(np.unique(codes[inside])) for k, codes in known.items() if codes is not None}
+
+
+def _tiles(images: Pool | LabelledImages, row: ClusterRow) -> Iterator[dict[str, Any]]:
+    for number, place in enumerate(row.places.tolist()):
+        said = {} if row.similarities is None else {"similarity": float(row.similarities[number])}
+        yield tile(images, place) | said
 
 
 def _of_one_person(found: np.ndarray, identities: np.ndarray) -> np.ndarray:

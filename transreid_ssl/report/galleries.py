@@ -1,21 +1,26 @@
 """Ranked galleries: what a search shows first, right and wrong."""
 
 import math
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from transreid_ssl.files import atomic_path
 from transreid_ssl.palette import FAINT, INK, RIGHT, WRONG
+from transreid_ssl.report.names import shorten
 
 _QUERY, _INK, _FAINT = INK, INK, FAINT
 _TILE = (160, 80)  # height, width of an image on the picture, in pixels
 _FRAME, _GAP, _CAPTION = 4, 10, 26
-_LEFT, _TOP, _BOTTOM, _AFTER_QUERY = 84, 92, 40, 30
+_TOP, _BOTTOM, _AFTER_QUERY = 92, 40, 30
+_LABEL = (24, 7)
+"""Letters of a line and lines of a label, at most: as high as the image beside it."""
 _DPI = 100
 
 
@@ -24,7 +29,8 @@ class GalleryRow:
     """One query and its first ranks.
 
     Attributes:
-        label: what to say of the query, in one or two short lines.
+        label: what to say of the query. It stands beside the images, which begin where the longest
+            of all labels ends; long lines are wrapped, and what is too long is cut in the middle.
         query: uint8 (H, W, 3) RGB.
         gallery: K images like it, nearest first.
         correct: K truth values: of the query's identity; None where that is not known.
@@ -55,38 +61,56 @@ def ranked_galleries(
     Raises:
         UserError: the file cannot be written.
     """
+    rows = [replace(row, label=_wrapped(row.label)) for row in rows]
+    unit = distance_unit([distance for row in rows for distance in row.distances])
+    legend = _legend(unit, any(row.correct is not None for row in rows), head)
     longest = max(len(row.gallery) for row in rows)
+    left = 2 * (_GAP + _FRAME) + round(max(_width(row.label, 9) for row in rows))
     height = _TOP + len(rows) * _row_height() + _BOTTOM
-    width = _column_left(longest) + _GAP
+    width = _GAP + round(max(
+        _column_left(left, longest), _GAP + _width(title, 13, "bold"), _GAP + _width(note, 9),
+        left + sum(_width(text, 9) + _LEGEND_GAP for text, _ in legend),
+    ))  # fmt: skip
     canvas = np.full((height, width, 3), 255, np.uint8)
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     _write(figure, _GAP + _FRAME, 32, title, size=13, weight="bold")
     _write(figure, _GAP + _FRAME, 54, note, size=9, colour=_FAINT)
+    _write(figure, left + _TILE[1] / 2, _TOP - 12, head, size=9, align="center")
     for number in range(1, longest + 1):
-        centre = _column_left(number - 1) + _TILE[1] / 2
+        centre = _column_left(left, number - 1) + _TILE[1] / 2
         _write(figure, centre, _TOP - 12, str(number), size=9, colour=_FAINT, align="center")
-    _write(figure, _LEFT + _TILE[1] / 2, _TOP - 12, head, size=9, align="center")
-    unit = distance_unit([distance for row in rows for distance in row.distances])
     for position, row in enumerate(rows):
-        _draw_row(figure, canvas, row, _TOP + position * _row_height(), unit)
-    _write_legend(figure, height - 16, unit, any(row.correct is not None for row in rows), head)
+        _draw_row(figure, canvas, row, (_TOP + position * _row_height(), left), unit)
+    _write_legend(figure, (height - 16, left), legend)
     figure.figimage(canvas, zorder=-1)  # under the text, pixel by pixel
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI)
     return Path(path)
 
 
-def _draw_row(figure: Figure, canvas: np.ndarray, row: GalleryRow, top: int, unit: float) -> None:
+def _draw_row(
+    figure: Figure, canvas: np.ndarray, row: GalleryRow, place: tuple[int, int], unit: float
+) -> None:
+    """The label of a row and its images, the first of which begins at ``place`` (top, left)."""
+    top, first = place
     _write(figure, _GAP + _FRAME, top + _TILE[0] / 2, row.label, size=9)
-    _draw_tile(canvas, row.query, top, _LEFT, _QUERY)
+    _draw_tile(canvas, row.query, top, first, _QUERY)
     known = [None] * len(row.gallery) if row.correct is None else row.correct
     for rank, (image, right, distance) in enumerate(zip(row.gallery, known, row.distances)):
         colour, mark = (_FAINT, "") if right is None else (RIGHT, "✓ ") if right else (WRONG, "✗ ")
-        left = _column_left(rank)
+        left = _column_left(first, rank)
         _draw_tile(canvas, image, top, left, colour)
         caption = f"{mark}{max(0.0, distance) / unit:.1f}"  # rounding may leave less than 0
         below = top + _TILE[0] + _FRAME + 13
         _write(figure, left + _TILE[1] / 2, below, caption, size=9, colour=colour, align="center")
+
+
+def _wrapped(label: str) -> str:
+    """A label in lines that are as high together as an image at most."""
+    letters, most = _LABEL
+    room = letters * (most - label.count("\n") - 1)
+    lines = (textwrap.wrap(shorten(line, room), letters) for line in label.split("\n"))
+    return "\n".join(part for parts in lines for part in parts)
 
 
 def distance_unit(distances: Sequence[float]) -> float:
@@ -107,14 +131,31 @@ def _draw_tile(canvas: np.ndarray, image: np.ndarray, top: int, left: int, colou
     frame[_FRAME:-_FRAME, _FRAME:-_FRAME] = cv2.resize(image, (width, height), interpolation=method)
 
 
-def _write_legend(figure: Figure, y: float, unit: float, judged: bool, head: str) -> None:
-    left = _LEFT
-    if judged:
-        _write(figure, left, y, "✓ the same person", size=9, colour=RIGHT)
-        _write(figure, left + 150, y, "✗ another person", size=9, colour=WRONG)
-        left += 290
+_LEGEND_GAP = 24  # pixels
+
+
+def _legend(unit: float, judged: bool, head: str) -> list[tuple[str, str]]:
+    """What stands below the images, and in which colours."""
+    marks = [("✓ the same person", RIGHT), ("✗ another person", WRONG)] if judged else []
     note = f"under each image: its distance to the {head}, in units of {unit:g}"
-    _write(figure, left, y, note, 9, _FAINT)
+    return [*marks, (note, _FAINT)]
+
+
+def _write_legend(
+    figure: Figure, place: tuple[float, float], legend: Sequence[tuple[str, str]]
+) -> None:
+    """One text after the other, from ``place`` (pixels from the top and from the left)."""
+    y, x = place
+    for text, colour in legend:
+        _write(figure, x, y, text, size=9, colour=colour)
+        x += _width(text, 9) + _LEGEND_GAP
+
+
+def _width(text: str, size: float, weight: str = "normal") -> float:
+    """How wide ``text`` is, in pixels."""
+    figure = Figure(dpi=_DPI)
+    drawn = figure.text(0, 0, text, size=size, weight=weight, parse_math=False)
+    return drawn.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width
 
 
 def _write(
@@ -130,13 +171,13 @@ def _write(
     """``text`` with its middle at ``y`` pixels from the top and ``x`` from the left."""
     width, height = figure.get_size_inches() * _DPI
     place = {"ha": align, "va": "center", "linespacing": 1.5}
-    figure.text(x / width, 1 - y / height, text, size=size, color=colour, weight=weight, **place)
+    looks = {"size": size, "color": colour, "weight": weight, "parse_math": False}
+    figure.text(x / width, 1 - y / height, text, **looks, **place)
 
 
-def _column_left(rank: int) -> int:
-    """Where the image at ``rank`` (from 0) begins; the query stands a little apart."""
-    first = _LEFT + _TILE[1] + _AFTER_QUERY
-    return first + rank * (_TILE[1] + 2 * _FRAME + _GAP)
+def _column_left(left: int, rank: int) -> int:
+    """Where the image at ``rank`` (from 0) begins; the query stands at ``left``, a little apart."""
+    return left + _TILE[1] + _AFTER_QUERY + rank * (_TILE[1] + 2 * _FRAME + _GAP)
 
 
 def _row_height() -> int:

@@ -7,7 +7,7 @@ text and never become markup. Only charts, which ``Charts`` has made, go in as t
 import base64
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from transreid_ssl.files import atomic_path
 from transreid_ssl.logs import RUN
+from transreid_ssl.report.names import in_lines, keep_options
 
 PAGE = "report.html"
 """The page in the folder of a run."""
@@ -32,7 +33,7 @@ def _templates() -> Environment:
         loader=PackageLoader("transreid_ssl.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    found.filters["number"] = number
+    found.filters.update(number=number, in_lines=in_lines, keep_options=keep_options, who=who)
     return found
 
 
@@ -89,3 +90,17 @@ def number(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(number, value)) or "(none)"
     return str(value)
+
+
+def who(tile: Mapping[str, Any]) -> str:
+    """The person, camera and track of an image, as far as ``findings.tile`` knows them."""
+    said = []
+    if "identity" in tile:
+        known = tile["identity"] is not None
+        said.append(f"person {tile['identity']}" if known else "nobody's")
+    camera = str(tile.get("camera", ""))
+    if camera:
+        said.append(camera if camera.lower().startswith("cam") else f"camera {camera}")
+    if track := tile.get("track"):  # is named after its video, which may be named after the camera
+        said.append(f"track {track.removeprefix(f'{camera}/')}")
+    return ", ".join(said)

@@ -1,4 +1,4 @@
-"""Pages of what single commands find: an evaluation, a search, a selection of images."""
+"""Pages of what single commands find: an evaluation, a search, clusters, a selection of images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from transreid_ssl.data import CorruptImage, Pool, decode
 from transreid_ssl.report.cfs_sheet import axis_name, extreme_rows, histogram_edges
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.page import data_uri, write_page
-from transreid_ssl.report.sections import Chapter, feature_maps, gallery, ranks
+from transreid_ssl.report.sections import Chapter, clusters, feature_maps, gallery, ranks
 
 _COLUMNS = {"mAP": "mAP", "rank-1": "rank-1", "rank-5": "rank-5", "rank-10": "rank-10",
             "mINP": "mINP"}  # fmt: skip
@@ -44,6 +44,37 @@ def write_search(
     facts = {"Weights": settings["weights"], "Query": settings["query"],
              "Gallery": settings["gallery"]}  # fmt: skip
     return _write(path, "Search", title, facts, [chapter], settings)
+
+
+def write_clusters(
+    path: str | Path,
+    found: Mapping[str, Any],
+    facts: Mapping[str, str],
+    warnings: Sequence[str],
+    settings: Mapping[str, Any],
+) -> Path:
+    """Write the page of the clusters of a pool.
+
+    Args:
+        found: by ``findings.of_clusters``.
+        facts: what was clustered, and how.
+        warnings: what of the clusters cannot be as it should.
+        settings: of the command.
+    """
+    sizes = np.asarray(found["sizes"])
+    least, most = sizes.min(), sizes.max()
+    middle = f"{np.median(sizes):,.1f}".removesuffix(".0")
+    of_several = f"{least:,} to {most:,} images, median {middle}"
+    told = dict(facts) | {
+        "Sizes": of_several if most > least else f"{most:,} images",
+        "In no cluster": f"{found['outliers']:,} images, "
+        f"{100 * found['outliers'] / found['images']:.0f} % of all",
+    }
+    chapter = Chapter(
+        "clusters", "Clusters", clusters({**found, "warnings": warnings}, Charts()) or {}
+    )
+    title = f"{len(sizes):,} cluster{'s' * (len(sizes) != 1)} of {found['images']:,} images"
+    return _write(path, "Clusters", title, told, [chapter], settings)
 
 
 def write_selection(

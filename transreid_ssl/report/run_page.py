@@ -50,7 +50,6 @@ def facts(run: Run) -> dict[str, str]:
     """What was run on what, in words."""
     made, get = run.found.get("made", {}), run.settings.get
     images = made.get("images") or _images(run.settings)
-    steps = run.metrics[-1]["step"] if run.metrics else 0
     sized = get("model.img_size")
     size = f", {sized[0]} × {sized[1]} pixels (height × width)" if isinstance(sized, list) else ""
     found = {
@@ -59,13 +58,17 @@ def facts(run: Run) -> dict[str, str]:
         "Network": f"{get('model.name')}{size}" if get("model.name") else None,
         "Began with": get("model.weights"),
         "Evaluated on": made.get("probed"),
-        "Length": f"{steps:,} steps of {get('run.batch_size')} images; {get('run.epochs')} epochs",
+        "Length": f"{run.progress.describe()}{_of_images(get('run.batch_size'))}",
         "Took": f"{duration(run.seconds())} of training steps" if run.seconds() else None,
         "Machine": made.get("machine"),
-        "Ended": made.get("ended") or (None if run.results else "not yet"),
+        "Ended": made.get("ended") if run.progress.is_finished else "not yet",
         "Results": ", ".join(run.results) or None,
     }
     return {name: str(value) for name, value in found.items() if value}
+
+
+def _of_images(batch_size: Any) -> str:
+    return f"; {batch_size} images a step" if batch_size else ""
 
 
 def _images(settings: Mapping[str, Any]) -> str | None:

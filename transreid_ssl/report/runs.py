@@ -1,8 +1,10 @@
 """Runs as their folders tell of them."""
 
+import math
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,11 +12,50 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import BACKBONE, BEST, MODEL
 from transreid_ssl.reading import read_object
 from transreid_ssl.training.config import flat
+from transreid_ssl.training.ownership import is_taken
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.yaml_files import read_yaml
 
 FINDINGS = "report.json"
 """What a page shows beside the settings and the metrics of its run."""
+
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        step: of the optimiser, the last that is known to have been made.
+        epochs: that were asked for.
+        steps_per_epoch: None before the first line of the log, which tells it.
+        state: "finished", "goes on" while a process trains in its folder, or "stopped".
+    """
+
+    step: int
+    epochs: int | None
+    steps_per_epoch: int | None
+    state: str
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state == "finished"
+
+    @property
+    def total(self) -> int | None:
+        """Steps of the whole run, where that is known."""
+        known = self.steps_per_epoch and self.epochs
+        return self.steps_per_epoch * self.epochs if known else None
+
+    def describe(self) -> str:
+        """In words: "120 steps, 12 epochs", or "stopped at step 120 of 600, epoch 12 of 60"."""
+        if self.is_finished:
+            made = self.epochs and f", {self.epochs:,} epoch{'s' * (self.epochs != 1)}"
+            return f"{self.step:,} steps{made or ''}"
+        place = f"{'stopped' if self.state == 'stopped' else 'still going on,'} at step"
+        if self.total is None:
+            asked = self.epochs and f"; {self.epochs:,} epochs were asked for"
+            return f"{place} {self.step:,}{asked or ''}"
+        epoch = max(1, math.ceil(self.step / self.steps_per_epoch))
+        return f"{place} {self.step:,} of {self.total:,}, epoch {epoch:,} of {self.epochs:,}"
 
 
 class Run:
@@ -56,8 +97,23 @@ class Run:
 
     @property
     def results(self) -> list[str]:
-        """The weights in the folder; none while the run goes on."""
+        """The weights in the folder; while a run goes on the best ones at most."""
         return [name for name in (BACKBONE, MODEL, BEST) if (self.path / name).is_file()]
+
+    @cached_property
+    def progress(self) -> Progress:
+        """How far it is: by its log, its checkpoints and whether it has left what it ends with."""
+        logged = [line["step"] for line in self.metrics]
+        folder = RunFolder(self.path, is_main=False)
+        step = max([*logged, folder.newest_step() or 0])
+        epochs = self.settings.get("run.extend_to") or self.settings.get("run.epochs")
+        at, passed = self.series("epoch")
+        an_epoch = round(at[-1] / passed[-1]) if passed and passed[-1] > 0 else None
+        left = {BACKBONE, MODEL} & set(self.results)
+        # One that is prolonged has left the weights of its first end.
+        ended = left and (not an_epoch or not epochs or step >= an_epoch * epochs)
+        state = "finished" if ended else "goes on" if is_taken(self.path) else "stopped"
+        return Progress(step, epochs, an_epoch, state)
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of what was logged under a name."""

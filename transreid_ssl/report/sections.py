@@ -40,7 +40,7 @@ def chapters(run: Run) -> list[Chapter]:
         ("rates", "Ranks and verification", lambda: ranks(found.get("retrieval", {}), charts)),
         ("attention", "Where it looks", lambda: {"crops": found.get("attention")}),
         ("map", "A map of the features", lambda: feature_maps(found.get("retrieval", {}), charts)),
-        ("clusters", "Clusters", lambda: _clusters(run, charts)),
+        ("clusters", "Clusters", lambda: clusters(_of_run(found), charts)),
         ("speed", "Speed and memory", lambda: _speed(run, charts)),
     ]
     given = ((key, title, make()) for key, title, make in made)
@@ -52,7 +52,9 @@ def _figures(run: Run, charts: Charts) -> dict[str, Any] | None:
     names = [name for name in TITLES if run.first_last(f"probe/{name}")]
     if not names:
         return None
-    rows = {"before": [], "after": []}
+    last = run.series(f"probe/{names[0]}")[0][-1]
+    after = "after" if run.progress.is_finished else f"at step {last:,}"
+    rows = {"before": [], after: []}
     for name in names:
         for row, value in zip(rows.values(), run.first_last(f"probe/{name}")):
             row.append(value)
@@ -61,7 +63,7 @@ def _figures(run: Run, charts: Charts) -> dict[str, Any] | None:
         if all(values):
             rows[title] = [value[-1] for value in values]
     if len(run.series(f"probe/{names[0]}")[0]) < 2:
-        rows = {"measured": rows["after"], **dict(list(rows.items())[2:])}
+        rows = {"measured": rows[after], **dict(list(rows.items())[2:])}
 
     def fill(axis: Any) -> None:
         heights = np.arange(len(rows))
@@ -78,6 +80,8 @@ def _figures(run: Run, charts: Charts) -> dict[str, Any] | None:
 
     said = "; ".join(f"{row}: {value[0]:.1f} %" for row, value in rows.items())
     return {
+        "after": after,
+        "falling": "equal_error_rate" in names,
         "on": next((x["probe/on"] for x in reversed(run.metrics) if "probe/on" in x), None),
         "titles": [TITLES[name] for name in names],
         "rows": list(rows.items()),
@@ -90,7 +94,7 @@ def _curves(run: Run, charts: Charts) -> dict[str, Any]:
     panels = sorted(series_by_panel(run.metrics).items(), key=lambda panel: _place(panel[0]))
     for heading, lines in panels:
         dotted = [
-            name for name in lines if name.endswith(tuple(f"of {of}" for of in BASELINES.values()))
+            name for name in lines if name.endswith(tuple(f", {of}" for of in BASELINES.values()))
         ]
         scale = {"yscale": "log"} if heading == "schedules" else {}
         alt = f"Curves by step of {', '.join(lines)}"
@@ -103,6 +107,12 @@ def _curves(run: Run, charts: Charts) -> dict[str, Any]:
 def _place(heading: str) -> int:
     """What is measured comes first, then losses and rates, then what tells of the run's health."""
     return 0 if heading.endswith("(%)") else {"loss": 1, "schedules": 2}.get(heading, 3)
+
+
+def _of_run(found: dict[str, Any]) -> dict[str, Any] | None:
+    """What is said of a run's clusters."""
+    of = {"of": ", the last ones of the run"}
+    return found["clusters"] | of if "clusters" in found else None
 
 
 def gallery(found: dict[str, Any]) -> dict[str, Any] | None:
@@ -164,18 +174,29 @@ def feature_maps(found: dict[str, Any], charts: Charts) -> dict[str, Any] | None
     return {"charts": drawn, "method": flat["method"], "count": len(flat["x"])}
 
 
-def _clusters(run: Run, charts: Charts) -> dict[str, Any] | None:
-    found = run.found.get("clusters")
+def clusters(found: dict[str, Any] | None, charts: Charts) -> dict[str, Any] | None:
+    """What ``findings.of_clusters`` tells, with a histogram of the sizes."""
     if not found:
         return None
     sizes = np.asarray(found["sizes"], float)
-    edges = np.arange(0.5, min(sizes.max(), 60) + 1)
-    edges[-1] = max(edges[-1], sizes.max() + 0.5) if sizes.max() <= 60 else edges[-1]
-    counts, edges = np.histogram(np.minimum(sizes, edges[-1] - 0.5), edges)
+    most = min(int(sizes.max()), _MOST_OF_CLUSTER)
+    counts, edges = np.histogram(np.minimum(sizes, most), np.arange(0.5, most + 1))
     alt = f"Histogram of the sizes of {len(sizes)} clusters, the largest of {int(sizes.max())}"
     words = {"xlabel": "images of a cluster", "ylabel": "clusters"}
     chart = charts.histogram(alt, {"clusters": (counts.tolist(), edges.tolist())}, **words)
-    return found | {"chart": chart, "count": len(sizes)}
+    above = f" (above {most} counted as {most})" if sizes.max() > most else ""
+    rows = [
+        row | {"digits": digits([one.get("similarity", 1.0) for one in row["tiles"]])}
+        for row in found["rows"]
+    ]
+    return found | {
+        "rows": rows, "count": len(sizes), "charts": [(f"Sizes of the clusters{above}", chart)],
+        "compared": any("similarity" in one for row in rows for one in row["tiles"]),
+    }  # fmt: skip
+
+
+_MOST_OF_CLUSTER = 60
+"""Images of a cluster, in the histogram of sizes; larger ones are counted there."""
 
 
 def _speed(run: Run, charts: Charts) -> dict[str, Any] | None:
@@ -188,16 +209,19 @@ def _speed(run: Run, charts: Charts) -> dict[str, Any] | None:
     facts = {
         "Images a second (median)": f"{np.median(rate):,.1f}",
         "Seconds a step (median)": f"{np.median(each):.3g}" if each else None,
-        "Waiting for images": f"{np.mean(waits):.0%} of the time" if waits else None,
+        "Waiting for images": f"{100 * np.mean(waits):.0f} % of the time" if waits else None,
     }
     for place, size in run.found.get("made", {}).get("memory", {}).items():
         facts[f"Most memory ({place})"] = f"{size / 2**30:.2f} GiB"
-    words = {"xlabel": "step", "ylim": (0, None)}
-    drawn = [
-        ("Images a second", charts.lines("Images a second by step", {"": (steps, rate)}, **words))
-    ]
-    if waits:
-        line = {"": (waits_at, [100 * value for value in waits])}
-        chart = charts.lines("Share of the time that steps wait for images", line, **words)
+
+    def from_zero(alt: str, at: Sequence[float], values: Sequence[float]) -> Markup:
+        return charts.lines(
+            alt, {"": (at, values)}, xlabel="step", ylim=(0, 1.08 * max(values) or 1)
+        )
+
+    drawn = [("Images a second", from_zero("Images a second by step", steps, rate))]
+    if any(waits):
+        alt = "Share of the time that steps wait for images"
+        chart = from_zero(alt, waits_at, [100 * value for value in waits])
         drawn.append(("Waiting for images (% of the time)", chart))
     return {"facts": {name: v for name, v in facts.items() if v}, "charts": drawn}

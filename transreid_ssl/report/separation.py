@@ -24,7 +24,8 @@ def draw_separation(
     """
     width = 5 + 3.2 * len(similarities)  # inches, with room for 12 letters of the title each
     figure = Figure(figsize=(width, 4.4), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(12 * width)), fontsize=10)
+    whole = title.replace(" %", "\N{NO-BREAK SPACE}%")
+    figure.suptitle(textwrap.fill(whole, int(12 * width)), fontsize=10)
     curves, *charts = figure.subplots(
         1, 1 + len(similarities), width_ratios=[4.5, *[3] * len(similarities)]
     )
@@ -33,7 +34,8 @@ def draw_separation(
         curves.plot(*roc(*sides), label=name, drawstyle="steps-post", **style(number))
     curves.set(
         xscale="log", xlim=(min(0.1, 1 / fewest), 1), ylim=(0, 1.01),
-        xlabel="false matches", ylabel="true matches",
+        xlabel="false matches (share of pairs of two people)",
+        ylabel="true matches (share of pairs of one)",
     )  # fmt: skip
     curves.grid(alpha=0.3)
     curves.legend(fontsize=8)
@@ -48,7 +50,7 @@ def _draw_histogram(axis: Axes, name: str, same: np.ndarray, different: np.ndarr
     edges = np.linspace(both.min(), max(both.max(), both.min() + 1e-6), 41)
     for values, colour, label in ((same, RIGHT, "one person"), (different, WRONG, "two people")):
         axis.hist(values, edges, density=True, color=colour, alpha=0.55, label=label)
-    axis.set(xlabel="cosine", yticks=[])
+    axis.set(xlabel="cosine similarity", yticks=[])
     axis.locator_params(axis="x", nbins=3)
     axis.set_title(name, fontsize=9)
     axis.legend(fontsize=8)

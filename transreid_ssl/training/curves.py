@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from transreid_ssl.palette import style
+from transreid_ssl.palette import REFERENCE_DASHES, style
 
 _CLUSTERS = {
     "found": "clusters by epoch",
@@ -19,8 +20,11 @@ _CLUSTERS = {
     "v_measure": "clusters against true identities",
 }
 _TITLES = {"rank1": "rank-1", "roc_area": "ROC area", "v_measure": "V-measure",
-           "adjusted_rand_index": "adjusted Rand index"}  # fmt: skip
+           "adjusted_rand_index": "adjusted Rand index", "lr": "learning rate"}  # fmt: skip
 BASELINES = {"histogram": "colour histogram", "chance": "chance"}
+LEGEND = {"fontsize": 7, "loc": "upper center", "bbox_to_anchor": (0.5, -0.2),
+          "handlelength": 2.5, "columnspacing": 1}  # fmt: skip
+"""Of a panel with more lines than a legend may hide: it stands below."""
 _SKIPPED = {"step", "epoch", "images_per_second", "step_seconds", "data_wait"}
 
 
@@ -39,7 +43,9 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     width, height = 4.6 * columns, 3.2 * rows
     figure = Figure(figsize=(width, height))
     # Room for numbers and legends in inches: to measure it takes longer than to draw.
-    below = 0.5 + 0.17 * max(-(-len(series) // 3) for series in [*panels.values(), {}])
+    below = 0.5 + 0.17 * max(
+        -(-len(series) // _columns(series)) for series in [*panels.values(), {}]
+    )
     between = below + 0.3  # with the title of the next row
     panel = (height - below - 0.65 - (rows - 1) * between) / rows
     figure.subplots_adjust(
@@ -49,11 +55,12 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, (heading, series) in zip(axes.flat, panels.items()):
         for number, (name, (steps, values)) in enumerate(series.items()):
-            constant = _is_probe(name) and ("histogram" in name or "chance" in name)
+            constant = _is_probe(name) and name.endswith(tuple(BASELINES))
             measured = _is_probe(name) and not constant
+            dashes = REFERENCE_DASHES[number % len(REFERENCE_DASHES)]
             axis.plot(
                 steps, values, label=_label(name), lw=1.5, ms=3,
-                **style(number) | ({"ls": ":"} if constant else {}),
+                **style(number) | ({"ls": dashes} if constant else {}),
                 # A line of one point would not be seen.
                 marker="o" if measured or len(steps) == 1 else None,
             )  # fmt: skip
@@ -72,13 +79,27 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
         if [_label(name) for name in series] == [heading]:
             continue
         if len(series) > 3:  # would hide the curves
-            axis.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+            axis.legend(ncols=_columns(series), **LEGEND)
         else:
             axis.legend(fontsize=7)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height)
     figure.savefig(path, dpi=110, format="png")
+
+
+def _columns(series: Sequence[str] | Mapping[str, Any]) -> int:
+    """Columns of a legend, three at most, that are not wider together than a panel."""
+    lengths = [len(_label(name)) + 8 for name in series]  # in letters, with a piece of the line
+    for count in (3, 2):
+        parts = np.array_split(lengths, count)  # as the legend does
+        if sum(max(part, default=0) for part in parts) <= _PANEL_LETTERS:
+            return count
+    return 1
+
+
+_PANEL_LETTERS = 84
+"""Letters of a legend that stand side by side below a panel."""
 
 
 def _label(name: str) -> str:
@@ -87,8 +108,13 @@ def _label(name: str) -> str:
         return "of the probe" if room else "of a batch"
     figure, _, of = plain.rpartition("_")
     if of in ("histogram", "chance"):
-        return f"{_TITLES.get(figure, figure)} of {BASELINES[of]}"
-    return _TITLES.get(plain, plain).replace("_", " ")
+        return f"{title_of(figure)}, {BASELINES[of]}"
+    return title_of(plain)
+
+
+def title_of(name: str) -> str:
+    """What is logged under ``name``, in full words."""
+    return _TITLES.get(name, name).replace("_", " ")
 
 
 def _panels(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, tuple[list, list]]]:

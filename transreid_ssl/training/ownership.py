@@ -44,6 +44,8 @@ FREE_SETTINGS: dict[str, set[str] | None] = {
 
 MARK = "run.lock"
 """The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
+_taken: set[Path] = set()
+"""The folders that this process trains in."""
 LINEAGE = "lineage.json"
 """What is known of the weights that a run began with, which it does not need again."""
 WRITTEN = (
@@ -94,8 +96,23 @@ def take(folder: Path) -> None:
         ) from error
     except OSError:
         pass  # a file system without locks
+    _taken.add(folder.resolve())
     os.ftruncate(lock, 0)
     os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a process trains in the folder, as far as its file system knows locks."""
+    if folder.resolve() in _taken:  # to open its mark and close it would end the lock
+        return True
+    try:
+        with open(folder / MARK, "rb") as mark:
+            fcntl.lockf(mark, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:
+        pass  # no mark, or a file system without locks
+    return False
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from transreid_ssl.data.index import Names
 from transreid_ssl.data.people.config import TEST_OFFSET, PeopleConfig
-from transreid_ssl.data.people.render import camera_of, image_name, render
+from transreid_ssl.data.people.render import camera_of, image_name, junk_kind, render
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol
 from transreid_ssl.errors import UserError
@@ -43,6 +43,13 @@ class PeoplePool(Pool):
             raise IndexError(f"image {index} of {len(self)}")
         identity, image = divmod(index, self.config.images_per_identity)
         return self.config.first_identity + identity, image
+
+    def labelled(self) -> LabelledImages:
+        """The images with their identities, -1 for bad detections, and their cameras."""
+        places = [self.locate(index) for index in range(len(self))]
+        identities = [-1 if junk_kind(self.config, *place) else place[0] for place in places]
+        cameras = [camera_of(self.config, *place) for place in places]
+        return LabelledImages(self, np.array(identities), np.array(cameras))
 
     def read(self, index: int) -> bytes:
         """The image as JPEG bytes."""
@@ -86,16 +93,9 @@ def people_protocol(config: PeopleConfig | str) -> ReIDProtocol:
         identities=config.test_identities,
         first_identity=config.first_identity + TEST_OFFSET,
     )
-    train, test = _labelled(config), _labelled(test_config)
+    train, test = (PeoplePool(part).labelled() for part in (config, test_config))
     pairs = np.stack([test.identities, test.cameras], axis=1)
     first = np.unique(pairs, axis=0, return_index=True)[1]
     query = np.sort(first)
     gallery = np.setdiff1d(np.arange(len(test)), query)
     return ReIDProtocol("demo", train, test.subset(query), test.subset(gallery), "generated")
-
-
-def _labelled(config: PeopleConfig) -> LabelledImages:
-    pool = PeoplePool(config)
-    places = [pool.locate(index) for index in range(len(pool))]
-    cameras = [camera_of(config, identity, image) for identity, image in places]
-    return LabelledImages(pool, np.array([identity for identity, _ in places]), np.array(cameras))
