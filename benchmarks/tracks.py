@@ -1,6 +1,6 @@
 """What frames of tracks teach, and how much harm a tracker's identity switches do.
 
-    python -m benchmarks.tracks       # a generated clip, half an hour on two CPU cores
+    python -m benchmarks.tracks       # a generated clip, an hour and a half on two CPU cores
     python -m transreid_ssl.data tracks /data/Market-1501/bounding_box_train --out outputs/m1501
     python -m benchmarks.tracks --pool outputs/m1501 --probe market1501 \\
         --probe_root /data/Market-1501 --epochs 12     # real crops, 15 minutes a run on a core
