@@ -145,7 +145,8 @@ class Budget:
 def run_inspect(options: Inspect) -> int:
     """The command ``inspect``."""
     advice, note, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
-    print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
+    notes = "\n".join(f"note: {line}" for line in advice)
+    print(command.as_started(notes) or "nothing odd was found")
     if note:
         print(f"note: {note}")
     print(command.as_started(f"next: {following}"))
@@ -158,7 +159,7 @@ def _inspect_pool(options: Inspect) -> tuple[list[str], str, str]:
     print(pool.describe())
     if pool.tracks is not None:
         print(pool.tracks.describe())
-    advice = _look(pool, options.sample) + _name_advice(pool)
+    advice = _look(pool, options.sample) + _name_advice(pool, options)
     given = {"--data.pool": options.path, "--data.subset": options.subset}
     note = ""
     if not pool.generated:
@@ -224,10 +225,26 @@ def _look(images: Any, sample: int, part: str | None = None) -> list[str]:
     return broken + data.doctor.advise(findings, part)
 
 
-def _name_advice(pool: "Pool") -> list[str]:
-    if pool.generated or not all(re.search(DEFAULT_PATTERN, name) for name in pool.names[:100]):
+def _name_advice(pool: "Pool", options: Inspect) -> list[str]:
+    """What names seem to tell that nobody has read yet, and a command that reads it."""
+    if pool.generated or pool.tracks is not None or options.subset:
         return []
-    return ["the names hold identities and cameras: see also --protocol folder or market1501"]
+    path = shlex.quote(options.path)
+    labelled = f"`{_COMMAND} inspect {path} --protocol folder"
+    tracks = f"`{_COMMAND} tracks {path} --out outputs/tracks"
+    if all(re.search(DEFAULT_PATTERN, name) for name in pool.names[:100]):
+        said = f"the names hold identities and cameras: {labelled}` reads them"
+        layout = data.tracks.layout_of(pool)
+        return [said + f", and {tracks}` makes a pool of their tracks" * (layout is not None)]
+    if layout := data.tracks.layout_of(pool):
+        return [f"the names tell tracks, as {layout} does: {tracks}` makes a pool of them"]
+    guess = data.name_patterns.guess_pattern(pool.names)
+    if guess is None:
+        return []
+    told = ", ".join(f"{role} {value}" for role, value in guess.found.items())
+    following = tracks if "track" in guess.found else labelled
+    following += f" --pattern {shlex.quote(guess.pattern)}" + " --every 1" * guess.dense
+    return [f"names such as {guess.example} seem to tell {told}; if so, {following}` reads them"]
 
 
 def run_verify(options: Verify) -> int:
