@@ -198,9 +198,10 @@ def test_the_newest_network_is_taken_and_said(model, weights, capsys):
     for age, name in enumerate(runs):
         save_backbone(f"outputs/{name}.safetensors", model, small)
         os.utime(f"outputs/{name}.safetensors", (10**9 - age, 10**9 - age))
+        Path(f"outputs/{name}").with_name("run.lock").touch()
     os.utime(f"outputs/{runs[2]}.safetensors")
     evaluate.main([*FAST, "--picture", "false"])
-    said = f"--weights outputs/{runs[2]}.safetensors: the newest of 3 finished networks in outputs/"
+    said = f"--weights outputs/{runs[2]}.safetensors: the newest of 3 finished runs in outputs/"
     assert capsys.readouterr().out.startswith(said)
     evaluate.main([*FAST, "--picture", "false", "--run", "zebra"])
     said = "--weights outputs/zebra/model.safetensors: as asked for\n"

@@ -89,6 +89,7 @@ def test_each_set_is_a_row_with_the_figures_of_evaluate(weights, market, capsys)
 
 def test_without_options_the_newest_network_and_two_camera_styles(weights, monkeypatch, capsys):
     weights("outputs/dino_pretrain/backbone.safetensors", pool="demo")
+    Path("outputs/dino_pretrain/run.lock").touch()
     monkeypatch.setattr(transfer, "DEMO", (SUNNY, DIM))
     transfer.main(FAST)
     out = capsys.readouterr().out

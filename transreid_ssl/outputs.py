@@ -17,8 +17,13 @@ BACKBONE, MODEL = "backbone.safetensors", "model.safetensors"
 BEST = "best.safetensors"
 """What fine-tuning leaves beside: the network of its best probe."""
 
+MARK = "run.lock"
+"""The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
+
 OUTPUTS = "outputs"
 """The folder of all runs."""
+COPIES = (f"{OUTPUTS}/whiten/{MODEL}", f"{OUTPUTS}/calibrate/{MODEL}")
+"""Where ``whiten`` and ``calibrate`` write the weights of a run with what they have found."""
 PRETRAINED = f"outputs/dino_pretrain/{BACKBONE}"
 SUPERVISED = f"outputs/supervised_finetune/{MODEL}"
 SCORES, SUBSET = "outputs/cfs/scores.parquet", "outputs/cfs/subset.parquet"
@@ -43,13 +48,22 @@ def finished_runs() -> list[FinishedRun]:
     """The runs in ``OUTPUTS`` that have left weights, of all recipes, the newest first.
 
     A run leaves them at its end, so that one that is broken off or still goes on is none of them.
+    Nor is a folder in which a command wrote weights, such as a copy that is whitened.
     """
-    found = [path for name in (MODEL, BACKBONE) for path in Path(OUTPUTS).glob(f"*/{name}")]
-    return sorted(map(_run_of, found), key=lambda run: -run.ended)
+    folders = [mark.parent for mark in Path(OUTPUTS).glob(f"*/{MARK}")]
+    return sorted(filter(None, map(_run_in, folders)), key=lambda run: -run.ended)
 
 
-def _run_of(weights: Path) -> FinishedRun:
-    return FinishedRun(weights.parent, weights, weights.stat().st_mtime)
+def _run_in(folder: Path) -> FinishedRun | None:
+    """The weights in a folder: of two the older, as a copy is made of what is there already."""
+    found = [folder / name for name in (MODEL, BACKBONE) if (folder / name).is_file()]
+    if not found:
+        return None
+    weights = min(found, key=lambda path: path.stat().st_mtime)
+    # The file may be written again, whitened in its place or by the same command once more.
+    steps = [path.stat().st_mtime for path in folder.glob("checkpoints/step_*.pt")]
+    ended = weights.stat().st_mtime
+    return FinishedRun(folder, weights, min(ended, max(steps, default=ended)))
 
 
 def choose_run(name: str | None) -> tuple[FinishedRun, str]:
@@ -71,18 +85,17 @@ def choose_run(name: str | None) -> tuple[FinishedRun, str]:
         )
     ended = datetime.fromtimestamp(runs[0].ended).strftime("%Y-%m-%d %H:%M")
     if len(runs) == 1:
-        return runs[0], f"the one finished network in {OUTPUTS}/ (of {ended})"
+        return runs[0], f"the one finished run in {OUTPUTS}/ (ended {ended})"
     return runs[0], (
-        f"the newest of {len(runs)} finished networks in {OUTPUTS}/ (of {ended}); --run NAME takes "
+        f"the newest of {len(runs)} finished runs in {OUTPUTS}/ (ended {ended}); --run NAME takes "
         "another"
     )
 
 
 def _named_run(name: str) -> FinishedRun:
     folder = Path(name) if Path(name).is_dir() else Path(OUTPUTS, name)
-    for file in (MODEL, BACKBONE):
-        if (folder / file).is_file():
-            return _run_of(folder / file)
+    if found := _run_in(folder):
+        return found
     if folder.is_dir():
         raise UserError(
             f"--run {name}: has not ended, as {folder} holds no {MODEL} and no {BACKBONE}; give "

@@ -8,7 +8,7 @@ from typing import Any
 
 from transreid_ssl import logs
 from transreid_ssl.errors import UserError
-from transreid_ssl.outputs import BACKBONE, BEST, MODEL
+from transreid_ssl.outputs import BACKBONE, BEST, MARK, MODEL
 from transreid_ssl.training.config import as_plain, differences, with_defaults
 from transreid_ssl.training.yaml_files import read_yaml
 
@@ -41,8 +41,6 @@ FREE_SETTINGS: dict[str, set[str] | None] = {
 }
 """By section the settings that are free; None: all of it."""
 
-MARK = "run.lock"
-"""The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
 LINEAGE = "lineage.json"
 """What is known of the weights that a run began with, which it does not need again."""
 WRITTEN = (
