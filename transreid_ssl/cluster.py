@@ -17,7 +17,7 @@ from transreid_ssl.features import (
     read_embedded,
 )
 from transreid_ssl.number_types import PositiveInt
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import check_outputs, keeps
 from transreid_ssl.tables import check_listing, write_listing
 
 _DRAWN, _OF_CLUSTER = 12, 10  # clusters on the sheet, and images of each beside its middle one
@@ -121,13 +121,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     picture = Path(options.out).with_name("clusters.png")
     written = [options.out, picture] if options.picture else [options.out]
     if data.feature_files.is_features(options.pool):
-        check_outputs(*written, inputs=[options.pool])
+        check_outputs(*written, inputs=[options.pool], keep=keeps(options))
         embedded, weights = read_embedded(options.pool), None
     else:
         from transreid_ssl.models import find_weights
 
         weights, model = load_model(options)
-        check_outputs(*written, inputs=[options.pool, find_weights(weights)])
+        read = [options.pool, find_weights(weights)]
+        check_outputs(*written, inputs=read, keep=keeps(options))
         embedded = embed_pool(options.pool, model, options, options.skip_broken)
     labels, eps = group(embedded.features, options, embedded.search)
     chosen = "which makes the most clusters" if options.eps is None else "as given"

@@ -12,7 +12,7 @@ from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import write_json
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import sources
-from transreid_ssl.outputs import check_outputs, is_page, page_of
+from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,7 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     named = [path for path in (options.json, options.picture) if isinstance(path, str)]
     page = page_of(options.json)
-    check_outputs(*named, inputs=[find_weights(weights), options.root], beside={page: is_page})
+    check_outputs(
+        *named, inputs=[find_weights(weights), options.root], beside={page: is_page},
+        keep=keeps(options, "json", "picture"),
+    )  # fmt: skip
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
     query, gallery = retrieval.embed_protocol(model, protocol, **options.embedding)

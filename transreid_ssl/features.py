@@ -10,7 +10,19 @@ import numpy as np
 from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
-from transreid_ssl.outputs import COPIES, OUTPUTS, check_outputs, choose_run, finished_runs
+from transreid_ssl.outputs import (
+    BACKBONE,
+    BEST,
+    COPIES,
+    MARK,
+    MODEL,
+    OUTPUTS,
+    Overwriting,
+    check_outputs,
+    choose_run,
+    finished_runs,
+    keeps,
+)
 from transreid_ssl.terms import WHITENED
 
 if TYPE_CHECKING:
@@ -19,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingSettings:
+class EmbeddingSettings(Overwriting):
     """How to embed images; every choice that the weights file makes itself is left to it.
 
     Args:
@@ -93,7 +105,7 @@ def place_weights(
         inputs: what else it reads.
 
     Raises:
-        UserError: a file that is read or of another kind, or two places.
+        UserError: a file that is read, of another kind or there already, or two places.
     """
     from transreid_ssl.models import find_weights
 
@@ -107,9 +119,17 @@ def place_weights(
     out = Path(options.out or default)
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: weights are written as safetensors; name it ….safetensors")
+    if out.name in (BACKBONE, MODEL, BEST) and (out.parent / MARK).is_file():
+        raise UserError(
+            f"{out}: is where a run leaves its own weights; give another name, or --in_place true"
+        )
     # What stands at the default place was written by this command, and is written again as it is.
     again = options.out is None and out.exists() and out.samefile(source)
-    check_outputs(out, inputs=[*inputs, *([] if again else [source])])
+    check_outputs(out, inputs=[*inputs, *([] if again else [source])], keep=keeps(options))
+    if out.is_file() and not options.overwrite and _network_of(out) != _network_of(source):
+        raise UserError(
+            f"{out}: is a copy of another network; give an --out, or replace it by --overwrite true"
+        )
     return out
 
 

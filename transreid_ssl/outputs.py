@@ -4,6 +4,7 @@ And the check, before any work, that what a command writes replaces nothing that
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -122,6 +123,7 @@ def check_outputs(
     *outputs: str | Path,
     inputs: Iterable[str | Path | None] = (),
     beside: Mapping[Path, Callable[[Path], bool]] | None = None,
+    keep: bool = False,
 ) -> None:
     """Refuse files to be written that would replace what is read, or somebody's own: before work.
 
@@ -130,10 +132,11 @@ def check_outputs(
         inputs: files and folders that the command reads; None, and what is no path, is passed over.
         beside: further files that are written under names made from these, each with the question
             whether what is there already was written by the same command, and may be replaced.
+        keep: the outputs that are there already are not to be replaced (``keeps``).
 
     Raises:
         UserError: a folder is there, an output is an input or lies in one and exists already, two
-            outputs are one file, or a file beside them is not of this command.
+            outputs are one file, one is to be kept, or a file beside them is not of this command.
     """
     beside = beside or {}
     read = [Path(path) for path in inputs if path is not None and _exists(path)]
@@ -152,12 +155,45 @@ def check_outputs(
                     f"{path}: is there already, in the folder {source} that is read; remove it "
                     "or write elsewhere"
                 )
+        if keep and number < len(outputs):
+            raise UserError(
+                f"{path}: is there already; write elsewhere, or replace it by --overwrite true"
+            )
     for path, is_ours in beside.items():
         if path.exists() and not is_ours(path):
             raise UserError(
                 f"{path}: would be replaced, and was not written by this command; move it away "
                 f"or give the result another name"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overwriting:
+    """Settings of a command that writes results.
+
+    Args:
+        overwrite: Replace what is there already under a name that you give.
+    """
+
+    overwrite: bool = False
+
+
+def keeps(options: Overwriting, *names: str) -> bool:
+    """Whether a command is to leave alone what it finds where it would write.
+
+    That is where somebody chose the place. At its default place it replaces what it wrote before.
+
+    Args:
+        options: its settings.
+        names: of those that name places, ``out`` if none are given.
+    """
+    usual = {field.name: field.default for field in fields(options)}
+    chosen = any(getattr(options, name) != usual[name] for name in names or ("out",))
+    return chosen and not options.overwrite
+
+
+DONE = "is there already, of the same images and settings: nothing is left to do"
+"""What commands say that go on where they were stopped, and have come to their end before."""
 
 
 def begins_with(path: Path, text: str) -> bool:

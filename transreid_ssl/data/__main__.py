@@ -27,7 +27,7 @@ from transreid_ssl import command, data
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.data.tracks.settings import Clip, Tracks
 from transreid_ssl.errors import check_ranges
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import DONE, Overwriting, check_outputs, keeps
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -59,7 +59,7 @@ class Inspect:
 
 
 @dataclass(frozen=True)
-class Verify:
+class Verify(Overwriting):
     """Decode every image; exit code 1 if some are broken.
 
     Example: ``python -m transreid_ssl.data verify demo:identities=20 --list bad.txt``.
@@ -113,7 +113,7 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Overwriting):
     """Choose a share of the training labels, as LUPerson's authors do, and write it as a list.
 
     Example: ``python -m transreid_ssl.data budget --share 0.1 --by image --out used_ims_0.10.txt``,
@@ -127,7 +127,7 @@ class Budget:
         share: How much to keep, above 0 and up to 1.
         by: Of what the share is: the identities, with all their images, or the images of each.
         seed: Another seed is another draw; with the same one a smaller share is part of a larger.
-        out: The list, which is replaced.
+        out: The list.
     """
 
     data: str = "demo"
@@ -249,7 +249,8 @@ def _name_advice(pool: "Pool", options: Inspect) -> list[str]:
 
 def run_verify(options: Verify) -> int:
     """The command ``verify``."""
-    check_outputs(*filter(None, [options.list]), inputs=[options.path])
+    written = filter(None, [options.list])
+    check_outputs(*written, inputs=[options.path], keep=not options.overwrite)
     pool = data.open_pool(options.path)
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
@@ -269,6 +270,8 @@ def run_pack(options: Pack) -> int:
     """The command ``pack``."""
     pool = data.open_pool(options.path, options.subset)
     print(pool.describe(), flush=True)
+    if data.packing.finished(pool, options.out, options.rows_per_shard, options.format) is not None:
+        print(f"{options.out}: {DONE}")
     with _progress(len(pool)) as tick:
         left_out = data.packing.pack(
             pool, options.out, options.rows_per_shard, lambda: tick(1), options.format
@@ -295,7 +298,7 @@ def run_demo(options: Demo) -> int:
 
 def run_budget(options: Budget) -> int:
     """The command ``budget``."""
-    check_outputs(options.out, inputs=[options.root])
+    check_outputs(options.out, inputs=[options.root], keep=keeps(options))
     train = data.open_reid(options.data, options.root, options.pattern).train
     indices = data.budget.label_budget(train, options.share, options.by, options.seed)
     data.budget.write_budget(options.out, train, indices, options.by)
