@@ -75,6 +75,7 @@ def test_each_set_is_a_row_with_the_figures_of_evaluate(weights, market, capsys)
     places = (["market1501", "--root", "m"], [SUNNY], ["folder", "--root", "own/m2"])
     for row, texts, place in zip(found, cells, places):
         single = [*FAST, "--weights", "net.safetensors", "--json", "one.json", "--picture", "false"]
+        single.append("--overwrite=true")
         evaluate.main([*single, "--data", *place])
         expected = json.loads(Path("one.json").read_text())["results"]
         assert row["network"] == expected["network"]

@@ -130,6 +130,28 @@ def test_a_copy_of_another_network_is_not_taken_where_a_run_has_ended(capsys):
     assert why.endswith(f"; {whiten.DEFAULT_OUT} is of another network\n")
 
 
+def test_weights_that_are_there_are_replaced_only_when_that_is_asked_for():
+    """At its default place only by those of the same network; never those that a run left."""
+    run_of("old", 500)
+    given = [*FAST, "--weights=net.safetensors", "--dim=8"]
+    whiten.main([*given, "--out=a.safetensors"])
+    before = Path("a.safetensors").read_bytes()
+    with pytest.raises(
+        UserError, match=r"a\.safetensors: is there already; write elsewhere, or re"
+    ):
+        whiten.main([*given, "--out=a.safetensors", "--dim=9"])
+    assert Path("a.safetensors").read_bytes() == before
+    whiten.main([*given, "--out=a.safetensors", "--dim=9", "--overwrite=true"])
+    assert read_spec("a.safetensors").embed_dim == 9
+    whiten.main(given)
+    whiten.main([*given, "--dim=9"])
+    with pytest.raises(UserError, match=rf"{whiten.DEFAULT_OUT}: is a copy of another network; gi"):
+        whiten.main([*FAST, "--run=old", "--dim=8"])
+    whiten.main([*FAST, "--run=old", "--dim=8", "--overwrite=true"])
+    with pytest.raises(UserError, match=r"old/model\.safetensors: is where a run leaves its own"):
+        whiten.main([*given, "--out=outputs/old/model.safetensors"])
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

@@ -86,8 +86,8 @@ def is_done(parts: Parts, options: Embed) -> bool:
     if made and (index.is_file() or not options.index):
         return True
     raise UserError(
-        f"{parts.out}: is there already, of other images, weights or settings; give another --out, "
-        "or replace it by --overwrite true"
+        f"{parts.out}: is there already, and not marked as of these images, weights and settings; "
+        "give another --out, or replace it by --overwrite true"
     )
 
 

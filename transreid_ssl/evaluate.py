@@ -169,10 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     named = [path for path in (options.json, options.picture) if isinstance(path, str)]
     page = page_of(options.json)
-    check_outputs(
-        *named, inputs=[find_weights(weights), options.root], beside={page: is_page},
-        keep=keeps(options, "json", "picture"),
-    )  # fmt: skip
+    check_outputs(*named, inputs=[find_weights(weights), options.root], beside={page: is_page})
+    chosen = [getattr(options, name) for name in ("json", "picture") if keeps(options, name)]
+    check_outputs(*(path for path in chosen if isinstance(path, str)), keep=True)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
     query, gallery = retrieval.embed_protocol(model, protocol, **options.embedding)

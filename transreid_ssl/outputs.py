@@ -178,18 +178,17 @@ class Overwriting:
     overwrite: bool = False
 
 
-def keeps(options: Overwriting, *names: str) -> bool:
+def keeps(options: Overwriting, name: str = "out") -> bool:
     """Whether a command is to leave alone what it finds where it would write.
 
     That is where somebody chose the place. At its default place it replaces what it wrote before.
 
     Args:
         options: its settings.
-        names: of those that name places, ``out`` if none are given.
+        name: of the one that names the place.
     """
-    usual = {field.name: field.default for field in fields(options)}
-    chosen = any(getattr(options, name) != usual[name] for name in names or ("out",))
-    return chosen and not options.overwrite
+    (usual,) = [field.default for field in fields(options) if field.name == name]
+    return getattr(options, name) != usual and not options.overwrite
 
 
 DONE = "is there already, of the same images and settings: nothing is left to do"

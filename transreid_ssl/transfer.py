@@ -191,11 +191,11 @@ def outputs(
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"--out {folder}: is a file; give a folder")
     paths = [Path(folder) / name for name in beginnings]
-    check_outputs(*(paths if keep else []), inputs=roots, keep=keep)
     check_outputs(
         inputs=roots,
         beside=dict.fromkeys(paths, lambda path: begins_with(path, beginnings[path.name])),
     )
+    check_outputs(*(paths if keep else []), keep=keep)
     return paths
 
 

@@ -12,6 +12,7 @@ from transreid_ssl.data.__main__ import main
 from transreid_ssl.data.name_patterns import guess_pattern
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.readers import open_reid
+from transreid_ssl.errors import UserError
 from transreid_ssl.training.config import parse_config
 
 SMALL = "demo:identities=2,images=6,test=2,height=64,width=32"
@@ -158,7 +159,9 @@ def test_verify(images, tmp_path, capsys):
     assert main(["verify", str(images), "--list", str(listed)]) == 0
     assert listed.read_text() == ""
     (images / "0001_c1_0.jpg").write_bytes(b"GIF")
-    assert main(["verify", str(images), "--list", str(listed)]) == 1
+    with pytest.raises(UserError, match=r"bad\.txt: is there already; write elsewhere, or replace"):
+        main(["verify", str(images), "--list", str(listed)])
+    assert main(["verify", str(images), "--list", str(listed), "--overwrite=true"]) == 1
     assert listed.read_text().startswith("0001_c1_0.jpg\tcannot be decoded")
     assert main(["verify", str(images)]) == 1
     assert "  0001_c1_0.jpg: cannot be decoded" in capsys.readouterr().out
@@ -204,9 +207,10 @@ def test_budget(tmp_path, capsys):
     assert f"--data.label_list {out}" in text
     first = out.read_text()
     assert len(first.splitlines()) == 2
-    assert main([*arguments, "--out", str(out), "--seed", "1"]) == 0
+    arguments += ["--out", str(out), "--overwrite=true"]
+    assert main([*arguments, "--seed", "1"]) == 0
     assert out.read_text() != first
-    assert main([*arguments, "--out", str(out), "--by", "image"]) == 0
+    assert main([*arguments, "--by", "image"]) == 0
     assert [line.count(";") for line in out.read_text().splitlines()] == [2] * 12
 
 
