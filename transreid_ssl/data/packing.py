@@ -88,7 +88,7 @@ def finished(
     out = Path(out)
     record, left_out = out / _KEY, out / _LEFT_OUT
     if record.is_file() and record.read_bytes() == _key(pool, rows_per_shard, kind).encode():
-        return read_lines(left_out) if left_out.is_file() else []
+        return [*filter(None, read_lines(left_out))] if left_out.is_file() else []
     if not out.name or not out.is_dir() or not any(out.iterdir()):
         return None
     try:
