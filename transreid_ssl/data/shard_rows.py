@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from transreid_ssl.errors import UserError
 
 _BATCH = 1_000  # rows that are decoded at a time
-_KEPT = 32 << 20  # bytes of row groups that a process keeps decoded
+_KEPT = 128 << 20  # bytes of row groups that a process keeps decoded, of files that are not plain
 _SMALL = 200  # images of a row group that may well be decoded for one of them
 _AT_ONCE = 1 << 14  # bytes: most images are smaller
 _UNKNOWN, _NONE = 0, -1
@@ -85,7 +85,7 @@ class ShardRows:
             return None
         return (
             f"compressed in groups of up to {self.slow:,}, each decoded anew for one of its images "
-            "in random order; `python -m transreid_ssl.data pack` writes shards that are not"
+            "in random order; `data pack` writes shards that are not"
         )
 
     def read(self, row: int) -> bytes | None:
