@@ -81,8 +81,10 @@ def is_done(parts: Parts, options: Embed) -> bool:
     if options.overwrite or not parts.out.exists():
         return False
     index = data.feature_files.index_path(parts.out)
-    known = data.feature_files.is_features(parts.out) and data.feature_files.about(parts.out)
-    made = known and known.get("key") == parts.key and known.get("dtype") == options.dtype
+    table = data.feature_files.names_path(parts.out) or parts.out
+    ours = data.feature_files.is_table_of_names(table)
+    known = data.feature_files.about(parts.out) if ours else {}
+    made = known.get("key") == parts.key and known.get("dtype") == options.dtype
     if made and (index.is_file() or not options.index):
         return True
     raise UserError(
