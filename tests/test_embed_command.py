@@ -13,6 +13,7 @@ import torch
 from transreid_ssl import UserError, embed
 from transreid_ssl.data import feature_files, open_pool
 from transreid_ssl.models import build_backbone, save_backbone
+from transreid_ssl.outputs import DONE
 from transreid_ssl.parts import Parts
 
 POOL = "demo:identities=3,images=4,test=2,height=32,width=16"  # 12 images
@@ -111,6 +112,27 @@ def test_features_that_are_not_finite_are_refused(weights):
     with pytest.raises(UserError, match="its features are not finite; broken weights"):
         run()
     assert sorted(os.listdir()) == ["net.safetensors"]
+
+
+def test_what_is_finished_is_left_alone(monkeypatch, capsys):
+    """By the same command, which says so; others do not replace it unless that is asked for."""
+    run()
+    before = Path("f.npy").read_bytes()
+    written, _ = stop_after(monkeypatch, 9), capsys.readouterr()
+    run()
+    assert written == []
+    assert capsys.readouterr().out.endswith(f"f.npy: {DONE}\n")
+    for other in ("--flip=true", "--dtype=float16", "--index=true", "--images=demo:identities=3"):
+        with pytest.raises(
+            UserError, match=r"f\.npy: is there already, and not marked as of these"
+        ):
+            run(other)
+    assert (written, Path("f.npy").read_bytes()) == ([], before)
+    run("--flip=true", "--overwrite=true")
+    assert Path("f.npy").read_bytes() != before
+    Path("mine.npy").write_bytes(b"years of work")
+    with pytest.raises(UserError, match=r"mine\.npy: is there already"):
+        run("--out=mine.npy")
 
 
 def test_one_table_of_names_and_features():

@@ -71,6 +71,7 @@ def test_figures_are_those_of_the_model(model, weights, capsys):
 
 def test_reranked_and_expanded(model, weights, capsys):
     plain = [*FAST, "--weights", weights, "--picture", "false", "--json", "m.json"]
+    plain += ["--overwrite", "true"]
     evaluate.main([*plain, "--rerank", "true", "--rerank_k1", "4", "--expand_queries", "2"])
     results = json.loads(Path("m.json").read_text())["results"]
     assert list(results) == ["network", "re-ranked", "expanded queries", "chance"]
@@ -95,7 +96,19 @@ def test_mirror_images_change_the_figures(weights):
     results = []
     for flip in ("false", "true"):
         evaluate.main(
-            [*FAST, "--weights", weights, "--flip", flip, "--json", "m.json", "--picture", "false"]
+            [
+                *FAST,
+                "--weights",
+                weights,
+                "--flip",
+                flip,
+                "--json",
+                "m.json",
+                "--picture",
+                "false",
+                "--overwrite",
+                "true",
+            ]
         )
         results.append(json.loads(Path("m.json").read_text())["results"])
     assert results[0]["network"]["mAP"] != results[1]["network"]["mAP"]
@@ -198,9 +211,10 @@ def test_the_newest_network_is_taken_and_said(model, weights, capsys):
     for age, name in enumerate(runs):
         save_backbone(f"outputs/{name}.safetensors", model, small)
         os.utime(f"outputs/{name}.safetensors", (10**9 - age, 10**9 - age))
+        Path(f"outputs/{name}").with_name("run.lock").touch()
     os.utime(f"outputs/{runs[2]}.safetensors")
     evaluate.main([*FAST, "--picture", "false"])
-    said = f"--weights outputs/{runs[2]}.safetensors: the newest of 3 finished networks in outputs/"
+    said = f"--weights outputs/{runs[2]}.safetensors: the newest of 3 finished runs in outputs/"
     assert capsys.readouterr().out.startswith(said)
     evaluate.main([*FAST, "--picture", "false", "--run", "zebra"])
     said = "--weights outputs/zebra/model.safetensors: as asked for\n"
@@ -229,7 +243,18 @@ def test_features_after_the_batch_norm(tmp_path, monkeypatch, weights):
     for feature in (None, "before", "after"):
         chosen = [] if feature is None else ["--feature", feature]
         embed.main(
-            [*FAST, "--weights", "norm.safetensors", "--images", DEMO, "--out", "f.npy", *chosen]
+            [
+                *FAST,
+                "--weights",
+                "norm.safetensors",
+                "--images",
+                DEMO,
+                "--out",
+                "f.npy",
+                *chosen,
+                "--overwrite",
+                "true",
+            ]
         )
         found[feature] = np.load("f.npy")
     np.testing.assert_array_equal(found[None], found["after"])
@@ -300,8 +325,11 @@ def test_the_page_replaces_nothing_but_a_page_of_its_own(weights):
     """``--json`` in the folder of a run leaves the run's page; somebody's own file is refused."""
     Path("run").mkdir()
     Path("run/report.html").write_text("the run's")
-    for _ in range(2):  # its own it may replace
-        evaluate.main([*FAST, "--weights", weights, "--picture", "false", "--json", "run/x.json"])
+    own = [*FAST, "--weights", weights, "--picture", "false", "--json", "run/x.json"]
+    evaluate.main(own)
+    with pytest.raises(UserError, match=r"run/x\.json: is there already"):
+        evaluate.main(own)
+    evaluate.main([*own, "--overwrite=true"])  # its own it may replace
     assert Path("run/report.html").read_text() == "the run's"
     Path("run/y.html").write_text("mine")
     with pytest.raises(UserError, match=r"run/y\.html: would be replaced"):

@@ -43,7 +43,8 @@ def look(made, tmp_path, gallery, *options):
     """The nearest images that the command search finds in ``gallery``, one a query."""
     out = tmp_path / "ranking.parquet"
     query = str(made / "pool")
-    search.main([query, str(gallery), "--k=2", f"--out={out}", "--picture=false", *FAST, *options])
+    given = ["--k=2", f"--out={out}", "--overwrite=true", "--picture=false"]
+    search.main([query, str(gallery), *given, *FAST, *options])
     return pq.read_table(out)["image"].to_pylist()
 
 
@@ -88,7 +89,7 @@ def test_an_index_finds_what_an_exact_search_finds(made, tmp_path, suffix):
         cluster.main([str(pool), *small, f"--out={table}"])
         labels.append(pq.read_table(table)["cluster"].to_pylist())
     assert labels[0] == labels[1]
-    run(made, "--out", str(out), "--index=true")  # its own index is replaced
+    run(made, "--out", str(out), "--index=true", "--overwrite=true")  # its own index is replaced
 
     content = bytearray(index.read_bytes())
     content[len(content) // 2] ^= 1

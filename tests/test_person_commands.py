@@ -256,6 +256,9 @@ def test_cluster_groups_a_pool_or_features(capsys):
     cluster.main(["f.npy", "--out=c.csv", *run])
     assert pyarrow.csv.read_csv("c.csv").to_pydict() == table
     capsys.readouterr()
+    with pytest.raises(UserError, match=r"c\.csv: is there already"):
+        cluster.main(["f.npy", "--out=c.csv", *run])
+    run.append("--overwrite=true")
     cluster.main(["f.npy", "--out=c.csv", "--eps=1", *run])
     assert "warning: one cluster holds 100 % of the images" in capsys.readouterr().out
     assert "Warning: one cluster holds 100 % of the images" in Path("c.html").read_text()

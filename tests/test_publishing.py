@@ -74,11 +74,13 @@ def test_figures_of_other_weights_and_other_files_are_refused(run, tmp_path):
 
 def test_nothing_of_somebody_elses_is_replaced(run, tmp_path):
     source = str(run / "backbone.safetensors")
-    for _ in range(2):  # its own files are
+    weights.main(["save", source, str(tmp_path / "out")])
+    with pytest.raises(UserError, match=r"model\.safetensors: is there already"):
         weights.main(["save", source, str(tmp_path / "out")])
+    weights.main(["save", source, str(tmp_path / "out"), "--overwrite=true"])  # its own files are
     (tmp_path / "out" / "README.md").write_text("# Mine")
     with pytest.raises(UserError, match=r"README\.md: would be replaced"):
-        weights.main(["save", source, str(tmp_path / "out")])
+        weights.main(["save", source, str(tmp_path / "out"), "--overwrite=true"])
     with pytest.raises(UserError, match="is read by this command"):
         weights.main(["save", f"{tmp_path}/out/model.safetensors", str(tmp_path / "out")])
 

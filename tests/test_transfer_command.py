@@ -75,6 +75,7 @@ def test_each_set_is_a_row_with_the_figures_of_evaluate(weights, market, capsys)
     places = (["market1501", "--root", "m"], [SUNNY], ["folder", "--root", "own/m2"])
     for row, texts, place in zip(found, cells, places):
         single = [*FAST, "--weights", "net.safetensors", "--json", "one.json", "--picture", "false"]
+        single.append("--overwrite=true")
         evaluate.main([*single, "--data", *place])
         expected = json.loads(Path("one.json").read_text())["results"]
         assert row["network"] == expected["network"]
@@ -89,6 +90,7 @@ def test_each_set_is_a_row_with_the_figures_of_evaluate(weights, market, capsys)
 
 def test_without_options_the_newest_network_and_two_camera_styles(weights, monkeypatch, capsys):
     weights("outputs/dino_pretrain/backbone.safetensors", pool="demo")
+    Path("outputs/dino_pretrain/run.lock").touch()
     monkeypatch.setattr(transfer, "DEMO", (SUNNY, DIM))
     transfer.main(FAST)
     out = capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The command that whitens weights, and commands that take what it wrote."""
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 import torch
 
 import transreid_ssl
-from transreid_ssl import UserError, evaluate, export, weights, whiten
+from transreid_ssl import UserError, calibrate, evaluate, export, weights, whiten
+from transreid_ssl.features import find_run
 from transreid_ssl.models import build_backbone, load_backbone, read_spec, save_backbone
+from transreid_ssl.outputs import choose_run
 from transreid_ssl.terms import sources
 
 PEOPLE = "demo:identities=8,images=6,test=8,height=32,width=16"
@@ -72,6 +76,80 @@ def test_whitening_again_begins_with_the_network_itself(capsys):
     assert (twice.parts, twice.dim) == (0, 12)
     again = load_backbone(whiten.DEFAULT_OUT, readout=None)
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in plain.state_dict().items())
+
+
+def run_of(name, age, **more):
+    """A finished run of the network, which ended so many seconds ago."""
+    network = load_backbone("net.safetensors")
+    path = Path("outputs", name, "backbone.safetensors")
+    spec = network.spec.changed(provenance=network.spec.provenance | {"run": name}, **more)
+    save_backbone(path, network, spec)
+    path.with_name("run.lock").touch()
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def taken(capsys):
+    """The weights that are taken unasked, and why."""
+    capsys.readouterr()
+    path = find_run(None, None)
+    line = capsys.readouterr().out
+    assert line.startswith(f"--weights {path}: ")
+    return path, line
+
+
+def test_the_copy_that_is_of_the_newest_run_is_taken_and_said(capsys):
+    run_of("old", 500)
+    run_of("new", 400)
+    path, why = taken(capsys)
+    assert (path, "newest of 2 finished runs" in why) == ("outputs/new/backbone.safetensors", True)
+    whiten.main([*FAST, "--dim=8"])
+    path, why = taken(capsys)
+    assert path == whiten.DEFAULT_OUT
+    assert ": a whitened copy of new, the newest of 2 finished runs in outputs/ (ended 2" in why
+    assert why.endswith("; --run new takes outputs/new/backbone.safetensors\n")
+    calibrate.main([*FAST, "--data=demo:identities=2,images=6,test=16,height=32,width=16"])
+    path, why = taken(capsys)
+    assert (path, "a whitened and calibrated copy of new" in why) == (calibrate.DEFAULT_OUT, True)
+    whiten.main([*FAST, "--dim=8"])  # begins with the run's own
+    assert "--weights outputs/new/backbone.safetensors: the newest of 2" in capsys.readouterr().out
+    run_of("newer", -5)
+    path, why = taken(capsys)
+    assert (path, "3 finished runs" in why) == ("outputs/newer/backbone.safetensors", True)
+    assert choose_run(None)[0].folder.name == "newer"
+
+
+def test_a_copy_of_another_network_is_not_taken_where_a_run_has_ended(capsys):
+    whiten.main([*FAST, "--weights=net.safetensors", "--dim=8"])
+    path, why = taken(capsys)
+    assert (path, "no run in outputs/ has ended, and this is a whitened copy" in why) == (
+        whiten.DEFAULT_OUT, True,
+    )  # fmt: skip
+    run_of("old", 500)
+    path, why = taken(capsys)
+    assert path == "outputs/old/backbone.safetensors"
+    assert why.endswith(f"; {whiten.DEFAULT_OUT} is of another network\n")
+
+
+def test_weights_that_are_there_are_replaced_only_when_that_is_asked_for():
+    """At its default place only by those of the same network; never those that a run left."""
+    run_of("old", 500)
+    given = [*FAST, "--weights=net.safetensors", "--dim=8"]
+    whiten.main([*given, "--out=a.safetensors"])
+    before = Path("a.safetensors").read_bytes()
+    with pytest.raises(
+        UserError, match=r"a\.safetensors: is there already; write elsewhere, or re"
+    ):
+        whiten.main([*given, "--out=a.safetensors", "--dim=9"])
+    assert Path("a.safetensors").read_bytes() == before
+    whiten.main([*given, "--out=a.safetensors", "--dim=9", "--overwrite=true"])
+    assert read_spec("a.safetensors").embed_dim == 9
+    whiten.main(given)
+    whiten.main([*given, "--dim=9"])
+    with pytest.raises(UserError, match=rf"{whiten.DEFAULT_OUT}: is a copy of another network; gi"):
+        whiten.main([*FAST, "--run=old", "--dim=8"])
+    whiten.main([*FAST, "--run=old", "--dim=8", "--overwrite=true"])
+    with pytest.raises(UserError, match=r"old/model\.safetensors: is where a run leaves its own"):
+        whiten.main([*given, "--out=outputs/old/model.safetensors"])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from transreid_ssl.data.tracks.settings import Tracks
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model, place_weights
 from transreid_ssl.number_types import NonNegativeInt, OpenUnitInterval, PositiveInt
-from transreid_ssl.outputs import MODEL, OUTPUTS
+from transreid_ssl.outputs import COPIES
 from transreid_ssl.transfer import markdown_table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RATES = (1e-2, 1e-3, 1e-4)
 """Of false matches: the thresholds that are found."""
-DEFAULT_OUT = f"{OUTPUTS}/calibrate/{MODEL}"
+DEFAULT_OUT = COPIES[1]
 TRACKS = "tracks"
 
 

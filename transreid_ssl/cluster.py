@@ -18,7 +18,7 @@ from transreid_ssl.features import (
     read_embedded,
 )
 from transreid_ssl.number_types import PositiveInt
-from transreid_ssl.outputs import check_outputs, is_page, page_of
+from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
 from transreid_ssl.tables import check_listing, write_listing
 
 if TYPE_CHECKING:
@@ -172,14 +172,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     written = [options.out, _picture(options)] if options.picture else [options.out]
     beside = {page_of(options.out): is_page} if options.picture else {}
     if data.feature_files.is_features(options.pool):
-        check_outputs(*written, inputs=[options.pool], beside=beside)
+        check_outputs(*written, inputs=[options.pool], beside=beside, keep=keeps(options))
         embedded = read_embedded(options.pool)
         weights = data.feature_files.about(options.pool).get("weights")
     else:
         from transreid_ssl.models import find_weights
 
         weights, model = load_model(options)
-        check_outputs(*written, inputs=[options.pool, find_weights(weights)], beside=beside)
+        read = [options.pool, find_weights(weights)]
+        check_outputs(*written, inputs=read, beside=beside, keep=keeps(options))
         embedded = embed_pool(options.pool, model, options, options.skip_broken)
     labels, eps = group(embedded.features, options, embedded.search)
     chosen = "which makes the most clusters" if options.eps is None else "as given"

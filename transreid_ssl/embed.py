@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from transreid_ssl import __version__, command, data, retrieval
+from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, how_made, load_model
 from transreid_ssl.files import fingerprint
 from transreid_ssl.origin import trained_pool
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import DONE, check_outputs
 from transreid_ssl.parts import Parts, rows
 
 if TYPE_CHECKING:
@@ -69,6 +70,27 @@ def open_parts(options: Embed, weights: str, pool: "Pool") -> Parts:
     for line in parts.check(f"remove the folder {parts.folder}, or give another --out"):
         print(line, flush=True)
     return parts
+
+
+def is_done(parts: Parts, options: Embed) -> bool:
+    """Whether all is there already; other features are replaced only where that is asked for.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if options.overwrite or not parts.out.exists():
+        return False
+    index = data.feature_files.index_path(parts.out)
+    table = data.feature_files.names_path(parts.out) or parts.out
+    ours = data.feature_files.is_table_of_names(table)
+    known = data.feature_files.about(parts.out) if ours else {}
+    made = known.get("key") == parts.key and known.get("dtype") == options.dtype
+    if made and (index.is_file() or not options.index):
+        return True
+    raise UserError(
+        f"{parts.out}: is there already, and not marked as of these images, weights and settings; "
+        "give another --out, or replace it by --overwrite true"
+    )
 
 
 def embed_parts(parts: Parts, model: "Backbone", pool: "Pool", options: Embed) -> None:
@@ -128,14 +150,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         retrieval.Graph.require()
         beside[data.feature_files.index_path(out)] = data.feature_files.is_index
     inputs = [source, options.subset, find_weights(weights)]
-    check_outputs(out, inputs=inputs, beside=beside)
+    check_outputs(out, inputs=inputs, beside=beside)  # what is there already is looked at below
     pool = data.open_pool(source, options.subset)
     print(f"{weights}: {model.spec}\n{pool.describe()}", flush=True)
     parts = open_parts(options, weights, pool)
+    if is_done(parts, options):
+        print(f"{out}: {DONE}")
+        return
     embed_parts(parts, model, pool, options)
     dim = model.spec.embed_dim
     record = {"weights": str(weights), "pool": pool.source, "fingerprint": pool.fingerprint}
-    record |= how_made(model, options)
+    record |= {"key": parts.key, "dtype": options.dtype} | how_made(model, options)
     count = data.feature_files.write_features(
         out, embedded(parts, dim), pool, dim, record, options.dtype, index_of(parts, dim, options)
     )

@@ -12,7 +12,7 @@ from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import write_json
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import sources
-from transreid_ssl.outputs import check_outputs, is_page, page_of
+from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     named = [path for path in (options.json, options.picture) if isinstance(path, str)]
     page = page_of(options.json)
     check_outputs(*named, inputs=[find_weights(weights), options.root], beside={page: is_page})
+    chosen = [getattr(options, name) for name in ("json", "picture") if keeps(options, name)]
+    check_outputs(*(path for path in chosen if isinstance(path, str)), keep=True)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
     query, gallery = retrieval.embed_protocol(model, protocol, **options.embedding)

@@ -21,7 +21,7 @@ from transreid_ssl.features import find_run
 from transreid_ssl.files import atomic_path
 from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.origin import trained_pool
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import Overwriting, check_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Export:
+class Export(Overwriting):
     """Export a backbone as a program that runs without this package.
 
     Example: ``python -m transreid_ssl.export backbone.onnx``, or of other weights than those of the
@@ -279,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"{weights[0]} and --weights {options.weights}: name one of them")
     named = next(iter(weights), options.weights)
     _format_of(Path(output), options.format)  # refused before weights are looked for
+    check_outputs(output, keep=not options.overwrite)
     given = {name: value for name, value in vars(options).items() if name not in _PLACES}
     print(*export(find_run(named, options.run), output, **given), sep="\n")
     print(f"written to {output}")

@@ -10,7 +10,20 @@ import numpy as np
 from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
-from transreid_ssl.outputs import check_outputs, choose_run
+from transreid_ssl.outputs import (
+    BACKBONE,
+    BEST,
+    COPIES,
+    MARK,
+    MODEL,
+    OUTPUTS,
+    Overwriting,
+    check_outputs,
+    choose_run,
+    finished_runs,
+    keeps,
+)
+from transreid_ssl.terms import WHITENED
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -18,12 +31,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingSettings:
+class EmbeddingSettings(Overwriting):
     """How to embed images; every choice that the weights file makes itself is left to it.
 
     Args:
         weights: Any weights file, folder or Hugging Face id; by default those of the newest
-            finished run in outputs/, which is said.
+            finished run in outputs/, or the copy that whiten or calibrate made of them since; it is
+            said.
         run: Those of this run instead: the name of its folder in outputs/, or its path.
         feature: Take features "before" or "after" the batch norm that some fine-tuned networks end
             with; by default as they were meant.
@@ -50,8 +64,8 @@ class EmbeddingSettings:
         return {name: getattr(self, name) for name in names}
 
 
-def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
-    """The weights file that was taken, and its network on its device.
+def load_model(settings: EmbeddingSettings, as_trained: bool = False) -> tuple[str, "Backbone"]:
+    """The weights file that was taken, as ``find_run`` says, and its network on its device.
 
     Says which one was taken where none was named, and what may surprise about how it was read.
 
@@ -61,7 +75,7 @@ def load_model(settings: EmbeddingSettings) -> tuple[str, "Backbone"]:
     """
     from transreid_ssl.models import load_backbone, read_spec
 
-    weights = find_run(settings.weights, settings.run)
+    weights = find_run(settings.weights, settings.run, as_trained)
     norm: dict[str, Any] = (
         {} if settings.feature is None else {"feature_norm": settings.feature == "after"}
     )
@@ -91,7 +105,7 @@ def place_weights(
         inputs: what else it reads.
 
     Raises:
-        UserError: a file that is read or of another kind, or two places.
+        UserError: a file that is read, of another kind or there already, or two places.
     """
     from transreid_ssl.models import find_weights
 
@@ -105,16 +119,26 @@ def place_weights(
     out = Path(options.out or default)
     if out.suffix != ".safetensors":
         raise UserError(f"{out}: weights are written as safetensors; name it ….safetensors")
+    if out.name in (BACKBONE, MODEL, BEST) and (out.parent / MARK).is_file():
+        raise UserError(
+            f"{out}: is where a run leaves its own weights; give another name, or --in_place true"
+        )
     # What stands at the default place was written by this command, and is written again as it is.
     again = options.out is None and out.exists() and out.samefile(source)
-    check_outputs(out, inputs=[*inputs, *([] if again else [source])])
+    check_outputs(out, inputs=[*inputs, *([] if again else [source])], keep=keeps(options))
+    if out.is_file() and not options.overwrite and _network_of(out) != _network_of(source):
+        raise UserError(
+            f"{out}: is a copy of another network; give an --out, or replace it by --overwrite true"
+        )
     return out
 
 
-def find_run(weights: str | None, run: str | None) -> str:
+def find_run(weights: str | None, run: str | None, as_trained: bool = False) -> str:
     """The weights that were named, or those of a run: that which was named, or else the newest.
 
-    Says which, and why, where weights are not named.
+    Of the newest run the copy is taken that ``whiten`` or ``calibrate`` wrote since it ended, if
+    there is one, unless it is wanted ``as_trained``. Says which, and why, where weights are not
+    named.
 
     Raises:
         UserError: both are named, no run has left any, or not the one that was named.
@@ -123,9 +147,43 @@ def find_run(weights: str | None, run: str | None) -> str:
         raise UserError(f"--weights {weights} and --run {run}: name one of them")
     if weights:
         return weights
-    found, why = choose_run(run)
-    print(f"--weights {found.weights}: {why}", flush=True)
-    return str(found.weights)
+    copies = [] if run else sorted(filter(Path.is_file, map(Path, COPIES)), key=_written)
+    if copies and not finished_runs():
+        taken, why = copies[-1], f"no run in {OUTPUTS}/ has ended, and this is {_made(copies[-1])}"
+    else:
+        found, why = choose_run(run)
+        taken = found.weights
+        newer = [copy for copy in copies if _written(copy) > found.ended and not as_trained]
+        ours = [copy for copy in newer if _network_of(copy) == _network_of(taken)]
+        if ours:
+            taken = ours[-1]
+            name = found.folder.name
+            why = f"{_made(taken)} of {name}, {why}; --run {name} takes {found.weights}"
+        elif newer:
+            why += f"; {newer[-1]} is of another network"
+    print(f"--weights {taken}: {why}", flush=True)
+    return str(taken)
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _made(copy: Path) -> str:
+    """What a copy is, in words."""
+    from transreid_ssl.models import read_spec
+
+    spec = read_spec(copy)
+    ways = {"whitened": spec.readout, "calibrated": spec.calibration}
+    return f"a {' and '.join(way for way, found in ways.items() if found) or 'plain'} copy"
+
+
+def _network_of(weights: Path) -> tuple[str, dict[str, Any]]:
+    """Which training of which network a file is of, whether whitened or not."""
+    from transreid_ssl.models import read_spec
+
+    spec = read_spec(weights)
+    return spec.name, {name: v for name, v in spec.provenance.items() if name != WHITENED}
 
 
 def device_of(settings: EmbeddingSettings) -> str:

@@ -1,6 +1,9 @@
 """Work on several processes of this machine, by torch's launcher, as Accelerate's has it.
 
-What stops it is said once, and last: launchers themselves end with a traceback of their own.
+What stops it is said once, and last: launchers themselves end with a traceback of their own. A
+recipe cannot keep them from it: when it has ended with a code that is not 0, `accelerate launch`
+raises a CalledProcessError (accelerate/commands/launch.py, `simple_launcher`; not with --quiet),
+and torch's launcher a ChildFailedError.
 """
 
 import argparse

@@ -129,7 +129,7 @@ def origin_on(spec: "BackboneSpec", weights: str, pool: "Pool") -> Origin:
 
 def _run_of(file: Path) -> "report.Run | None":
     """The run whose folder a file of weights lies in, if a run has written it there."""
-    from transreid_ssl.training.ownership import MARK
+    from transreid_ssl.outputs import MARK
 
     is_checkpoint = file.parent.name == "checkpoints" and file.suffix == ".pt"
     if not is_checkpoint and file.name not in (BACKBONE, MODEL, BEST):

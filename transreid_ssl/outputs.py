@@ -4,6 +4,7 @@ And the check, before any work, that what a command writes replaces nothing that
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +18,13 @@ BACKBONE, MODEL = "backbone.safetensors", "model.safetensors"
 BEST = "best.safetensors"
 """What fine-tuning leaves beside: the network of its best probe."""
 
+MARK = "run.lock"
+"""The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
+
 OUTPUTS = "outputs"
 """The folder of all runs."""
+COPIES = (f"{OUTPUTS}/whiten/{MODEL}", f"{OUTPUTS}/calibrate/{MODEL}")
+"""Where ``whiten`` and ``calibrate`` write the weights of a run with what they have found."""
 PRETRAINED = f"outputs/dino_pretrain/{BACKBONE}"
 SUPERVISED = f"outputs/supervised_finetune/{MODEL}"
 SCORES, SUBSET = "outputs/cfs/scores.parquet", "outputs/cfs/subset.parquet"
@@ -43,13 +49,22 @@ def finished_runs() -> list[FinishedRun]:
     """The runs in ``OUTPUTS`` that have left weights, of all recipes, the newest first.
 
     A run leaves them at its end, so that one that is broken off or still goes on is none of them.
+    Nor is a folder in which a command wrote weights, such as a copy that is whitened.
     """
-    found = [path for name in (MODEL, BACKBONE) for path in Path(OUTPUTS).glob(f"*/{name}")]
-    return sorted(map(_run_of, found), key=lambda run: -run.ended)
+    folders = [mark.parent for mark in Path(OUTPUTS).glob(f"*/{MARK}")]
+    return sorted(filter(None, map(_run_in, folders)), key=lambda run: -run.ended)
 
 
-def _run_of(weights: Path) -> FinishedRun:
-    return FinishedRun(weights.parent, weights, weights.stat().st_mtime)
+def _run_in(folder: Path) -> FinishedRun | None:
+    """The weights in a folder: of two the older, as a copy is made of what is there already."""
+    found = [folder / name for name in (MODEL, BACKBONE) if (folder / name).is_file()]
+    if not found:
+        return None
+    weights = min(found, key=lambda path: path.stat().st_mtime)
+    # The file may be written again, whitened in its place or by the same command once more.
+    steps = [path.stat().st_mtime for path in folder.glob("checkpoints/step_*.pt")]
+    ended = weights.stat().st_mtime
+    return FinishedRun(folder, weights, min(ended, max(steps, default=ended)))
 
 
 def choose_run(name: str | None) -> tuple[FinishedRun, str]:
@@ -71,18 +86,17 @@ def choose_run(name: str | None) -> tuple[FinishedRun, str]:
         )
     ended = datetime.fromtimestamp(runs[0].ended).strftime("%Y-%m-%d %H:%M")
     if len(runs) == 1:
-        return runs[0], f"the one finished network in {OUTPUTS}/ (of {ended})"
+        return runs[0], f"the one finished run in {OUTPUTS}/ (ended {ended})"
     return runs[0], (
-        f"the newest of {len(runs)} finished networks in {OUTPUTS}/ (of {ended}); --run NAME takes "
+        f"the newest of {len(runs)} finished runs in {OUTPUTS}/ (ended {ended}); --run NAME takes "
         "another"
     )
 
 
 def _named_run(name: str) -> FinishedRun:
     folder = Path(name) if Path(name).is_dir() else Path(OUTPUTS, name)
-    for file in (MODEL, BACKBONE):
-        if (folder / file).is_file():
-            return _run_of(folder / file)
+    if found := _run_in(folder):
+        return found
     if folder.is_dir():
         raise UserError(
             f"--run {name}: has not ended, as {folder} holds no {MODEL} and no {BACKBONE}; give "
@@ -109,6 +123,7 @@ def check_outputs(
     *outputs: str | Path,
     inputs: Iterable[str | Path | None] = (),
     beside: Mapping[Path, Callable[[Path], bool]] | None = None,
+    keep: bool = False,
 ) -> None:
     """Refuse files to be written that would replace what is read, or somebody's own: before work.
 
@@ -117,10 +132,11 @@ def check_outputs(
         inputs: files and folders that the command reads; None, and what is no path, is passed over.
         beside: further files that are written under names made from these, each with the question
             whether what is there already was written by the same command, and may be replaced.
+        keep: the outputs that are there already are not to be replaced (``keeps``).
 
     Raises:
         UserError: a folder is there, an output is an input or lies in one and exists already, two
-            outputs are one file, or a file beside them is not of this command.
+            outputs are one file, one is to be kept, or a file beside them is not of this command.
     """
     beside = beside or {}
     read = [Path(path) for path in inputs if path is not None and _exists(path)]
@@ -139,12 +155,44 @@ def check_outputs(
                     f"{path}: is there already, in the folder {source} that is read; remove it "
                     "or write elsewhere"
                 )
+        if keep and number < len(outputs):
+            raise UserError(
+                f"{path}: is there already; write elsewhere, or replace it by --overwrite true"
+            )
     for path, is_ours in beside.items():
         if path.exists() and not is_ours(path):
             raise UserError(
                 f"{path}: would be replaced, and was not written by this command; move it away "
                 f"or give the result another name"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overwriting:
+    """Settings of a command that writes results.
+
+    Args:
+        overwrite: Replace what is there already under a name that you give.
+    """
+
+    overwrite: bool = False
+
+
+def keeps(options: Overwriting, name: str = "out") -> bool:
+    """Whether a command is to leave alone what it finds where it would write.
+
+    That is where somebody chose the place. At its default place it replaces what it wrote before.
+
+    Args:
+        options: its settings.
+        name: of the one that names the place.
+    """
+    (usual,) = [field.default for field in fields(options) if field.name == name]
+    return getattr(options, name) != usual and not options.overwrite
+
+
+DONE = "is there already, of the same images and settings: nothing is left to do"
+"""What commands say that go on where they were stopped, and have come to their end before."""
 
 
 def begins_with(path: Path, text: str) -> bool:

@@ -19,7 +19,7 @@ from transreid_ssl.features import (
     read_embedded,
 )
 from transreid_ssl.number_types import PositiveInt
-from transreid_ssl.outputs import check_outputs, is_page, page_of
+from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
 from transreid_ssl.tables import check_listing, write_listing
 
 _DRAWN = 20  # queries on the picture
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = page_of(options.out)
     check_outputs(
         *written, inputs=[options.query, options.gallery, find_weights(weights)],
-        beside={page: is_page} if options.picture else {},
+        beside={page: is_page} if options.picture else {}, keep=keeps(options),
     )  # fmt: skip
     query = embed_pool(options.query, model, options, options.skip_broken)
     if gallery is None and options.query == options.gallery:

@@ -13,7 +13,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import atomic_paths
 from transreid_ssl.origin import Source, was_trained_on
-from transreid_ssl.outputs import begins_with, check_outputs
+from transreid_ssl.outputs import begins_with, check_outputs, keeps
 
 if TYPE_CHECKING:
     from transreid_ssl.data import ReIDProtocol
@@ -176,13 +176,17 @@ def record(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def outputs(
-    folder: str, beginnings: Mapping[str, str], roots: Sequence[str | Path | None] = ()
+    folder: str,
+    beginnings: Mapping[str, str],
+    roots: Sequence[str | Path | None] = (),
+    keep: bool = False,
 ) -> list[Path]:
     """The files to write, refused now if they cannot be: not after all the work.
 
     Args:
         beginnings: by the name of each, how the text begins that may be replaced.
         roots: what is read.
+        keep: what is there already is not to be replaced.
     """
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"--out {folder}: is a file; give a folder")
@@ -191,6 +195,7 @@ def outputs(
         inputs=roots,
         beside=dict.fromkeys(paths, lambda path: begins_with(path, beginnings[path.name])),
     )
+    check_outputs(*(paths if keep else []), keep=keep)
     return paths
 
 
@@ -205,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sources = [parse_set(text) for text in options.sets]
     read = [find_weights(weights), *(source.root for source in sources)]
     written = {"metrics.json": '{\n  "network"', "table.md": TITLE}
-    figures, table = outputs(options.out, written, read)
+    figures, table = outputs(options.out, written, read, keep=keeps(options))
     network = f"{weights}: {model.spec}"
     print(network, flush=True)
     targets = open_targets(options, model.spec)

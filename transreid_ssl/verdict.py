@@ -17,6 +17,7 @@ from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import atomic_paths
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import origin_on
+from transreid_ssl.outputs import keeps
 from transreid_ssl.transfer import markdown_table, outputs
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     models = load_models(options)
     weights = {name: str(path) for name, (path, _) in models.items()}
     read = [options.pool, options.subset, options.root, *map(find_weights, weights.values())]
-    out = outputs(options.out, _WRITTEN, read)
+    out = outputs(options.out, _WRITTEN, read, keep=keeps(options))
     pairs = retrieval.find_sure_pairs(pool.tracks, options.max_pairs, options.seed)
     networks = (f"{name}: {weights[name]}: {model.spec}" for name, (_, model) in models.items())
     notes = [*networks, pool.describe(), pairs.describe()]

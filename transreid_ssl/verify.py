@@ -25,7 +25,8 @@ class Verify:
         a: An image file.
         b: Another one.
         weights: Any weights file, folder or Hugging Face id; by default those of the newest
-            finished run in outputs/, which is said.
+            finished run in outputs/, or the copy that whiten or calibrate made of them since; it is
+            said.
         run: Those of this run instead: the name of its folder in outputs/, or its path.
         rate: Of false matches that the decision may make, one of those that the weights were
             calibrated for; by default 0.001, or the nearest that they know.

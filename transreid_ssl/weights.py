@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from transreid_ssl import command
-from transreid_ssl.outputs import MODEL, check_outputs
+from transreid_ssl.outputs import MODEL, Overwriting, check_outputs
 from transreid_ssl.publishing import Card, publication, say_licence
 from transreid_ssl.tutorial import Tutorial, make_tutorial
 
@@ -58,7 +58,7 @@ class Show(Reading):
 
 
 @dataclass(frozen=True)
-class Convert(Show):
+class Convert(Show, Overwriting):
     """Write a weights file as safetensors.
 
     Example: ``python -m transreid_ssl.weights convert checkpoint.pth backbone.safetensors``
@@ -71,7 +71,7 @@ class Convert(Show):
 
 
 @dataclass(frozen=True)
-class Save(Card):
+class Save(Card, Overwriting):
     """Write a folder that load_backbone, timm and the Hub read: weights, config.json and a card.
 
     Example: ``python -m transreid_ssl.weights save outputs/dino_pretrain/backbone.safetensors
@@ -79,7 +79,7 @@ class Save(Card):
 
     Args:
         weights: Weights file, folder or Hugging Face id.
-        folder: The folder to write; files of these names in it are replaced.
+        folder: The folder to write.
     """
 
     weights: str
@@ -125,7 +125,8 @@ def run_convert(options: Convert) -> None:
     """The command ``convert``."""
     from transreid_ssl.models import find_weights, save_backbone
 
-    check_outputs(options.output, inputs=[find_weights(options.weights)])
+    source = find_weights(options.weights)
+    check_outputs(options.output, inputs=[source], keep=not options.overwrite)
     save_backbone(options.output, run_show(options))
     print(f"written to {options.output}")
 
@@ -140,6 +141,7 @@ def run_save(options: Save) -> None:
     check_outputs(
         folder / MODEL, inputs=[find_weights(options.weights)],
         beside={path: partial(_contains, text) for path, text in ours.items()},
+        keep=not options.overwrite,
     )  # fmt: skip
     model = load_backbone(options.weights)
     words = publication(options, options.weights, model.spec)

@@ -9,14 +9,14 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, load_model, place_weights
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import trained_pool
-from transreid_ssl.outputs import MODEL, OUTPUTS
+from transreid_ssl.outputs import COPIES
 from transreid_ssl.terms import WHITENED
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
     from transreid_ssl.models import Backbone, BackboneSpec, Readout
 
-DEFAULT_OUT = f"{OUTPUTS}/whiten/{MODEL}"
+DEFAULT_OUT = COPIES[0]
 STRIPES = 8
 """That a person is cut into, unless the map has fewer rows."""
 WIDEST = 6_144
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError("--feature: features are read as --parts says: leave it out")
     if options.flip:
         raise UserError("--flip: whitening is learnt of images as they are: leave it out")
-    weights, model = load_model(options)
+    weights, model = load_model(options, as_trained=True)
     source = options.images or trained_pool(model.spec)
     out = place_weights(options, weights, DEFAULT_OUT, inputs=[source])
     model = _with_readout(model, None) if model.spec.readout else model

@@ -156,7 +156,7 @@ def test_packed_and_opened_again(tmp_path, write_images, monkeypatch):
     assert pack(pool, tmp_path / "packed", tick=lambda: ticks.append(1), kind="lmdb") == []
     assert len(ticks) == 7
     files = {str(path.relative_to(tmp_path / "packed")) for path in tmp_path.glob("packed/**/*")}
-    assert files == {"lmdb", "lmdb/data.mdb", "keys.pkl"}
+    assert files == {"lmdb", "lmdb/data.mdb", "keys.pkl", ".finished"}
     again = open_pool(tmp_path / "packed")
     assert again.describe() == f"LMDB {tmp_path / 'packed'}: 7 images"
     assert list(again.names) == list(pool.names)

@@ -1,5 +1,6 @@
 """The command line: what a person sees, and exit codes."""
 
+import re
 import shlex
 
 import cv2
@@ -8,8 +9,10 @@ import pytest
 import launch
 from transreid_ssl.command import run
 from transreid_ssl.data.__main__ import main
+from transreid_ssl.data.name_patterns import guess_pattern
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.readers import open_reid
+from transreid_ssl.errors import UserError
 from transreid_ssl.training.config import parse_config
 
 SMALL = "demo:identities=2,images=6,test=2,height=64,width=32"
@@ -27,7 +30,11 @@ def test_inspect_a_pool(images, capsys):
     assert f"folder {images}: 3 images" in text
     assert "3 of 3 images decoded, 1 broken" in text
     assert "note: 0002_c1_0.jpg: empty (0 bytes)" in text
-    assert "see also --protocol folder" in text
+    assert (
+        f"the names hold identities and cameras: `python -m transreid_ssl.data inspect {images} --p"
+        in text
+    )
+    assert "tracks" not in text, "these names tell no frame"
     assert "transreid_ssl pretrain dino --config auto" in text
     assert f"--run.output outputs/dino_images --data.pool {images}\n" in text
 
@@ -39,6 +46,67 @@ def test_inspect_a_protocol(capsys):
     assert text.count("2 of ") == 3
     assert "nothing odd was found" in text
     assert f"finetune supervised --data.name {SMALL}\n" in text
+
+
+BUILT_ALIKE = {  # names of camera 0 to 2, track 0 to 9 and frame, and what they are
+    "cam{c}_track{t:03}_{f:06}.jpg": r"cam(?P<camera>\d+)_track(?P<track>\d+)_(?P<frame>\d+)",
+    "2026-11-28/c{c}-t{t}-f{f}.jpg": r"c(?P<camera>\d+)-t(?P<track>\d+)-f(?P<frame>\d+)",
+    "{c}_{t:04}_{f:05}.jpg": r"(?P<camera>\d+)_(?P<track>\d+)_(?P<frame>\d+)",
+    "{word}/{t}/{f:05}.jpg": r"(?P<camera>[^/]+)/(?P<track>\d+)/(?P<frame>\d+)",
+    "{word}/id{t} frame{f}.jpg": r"(?P<camera>[^/]+)/id(?P<track>\d+)\ frame(?P<frame>\d+)",
+    "{t}/{f}.jpg": r"(?P<track>\d+)/(?P<frame>\d+)",
+    "person{t}_cam{c}_{f}.jpg": r"person(?P<identity>\d+)_cam(?P<camera>\d+)",
+    "c{c}/x7_{t}_k9_{f}.jpg": r"c(?P<camera>\d+)/x\d+_(?P<track>\d+)_k\d+_(?P<frame>\d+)",
+}
+
+
+@pytest.mark.parametrize("built", BUILT_ALIKE)
+def test_names_that_tell_something_are_told_with_a_command_that_reads_them(
+    tmp_path, write_images, capsys, monkeypatch, built
+):
+    """As it is written, it finds all crops of the ten tracks or people."""
+    monkeypatch.chdir(tmp_path)
+    names = [
+        built.format(c=t % 3, t=t, f=10 * n + t, word=["door", "hall", "yard"][t % 3])
+        for t in range(10)
+        for n in range(3)
+    ]
+    write_images(tmp_path / "my crops", names)
+    main(["inspect", "my crops", "--sample=3"])
+    (said,) = re.findall("note: names such as .*`(python .*)` reads", capsys.readouterr().out)
+    words = shlex.split(said)
+    assert words[words.index("--pattern") + 1] == BUILT_ALIKE[built]
+    assert main(words[3:]) == 0
+    text = capsys.readouterr().out
+    cameras = BUILT_ALIKE[built].count("<camera>") * 2 + 1
+    if words[3] == "tracks":
+        assert f"{cameras} cameras, {cameras} videos, 10 tracks of 3 to 3 images" in text
+    else:
+        assert f"train 30 images / 10 identities / {cameras} cameras" in text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{n:06}.jpg" for n in range(12)],  # nothing repeats
+        [f"{n:06}_{n % 3}.jpg" for n in range(12)],  # a number of the image, then of its camera?
+        [f"{n}_{'abc'[n % 3] * (1 + n % 2)}.jpg" for n in range(12)],  # not built alike
+        [f"t{n % 4}/{n}.jpg" for n in range(11)] + ["other/deeper/1.jpg"],
+        [f"t{n % 4}_f{n % 2}_{n}.jpg" for n in range(16)],  # many crops of a track in a frame
+    ],
+)
+def test_names_that_no_pattern_fits_are_left_alone(names):
+    assert guess_pattern(names) is None
+
+
+def test_frames_that_follow_one_another_are_all_asked_for():
+    guess = guess_pattern([f"t{n // 6}_f{n % 6}.jpg" for n in range(60)])
+    assert (guess.pattern, guess.dense) == (r"t(?P<track>\d+)_f(?P<frame>\d+)", True)
+
+
+def test_a_large_pool_is_looked_at_in_runs():
+    names = [f"t{n // 6}_f{n}.jpg" for n in range(101_000)]
+    assert guess_pattern(names).found == {"track": "0", "frame": "0"}
 
 
 def hint(text):
@@ -91,7 +159,9 @@ def test_verify(images, tmp_path, capsys):
     assert main(["verify", str(images), "--list", str(listed)]) == 0
     assert listed.read_text() == ""
     (images / "0001_c1_0.jpg").write_bytes(b"GIF")
-    assert main(["verify", str(images), "--list", str(listed)]) == 1
+    with pytest.raises(UserError, match=r"bad\.txt: is there already; write elsewhere, or replace"):
+        main(["verify", str(images), "--list", str(listed)])
+    assert main(["verify", str(images), "--list", str(listed), "--overwrite=true"]) == 1
     assert listed.read_text().startswith("0001_c1_0.jpg\tcannot be decoded")
     assert main(["verify", str(images)]) == 1
     assert "  0001_c1_0.jpg: cannot be decoded" in capsys.readouterr().out
@@ -137,9 +207,10 @@ def test_budget(tmp_path, capsys):
     assert f"--data.label_list {out}" in text
     first = out.read_text()
     assert len(first.splitlines()) == 2
-    assert main([*arguments, "--out", str(out), "--seed", "1"]) == 0
+    arguments += ["--out", str(out), "--overwrite=true"]
+    assert main([*arguments, "--seed", "1"]) == 0
     assert out.read_text() != first
-    assert main([*arguments, "--out", str(out), "--by", "image"]) == 0
+    assert main([*arguments, "--by", "image"]) == 0
     assert [line.count(";") for line in out.read_text().splitlines()] == [2] * 12
 
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from transreid_ssl.data import lmdb_pool, open_pool
-from transreid_ssl.data.packing import pack
+from transreid_ssl.data.packing import finished, pack
 from transreid_ssl.data.subset import SubsetPool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import continued_folder
@@ -176,3 +176,21 @@ def test_two_at_once_on_one_folder(tmp_path):
             pass
         assert (folder / "shard").read_text() == "half"
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "lmdb"])
+def test_what_the_same_call_has_finished_is_left_alone(pool, tmp_path, kind):
+    out = tmp_path / "packed"
+    assert finished(pool, out, 3, kind) is None
+    left_out = pack(pool, out, 3, kind=kind)
+    before, ticks, read = content(out), [], list(pool.reads)
+    assert finished(pool, out, 3, kind) == left_out
+    assert pack(pool, out, 3, lambda: ticks.append(1), kind) == left_out
+    assert (content(out), ticks, pool.reads) == (before, [], read)
+    said = "packed: is there already, a pool of 9 images, and not marked as made of these"
+    for other, rows in ((SubsetPool(pool, range(5)), 3), (pool, 4)):
+        with pytest.raises(UserError, match=said):
+            pack(other, out, rows, kind=kind)
+    (out / ".finished").unlink()  # as of an older version
+    with pytest.raises(UserError, match=said):
+        pack(pool, out, 3, kind=kind)

@@ -1,5 +1,7 @@
 """Labels of every kind: numbered from 0 or 1, text, junk, distractors; and what is not there."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -67,7 +69,7 @@ def test_one_camera_trains_and_says_how_to_test_without(tmp_path, write_images):
     root = market(tmp_path, write_images, cameras=(1,))
     protocol = open_reid("market1501", root, purpose="train")
     assert len(protocol.train) == 2
-    with pytest.raises(UserError, match="all images are of one camera; to evaluate without"):
+    with pytest.raises(UserError, match=r"all images are of one camera .*; to evaluate without"):
         open_reid("market1501", root, purpose="test")
     advice = " | ".join(check_protocol(protocol))
     assert "cannot be evaluated on: no query has a match" in advice
@@ -97,6 +99,34 @@ def test_folder_with_labels_of_every_kind(tmp_path, write_images):
     assert "1 distractors (identities below 0)" in protocol.describe()
     with pytest.raises(UserError, match="do not match"):
         open_reid("folder", tmp_path / "some", r"(?P<identity>x)?\d")
+
+
+def test_a_pattern_that_does_not_fit_is_told_by_the_part_that_fails(tmp_path, write_images):
+    """On the name of a file; and what is advised instead of it fits."""
+    root = write_images(tmp_path / "crops", ["cam7/p03-a.jpg", "cam7/p03-b.jpg", "cam7/p14-a.jpg"])
+
+    def complaint(pattern, **more):
+        with pytest.raises(UserError) as caught:
+            open_reid("folder", root, pattern, **more)
+        return str(caught.value)
+
+    said = complaint(r"cam(?P<camera>\d+)/q(?P<identity>\d+)")
+    assert (
+        r"3 of 3 image names, such as 'cam7/p03-a.jpg', do not match 'cam(?P<camera>\d+)/q" in said
+    )
+    assert r"'cam(?P<camera>\d+)/' finds 'cam7/', and 'q(?P<identity>\d+)' fails); correct" in said
+    said = complaint(r"(?:kam(?P<camera>\d+))?.*p(?P<identity>\d+)")
+    assert "the group camera of '(?:kam" in said
+    assert "is empty in every name, such as 'cam7/p03-a.jpg'" in said
+    assert "the group camera of" in complaint(r"p(?P<identity>\d+)(?P<camera>\d*)")
+    assert "finds" not in complaint(r"q(?P<identity>\d+)|x(?P<camera>\d+)")
+    said = complaint(r"cam(?P<camera>\d+)/p(?P<identity>\d+)", purpose="test")
+    assert "one camera ('cam" in said
+    assert "finds camera '7', identity '03' in 'cam7/p03-a.jpg')" in said
+    (advised,) = re.findall("such as '(.+)'$", said)
+    protocol = open_reid("folder", root, advised, purpose="test")
+    assert protocol.query.cameras is None
+    assert protocol.train.identities.tolist() == [3, 3, 14]
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Parquet shards: written here and read by HuggingFace datasets, and the other way round."""
 
 import pickle
+import subprocess
+import sys
 
 import datasets
 import pyarrow as pa
@@ -8,11 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset
 
 from damage import damaged, outcome
+from launch import environment
 from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.loader import open_loader
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack
+from transreid_ssl.data.shard_rows import CachedRows, RowsInPlace
 from transreid_ssl.errors import UserError
 
 
@@ -34,7 +40,7 @@ def save(path, **columns):
 def test_packed_and_opened_again(tmp_path, write_images):
     pool = open_pool(write_images(tmp_path / "images", [f"{i // 3}/{i}.jpg" for i in range(7)]))
     assert pack(pool, tmp_path / "packed", rows_per_shard=3) == []
-    assert len(list((tmp_path / "packed").iterdir())) == 3
+    assert len(list((tmp_path / "packed").glob("*.parquet"))) == 3
     again = open_pool(tmp_path / "packed")
     assert list(again.names) == list(pool.names)
     assert again.fingerprint == pool.fingerprint
@@ -104,19 +110,122 @@ def test_names_come_from_the_paths_within_images(tmp_path, encoded):
         pool.read(1)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+class Bytes(Dataset):
+    """The bytes of a pool's images."""
+
+    def __init__(self, pool):
+        self.pool = pool
+
+    def __len__(self):
+        return len(self.pool)
+
+    def __getitem__(self, index):
+        return self.pool.read(index)
+
+
+def rows_to_write(encoded):
+    """Twelve images, one twice and one without bytes, as a column."""
+    images = [encoded(number) for number in range(10)] + [encoded(3), None]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    rows = [{"bytes": one, "path": f"{number}.jpg"} for number, one in enumerate(images)]
+    return images, pa.table({"image": pa.array(rows, kind)})
+
+
+PLAIN = {"compression": "none", "use_dictionary": False}
+
+
+@pytest.mark.parametrize(
+    ("how", "rows"),
+    [
+        (PLAIN | {"data_page_size": 1}, RowsInPlace),  # a page an image, with a header before it
+        (PLAIN | {"data_page_version": "2.0"}, RowsInPlace),
+        (PLAIN | {"column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"}}, CachedRows),
+        ({"compression": "zstd", "use_dictionary": False}, CachedRows),
+        ({}, CachedRows),
+    ],
+)
+def test_rows_are_read_in_any_order_by_any_process(tmp_path, encoded, monkeypatch, how, rows):
+    images, table = rows_to_write(encoded)
+    pq.write_table(table, tmp_path / "0.parquet", row_group_size=5, **how)
+    pool, decoded = open_pool(tmp_path), []
+    assert isinstance(pool._rows, rows)
+    read = RowsInPlace._values
+    monkeypatch.setattr(
+        RowsInPlace, "_values", lambda *given: decoded.append(given[2]) or read(*given)
+    )  # fmt: skip
+    for index in (7, 2, 10, 0, 6, 1, 9, 5, 3, 8, 4, 7):
+        assert pool.read(index) == images[index]
+    with pytest.raises(CorruptImage, match="no bytes"):
+        pool.read(11)
+    assert sorted(decoded) == ([0, 1, 2] if rows is RowsInPlace else [])
+    monkeypatch.undo()
+    again = pickle.loads(pickle.dumps(pool))
+    assert again.read(7) == images[7]
+    for pools in (open_pool(tmp_path), pool):  # forks find places, and find those noted before
+        forked = open_loader(Bytes(pools), 2, batch_size=None, sampler=[7, 1, 10, 2])
+        assert list(forked) == [images[index] for index in (7, 1, 10, 2)]
+
+
+def test_what_one_fork_has_found_the_others_know(tmp_path, encoded):
+    images, table = rows_to_write(encoded)
+    pq.write_table(table, tmp_path / "0.parquet", **PLAIN)
+    pool = open_pool(tmp_path)
+    assert list(open_loader(Bytes(pool), 1, batch_size=None, sampler=[4])) == [images[4]]
+    assert pool._rows._places[0] > 0, "found by a process that is gone"
+    spawned = DataLoader(
+        Bytes(pool), num_workers=1, batch_size=None, sampler=[7, 1], multiprocessing_context="spawn"
+    )
+    assert list(spawned) == [images[7], images[1]]
+
+
+def test_opening_copies_nothing_and_prints_nothing(tmp_path, encoded):
+    """In a process of its own, where ``datasets`` has not been imported."""
+    pq.write_table(rows_to_write(encoded)[1], tmp_path / "0.parquet", **PLAIN)
+    program = (
+        "import sys; from transreid_ssl.data.open import open_pool; "
+        f"print(len(open_pool({str(tmp_path)!r}).read(0)), 'datasets' in sys.modules)"
+    )
+    home = {"HOME": str(tmp_path / "home"), "TRANSREID_SSL_CACHE": str(tmp_path / "index")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        env=environment() | home,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{len(encoded(0))} False\n", "")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_shard_that_is_replaced_or_cut_meanwhile_gives_no_other_image(tmp_path, encoded):
+    _, table = rows_to_write(encoded)
+    path = tmp_path / "0.parquet"
+    pq.write_table(table, path, **PLAIN)
+    pool = open_pool(tmp_path)
+    pool.read(0)
+    pq.write_table(table.slice(1), path, **PLAIN)
+    with pytest.raises(CorruptImage, match=r"0\.parquet was changed meanwhile"):
+        pool.read(1)
+
+
+def test_compressed_shards_say_where_they_are_decoded_to(tmp_path, encoded, capfd):
+    pq.write_table(rows_to_write(encoded)[1], tmp_path / "0.parquet")
+    pool = open_pool(tmp_path)
+    assert "12 images (compressed: decoded once into the cache of `datasets`" in pool.describe()
+    assert capfd.readouterr() == ("", "")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5),
     length=st.floats(0.1, 1),
+    how=st.sampled_from([{}, PLAIN]),
 )
 def test_no_damaged_shard_ends_otherwise_than_in_images_or_one_line(
-    tmp_path_factory, places, length
+    tmp_path_factory, places, length, how
 ):
     path = tmp_path_factory.mktemp("shards") / "0.parquet"
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     rows = [{"bytes": bytes([i]) * 50, "path": f"{i}.jpg"} for i in range(5)]
     names = pa.array([f"name {i}" for i in range(5)])
-    pq.write_table(pa.table({"image": pa.array(rows, kind), "name": names}), path)
+    pq.write_table(pa.table({"image": pa.array(rows, kind), "name": names}), path, **how)
     content = damaged(path.read_bytes(), places)
     path.write_bytes(content[: int(length * len(content))])
     pool = outcome(lambda: open_pool(path))
@@ -139,6 +248,11 @@ def test_shards_that_differ_and_an_empty_one(tmp_path, encoded):
     pq.write_table(pa.table({"other": [1]}), tmp_path / "two/1.parquet")
     with pytest.raises(UserError, match=r"1\.parquet: not a readable .* image does not exist"):
         open_pool(tmp_path / "two")
+    for number in range(2):
+        save(tmp_path / "named" / f"{number}.parquet", image=images, name=[str(number)])
+    pq.write_table(pa.table({"name": ["1"]}), tmp_path / "named/1.parquet")
+    with pytest.raises(UserError, match=r"1\.parquet: has no column image of images, as 0\.parq"):
+        open_pool(tmp_path / "named")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "none.parquet")
     with pytest.raises(UserError, match="no row in it"):
         open_pool(tmp_path / "none.parquet")

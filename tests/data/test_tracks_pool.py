@@ -23,6 +23,7 @@ from transreid_ssl.data.tracks.formats import FORMATS
 from transreid_ssl.data.tracks.pool import LAYOUTS
 from transreid_ssl.data.tracks.settings import ClipConfig
 from transreid_ssl.errors import UserError
+from transreid_ssl.outputs import DONE
 
 RULES = CropRules(every=2)
 
@@ -178,8 +179,14 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
     assert "soon after the one before" in text
     assert main(["inspect", "outputs/tracks"]) == 0
     assert "2 cameras, 2 videos, " in capsys.readouterr().out
-    with pytest.raises(UserError, match="outputs/tracks: exists already"):
-        main(["tracks", "--num_workers", "0"])
+    assert main(["tracks", "--num_workers", "0"]) == 0
+    again = capsys.readouterr().out
+    assert f"outputs/tracks: {DONE}\n" in again
+    assert again.splitlines()[-3:] == text.splitlines()[-3:], "the same counts and next command"
+    with pytest.raises(
+        UserError, match=r"outputs/tracks: is there already, a pool of \d+ images, "
+    ):
+        main(["tracks", "--num_workers", "0", "--margin", "0.1"])
     with pytest.raises(UserError, match=r"Tracks\.margin is -1\.0: give 0 to 1"):
         main(["tracks", "--margin", "-1"])
     (tmp_path / "crops").mkdir()

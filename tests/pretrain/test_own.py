@@ -174,6 +174,9 @@ def test_a_run_on_a_subset_with_mates_and_the_same_again(pool, tmp_path, monkeyp
     assert text.index("network") < text.index("run folder")
     saved = (folder / "config.yaml").read_text()
     assert "mates: track" in saved
+    older = saved.replace("  interpolation: linear\n", "")
+    assert older != saved
+    (folder / "config.yaml").write_text(older)
     monkeypatch.setattr("transreid_ssl.training.num_cores", lambda: 64)
     monkeypatch.setattr("transreid_ssl.pretrain.own._SEEN", {"cpu": 99})
     text = launch.run(RECIPE, *options, "--run.extend_to=3")

@@ -55,6 +55,35 @@ def test_other_settings_are_refused_by_name(run):
 
 
 @dataclass(frozen=True)
+class Newer:
+    """Settings of a later version: one more, one more in a section, and a further section."""
+
+    run: RunSettings = field(default_factory=lambda: RunSettings(seed=5))
+    width: int = 3
+    depth: int = 2
+    data: PoolSettings = field(default_factory=PoolSettings)
+
+
+def test_a_run_of_an_older_version_goes_on_if_what_is_new_has_its_default(run):
+    text = (run.path / "config.yaml").read_text()
+    assert "  seed: 0\n" in text
+    (run.path / "config.yaml").write_text(text.replace("  seed: 0\n", ""))
+    run.log(1, {"loss": 2.0})
+    run.claim(Newer())  # the default of the section, not of its class
+    for changed, said in (
+        (Newer(depth=4), r"settings: depth \(2 there, 4 now\); choose"),
+        (Newer(run=RunSettings()), r"settings: run\.seed \(5 there, 0 now\); choose"),
+        (
+            Newer(data=PoolSettings(statistics="half")),
+            r"settings: data\.statistics \(imagenet there",
+        ),
+        (Newer(width=4), r"width \(3 there, 4 now\)"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run.claim(changed)
+
+
+@dataclass(frozen=True)
 class Anywhere:
     """Settings that a run may be begun again with, and one that it may not."""
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow.compute as pc
@@ -31,17 +31,16 @@ from transreid_ssl.outputs import (
     SCORES,
     SUBSET,
     SUPERVISED,
+    Overwriting,
     check_outputs,
     is_page,
+    keeps,
     page_of,
     require,
 )
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.tables import read_columns, read_record
 from transreid_ssl.training.config import as_options
-
-if TYPE_CHECKING:
-    from transreid_ssl.data import Pool
 
 _COMMAND = "python -m transreid_ssl.cfs"
 
@@ -112,7 +111,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Select(Diversity):
+class Select(Diversity, Overwriting):
     """Keep the best part of a scored pool, for ``--data.subset`` of the pre-training recipes.
 
     Examples: ``python -m transreid_ssl.cfs select --keep 0.5``;
@@ -162,7 +161,7 @@ class Select(Diversity):
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Overwriting):
     """Draw the histogram of the scores and the images at both ends and around the cut.
 
     Example: ``python -m transreid_ssl.cfs report``.
@@ -193,7 +192,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Import:
+class Import(Overwriting):
     """Turn a pickled list of names, best first, into a subset table. Nothing in it is executed.
 
     Example: ``python -m transreid_ssl.cfs import CFS_list.pkl --keep 0.5``.
@@ -242,7 +241,11 @@ def run_score(options: Score) -> int | None:
         print(f"{out}: {_summary(out)}; next: {following}", flush=True)
         if judgement := recorded(read_record(out)):
             print(judgement, flush=True)
-    on_main(accelerator, lambda: print(_followed(pool, out), flush=True))
+
+    def follows() -> str:
+        return cfs.account.follows(pool, cfs.subset.read_scores(out)["score"].to_numpy())
+
+    on_main(accelerator, lambda: print(follows(), flush=True))
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -251,7 +254,8 @@ def run_score(options: Score) -> int | None:
 def run_select(options: Select) -> None:
     """The command ``select``."""
     require(options.scores)
-    check_outputs(options.out, inputs=[options.scores, options.pool, *_files_of(options.features)])
+    inputs = [options.scores, options.pool, *_files_of(options.features)]
+    check_outputs(options.out, inputs=inputs, keep=keeps(options))
     judgement = recorded(read_record(options.scores))
     if judgement and not judgement.knows and options.strategy == "best":
         if options.strict:
@@ -283,7 +287,7 @@ def run_report(options: Report) -> None:
     source = str(options.pool or record.get("pool") or "demo")
     inputs = [options.scores, options.subset, source, *_files_of(options.features)]
     page = page_of(options.out)
-    check_outputs(options.out, inputs=inputs, beside={page: is_page})
+    check_outputs(options.out, inputs=inputs, beside={page: is_page}, keep=keeps(options))
     pool = data.open_pool(source)
     cfs.subset.check_pool(options.scores, record, pool)
     kept = np.zeros(len(pool), bool)
@@ -306,12 +310,11 @@ def run_report(options: Report) -> None:
 
 def run_import(options: Import) -> None:
     """The command ``import``."""
-    check_outputs(options.out, inputs=[options.source, options.pool])
+    check_outputs(options.out, inputs=[options.source, options.pool], keep=keeps(options))
     pool = data.open_pool(options.pool) if options.pool else None
     out = cfs.import_list(options.source, options.out, keep=options.keep, pool=pool)
-    print(
-        f"{out}: {read_record(out)['images']:,} images; pre-train on them with --data.subset {out}"
-    )
+    count = read_record(out)["images"]
+    print(f"{out}: {count:,} images; pre-train on them with --data.subset {out}")
 
 
 def _files_of(features: str | Path | None) -> list[Path | None]:
@@ -320,13 +323,8 @@ def _files_of(features: str | Path | None) -> list[Path | None]:
     return [] if path is None else [path, data.feature_files.names_path(path)]
 
 
-def _followed(pool: "Pool", path: Path) -> str:
-    """What the scores of a table follow, in words."""
-    return cfs.account.follows(pool, cfs.subset.read_scores(path)["score"].to_numpy())
-
-
 def _summary(path: Path) -> str:
-    """One line on a table of scores, whose names may be millions and are not read."""
+    """One line on a table of scores; its names, perhaps millions, are not read."""
     column = cfs.subset.score_column(path)
     scores = read_columns(path, column, made_by=MADE_BY[SCORES])[column]
     span = pc.min_max(scores)

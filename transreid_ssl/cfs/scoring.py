@@ -26,7 +26,7 @@ from transreid_ssl.data import CorruptImage, Pool, decode, open_loader, resize
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
 from transreid_ssl.logs import say
-from transreid_ssl.outputs import SCORES
+from transreid_ssl.outputs import DONE, SCORES
 from transreid_ssl.processes import on_main, together
 from transreid_ssl.retrieval.embed import refuse_not_finite
 from transreid_ssl.tables import read_record
@@ -121,6 +121,7 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
     parts = ScoreParts(out, key, len(pool), shard_size, scorer.column)
     if _prepare(parts, overwrite, accelerator):
         _require_judgement(out, scorer.target)
+        say(accelerator, f"{out}: {DONE}")
     else:
         # Before any process begins: a part written early would shift another's share.
         pending = together(accelerator, parts.pending)

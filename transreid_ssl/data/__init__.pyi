@@ -2,6 +2,7 @@ from . import budget as budget
 from . import doctor as doctor
 from . import feature_files as feature_files
 from . import images as images
+from . import name_patterns as name_patterns
 from . import packing as packing
 from . import reid as reid
 from . import subset as subset

@@ -27,7 +27,7 @@ from transreid_ssl import command, data
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.data.tracks.settings import Clip, Tracks
 from transreid_ssl.errors import check_ranges
-from transreid_ssl.outputs import check_outputs
+from transreid_ssl.outputs import DONE, Overwriting, check_outputs, keeps
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -59,7 +59,7 @@ class Inspect:
 
 
 @dataclass(frozen=True)
-class Verify:
+class Verify(Overwriting):
     """Decode every image; exit code 1 if some are broken.
 
     Example: ``python -m transreid_ssl.data verify demo:identities=20 --list bad.txt``.
@@ -113,7 +113,7 @@ class Demo:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Overwriting):
     """Choose a share of the training labels, as LUPerson's authors do, and write it as a list.
 
     Example: ``python -m transreid_ssl.data budget --share 0.1 --by image --out used_ims_0.10.txt``,
@@ -127,7 +127,7 @@ class Budget:
         share: How much to keep, above 0 and up to 1.
         by: Of what the share is: the identities, with all their images, or the images of each.
         seed: Another seed is another draw; with the same one a smaller share is part of a larger.
-        out: The list, which is replaced.
+        out: The list.
     """
 
     data: str = "demo"
@@ -145,7 +145,8 @@ class Budget:
 def run_inspect(options: Inspect) -> int:
     """The command ``inspect``."""
     advice, note, following = (_inspect_protocol if options.protocol else _inspect_pool)(options)
-    print("\n".join(f"note: {line}" for line in advice) or "nothing odd was found")
+    notes = "\n".join(f"note: {line}" for line in advice)
+    print(command.as_started(notes) or "nothing odd was found")
     if note:
         print(f"note: {note}")
     print(command.as_started(f"next: {following}"))
@@ -158,7 +159,7 @@ def _inspect_pool(options: Inspect) -> tuple[list[str], str, str]:
     print(pool.describe())
     if pool.tracks is not None:
         print(pool.tracks.describe())
-    advice = _look(pool, options.sample) + _name_advice(pool)
+    advice = _look(pool, options.sample) + _name_advice(pool, options)
     given = {"--data.pool": options.path, "--data.subset": options.subset}
     note = ""
     if not pool.generated:
@@ -224,15 +225,32 @@ def _look(images: Any, sample: int, part: str | None = None) -> list[str]:
     return broken + data.doctor.advise(findings, part)
 
 
-def _name_advice(pool: "Pool") -> list[str]:
-    if pool.generated or not all(re.search(DEFAULT_PATTERN, name) for name in pool.names[:100]):
+def _name_advice(pool: "Pool", options: Inspect) -> list[str]:
+    """What names seem to tell that nobody has read yet, and a command that reads it."""
+    if pool.generated or pool.tracks is not None or options.subset:
         return []
-    return ["the names hold identities and cameras: see also --protocol folder or market1501"]
+    path = shlex.quote(options.path)
+    labelled = f"`{_COMMAND} inspect {path} --protocol folder"
+    tracks = f"`{_COMMAND} tracks {path} --out outputs/tracks"
+    if all(re.search(DEFAULT_PATTERN, name) for name in pool.names[:100]):
+        said = f"the names hold identities and cameras: {labelled}` reads them"
+        layout = data.tracks.layout_of(pool)
+        return [said + f", and {tracks}` makes a pool of their tracks" * (layout is not None)]
+    if layout := data.tracks.layout_of(pool):
+        return [f"the names tell tracks, as {layout} does: {tracks}` makes a pool of them"]
+    guess = data.name_patterns.guess_pattern(pool.names)
+    if guess is None:
+        return []
+    told = ", ".join(f"{role} {value}" for role, value in guess.found.items())
+    following = tracks if "track" in guess.found else labelled
+    following += f" --pattern {shlex.quote(guess.pattern)}" + " --every 1" * guess.dense
+    return [f"names such as {guess.example} seem to tell {told}; if so, {following}` reads them"]
 
 
 def run_verify(options: Verify) -> int:
     """The command ``verify``."""
-    check_outputs(*filter(None, [options.list]), inputs=[options.path])
+    written = filter(None, [options.list])
+    check_outputs(*written, inputs=[options.path], keep=not options.overwrite)
     pool = data.open_pool(options.path)
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
@@ -252,6 +270,8 @@ def run_pack(options: Pack) -> int:
     """The command ``pack``."""
     pool = data.open_pool(options.path, options.subset)
     print(pool.describe(), flush=True)
+    if data.packing.finished(pool, options.out, options.rows_per_shard, options.format) is not None:
+        print(f"{options.out}: {DONE}")
     with _progress(len(pool)) as tick:
         left_out = data.packing.pack(
             pool, options.out, options.rows_per_shard, lambda: tick(1), options.format
@@ -278,7 +298,7 @@ def run_demo(options: Demo) -> int:
 
 def run_budget(options: Budget) -> int:
     """The command ``budget``."""
-    check_outputs(options.out, inputs=[options.root])
+    check_outputs(options.out, inputs=[options.root], keep=keeps(options))
     train = data.open_reid(options.data, options.root, options.pattern).train
     indices = data.budget.label_budget(train, options.share, options.by, options.seed)
     data.budget.write_budget(options.out, train, indices, options.by)

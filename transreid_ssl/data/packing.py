@@ -11,14 +11,20 @@ import numpy as np
 
 from transreid_ssl import __version__
 from transreid_ssl.data.lmdb_pool import write_lmdb
+from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol, sheet
 from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.shards import write_shards
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import continued_folder, fingerprint, new_folder, write_text
+from transreid_ssl.reading import read_lines
 
 Tick = Callable[[], object]
+
+_LEFT_OUT = "left_out.txt"
+_KEY = ".finished"
+"""The file of a packed pool that says which call has finished it."""
 
 
 def pack(
@@ -35,14 +41,15 @@ def pack(
     "lmdb", LUPerson's layout, which holds no tracks. Broken images are left out; ``left_out.txt``
     in ``out`` lists them. What is stopped leaves its finished shards, or the images in the LMDB, in
     ``out``.unfinished, and the same call goes on from there; images that were left out are looked
-    at again.
+    at again. Where the same call has finished before, nothing is done.
 
     Raises:
-        UserError: ``out`` exists, cannot be written, or no image is sound; ``out``.unfinished is of
-            other images (one in a thousand is compared) or settings.
+        UserError: ``out`` holds something else, cannot be written, or no image is sound;
+            ``out``.unfinished is of other images (one in a thousand is compared) or settings.
     """
-    left_out = []
-    key = fingerprint([pool.fingerprint, kind, str(rows_per_shard), __version__])
+    if (known := finished(pool, out, rows_per_shard, kind)) is not None:
+        return known
+    left_out, key = [], _key(pool, rows_per_shard, kind)
     with continued_folder(out, key) as folder:
         lmdb = kind == "lmdb"
         images = (
@@ -58,10 +65,40 @@ def pack(
         if len(left_out) == len(pool):
             shutil.rmtree(folder)
             raise UserError(f"{pool.source}: not one image can be read (such as {left_out[0]})")
-        (folder / "left_out.txt").unlink(missing_ok=True)  # of an end that failed
+        (folder / _LEFT_OUT).unlink(missing_ok=True)  # of an end that failed
         if left_out:
-            write_text(folder / "left_out.txt", "\n".join(left_out) + "\n")
+            write_text(folder / _LEFT_OUT, "\n".join(left_out) + "\n")
+        write_text(folder / _KEY, key)
     return left_out
+
+
+def _key(pool: Pool, rows_per_shard: int, kind: str) -> str:
+    """What the content of a packed pool follows from."""
+    return fingerprint([pool.fingerprint, kind, str(rows_per_shard), __version__])
+
+
+def finished(
+    pool: Pool, out: str | Path, rows_per_shard: int = 20_000, kind: str = "parquet"
+) -> list[str] | None:
+    """What was left out of a packing that the same call has finished; None if nothing is there.
+
+    Raises:
+        UserError: another pool is there.
+    """
+    out = Path(out)
+    record, left_out = out / _KEY, out / _LEFT_OUT
+    if record.is_file() and record.read_bytes() == _key(pool, rows_per_shard, kind).encode():
+        return [*filter(None, read_lines(left_out))] if left_out.is_file() else []
+    if not out.name or not out.is_dir() or not any(out.iterdir()):
+        return None
+    try:
+        found = open_pool(out)
+    except UserError:
+        return None  # none of ours, and refused as such
+    raise UserError(
+        f"{out}: is there already, a pool of {len(found):,} images, and not marked as made of "
+        "these with these settings; use it as it is, remove it, or choose another folder"
+    )
 
 
 def write_demo(config: PeopleConfig, out: str | Path, tick: Tick = lambda: None) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from transreid_ssl.data.folder import list_images
 from transreid_ssl.data.pool import FilesPool
-from transreid_ssl.data.reader_parts import encode, not_below_zero, read_labels
+from transreid_ssl.data.reader_parts import compile_pattern, encode, not_below_zero, read_labels
 from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol, split_queries
 from transreid_ssl.errors import UserError
 
@@ -21,6 +21,9 @@ def read_folder(name: str, root: Path, pattern: str) -> ReIDProtocol:
     """Any images with identity and camera in their paths; text identities are numbered.
 
     Identities below 0 are distractors. Cameras are used if every name has one.
+
+    Raises:
+        UserError: no image, a name that does not match, or a pattern whose camera no name has.
     """
     folders = _find_parts(root)
     found = {
@@ -28,7 +31,14 @@ def read_folder(name: str, root: Path, pattern: str) -> ReIDProtocol:
         for part, folder in folders.items()
     }
     identities = encode([texts for _, texts, _ in found.values()])
-    cameras, notes = _cameras([texts for _, _, texts in found.values()])
+    views = [texts for _, _, texts in found.values()]
+    if "camera" in compile_pattern(pattern).groupindex and not any(map(any, views)):
+        example = next(names[0] for names, _, _ in found.values())
+        raise UserError(
+            f"{root}: the group camera of '{pattern}' is empty in every name, such as {example!r}; "
+            "correct it, or leave the group out where names tell no camera"
+        )
+    cameras, notes = _cameras(views)
     images = {}
     for part, labels, views in zip(found, identities, cameras):
         pool = FilesPool(str(folders[part]), folders[part], found[part][0])
@@ -37,10 +47,12 @@ def read_folder(name: str, root: Path, pattern: str) -> ReIDProtocol:
             where = "" if part == "whole" else f"{part}: "
             notes.append(f"{where}{distractors:,} distractors (identities below 0)")
     if "whole" in images:
-        return _split(name, images["whole"], notes)
+        return _split(name, images["whole"], notes, pattern)
     train = images.get("train", images["query"].subset([]))
     split = "your own split"
-    return ReIDProtocol(name, train, images["query"], images["gallery"], split, tuple(notes))
+    return ReIDProtocol(
+        name, train, images["query"], images["gallery"], split, tuple(notes), pattern=pattern
+    )
 
 
 def _find_parts(root: Path) -> dict[str, Path]:
@@ -78,11 +90,12 @@ def _cameras(parts: list[list[str | None]]) -> tuple[list[np.ndarray | None], li
     return not_below_zero(encode(parts)), []
 
 
-def _split(name: str, whole: LabelledImages, notes: list[str]) -> ReIDProtocol:
+def _split(name: str, whole: LabelledImages, notes: list[str], pattern: str) -> ReIDProtocol:
     """One folder as all parts."""
     query, gallery = split_queries(whole)
     what = "each identity" if whole.cameras is None else "each identity and camera"
     split = f"one folder: all of it trains, and the first image of {what} is a query"
     return ReIDProtocol(
-        name, whole, whole.subset(query), whole.subset(gallery), split, tuple(notes)
-    )
+        name, whole, whole.subset(query), whole.subset(gallery), split, tuple(notes),
+        pattern=pattern,
+    )  # fmt: skip

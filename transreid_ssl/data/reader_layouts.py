@@ -92,8 +92,9 @@ class MarketFolders:
             pool = FilesPool(str(home / folder), home / folder, [names[i] for i in kept])
             found.append(LabelledImages(pool, labels[kept], views[kept]))
         train, query, gallery = found
+        split = self.counts.compare(train, query, gallery)
         return ReIDProtocol(
-            name, train, query, gallery, self.counts.compare(train, query, gallery), tuple(notes)
+            name, train, query, gallery, split, tuple(notes), pattern=DEFAULT_PATTERN
         )
 
     def _read_part(self, folder: Path) -> _Raw:

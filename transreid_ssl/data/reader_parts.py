@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 
 _LARGEST = 10**15  # labels are added to and packed together: this leaves them room in int64
@@ -49,15 +50,35 @@ def read_labels(
         raise UserError(f"{root}: no image of {what} in it")
     expression = compile_pattern(pattern, "identity")
     matches = [expression.search(name) for name in names]
-    wrong = [n for n, match in zip(names, matches) if match is None or match["identity"] is None]
+    wrong = [n for n, match in zip(names, matches) if match is None or not match["identity"]]
     if wrong:
+        some = "move those images away, or open them as the set folder with a pattern of their own"
+        mend = some if pattern == DEFAULT_PATTERN or len(wrong) < len(names) else "correct it"
         raise UserError(
             f"{root}: {len(wrong):,} of {len(names):,} image names, such as {wrong[0]!r}, do not "
-            f"match {pattern!r}; move those images away, or open them as the set folder with a "
-            "pattern of their own"
+            f"match '{pattern}'{where_it_fails(expression, wrong[0])}; {mend}"
         )
     groups = [match.groupdict() for match in matches]
-    return names, [g["identity"] for g in groups], [g.get("camera") for g in groups]
+    cameras = [group.get("camera") or None for group in groups]
+    return names, [group["identity"] for group in groups], cameras
+
+
+def where_it_fails(expression: re.Pattern[str], name: str) -> str:
+    """Which beginning of a pattern a name has, and which part it does not; "" if nobody can tell.
+
+    A pattern is shortened until it matches, so that it is the first part that fails that is named.
+    """
+    pattern = expression.pattern
+    if "|" in pattern:  # half of it may match anything
+        return ""
+    for end in range(len(pattern) - 1, 0, -1):
+        try:
+            found = re.search(pattern[:end], name)
+        except re.error:  # cut within a group
+            continue
+        if found and found.group():
+            return f" ('{pattern[:end]}' finds {found.group()!r}, and '{pattern[end:]}' fails)"
+    return ""
 
 
 def compile_pattern(pattern: str, *groups: str) -> re.Pattern[str]:
@@ -69,10 +90,10 @@ def compile_pattern(pattern: str, *groups: str) -> re.Pattern[str]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{pattern!r}: not a regular expression ({error})") from error
+        raise UserError(f"'{pattern}': not a regular expression ({error})") from error
     for group in groups:
         if group not in expression.groupindex:
-            raise UserError(f"{pattern!r}: lacks the group (?P<{group}>…)")
+            raise UserError(f"'{pattern}': lacks the group (?P<{group}>…)")
     return expression
 
 

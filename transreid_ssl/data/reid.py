@@ -1,5 +1,6 @@
 """Labelled person images and the protocols they are trained and tested on."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +68,8 @@ class ReIDProtocol:
 
     ``split`` says in words how the split relates to the published one ("official split", "NOT the
     official split (…)", "generated"). ``notes`` say what was left out or is missing, and ``absent``
-    by part which images are listed and not there.
+    by part which images are listed and not there. ``pattern`` is what their names were read with,
+    where it was.
     """
 
     name: str
@@ -77,6 +79,7 @@ class ReIDProtocol:
     split: str = ""
     notes: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
+    pattern: str | None = None
 
     def describe(self) -> str:
         """One line for people: the counts, whether this is the official split, what is missing."""
@@ -172,18 +175,30 @@ def untestable(protocol: ReIDProtocol) -> str | None:
             return f"{part}: {protocol.absent[part]}; restore them or take them out of the list"
     if matchable(query, gallery).any():
         return None
+    read, without = _reading(protocol)
     if query.cameras is None or gallery.cameras is None:
         return (
             "no query has a match in the gallery (the same identity); check the pattern that "
-            "identities are read with"
+            f"identities are read with{read}"
         )
     cameras = np.unique(np.concatenate([query.cameras, gallery.cameras]))
     why = "all images are of one camera" if len(cameras) == 1 else "check how cameras are numbered"
     return (
-        f"no query has a match in the gallery (the same identity in another camera): {why}; to "
-        "evaluate without cameras open it as the set folder with a pattern that has no group "
-        r"(?P<camera>…), such as '(?P<identity>-?\d+)_c'"
+        f"no query has a match in the gallery (the same identity in another camera): {why}{read}; "
+        "to evaluate without cameras open it as the set folder with a pattern that has no group "
+        f"(?P<camera>…){without}"
     )
+
+
+def _reading(protocol: ReIDProtocol) -> tuple[str, str]:
+    """What a pattern finds in a query's name, and the pattern without its camera, in words."""
+    name = protocol.query.names[0]
+    found = re.search(protocol.pattern, name) if protocol.pattern else None
+    if found is None:
+        return "", ""
+    told = ", ".join(f"{group} {text!r}" for group, text in found.groupdict().items())
+    without = protocol.pattern.replace("(?P<camera>", "(?:")
+    return f" ('{protocol.pattern}' finds {told} in {name!r})", f", such as '{without}'"
 
 
 def split_queries(images: LabelledImages) -> tuple[np.ndarray, np.ndarray]:

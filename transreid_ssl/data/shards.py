@@ -18,6 +18,7 @@ from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.lists import is_text
 from transreid_ssl.data.loader import open_loader
 from transreid_ssl.data.pool import Pool
+from transreid_ssl.data.shard_rows import open_rows
 from transreid_ssl.data.track_columns import COLUMNS, TEXTS
 from transreid_ssl.errors import UserError, brief
 from transreid_ssl.files import atomic_path
@@ -42,11 +43,12 @@ _NAME_COLUMNS = ("name", "image_path", "file_name", "path", "__key__")
 
 
 class ParquetShardsPool(Pool):
-    """Images in the rows of Parquet files, opened and memory-mapped by ``datasets``.
+    """Images in the rows of Parquet files.
 
-    Names come from a text column (``name``, ``path``, …) or from the paths stored within the
-    images, as long as they are unique; otherwise they are ``<shard>:<row>``. The first use of
-    shards takes about their own size of disk in the cache of ``datasets``.
+    Files that are not compressed, as ``data pack`` writes them, are read where they lie; others
+    are opened by ``datasets``, which decodes them into its cache first (``shard_rows``). Names come
+    from a text column (``name``, ``path``, …) or from the paths stored within the images, as long
+    as they are unique; otherwise they are ``<shard>:<row>``.
     """
 
     kind = "Parquet shards"
@@ -65,9 +67,9 @@ class ParquetShardsPool(Pool):
         )
         if not len(names):
             raise UserError(f"{path}: no row in it")
-        super().__init__(str(path), names, notes)
         self._shards = shards
-        self._rows = _open_rows(path, shards, self._column)
+        self._rows = _read_from(path, lambda _: open_rows(shards, self._column, len(names)))
+        super().__init__(str(path), names, [*notes, *filter(None, [self._rows.note])])
 
     @cached_property
     def annotations(self) -> pa.Table | None:
@@ -79,9 +81,12 @@ class ParquetShardsPool(Pool):
 
     def read(self, index: int) -> bytes:
         """The bytes stored in the row."""
-        value = self._rows[int(index)][self._column]
-        encoded = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(encoded, bytes):
+        try:
+            encoded = self._rows.read(int(index))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = f"the shard cannot be read ({brief(error)})"
+            raise CorruptImage(self.names[index], reason) from error
+        if encoded is None:
             raise CorruptImage(self.names[index], "the row holds no bytes")
         return encoded
 
@@ -118,20 +123,6 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _open_rows(path: str | Path, shards: list[Path], column: str) -> Any:
-    import datasets
-
-    files = [str(shard) for shard in shards]
-    try:
-        rows = datasets.load_dataset("parquet", data_files=files, split="train", columns=[column])
-    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
-        cause = brief(error.__cause__ or error)
-        raise UserError(f"{path}: the shards cannot be opened ({cause})") from error
-    if isinstance(rows.features[column], datasets.Image):
-        rows = rows.cast_column(column, datasets.Image(decode=False))
-    return rows
-
-
 def _read_shard_names(shards: list[Path], column: str) -> Names:
     for read in (_names_from_column, lambda shard: _names_from_paths(shard, column)):
         parts = [_read_from(shard, read) for shard in shards]
@@ -144,7 +135,7 @@ def _read_shard_names(shards: list[Path], column: str) -> Names:
     return Names.of([f"{shard.name}:{row}" for shard, count in counts for row in range(count)])
 
 
-def _read_from(shard: Path, read: Callable[[Path], Any]) -> Any:
+def _read_from(shard: str | Path, read: Callable[[Any], Any]) -> Any:
     """Call ``read``; what Arrow says of a damaged file becomes one line."""
     try:
         return read(shard)

@@ -51,23 +51,19 @@ def choose(config: Any, given: Collection[str], demo: Path) -> Chosen:
     output = config.run.output if "run.output" in given else base["run.output"]
     begun = training.RunFolder(output).begun_with()
     if begun is not None and not config.run.overwrite:
-        return _as_begun(begun, base, config, given, machine, output)
+        return _as_begun(begun, config, given, machine, output)
     crops = look_at(config)
     return choose_for(crops, machine, config, given, base)
 
 
 def _as_begun(
-    begun: Mapping[str, Any],
-    base: Mapping[str, Any],
-    config: Any,
-    given: Collection[str],
-    machine: Machine,
-    output: str,
+    begun: Mapping[str, Any], config: Any, given: Collection[str], machine: Machine, output: str
 ) -> Chosen:
     """What a run was begun with; only the number of its workers is of the machine that goes on."""
     plain = as_plain(config)
     known = flat({name: part for name, part in begun.items() if name in plain})
-    settings = {**base, **known, "run.output": output, "run.overwrite": False}
+    # What an older version did not know is left to its default, with which it was begun.
+    settings = {**known, "run.output": output, "run.overwrite": False}
     found = _Choices(config, given, settings)
     _workers(found, machine)
     return Chosen(

@@ -20,13 +20,13 @@ from transreid_ssl import command, data, report, training
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import find_run
 from transreid_ssl.origin import trained_pool
-from transreid_ssl.outputs import check_outputs, choose_run
+from transreid_ssl.outputs import Overwriting, check_outputs, choose_run, keeps
 
 COMPARISON = "outputs/report/comparison.html"
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(Overwriting):
     """Make the page of a run anew, or one page that compares several.
 
     Example: ``python -m transreid_ssl.report outputs/dino_pretrain outputs/moco_pretrain``
@@ -58,7 +58,7 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(Overwriting):
     """Draw the class token's attention over some crops.
 
     Example: ``python -m transreid_ssl.report attention --images demo``
@@ -93,7 +93,7 @@ def make_page(options: Page) -> None:
                 f"{folder}: there is no such folder of a run{command.nearest(folder, ACTIONS)}"
             )
     if options.out and Path(options.out).name != report.PAGE:
-        check_outputs(options.out, inputs=runs)
+        check_outputs(options.out, inputs=runs, keep=keeps(options))
     if len(runs) == 1:
         print(write_run_page(runs[0], options.out))
     else:
@@ -123,7 +123,7 @@ def draw_maps(options: Attention) -> None:
     weights = find_run(options.weights, options.run)
     model = load_backbone(weights)
     source = options.images or trained_pool(model.spec)
-    check_outputs(options.out, inputs=[source, find_weights(weights)])
+    check_outputs(options.out, inputs=[source, find_weights(weights)], keep=keeps(options))
     pool = data.open_pool(source)
     chosen = np.random.default_rng(options.seed).permutation(len(pool))[: options.count]
     path = report.draw_attention(Path(options.out), model, pool, np.sort(chosen))

@@ -213,6 +213,31 @@ def differences(before: Any, now: Any, prefix: str = "") -> list[str]:
     return [f"{prefix.rstrip('.')} ({before} there, {now} now)"]
 
 
+def with_defaults(before: Mapping[str, Any], config: Any, usual: Any = None) -> dict[str, Any]:
+    """Plain settings of an older version, with those that are newer at their defaults.
+
+    Args:
+        before: what an older version of the dataclass wrote, some of whose fields it had not.
+        config: the dataclass now.
+        usual: the dataclass that is its default where it is a section of another one.
+    """
+    found = dict(before)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = getattr(usual, field.name) if type(usual) is type(config) else _default(field)
+        if field.name not in found and default is not dataclasses.MISSING:
+            found[field.name] = as_plain(default)
+        elif dataclasses.is_dataclass(value) and isinstance(found.get(field.name), dict):
+            found[field.name] = with_defaults(found[field.name], value, default)
+    return found
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """What a field is where nobody says; MISSING where somebody has to."""
+    made = field.default_factory is not dataclasses.MISSING
+    return field.default_factory() if made else field.default
+
+
 def provenance(config: Any, **more: Any) -> dict[str, Any]:
     """What a weights file says of its origin: the settings, the versions and ``more``."""
     return {**more, "settings": as_plain(config), "software": software()}

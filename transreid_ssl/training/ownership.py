@@ -8,8 +8,8 @@ from typing import Any
 
 from transreid_ssl import logs
 from transreid_ssl.errors import UserError
-from transreid_ssl.outputs import BACKBONE, BEST, MODEL
-from transreid_ssl.training.config import as_plain, differences
+from transreid_ssl.outputs import BACKBONE, BEST, MARK, MODEL
+from transreid_ssl.training.config import as_plain, differences, with_defaults
 from transreid_ssl.training.yaml_files import read_yaml
 
 # What may change between two starts of a run without changing what it computes (threads, and what a
@@ -42,8 +42,6 @@ FREE_SETTINGS: dict[str, set[str] | None] = {
 }
 """By section the settings that are free; None: all of it."""
 
-MARK = "run.lock"
-"""The file that says that a folder is a run's; whoever trains in it holds a lock on it."""
 _taken: set[Path] = set()
 """The folders that this process trains in."""
 LINEAGE = "lineage.json"
@@ -129,8 +127,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def check_same(folder: Path, config: Any) -> None:
-    """Refuse settings that a begun run was not begun with, but for those that are free."""
-    found = differences(_without_free(read_settings(folder)), _without_free(as_plain(config)))
+    """Refuse settings that a begun run was not begun with, but for those that are free.
+
+    A setting that is newer than the run had its default.
+    """
+    before = with_defaults(read_settings(folder), config)
+    found = differences(_without_free(before), _without_free(as_plain(config)))
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise UserError(

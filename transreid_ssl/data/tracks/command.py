@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from transreid_ssl.command import as_started
 from transreid_ssl.data.open import open_pool
-from transreid_ssl.data.packing import pack
+from transreid_ssl.data.packing import finished, pack
 from transreid_ssl.data.people.clip import write_clip
 from transreid_ssl.data.pool import ConcatPool
 from transreid_ssl.data.tracks.formats import FORMATS
@@ -22,6 +22,7 @@ from transreid_ssl.data.tracks.pool import (
 from transreid_ssl.data.tracks.settings import DEMO, DEMO_CLIP, Clip, Tracks
 from transreid_ssl.data.tracks.sources import find_videos
 from transreid_ssl.errors import UserError
+from transreid_ssl.outputs import DONE
 
 
 def run_clip(options: Clip) -> int:
@@ -40,6 +41,8 @@ def run_tracks(options: Tracks) -> int:
     pool, reasons = _find_crops(options)
     print(f"{pool.describe()} to crop: {pool.tracks.describe()}")
     print(f"left out: {describe_left_out(reasons)}", flush=True)
+    if finished(pool, options.out, options.rows_per_shard) is not None:
+        print(f"{options.out}: {DONE}")
     with tqdm(total=len(pool), unit=" crops", disable=None, leave=False) as bar:
         complaints = pack(
             pool, options.out, options.rows_per_shard, bar.update, num_workers=options.num_workers

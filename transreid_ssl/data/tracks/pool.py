@@ -17,7 +17,7 @@ import pyarrow as pa
 from transreid_ssl.data.images import CorruptImage, decode
 from transreid_ssl.data.index import Names
 from transreid_ssl.data.pool import Pool, SubsetPool
-from transreid_ssl.data.reader_parts import compile_pattern, integers
+from transreid_ssl.data.reader_parts import compile_pattern, integers, where_it_fails
 from transreid_ssl.data.track_columns import Tracks, make_table
 from transreid_ssl.data.tracks.choice import TOO_SOON, CropRules, Screening, choose_boxes, too_soon
 from transreid_ssl.data.tracks.formats import read_boxes
@@ -230,7 +230,8 @@ def _camera(expression: re.Pattern | None, name: str) -> str:
     match = expression.search(name)
     if match is None or match["camera"] is None:
         raise UserError(
-            f"{expression.pattern!r}: finds no camera in the name of the video {name!r}"
+            f"'{expression.pattern}': finds no camera in the name of the video {name!r}"
+            f"{where_it_fails(expression, name)}; correct it"
         )
     return match["camera"]
 
@@ -259,7 +260,11 @@ def crops_of_pool(pool: Pool, pattern: str, rules: CropRules) -> tuple[ScreenedC
         [m is not None and None not in (m["track"], m["frame"]) for m in matches]
     )
     if not len(matched):
-        raise UserError(f"{pool.source}: no name, such as {pool.names[0]!r}, matches {pattern!r}")
+        name = pool.names[0]
+        raise UserError(
+            f"{pool.source}: no name, such as {name!r}, matches '{pattern}'"
+            f"{where_it_fails(expression, name)}; correct it"
+        )
     groups = [matches[index].groupdict() for index in matched]
     cameras = [group.get("camera") or "" for group in groups]
     videos = [group.get("video") or camera for group, camera in zip(groups, cameras)]

@@ -1,0 +1,195 @@
+"""Images in the rows of Parquet files: read in place where they can be, else by ``datasets``."""
+
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transreid_ssl.errors import UserError, brief
+
+_BATCH = 1_000  # rows that are decoded at a time
+_AT_ONCE = 1 << 14  # bytes: most images are smaller
+_UNKNOWN, _NONE = 0, -1
+
+
+def open_rows(shards: list[Path], column: str, count: int) -> "RowsInPlace | CachedRows":
+    """The bytes of each row of ``column``, in the order of the files.
+
+    Raises:
+        UserError: a file without this column or that cannot be read, or not ``count`` rows in all.
+    """
+    found = 0
+    plain = True
+    for shard in shards:
+        metadata = pq.read_metadata(shard)
+        found += metadata.num_rows
+        for group in range(metadata.num_row_groups):
+            chunk = _chunk(metadata.row_group(group), column)
+            if chunk is None:
+                raise UserError(
+                    f"{shard}: has no column {column} of images, as {shards[0].name} has; "
+                    "remove it, or write it again"
+                )
+            plain &= _is_plain(chunk)
+    if found != count:
+        raise UserError(
+            f"{shards[0].parent}: {found:,} rows of {count:,} names; a shard is damaged or was "
+            "written meanwhile: run the same command again"
+        )
+    return (RowsInPlace if plain else CachedRows)(shards, column)
+
+
+class CachedRows:
+    """Rows of files that are compressed, out of the cache of ``datasets``.
+
+    A compressed row group is decoded as a whole, for one of its images too: in random order that
+    gives a hundredth of the images. ``datasets`` decodes each file once, when it is opened first,
+    into a cache that is mapped into memory, which takes about the files' own size of disk.
+    """
+
+    note = (
+        "compressed: decoded once into the cache of `datasets`, as large again; `data pack` writes "
+        "shards that are read where they lie"
+    )
+
+    def __init__(self, shards: list[Path], column: str) -> None:
+        import datasets
+
+        files, shown = [str(shard) for shard in shards], datasets.is_progress_bar_enabled()
+        datasets.disable_progress_bars()  # they would stand between lines of a log
+        try:
+            rows = datasets.load_dataset(
+                "parquet", data_files=files, split="train", columns=[column]
+            )
+        except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
+            cause = brief(error.__cause__ or error)
+            raise UserError(f"{shards[0]}: the shards cannot be opened ({cause})") from error
+        finally:
+            if shown:
+                datasets.enable_progress_bars()
+        if isinstance(rows.features[column], datasets.Image):
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+        self._rows, self._column = rows, column
+
+    def read(self, row: int) -> bytes | None:
+        """The bytes in a row; None where there are none."""
+        value = self._rows[row][self._column]
+        encoded = value.get("bytes") if isinstance(value, dict) else value
+        return encoded if isinstance(encoded, bytes) else None
+
+
+class RowsInPlace:
+    """Rows of files whose pages are as they were encoded: no compression, no dictionary.
+
+    Parquet finds a row group, not a row. But in such files an image stands byte for byte, behind
+    its length. So when a row of a row group is asked for first, it is noted where all its images
+    stand, in memory that forked workers share, and they are read from there.
+    """
+
+    note = None
+
+    def __init__(self, shards: list[Path], column: str) -> None:
+        self._shards, self._column = shards, column
+        self._stamps = [_stamp(os.stat(shard)) for shard in shards]
+        places, counts = [], []
+        for number, shard in enumerate(shards):
+            metadata = pq.read_metadata(shard)
+            for group in range(metadata.num_row_groups):
+                places.append((number, group))
+                counts.append(metadata.row_group(group).num_rows)
+        self._groups = np.array(places, np.int64).reshape(-1, 2)
+        self._ends = np.cumsum(np.array(counts, np.int64))
+        self._begin()
+
+    def _begin(self) -> None:
+        """What a process shares with those that it forks."""
+        self._places = np.frombuffer(mmap.mmap(-1, max(1, len(self)) * 8), np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_places"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, row: int) -> bytes | None:
+        """The bytes in a row; None where there are none.
+
+        Raises:
+            OSError, ValueError, pyarrow.ArrowException: the file is damaged, or another one.
+        """
+        if self._places[row] == _UNKNOWN:
+            self._note(int(np.searchsorted(self._ends, row, side="right")))
+        place = int(self._places[row])
+        return None if place == _NONE else self._read_at(row, place)
+
+    def _read_at(self, row: int, place: int) -> bytes:
+        number, _ = self._groups[np.searchsorted(self._ends, row, side="right")]
+        with open(self._shards[number], "rb", buffering=0) as file:
+            if _stamp(os.fstat(file.fileno())) != self._stamps[number]:
+                raise OSError(0, f"{self._shards[number].name} was changed meanwhile")
+            found = os.pread(file.fileno(), _AT_ONCE, place - 4)
+            end = 4 + int.from_bytes(found[:4], "little")
+            if end > len(found):
+                found += os.pread(file.fileno(), end - len(found), place - 4 + len(found))
+        if len(found) < end:
+            raise OSError(0, f"{self._shards[number].name} is cut short")
+        return found[4:end]
+
+    def _note(self, group: int) -> None:
+        """Note where the images of a row group stand."""
+        places: list[int] = []
+        number, within = self._groups[group].tolist()
+        with (
+            pq.ParquetFile(self._shards[number], page_checksum_verification=True) as file,
+            open(self._shards[number], "rb") as raw,
+            mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            chunk = _chunk(file.metadata.row_group(within), self._column)
+            reached = chunk.data_page_offset
+            end = reached + chunk.total_compressed_size
+            for value in self._values(file, within):
+                if value is None:
+                    places.append(_NONE)
+                    continue
+                found = content.find(len(value).to_bytes(4, "little") + value, reached, end)
+                if found < 0:
+                    raise ValueError(f"{self._shards[number].name}: images are not in their order")
+                places.append(found + 4)
+                reached = found + 4 + len(value)
+        first = int(self._ends[group - 1]) if group else 0
+        self._places[first : first + len(places)] = places
+
+    def _values(self, file: pq.ParquetFile, group: int) -> Iterator[bytes | None]:
+        name, inner = self._column, f"{self._column}.bytes"
+        struct = pa.types.is_struct(file.schema_arrow.field(name).type)
+        for batch in file.iter_batches(
+            _BATCH, row_groups=[group], columns=[inner if struct else name], use_threads=False
+        ):
+            values = batch.column(0)
+            yield from (pc.struct_field(values, "bytes") if struct else values).to_pylist()
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_size
+
+
+def _chunk(group: Any, column: str) -> Any:
+    """What the metadata of a row group says of the bytes of its images; None if it has none."""
+    chunks = (group.column(number) for number in range(group.num_columns))
+    names = (column, f"{column}.bytes")
+    return next((chunk for chunk in chunks if chunk.path_in_schema in names), None)
+
+
+def _is_plain(chunk: Any) -> bool:
+    plain = {"PLAIN", "RLE", "BIT_PACKED"}  # the latter two are of what is missing
+    return chunk.compression == "UNCOMPRESSED" and plain.issuperset(chunk.encodings)
