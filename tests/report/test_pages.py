@@ -202,6 +202,7 @@ def progress(folder, epoch=10, left=None, epochs=60, checkpoint=None):
         ({"checkpoint": 121}, "stopped at step 121 of 600, epoch 13 of 60"),
         ({"left": "best.safetensors"}, "stopped at step 120 of 600, epoch 12 of 60"),
         ({"epoch": None}, "stopped at step 120; 60 epochs were asked for"),
+        ({"epoch": None, "epochs": 1}, "stopped at step 120; 1 epoch was asked for"),
         ({"epochs": 12, "left": "backbone.safetensors"}, "120 steps, 12 epochs"),
         ({"epochs": 12}, "stopped at step 120 of 120, epoch 12 of 12"),
         # It is prolonged, and has left the weights of its first end.

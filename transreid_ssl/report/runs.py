@@ -52,7 +52,8 @@ class Progress(NamedTuple):
             return f"{self.step:,} steps{made or ''}"
         place = f"{'stopped' if self.state == 'stopped' else 'still going on,'} at step"
         if self.total is None:
-            asked = self.epochs and f"; {self.epochs:,} epochs were asked for"
+            many = "epochs were" if self.epochs != 1 else "epoch was"
+            asked = self.epochs and f"; {self.epochs:,} {many} asked for"
             return f"{place} {self.step:,}{asked or ''}"
         epoch = max(1, math.ceil(self.step / self.steps_per_epoch))
         return f"{place} {self.step:,} of {self.total:,}, epoch {epoch:,} of {self.epochs:,}"
