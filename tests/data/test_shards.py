@@ -246,6 +246,16 @@ def test_a_row_group_of_a_whole_file_is_not_held_in_memory(tmp_path, monkeypatch
     assert max(held) < 10 << 20
 
 
+def test_a_damaged_one_of_compressed_shards_is_not_laid_to_the_first(tmp_path, encoded):
+    for number in range(2):
+        pq.write_table(rows_to_write(encoded)[1], tmp_path / f"{number}.parquet")
+    content = bytearray((tmp_path / "1.parquet").read_bytes())
+    content[4:200] = bytes(196)
+    (tmp_path / "1.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}: the shards cannot be opened"):
+        open_pool(tmp_path)
+
+
 def test_compressed_shards_say_where_they_are_decoded_to(tmp_path, encoded, capfd):
     pq.write_table(rows_to_write(encoded)[1], tmp_path / "0.parquet")
     pool = open_pool(tmp_path)

@@ -69,7 +69,8 @@ class CachedRows:
             )
         except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
             cause = brief(error.__cause__ or error)
-            raise UserError(f"{shards[0]}: the shards cannot be opened ({cause})") from error
+            where = shards[0] if len(shards) == 1 else shards[0].parent  # which one is not said
+            raise UserError(f"{where}: the shards cannot be opened ({cause})") from error
         finally:
             if shown:
                 datasets.enable_progress_bars()
