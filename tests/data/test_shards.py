@@ -246,6 +246,17 @@ def test_a_row_group_of_a_whole_file_is_not_held_in_memory(tmp_path, monkeypatch
     assert max(held) < 10 << 20
 
 
+@pytest.mark.parametrize("how", [PLAIN, {}])
+def test_a_path_is_no_pattern(tmp_path, encoded, how):
+    images, table = rows_to_write(encoded)
+    for name in ("crops [1] é", "crops 1 é", "crops *"):
+        (tmp_path / name).mkdir()
+        pq.write_table(table.slice(1), tmp_path / name / "0.parquet", **how)
+    pq.write_table(table, tmp_path / "crops [1] é/0.parquet", **how)
+    assert open_pool(tmp_path / "crops [1] é").read(0) == images[0]
+    assert open_pool(tmp_path / "crops *").read(0) == images[1]
+
+
 def test_a_damaged_one_of_compressed_shards_is_not_laid_to_the_first(tmp_path, encoded):
     for number in range(2):
         pq.write_table(rows_to_write(encoded)[1], tmp_path / f"{number}.parquet")

@@ -3,6 +3,7 @@
 import mmap
 import os
 from collections.abc import Iterator
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class CachedRows:
     def __init__(self, shards: list[Path], column: str) -> None:
         import datasets
 
-        files, shown = [str(shard) for shard in shards], datasets.is_progress_bar_enabled()
+        files, shown = [escape(str(shard)) for shard in shards], datasets.is_progress_bar_enabled()
         datasets.disable_progress_bars()  # they would stand between lines of a log
         try:
             rows = datasets.load_dataset(
