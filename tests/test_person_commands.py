@@ -215,13 +215,15 @@ def test_search_writes_what_the_embedder_finds(weights, embedder, capsys):
     assert table["image"] == [Path(weights[row]).name for row in rows[0]]
     assert table["similarity"] == pytest.approx(similarity[0].tolist(), abs=1e-6)
     assert table["probability"] == pytest.approx(FOUND.probability(similarity[0]), abs=1e-4)
-    assert cv2.imread("outputs/search/galleries.png") is not None
+    assert cv2.imread("outputs/search/ranking.png") is not None
     embed.main(["--images=crops", "--out=f.npy", "--weights=net.safetensors", *FAST])
     search.main([weights[5], "f.npy", "--out=r.parquet", *run])
     again = pq.read_table("r.parquet").to_pydict()
     assert again["image"] == table["image"]
     assert "probability" not in again
-    assert Path("galleries.png").exists()
+    before = Path("r.png").read_bytes()
+    search.main([weights[6], "f.npy", "--out=r2.parquet", *run])  # in the same folder
+    assert Path("r.png").read_bytes() == before != Path("r2.png").read_bytes()
     search.main(["crops", "crops", "--weights=net.safetensors", "--picture=false", *run])
     pairs = pyarrow.csv.read_csv("outputs/search/ranking.csv").to_pydict()
     assert len(pairs["query"]) == 4 * len(weights)

@@ -41,7 +41,8 @@ class Search(EmbeddingSettings):
         k: Images to find for each query.
         skip_broken: Leave out images that cannot be read, instead of stopping at the first.
         out: The table to write, .csv or .parquet.
-        picture: Draw what was found, beside the table, and a page; of twenty queries at most.
+        picture: Draw what was found, and write a page, beside the table under its name; of twenty
+            queries at most.
     """
 
     query: str
@@ -130,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     if ready:
         check_alike(options.gallery, model, options)
-    picture = Path(options.out).with_name("galleries.png")
+    picture = Path(options.out).with_suffix(".png")
     written = [options.out, picture] if options.picture else [options.out]
     page = page_of(options.out)
     check_outputs(
