@@ -1,4 +1,4 @@
-"""A half of the pool that knows its target teaches more than a random half: measured, at toy size."""
+"""The half of a pool that resembles the target teaches more than a random half, at toy size."""
 
 import json
 from statistics import mean, stdev
