@@ -215,13 +215,13 @@ def test_search_writes_what_the_embedder_finds(weights, embedder, capsys):
     assert table["image"] == [Path(weights[row]).name for row in rows[0]]
     assert table["similarity"] == pytest.approx(similarity[0].tolist(), abs=1e-6)
     assert table["probability"] == pytest.approx(FOUND.probability(similarity[0]), abs=1e-4)
-    assert cv2.imread("outputs/search/galleries.png") is not None
+    assert cv2.imread("outputs/search/ranking.png") is not None
     embed.main(["--images=crops", "--out=f.npy", "--weights=net.safetensors", *FAST])
     search.main([weights[5], "f.npy", "--out=r.parquet", *run])
     again = pq.read_table("r.parquet").to_pydict()
     assert again["image"] == table["image"]
     assert "probability" not in again
-    assert Path("galleries.png").exists()
+    assert Path("r.png").exists()
     search.main(["crops", "crops", "--weights=net.safetensors", "--picture=false", *run])
     pairs = pyarrow.csv.read_csv("outputs/search/ranking.csv").to_pydict()
     assert len(pairs["query"]) == 4 * len(weights)
@@ -292,7 +292,7 @@ def test_the_page_of_clusters_knows_tracks_purity_and_what_is_gone(capsys):
     assert '<figure class="tile' not in text
     Path("f.html").write_text("mine")
     with pytest.raises(UserError, match=r"f\.html: would be replaced"):
-        cluster.main(["f.npy", "--out=f.csv", *run])
+        cluster.main(["f.npy", "--out=f.csv", "--overwrite=true", *run])
 
 
 def test_the_middle_of_a_cluster_is_first_and_the_least_alike_last():

@@ -50,7 +50,7 @@ def test_the_experiment_at_toy_size(tmp_path):
         "--probe=demo:identities=12,test=8,images=4,height=32,width=16", "--epochs=1",
         "--usl_epochs=1", "--threads=1", f"--out={tmp_path / 'out'}", "--pretraining", *size,
         "views.global_size=[32,16]", "--tuning", *size, "clusters.steps_per_epoch=2",
-        "clusters.eps=0.7", "clusters.k1=4", "clusters.k2=2",
+        "clusters.parts=4", "clusters.eps=0.7", "clusters.k1=4", "clusters.k2=2",
     )  # fmt: skip
     assert json.loads(text.splitlines()[-1])["ratio"] > 0
     runs = json.loads((tmp_path / "out" / "tracks.json").read_text())["runs"]

@@ -19,7 +19,7 @@ from transreid_ssl.features import (
     read_embedded,
 )
 from transreid_ssl.number_types import PositiveInt
-from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
+from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of, picture_of
 from transreid_ssl.tables import check_listing, write_listing
 
 _DRAWN = 20  # queries on the picture
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     if ready:
         check_alike(options.gallery, model, options)
-    picture = Path(options.out).with_name("galleries.png")
+    picture = picture_of(options.out)
     written = [options.out, picture] if options.picture else [options.out]
     page = page_of(options.out)
     check_outputs(

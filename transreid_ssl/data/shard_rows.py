@@ -69,7 +69,9 @@ class CachedRows:
             )
         except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
             cause = brief(error.__cause__ or error)
-            raise UserError(f"{shards[0]}: the shards cannot be opened ({cause})") from error
+            raise UserError(
+                f"{shards[0]}: the shards cannot be opened ({cause}); write them again"
+            ) from error
         finally:
             if shown:
                 datasets.enable_progress_bars()
