@@ -61,7 +61,7 @@ class CachedRows:
     def __init__(self, shards: list[Path], column: str) -> None:
         import datasets
 
-        files, shown = [str(shard) for shard in shards], datasets.is_progress_bar_enabled()
+        files, shown = [str(shard) for shard in shards], not datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()  # they would stand between lines of a log
         try:
             rows = datasets.load_dataset(
