@@ -121,8 +121,10 @@ def test_what_is_finished_is_left_alone(monkeypatch, capsys):
     written, _ = stop_after(monkeypatch, 9), capsys.readouterr()
     run()
     assert written == []
-    assert capsys.readouterr().out.endswith(f"f.npy: {DONE}\n")
-    for other in ("--flip=true", "--dtype=float16", "--index=true", "--images=demo:identities=3"):
+    assert f"f.npy: {DONE} (" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"f\.npy: is there already, without an index, which is"):
+        run("--index=true")
+    for other in ("--flip=true", "--dtype=float16", "--images=demo:identities=3"):
         with pytest.raises(
             UserError, match=r"f\.npy: is there already, and not marked as of these"
         ):

@@ -335,3 +335,8 @@ def test_the_page_replaces_nothing_but_a_page_of_its_own(weights):
     with pytest.raises(UserError, match=r"run/y\.html: would be replaced"):
         evaluate.main([*FAST, "--weights", weights, "--json", "run/y.json"])
     assert not Path("run/y.json").exists()
+    Path("run/x.json").unlink()
+    page = Path("run/x.html").read_text()  # may be of another command by now
+    with pytest.raises(UserError, match=r"run/x\.html: is there already"):
+        evaluate.main(own)
+    assert Path("run/x.html").read_text() == page

@@ -41,6 +41,8 @@ def test_files_beside_the_output(tmp_path):
     with pytest.raises(UserError, match=r"thesis\.md: would be replaced, and was not written by"):
         check_outputs(tmp_path / "new", beside={beside: lambda path: False})
     check_outputs(tmp_path / "new", beside={beside: lambda path: True})
+    with pytest.raises(UserError, match=r"thesis\.md: is there already"):
+        check_outputs(tmp_path / "new", beside={beside: lambda path: True}, keep=True)
 
 
 @pytest.fixture

@@ -290,6 +290,9 @@ def test_the_page_of_clusters_knows_tracks_purity_and_what_is_gone(capsys):
     text = Path("f.html").read_text()
     assert "Sizes of the clusters" in text
     assert '<figure class="tile' not in text
+    Path("f.csv").unlink()
+    with pytest.raises(UserError, match=r"f\.html: is there already"):
+        cluster.main(["f.npy", "--out=f.csv", *run])
     Path("f.html").write_text("mine")
     with pytest.raises(UserError, match=r"f\.html: would be replaced"):
         cluster.main(["f.npy", "--out=f.csv", "--overwrite=true", *run])

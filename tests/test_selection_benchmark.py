@@ -81,6 +81,13 @@ def test_the_experiment_at_toy_size(tmp_path):
     assert table in text
 
 
+def test_none_of_the_other_place_is_refused():
+    run = importlib.import_module("benchmarks.selection.__main__")
+    for others in ("0", "-1", "nan"):
+        with pytest.raises(UserError, match=f"--others {others}: give a number above 0"):
+            run.parse(["--target", "demo", "--other", "demo", "--others", others])
+
+
 def test_all_of_luperson_is_scored_block_by_block(tmp_path):
     text = launch.run(
         "-m", "benchmarks.selection.scale", "--rows=20000", "--dim=32", "--sample=500",

@@ -37,7 +37,7 @@ class Cluster(EmbeddingSettings):
 
     Example: ``python -m transreid_ssl.cluster /data/crops``. The table has the columns image and
     cluster, which is -1 for an image of none; the largest cluster is number 0. The page, beside the
-    table under its name, tells the sizes and shows the largest clusters.
+    table under its name as the picture is, tells the sizes and shows the largest clusters.
 
     Args:
         pool: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; or a file of features

@@ -87,9 +87,14 @@ def is_done(parts: Parts, options: Embed) -> bool:
     made = known.get("key") == parts.key and known.get("dtype") == options.dtype
     if made and (index.is_file() or not options.index):
         return True
+    what = (
+        "without an index, which is made together with the features"
+        if made
+        else "and not marked as of these images, weights and settings"
+    )
     raise UserError(
-        f"{parts.out}: is there already, and not marked as of these images, weights and settings; "
-        "give another --out, or replace it by --overwrite true"
+        f"{parts.out}: is there already, {what}; give another --out, or replace it by "
+        "--overwrite true"
     )
 
 
@@ -155,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{weights}: {model.spec}\n{pool.describe()}", flush=True)
     parts = open_parts(options, weights, pool)
     if is_done(parts, options):
-        print(f"{out}: {DONE}")
+        print(f"{out}: {DONE} (--overwrite true makes it anew)")
         return
     embed_parts(parts, model, pool, options)
     dim = model.spec.embed_dim

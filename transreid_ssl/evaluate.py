@@ -171,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     page = page_of(options.json)
     check_outputs(*named, inputs=[find_weights(weights), options.root], beside={page: is_page})
     chosen = [getattr(options, name) for name in ("json", "picture") if keeps(options, name)]
+    chosen += [str(page)] if keeps(options, "json") else []
     check_outputs(*(path for path in chosen if isinstance(path, str)), keep=True)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)

@@ -132,7 +132,7 @@ def check_outputs(
         inputs: files and folders that the command reads; None, and what is no path, is passed over.
         beside: further files that are written under names made from these, each with the question
             whether what is there already was written by the same command, and may be replaced.
-        keep: the outputs that are there already are not to be replaced (``keeps``).
+        keep: what is there already is not to be replaced (``keeps``), also beside the outputs.
 
     Raises:
         UserError: a folder is there, an output is an input or lies in one and exists already, two
@@ -155,15 +155,15 @@ def check_outputs(
                     f"{path}: is there already, in the folder {source} that is read; remove it "
                     "or write elsewhere"
                 )
-        if keep and number < len(outputs):
-            raise UserError(
-                f"{path}: is there already; write elsewhere, or replace it by --overwrite true"
-            )
-    for path, is_ours in beside.items():
-        if path.exists() and not is_ours(path):
+    for path in filter(_exists, written):
+        if path in beside and not beside[path](path):
             raise UserError(
                 f"{path}: would be replaced, and was not written by this command; move it away "
                 f"or give the result another name"
+            )
+        if keep:
+            raise UserError(
+                f"{path}: is there already; write elsewhere, or replace it by --overwrite true"
             )
 
 
@@ -191,7 +191,7 @@ def keeps(options: Overwriting, name: str = "out") -> bool:
     return getattr(options, name) != usual and not options.overwrite
 
 
-DONE = "is there already, of the same images and settings: nothing is left to do"
+DONE = "is there already, of images of these names and with these settings: nothing is left to do"
 """What commands say that go on where they were stopped, and have come to their end before."""
 
 

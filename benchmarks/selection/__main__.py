@@ -128,6 +128,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 < options.labels + options.sample < 1:
         raise UserError("--labels and --sample: together they must leave people for the pool")
+    if not 0 < options.others < float("inf"):
+        raise UserError(f"--others {options.others:g}: give a number above 0")
     wanted = {ALL, *options.parts, *(["cfs"] if LOWEST in options.parts else [])}
     options.parts = [part for part in PARTS if part in wanted]
     trained = options.trained or options.parts

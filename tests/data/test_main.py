@@ -57,6 +57,7 @@ BUILT_ALIKE = {  # names of camera 0 to 2, track 0 to 9 and frame, and what they
     "{t}/{f}.jpg": r"(?P<track>\d+)/(?P<frame>\d+)",
     "person{t}_cam{c}_{f}.jpg": r"person(?P<identity>\d+)_cam(?P<camera>\d+)",
     "c{c}/x7_{t}_k9_{f}.jpg": r"c(?P<camera>\d+)/x\d+_(?P<track>\d+)_k\d+_(?P<frame>\d+)",
+    "person_{t:03}/Cam-{c}, {f}.jpg": r"(?P<identity>\d+)/Cam-(?P<camera>\d+)",
 }
 
 
@@ -93,6 +94,7 @@ def test_names_that_tell_something_are_told_with_a_command_that_reads_them(
         [f"{n}_{'abc'[n % 3] * (1 + n % 2)}.jpg" for n in range(12)],  # not built alike
         [f"t{n % 4}/{n}.jpg" for n in range(11)] + ["other/deeper/1.jpg"],
         [f"t{n % 4}_f{n % 2}_{n}.jpg" for n in range(16)],  # many crops of a track in a frame
+        [f"t{n % 4}_f{'9' * 5000}{n}.jpg" for n in range(16)],  # no number of a frame
     ],
 )
 def test_names_that_no_pattern_fits_are_left_alone(names):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from damage import damaged, outcome
 from launch import environment
+from transreid_ssl.data import shards
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.loader import open_loader
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import pack
-from transreid_ssl.data.shard_rows import CachedRows, RowsInPlace
+from transreid_ssl.data.shard_rows import CachedRows, RowsInPlace, open_rows
 from transreid_ssl.errors import UserError
 
 
@@ -203,6 +205,45 @@ def test_a_shard_that_is_replaced_or_cut_meanwhile_gives_no_other_image(tmp_path
     pq.write_table(table.slice(1), path, **PLAIN)
     with pytest.raises(CorruptImage, match=r"0\.parquet was changed meanwhile"):
         pool.read(1)
+
+
+def test_a_shard_that_is_replaced_while_the_pool_is_opened(tmp_path, encoded, monkeypatch):
+    """Else the names would be of the images of before."""
+    shard = tmp_path / "pool/1.parquet"
+
+    def write(first):
+        images = [{"bytes": encoded(n), "path": f"{n}.jpg"} for n in range(first, first + 4)]
+        save(shard, image=images)
+
+    def open_late(*given):
+        write(4)
+        return open_rows(*given)
+
+    write(0)
+    monkeypatch.setattr(shards, "open_rows", open_late)
+    with pytest.raises(UserError, match="pool: a shard was written meanwhile: run the same"):
+        open_pool(tmp_path / "pool")
+
+
+def test_a_row_group_of_a_whole_file_is_not_held_in_memory(tmp_path, monkeypatch):
+    """As other programs write it."""
+    rng = np.random.default_rng(0)
+    images = [rng.bytes(1 << 12) for _ in range(6400)]  # 25 MiB
+    table = pa.table({"image": images})
+    pq.write_table(table, tmp_path / "1.parquet", compression="none", use_dictionary=False)
+    del table
+    pool, before, held = open_pool(tmp_path), pa.total_allocated_bytes(), []
+
+    def values(self, *given):
+        for value in read(self, *given):
+            held.append(pa.total_allocated_bytes() - before)
+            yield value
+
+    read = RowsInPlace._values
+    monkeypatch.setattr(RowsInPlace, "_values", values)
+    assert pool.read(6399) == images[-1]
+    assert len(held) == 6400
+    assert max(held) < 10 << 20
 
 
 def test_compressed_shards_say_where_they_are_decoded_to(tmp_path, encoded, capfd):

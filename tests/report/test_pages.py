@@ -16,6 +16,7 @@ from transreid_ssl import UserError
 from transreid_ssl.data import FilesPool, LabelledImages, open_pool, open_reid
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.report import ClusterRow, findings
+from transreid_ssl.report.__main__ import Page, make_page
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.compare import write_comparison
 from transreid_ssl.report.names import in_lines, keep_options, shorten
@@ -277,6 +278,18 @@ def test_runs_are_compared_by_what_differs(tmp_path):
         assert figure in page.text
     same = check(write_comparison(tmp_path / "d.html", [runs[0], runs[0]]))
     assert "None: these runs have the same settings." in same.text
+
+
+def test_no_page_elsewhere_is_replaced_whatever_its_name_is(tmp_path):
+    run, mine = fill(tmp_path / "run"), tmp_path / "mine/report.html"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    for runs in ([run], [run, run]):
+        with pytest.raises(UserError, match=r"mine/report\.html: is there already"):
+            make_page(Page(runs, out=str(mine)))
+    assert mine.read_text() == "mine"
+    for _ in range(2):
+        make_page(Page([run], out=str(run / "report.html")))  # its own, as without --out
 
 
 def test_twenty_runs_make_a_small_page(tmp_path):

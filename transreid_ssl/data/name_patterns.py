@@ -18,6 +18,7 @@ _WORDS = {
 """What stands before the number of each."""
 _LOOKED_AT = 100_000  # names
 _RUN = 5_000  # of which so many follow one another, as the images of a track do
+_DIGITS = 18  # of a frame at most, which is an int64
 _REPEATED = 1.5  # images of a track or a person at least, on average
 
 
@@ -48,7 +49,7 @@ class _Token(NamedTuple):
 
     @property
     def word(self) -> str:
-        return _last_word(self.before).lower()
+        return _last_word(self.before.rstrip("_-. ")).lower()
 
     @property
     def count(self) -> int:
@@ -150,6 +151,8 @@ def _sensible(values: dict[str, list[str]]) -> bool:
         return False
     if who == "identity":
         return True
+    if max(map(len, values["frame"])) > _DIGITS:
+        return False
     return len(set(zip(cameras, values["track"], values["frame"]))) == len(cameras)
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from transreid_ssl import __version__
+from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.lmdb_pool import write_lmdb
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.people import PeopleConfig, PeoplePool, people_protocol, sheet
@@ -25,6 +26,7 @@ Tick = Callable[[], object]
 _LEFT_OUT = "left_out.txt"
 _KEY = ".finished"
 """The file of a packed pool that says which call has finished it."""
+_COMPARED = 8  # images of a finished pool
 
 
 def pack(
@@ -83,12 +85,15 @@ def finished(
     """What was left out of a packing that the same call has finished; None if nothing is there.
 
     Raises:
-        UserError: another pool is there.
+        UserError: another pool is there, a part of this one is gone, or it is of other images of
+            the same names (a few are compared).
     """
     out = Path(out)
     record, left_out = out / _KEY, out / _LEFT_OUT
     if record.is_file() and record.read_bytes() == _key(pool, rows_per_shard, kind).encode():
-        return [*filter(None, read_lines(left_out))] if left_out.is_file() else []
+        known = [*filter(None, read_lines(left_out))] if left_out.is_file() else []
+        _require_whole(out, pool, len(pool) - len(known))
+        return known
     if not out.name or not out.is_dir() or not any(out.iterdir()):
         return None
     try:
@@ -99,6 +104,22 @@ def finished(
         f"{out}: is there already, a pool of {len(found):,} images, and not marked as made of "
         "these with these settings; use it as it is, remove it, or choose another folder"
     )
+
+
+def _require_whole(out: Path, pool: Pool, count: int) -> None:
+    """Refuse a finished pool that has no longer its ``count`` images, or no longer those of now."""
+    packed = open_pool(out)
+    if len(packed) != count:
+        raise UserError(
+            f"{out}: holds {len(packed):,} images of {count:,}: a file in it is gone; remove it, "
+            "and run the same command again"
+        )
+    few = np.unique(np.linspace(0, count - 1, _COMPARED).astype(int))
+    for number, place in zip(few.tolist(), pool.arrow_names().find(packed.arrow_names().take(few))):
+        try:
+            pool.require_same(int(place), packed.read(number), out)
+        except CorruptImage as error:
+            raise UserError(f"{out}: {error}; remove it, and run the same command again") from error
 
 
 def write_demo(config: PeopleConfig, out: str | Path, tick: Tick = lambda: None) -> None:

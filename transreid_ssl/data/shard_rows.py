@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from transreid_ssl.errors import UserError, brief
 
-_BATCH = 1_000  # rows that are decoded at a time
+_BATCH = 100  # rows that are decoded at a time
 _AT_ONCE = 1 << 14  # bytes: most images are smaller
 _UNKNOWN, _NONE = 0, -1
 
@@ -152,7 +152,10 @@ class RowsInPlace:
         places: list[int] = []
         number, within = self._groups[group].tolist()
         with (
-            pq.ParquetFile(self._shards[number], page_checksum_verification=True) as file,
+            # Mapped: else a row group, which may be the whole file, is held in memory.
+            pq.ParquetFile(
+                self._shards[number], memory_map=True, page_checksum_verification=True
+            ) as file,
             open(self._shards[number], "rb") as raw,
             mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content,
         ):

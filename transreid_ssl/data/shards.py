@@ -58,8 +58,7 @@ class ParquetShardsPool(Pool):
         if not shards:
             raise UserError(f"{path}: no Parquet file with an image column in it")
         self._column = image_column(shards[0]) or ""
-        state = {"shards": [(s.name, s.stat().st_mtime_ns, s.stat().st_size) for s in shards]}
-        state["shards"] = [list(entry) for entry in state["shards"]]
+        state = _state(shards)
         names, notes = cached_names(
             f"shards {Path(path).resolve()}",
             is_current=lambda known: known == state,
@@ -69,6 +68,8 @@ class ParquetShardsPool(Pool):
             raise UserError(f"{path}: no row in it")
         self._shards = shards
         self._rows = _read_from(path, lambda _: open_rows(shards, self._column, len(names)))
+        if _state(shards) != state:
+            raise UserError(f"{path}: a shard was written meanwhile: run the same command again")
         super().__init__(str(path), names, [*notes, *filter(None, [self._rows.note])])
 
     @cached_property
@@ -89,6 +90,12 @@ class ParquetShardsPool(Pool):
         if encoded is None:
             raise CorruptImage(self.names[index], "the row holds no bytes")
         return encoded
+
+
+def _state(shards: list[Path]) -> dict[str, list[list[Any]]]:
+    """What tells that the files are still those whose names are known."""
+    stamps = ((shard.name, shard.stat()) for shard in shards)
+    return {"shards": [[name, stamp.st_mtime_ns, stamp.st_size] for name, stamp in stamps]}
 
 
 def find_shards(path: str | Path) -> list[Path]:

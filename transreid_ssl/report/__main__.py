@@ -92,7 +92,8 @@ def make_page(options: Page) -> None:
             raise UserError(
                 f"{folder}: there is no such folder of a run{command.nearest(folder, ACTIONS)}"
             )
-    if options.out and Path(options.out).name != report.PAGE:
+    usual = Path(runs[0], report.PAGE) if len(runs) == 1 else Path(COMPARISON)
+    if options.out and Path(options.out).resolve() != usual.resolve():
         check_outputs(options.out, inputs=runs, keep=keeps(options))
     if len(runs) == 1:
         print(write_run_page(runs[0], options.out))
