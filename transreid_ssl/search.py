@@ -113,8 +113,8 @@ def draw(
         )
         for number in chosen.tolist()
     ]
-    shown = "" if len(chosen) == len(rows) else f"{len(chosen):,} of "
-    title = f"{shown}{_queries(rows)}, in {len(gallery.names):,} images"
+    part = "" if len(chosen) == len(rows) else f"{len(chosen):,} of "
+    title = f"{part}{_queries(rows)}, in {len(gallery.names):,} images"
     return report.ranked_galleries(path, drawn, title, "the most alike images, nearest first")
 
 
