@@ -12,7 +12,8 @@ from transreid_ssl import logs
 
 LONGEST = {
     "test_benchmarks", "test_dino_pretrain", "test_faults", "test_objectives_benchmark",
-    "test_options", "test_pages", "test_processes", "test_selection_benchmark", "test_usl_finetune",
+    "test_options", "test_pages", "test_processes", "test_selection_benchmark",
+    "test_selection_gain", "test_usl_finetune",
 }  # fmt: skip
 
 

@@ -297,7 +297,7 @@ def test_the_page_of_clusters_knows_tracks_purity_and_what_is_gone(capsys):
         cluster.main(["f.npy", "--out=f.csv", *run])
     Path("f.html").write_text("mine")
     with pytest.raises(UserError, match=r"f\.html: would be replaced"):
-        cluster.main(["f.npy", "--out=f.csv", *run])
+        cluster.main(["f.npy", "--out=f.csv", "--overwrite=true", *run])
 
 
 def test_the_middle_of_a_cluster_is_first_and_the_least_alike_last():

@@ -48,16 +48,19 @@ def test_the_experiment_at_toy_size(tmp_path):
     text = launch.run(
         "-m", "benchmarks.tracks", f"--pool={tmp_path / 'pool'}", "--seeds=0", "--switches=0.5",
         "--probe=demo:identities=12,test=8,images=4,height=32,width=16", "--epochs=1",
-        "--usl_epochs=1", "--threads=1", f"--out={tmp_path / 'out'}", "--pretraining", *size,
+        "--usl_epochs=1", "--uda_epochs=1", "--threads=1",
+        "--source=demo:identities=16,images=4,height=32,width=16,first=100,style=1",
+        f"--out={tmp_path / 'out'}", "--pretraining", *size,
         "views.global_size=[32,16]", "--tuning", *size, "clusters.steps_per_epoch=2",
-        "clusters.eps=0.7", "clusters.k1=4", "clusters.k2=2",
+        "clusters.parts=4", "clusters.eps=0.7", "clusters.k1=4", "clusters.k2=2",
     )  # fmt: skip
     assert json.loads(text.splitlines()[-1])["ratio"] > 0
     runs = json.loads((tmp_path / "out" / "tracks.json").read_text())["runs"]
     ways = [(run["way"], run["switched"]) for run in runs]
     assert ways == [("image", 0), ("track", 0), ("track", 0.5), ("doubt", 0), ("doubt", 0.5)]
     assert [run["mate_trust"] is not None for run in runs] == [False] * 3 + [True] * 2
-    assert ["usl_mAP" in run for run in runs] == [True, True, False, False, False]
+    for tuning in ("usl", "uda"):
+        assert [f"{tuning}_mAP" in run for run in runs] == [True, True, False, False, False]
     switched = open_pool(tmp_path / "out" / "pools" / "switched_0.5").tracks
     people = np.arange(64) // 4
     assert sum(len(set(people[switched.tracks == t])) == 2 for t in range(16)) == 8

@@ -156,7 +156,7 @@ def test_weights_that_are_there_are_replaced_only_when_that_is_asked_for():
     ("options", "complaint"),
     [
         (["--images=nowhere"], "nowhere"),
-        (["--parts=9"], "the map has 4 rows; give 4 or fewer"),
+        (["--parts=9"], "has 4 rows; give 4 or fewer"),
         (["--max_images=5"], "5 images are too few to whiten by; give 20"),
         (["--out=net.safetensors"], "net.safetensors"),
         (["--out=net.npz"], "name it ….safetensors"),

@@ -18,7 +18,7 @@ from transreid_ssl.features import (
     read_embedded,
 )
 from transreid_ssl.number_types import PositiveInt
-from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
+from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of, picture_of
 from transreid_ssl.tables import check_listing, write_listing
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def show(embedded: Embedded, labels: np.ndarray, facts: dict[str, str], options:
         print(f"no picture: the images of {options.pool} are not where they were embedded")
     else:
         facts = facts | {"Images": images.describe()}
-        print(f"drawn in {draw(_picture(options), images, rows, labels)}")
+        print(f"drawn in {draw(picture_of(options.out), images, rows, labels)}")
     report.write_or_warn(lambda: report.write_clusters(
         page, report.of_clusters(labels, with_identities(images), rows), facts,
         complaints(labels), asdict(options),
@@ -161,15 +161,11 @@ def _number(labels: np.ndarray) -> str:
     return f"{count:,} cluster{'s' * (count != 1)}"
 
 
-def _picture(options: Cluster) -> Path:
-    return Path(options.out).with_suffix(".png")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, group, write and draw."""
     options = command.options(Cluster, "python -m transreid_ssl.cluster", arguments)
     check_listing(options.out)
-    written = [options.out, _picture(options)] if options.picture else [options.out]
+    written = [options.out, picture_of(options.out)] if options.picture else [options.out]
     beside = {page_of(options.out): is_page} if options.picture else {}
     if data.feature_files.is_features(options.pool):
         check_outputs(*written, inputs=[options.pool], beside=beside, keep=keeps(options))

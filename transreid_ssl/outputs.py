@@ -210,6 +210,11 @@ def page_of(result: str | Path) -> Path:
     return Path(result).with_suffix(".html")
 
 
+def picture_of(result: str | Path) -> Path:
+    """The picture of a command's result: beside it, under its name."""
+    return Path(result).with_suffix(".png")
+
+
 def is_page(path: Path) -> bool:
     """Whether a page of ours is there, which may be replaced."""
     return begins_with(path, PAGE_MARK)

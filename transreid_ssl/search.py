@@ -19,7 +19,7 @@ from transreid_ssl.features import (
     read_embedded,
 )
 from transreid_ssl.number_types import PositiveInt
-from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
+from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of, picture_of
 from transreid_ssl.tables import check_listing, write_listing
 
 _DRAWN = 20  # queries on the picture
@@ -114,8 +114,13 @@ def draw(
         )
         for number in chosen.tolist()
     ]
-    title = f"{len(chosen):,} of {len(rows):,} queries, in {len(gallery.names):,} images"
+    part = "" if len(chosen) == len(rows) else f"{len(chosen):,} of "
+    title = f"{part}{_queries(rows)}, in {len(gallery.names):,} images"
     return report.ranked_galleries(path, drawn, title, "the most alike images, nearest first")
+
+
+def _queries(rows: np.ndarray) -> str:
+    return "1 query" if len(rows) == 1 else f"{len(rows):,} queries"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     if ready:
         check_alike(options.gallery, model, options)
-    picture = Path(options.out).with_suffix(".png")
+    picture = picture_of(options.out)
     written = [options.out, picture] if options.picture else [options.out]
     page = page_of(options.out)
     check_outputs(
@@ -156,15 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         columns["probability"] = found.probability(columns["similarity"])
     record = {"weights": str(weights), "query": options.query, "gallery": options.gallery}
     write_listing(options.out, columns, record)
-    print(f"{options.out}: the {k} nearest of {len(gallery.names):,} images, of {count:,} queries")
+    print(f"{options.out}: the {k} nearest of {len(gallery.names):,} images, of {_queries(rows)}")
     if options.picture and gallery.images is None:
         print(f"no picture: the images of {options.gallery} are not where they were embedded")
     elif options.picture:
         print(f"drawn in {draw(picture, query, gallery, distances, rows)}")
         said = {name: np.reshape(columns[name], rows.shape) for name in list(columns)[3:]}
-        queries = "1 query" if count == 1 else f"{count:,} queries"
         report.write_or_warn(lambda: report.write_search(
-            page, f"{queries} in {len(gallery.names):,} images",
+            page, f"{_queries(rows)} in {len(gallery.names):,} images",
             tiles(query, gallery, rows, said), asdict(options) | {"weights": str(weights)},
         ))  # fmt: skip
 

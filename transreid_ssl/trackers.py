@@ -1,19 +1,22 @@
 """Features of boxes in frames, as trackers ask a ReID network for them: BoxMOT's and Ultralytics'.
 
-What these programs expect (as their sources stood when this was written; neither is imported here):
+What these programs expect (BoxMOT 25.0.0 and Ultralytics 8.4.190, in which all of this was run;
+neither is imported here):
 
-BoxMOT calls ``get_features(boxes, frame)`` of its appearance model, with boxes (N, 4) as left, top,
-right, bottom in pixels, and a frame uint8 (H, W, 3) in BGR order, and takes features (N, D), of
-length 1, row by row. Its newer encoder also looks for ``input_shape`` and ``embedding_dim``, and
-refuses features of length 0. Every tracker of BoxMOT takes such features as the third argument of
-``update`` as well, which works in each of its versions::
+BoxMOT's trackers by appearance take an object as ``reid_model`` and call its
+``get_features(boxes, frame)``, with boxes float32 (N, 4) as left, top, right, bottom in pixels, and
+a frame uint8 (H, W, 3) in BGR order. They want features (N, D) that are finite and not of length 0,
+row by row, and ask nothing where there are no boxes. Its encoder for batches of frames reads
+``input_shape`` and ``embedding_dim`` besides::
 
-    encoder = BoxEncoder("outputs/distill_repvit/backbone.safetensors")
-    tracks = tracker.update(detections, frame, encoder.get_features(detections[:, :4], frame))
+    tracker = BotSort(reid_model=BoxEncoder("outputs/distill_repvit/backbone.safetensors"))
+    tracks = tracker.update(detections, frame)
 
-Ultralytics' BoT-SORT, and others of its trackers, have an ``encoder``, called with a frame in BGR
+Ultralytics' BoT-SORT, Deep OC-SORT and TrackTrack have an ``encoder``, called with a frame in BGR
 order and detections whose first four columns are centre x, centre y, width, height in pixels. It
-gives a list of vectors, which the tracker scales in place. ``attach`` puts this one there::
+gives a list of vectors, which older versions scale in place. It is given the frame only where the
+tracker's setting ``model`` is not "auto", which stands for the detector's own features. ``attach``
+sees to that::
 
     yolo = YOLO("yolo11n.pt")
     encoder.attach(yolo)
@@ -98,20 +101,29 @@ class BoxEncoder:
     def attach(self, yolo: Any) -> None:
         """Let the trackers that a ``YOLO`` object makes from now on ask this network.
 
-        ``with_reid`` of the tracker's settings is turned on here: left false in its YAML, no other
-        network is loaded for it.
+        ``with_reid`` of the tracker's settings is turned on here, and ``model`` set: left false and
+        "auto" in its YAML, no other network is loaded for it. The tracking that follows raises
+        ``UserError`` where its tracker looks at no appearance, or takes the detector's features.
         """
         yolo.add_callback("on_predict_batch_start", self._take_over)
 
     def _take_over(self, predictor: Any) -> None:
-        for tracker in getattr(predictor, "trackers", ()):
+        for tracker in predictor.trackers if predictor.args.mode == "track" else ():
             if not hasattr(tracker, "encoder"):
                 raise UserError(
                     f"the tracker {type(tracker).__name__} looks at no appearance: give another, "
                     'such as tracker="botsort.yaml"'
                 )
-            if tracker.encoder is not self:
-                tracker.encoder, tracker.args.with_reid = self, True
+            settings = tracker.args
+            reid, model = getattr(settings, "with_reid", False), getattr(settings, "model", "auto")
+            if reid and model == "auto":
+                raise UserError(
+                    "with_reid is true in the tracker's YAML, and model auto: it takes the "
+                    "detector's own features; set with_reid: False, and attach() turns it on"
+                )
+            # With "auto" the frame is kept from an encoder, which then is never asked.
+            settings.with_reid, settings.model = True, type(self).__name__
+            tracker.encoder = self
 
     def _features(self, boxes: np.ndarray, frame: np.ndarray) -> np.ndarray:
         frame = np.asarray(frame)

@@ -106,7 +106,7 @@ def test_other_features_have_another_calibration():
         ({"dim": "8"}, "is none; whiten the weights again"),
         ({"rows": 2}, "is none; whiten the weights again"),
         ({"dim": 10**9}, "is none; whiten the weights again"),
-        ({"parts": 5}, "the map has 4 rows; give 4 or fewer"),
+        ({"parts": 5}, "has 4 rows; give 4 or fewer"),
         ({"parts": 1, "dim": 129}, "128 values cannot become more; give fewer"),
     ],
 )

@@ -62,7 +62,8 @@ class CachedRows:
     def __init__(self, shards: list[Path], column: str) -> None:
         import datasets
 
-        files, shown = [escape(str(shard)) for shard in shards], datasets.is_progress_bar_enabled()
+        files = [escape(str(shard)) for shard in shards]
+        shown = not datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()  # they would stand between lines of a log
         try:
             rows = datasets.load_dataset(
@@ -71,7 +72,9 @@ class CachedRows:
         except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
             cause = brief(error.__cause__ or error)
             where = shards[0] if len(shards) == 1 else shards[0].parent  # which one is not said
-            raise UserError(f"{where}: the shards cannot be opened ({cause})") from error
+            raise UserError(
+                f"{where}: the shards cannot be opened ({cause}); write them again"
+            ) from error
         finally:
             if shown:
                 datasets.enable_progress_bars()

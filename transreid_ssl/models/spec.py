@@ -254,14 +254,13 @@ def _check_readout(spec: BackboneSpec) -> None:
         raise UserError(f"{spec.name}: its feature is of parts already; leave its readout out")
     if read.parts > rows:
         raise UserError(
-            f"readout.parts {read.parts}: the map has {rows} rows; give {rows} or fewer"
+            f"parts {read.parts}: the map of {spec.name} at {spec.img_size[0]}x{spec.img_size[1]} "
+            f"has {rows} rows; give {rows} or fewer"
         )
     if read.dim > spec.read_dim:
-        raise UserError(
-            f"readout.dim {read.dim}: {spec.read_dim} values cannot become more; give fewer"
-        )
+        raise UserError(f"dim {read.dim}: {spec.read_dim} values cannot become more; give fewer")
     if read.parts and spec.num_views > 1:
-        raise UserError("readout.parts: not made for networks that embed viewpoints; give 0")
+        raise UserError("parts: not made for networks that embed viewpoints; give 0")
 
 
 def _check_plain(value: Any, depth: int = 0) -> None:
