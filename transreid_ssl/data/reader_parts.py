@@ -5,6 +5,7 @@ numbered from 0 or from 1, or be text.
 """
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,15 @@ def where_it_fails(expression: re.Pattern[str], name: str) -> str:
     pattern = expression.pattern
     if "|" in pattern:  # half of it may match anything
         return ""
-    for end in range(len(pattern) - 1, 0, -1):
-        try:
-            found = re.search(pattern[:end], name)
-        except re.error:  # cut within a group
-            continue
-        if found and found.group():
-            return f" ('{pattern[:end]}' finds {found.group()!r}, and '{pattern[end:]}' fails)"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of beginnings that nobody wrote
+        for end in range(len(pattern) - 1, 0, -1):
+            try:
+                found = re.search(pattern[:end], name)
+            except re.error:  # cut within a group
+                continue
+            if found and found.group():
+                return f" ('{pattern[:end]}' finds {found.group()!r}, and '{pattern[end:]}' fails)"
     return ""
 
 
