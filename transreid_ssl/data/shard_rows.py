@@ -94,8 +94,8 @@ class RowsInPlace:
 
     Parquet finds a row group, not a row. But in such files an image stands byte for byte, behind
     its length. So when a row of a row group is asked for first, it is noted where all its images
-    stand, in memory that forked workers share, and they are read from there. So the first pass of a
-    process, and its workers, over a pool reads it twice: 50 to 100 ms for a thousand crops of 10 kB.
+    stand, in memory that forked workers share, and they are read from there. So the first pass of
+    a process and its workers reads a pool twice: 50 to 100 ms for a thousand crops of 10 kB.
     """
 
     note = None
