@@ -127,7 +127,9 @@ def test_a_copy_of_another_network_is_not_taken_where_a_run_has_ended(capsys):
     run_of("old", 500)
     path, why = taken(capsys)
     assert path == "outputs/old/backbone.safetensors"
-    assert why.endswith(f"; {whiten.DEFAULT_OUT} is of another network\n")
+    assert why.endswith(f"; {whiten.DEFAULT_OUT} is of another network, or cannot be read\n")
+    Path(whiten.DEFAULT_OUT).write_bytes(b"damaged")
+    assert taken(capsys) == (path, why)
 
 
 def test_weights_that_are_there_are_replaced_only_when_that_is_asked_for():

@@ -154,13 +154,13 @@ def find_run(weights: str | None, run: str | None, as_trained: bool = False) -> 
         found, why = choose_run(run)
         taken = found.weights
         newer = [copy for copy in copies if _written(copy) > found.ended and not as_trained]
-        ours = [copy for copy in newer if _network_of(copy) == _network_of(taken)]
+        ours = [copy for copy in newer if _is_of(copy, _network_of(taken))]
         if ours:
             taken = ours[-1]
             name = found.folder.name
             why = f"{_made(taken)} of {name}, {why}; --run {name} takes {found.weights}"
         elif newer:
-            why += f"; {newer[-1]} is of another network"
+            why += f"; {newer[-1]} is of another network, or cannot be read"
     print(f"--weights {taken}: {why}", flush=True)
     return str(taken)
 
@@ -184,6 +184,13 @@ def _network_of(weights: Path) -> tuple[str, dict[str, Any]]:
 
     spec = read_spec(weights)
     return spec.name, {name: v for name, v in spec.provenance.items() if name != WHITENED}
+
+
+def _is_of(weights: Path, network: tuple[str, dict[str, Any]]) -> bool:
+    try:
+        return _network_of(weights) == network
+    except UserError:  # damaged: nobody asked for it
+        return False
 
 
 def device_of(settings: EmbeddingSettings) -> str:
