@@ -64,6 +64,8 @@ def test_a_sub_command_is_given_its_settings_and_gives_the_exit_code():
     assert command.subcommands("tool", "A tool.", actions, ["count", "--limit=7"]) == 7
     with pytest.raises(UserError, match="invalid choice: 'move'"):
         command.subcommands("tool", "A tool.", actions, ["move"])
+    with pytest.raises(UserError, match=r"did you mean count\?$"):
+        command.subcommands("tool", "A tool.", actions, ["coutn"])
 
 
 def test_the_nearest_option_is_one_of_the_sub_command_that_was_named():

@@ -1,12 +1,16 @@
 """What `--processes` starts on several processes."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch.distributed.run
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 import launch
-from transreid_ssl import UserError, __main__, launching
+from transreid_ssl import UserError, __main__, launching, logs
 from transreid_ssl.cfs import __main__ as cfs
 from transreid_ssl.launching import split
 
@@ -33,6 +37,21 @@ def test_two_processes_train_and_what_stops_them_is_said_once_and_last(tmp_path)
     assert lines[-1].startswith("error: run: belongs to a run with other settings: run.seed")
     assert done.stderr.count("error:") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_what_was_said_tells_the_exit_code_whoever_ended_first(monkeypatch, capfd):
+    """The neighbour of a process that refuses fails too, as nobody answers it any more."""
+    failure = ProcessFailure(1, 0, 1, "none")
+    for said, code in (("error: no such folder", 2), ("", 1)):
+
+        def fail(_, said=said):
+            Path(os.environ[logs.LAST_LINE]).write_text(said)
+            raise ChildFailedError("name", {1: failure})
+
+        monkeypatch.setattr(torch.distributed.run, "run", fail)
+        assert launching.launch(2, ["pretrain", "dino"]) == code
+        last = capfd.readouterr().err.splitlines()[-1]
+        assert last == said or f"ended with code {code}; what it said" in last
 
 
 def test_accelerate_launch_of_one_process_ends_with_our_line_if_it_is_to_be_quiet(tmp_path):

@@ -329,3 +329,5 @@ def test_a_cluster_that_is_too_large_and_images_in_none_are_said():
     assert said.startswith("one cluster holds 50 % of the images: give a lower --eps")
     (said,) = cluster.complaints(np.repeat([-1, -1, -1, 0], 5))
     assert said.startswith("75 % of the images are in no cluster")
+    (said,) = cluster.complaints(np.repeat([-1, -1, -1, 0, 0], 2))
+    assert said.startswith("one cluster holds 40 % of the images, and 60 % are in none")

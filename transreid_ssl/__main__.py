@@ -6,7 +6,7 @@ Without a name it lists every command and every training.
 import runpy
 import sys
 
-from transreid_ssl import command, launching, shipped
+from transreid_ssl import __version__, command, launching, shipped
 from transreid_ssl.errors import UserError
 
 COMMANDS = {
@@ -84,7 +84,7 @@ def overview() -> str:
         "\n".join(lines)
         + "\nOn the eight GPUs of a machine: python -m transreid_ssl pretrain dino --processes 8"
         "\nOn many machines, on each: accelerate launch -m transreid_ssl pretrain dino"
-        "\nEach takes --help."
+        "\nEach takes --help; --version says which version this is."
     )
 
 
@@ -93,6 +93,8 @@ def main() -> int | None:
     name, *rest = sys.argv[1:] or ["--help"]
     if {"-h", "--help"} & {name, *rest[: name in KINDS]}:
         print(overview())
+    elif name == "--version":
+        print(f"transreid_ssl {__version__}")
     elif name in COMMANDS:
         sys.argv[1:] = rest
         runpy.run_module(f"transreid_ssl.{name}", run_name="__main__", alter_sys=True)

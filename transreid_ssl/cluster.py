@@ -93,7 +93,12 @@ def complaints(labels: np.ndarray) -> list[str]:
             f"one cluster holds {100 * largest:.0f} % of the images: give a lower --eps, unless "
             "they show few people"
         )
-    if none > _TOO_MUCH:
+    if none > _TOO_MUCH and found:  # no eps mends both
+        found = [
+            f"one cluster holds {100 * largest:.0f} % of the images, and {100 * none:.0f} % are in "
+            "none: this network hardly tells these people apart"
+        ]
+    elif none > _TOO_MUCH:
         found.append(
             f"{100 * none:.0f} % of the images are in no cluster: give a higher --eps, or a lower "
             "--min_samples where people have few images"

@@ -87,12 +87,14 @@ class Parser(ArgumentParser):
                 action.help = argparse.SUPPRESS
 
     def _nearest_option(self, complaint: str, words: Sequence[str]) -> str:
-        """The option that may have been meant by the one that ``complaint`` calls unknown.
+        """The option or action that may have been meant by what ``complaint`` calls unknown.
 
         Of several sub-commands, that of the one among ``words``.
         """
         typed = re.search(r"unrecognized arguments: --([\w.-]+)", complaint)
         read = re.search(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'", complaint)
+        if action := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", complaint):
+            return nearest(action[1], re.findall(r"[\w-]+", action[2]))
         found = typed or read
         word = ".".join(filter(None, found.groups())) if found else ""
         return nearest(word, self._names(words), "--" if typed else "")

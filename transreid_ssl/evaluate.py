@@ -75,7 +75,8 @@ def open_protocol(options: Evaluate, spec: "BackboneSpec") -> "ReIDProtocol":
             raise UserError(
                 "which labelled set? The network was trained on "
                 f"{trained or 'images that its file does not name'}, without labels: name one "
-                "with --data and --root, such as --data folder --root CROPS or --data demo"
+                "with --data and --root, such as --data demo, or --data folder --root CROPS with a "
+                "--pattern that tells the identity, such as '(?P<identity>[0-9]+)/'"
             )
         name = own[0].generated or own[0].name
     for source in known:

@@ -273,7 +273,8 @@ def embed_pool(
         model, pool, title="images", skip_corrupt=skip_broken, **settings.embedding
     )
     if len(readable) < len(pool):
-        print(f"{len(pool) - len(readable):,} broken images left out", flush=True)
+        broken = len(pool) - len(readable)
+        print(f"broken and left out: {broken:,} of {len(pool):,} images", flush=True)
         pool = data.SubsetPool(pool, readable)
     features = features.numpy()
     retrieval.embed.require_finite(features, pool.names)

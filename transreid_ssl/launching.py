@@ -94,6 +94,8 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         finally:
             del os.environ[logs.LAST_LINE]
         lines = dict.fromkeys(last.read().splitlines())
+    if any(line.startswith("error:") for line in lines):
+        code = 2  # a process that waited for the one that said so may have ended before it
     for line in lines or ([fault] if code else []):
         print(command.as_started(line), file=sys.stderr, flush=True)
     return code if code >= 0 else 1

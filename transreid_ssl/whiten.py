@@ -86,7 +86,8 @@ def learn(
         title="images", skip_corrupt=True, **options.embedding | {"flip": False},
     )  # fmt: skip
     if len(readable) < len(pool):
-        print(f"{len(pool) - len(readable):,} broken images left out", flush=True)
+        broken = len(pool) - len(readable)
+        print(f"broken and left out: {broken:,} of {len(pool):,} images", flush=True)
     retrieval.embed.require_finite(features.numpy(), pool.names, readable)
     dim = min(int(dim), features.shape[1])
     mean, matrix, shrinkage = retrieval.learn_whitening(features.numpy(), dim)

@@ -28,7 +28,7 @@ def test_inspect_a_pool(images, capsys):
     assert main(["inspect", str(images)]) == 0
     text = capsys.readouterr().out
     assert f"folder {images}: 3 images" in text
-    assert "3 of 3 images decoded, 1 broken" in text
+    assert "3 of 3 images looked at, 1 broken" in text
     assert "note: 0002_c1_0.jpg: empty (0 bytes)" in text
     assert (
         f"the names hold identities and cameras: `python -m transreid_ssl.data inspect {images} --p"

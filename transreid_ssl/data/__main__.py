@@ -217,7 +217,7 @@ def _look(images: Any, sample: int, part: str | None = None) -> list[str]:
     with _progress(len(indices)) as tick:
         findings = data.doctor.examine(images, indices, tick)
     print(
-        f"{findings.checked:,} of {findings.total:,} images decoded, {len(findings.bad):,} broken"
+        f"{findings.checked:,} of {findings.total:,} images looked at, {len(findings.bad):,} broken"
     )
     print("\n".join(data.doctor.size_table(findings)))
     first = list(findings.bad.items())[:3]
@@ -255,7 +255,7 @@ def run_verify(options: Verify) -> int:
     print(pool.describe(), flush=True)
     with _progress(len(pool)) as tick:
         findings = data.doctor.examine(pool, range(len(pool)), tick)
-    print(f"{findings.checked:,} images decoded, {len(findings.bad):,} broken")
+    print(f"{findings.checked:,} images looked at, {len(findings.bad):,} broken")
     if options.list:
         data.doctor.write_bad(options.list, pool, findings)
         print(f"{options.list}: the broken ones")
@@ -279,7 +279,7 @@ def run_pack(options: Pack) -> int:
     count = len(pool) - len(left_out)
     print(f"{options.out}: {count:,} images; use them with --data.pool {options.out}")
     if left_out:
-        print(f"note: {len(left_out):,} broken images left out: {options.out}/left_out.txt")
+        print(f"note: broken and left out: {len(left_out):,}, named in {options.out}/left_out.txt")
     return 0
 
 

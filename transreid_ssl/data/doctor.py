@@ -208,7 +208,10 @@ def _of_broken(part: str | None) -> str:
         return "training takes another image of the same person"
     if part in ("query", "gallery"):
         return "evaluation stops at the first, so remove or replace them"
-    return "training replaces them, embedding stops at the first unless told to skip them"
+    return (
+        "pre-training replaces them up to 1% and refuses more (--data.max_bad_fraction), embedding "
+        "stops at the first unless told to skip them"
+    )
 
 
 def check_protocol(protocol: ReIDProtocol) -> list[str]:

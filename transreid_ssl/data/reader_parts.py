@@ -53,8 +53,13 @@ def read_labels(
     matches = [expression.search(name) for name in names]
     wrong = [n for n, match in zip(names, matches) if match is None or not match["identity"]]
     if wrong:
-        some = "move those images away, or open them as the set folder with a pattern of their own"
-        mend = some if pattern == DEFAULT_PATTERN or len(wrong) < len(names) else "correct it"
+        mend = (
+            "give a --pattern of their own, of the set folder"
+            if pattern == DEFAULT_PATTERN
+            else "correct it"
+        )
+        if len(wrong) < len(names):
+            mend = "move those images away, or give a pattern that all match, of the set folder"
         raise UserError(
             f"{root}: {len(wrong):,} of {len(names):,} image names, such as {wrong[0]!r}, do not "
             f"match '{pattern}'{where_it_fails(expression, wrong[0])}; {mend}"

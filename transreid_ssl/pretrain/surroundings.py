@@ -59,7 +59,7 @@ def look_at(config: Any) -> Crops:
     if not seen.sizes:
         raise UserError(
             f"{pool.source}: none of {seen.checked} images looked at can be read; run: "
-            "python -m transreid_ssl.data verify"
+            f"python -m transreid_ssl.data verify {config.data.pool}"
         )
     heights, widths = np.array(seen.sizes, float).T
     crops = Crops(len(pool), float(np.median(heights)), float(np.median(heights / widths)))
