@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     similarity = float(features[0] @ features[1])
     print(f"similarity (cosine): {similarity:.7f}")
     if embedder.calibration is None:
-        print(f"{weights}: not calibrated: {retrieval.embedder.CALIBRATE}")
+        print(command.as_started(f"{weights}: not calibrated: {retrieval.embedder.CALIBRATE}"))
     else:
         print(*decide(similarity, embedder.calibration, options.rate), sep="\n")
 
