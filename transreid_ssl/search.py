@@ -40,7 +40,9 @@ class Search(EmbeddingSettings):
             some may be missed. The weights are by default those that it was made with.
         k: Images to find for each query.
         skip_broken: Leave out images that cannot be read, instead of stopping at the first.
-        out: The table to write, .csv or .parquet.
+        out: The table to write, .csv or .parquet. Where the weights are calibrated, it has the
+            probability of one person if as many pairs show one person as show two; among the
+            nearest of many images that is too high.
         picture: Draw what was found, and write a page, beside the table under its name; of twenty
             queries at most.
     """
@@ -143,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *written, inputs=[options.query, options.gallery, find_weights(weights)],
         beside={page: is_page} if options.picture else {}, keep=keeps(options),
     )  # fmt: skip
+    if not ready:
+        data.open_pool(options.gallery)  # refused now, not after the queries
     query = embed_pool(options.query, model, options, options.skip_broken)
     if gallery is None and options.query == options.gallery:
         gallery = query
