@@ -138,7 +138,7 @@ def describe(found: "Calibration", counts: "Sequence[PairCounts]") -> str:
     bins = [["probability", "promised", "real"]]
     for part in retrieval.reliability(there, found.slope, found.intercept, np.linspace(0, 1, 6)):
         bounds = f"{part.low:.1f} to {part.high:.1f}"
-        known = [f"{x:.3f}" if x == x else "no pairs" for x in (part.promised, part.real)]
+        known = [f"{x:.3f}" if np.isfinite(x) else "no pairs" for x in (part.promised, part.real)]
         bins.append([bounds, *known])
     tables = [markdown_table(table) for table in (lines, bins) if len(table) > 1]
     other = f"real: {there.same.sum():,} pairs of one person and {there.different.sum():,} of two"

@@ -87,23 +87,22 @@ def group(
 def complaints(labels: np.ndarray) -> list[str]:
     """What of the clusters (N,) cannot be as it should, in lines."""
     largest, none = (labels == 0).mean(), (labels < 0).mean()
-    found = []
-    if largest > _LARGE:
-        found.append(
-            f"one cluster holds {100 * largest:.0f} % of the images: give a lower --eps, unless "
-            "they show few people"
-        )
-    if none > _TOO_MUCH and found:  # no eps mends both
-        found = [
+    if largest > _LARGE and none > _TOO_MUCH:  # no eps mends both
+        return [
             f"one cluster holds {100 * largest:.0f} % of the images, and {100 * none:.0f} % are in "
             "none: this network hardly tells these people apart"
         ]
-    elif none > _TOO_MUCH:
-        found.append(
+    if largest > _LARGE:
+        return [
+            f"one cluster holds {100 * largest:.0f} % of the images: give a lower --eps, unless "
+            "they show few people"
+        ]
+    if none > _TOO_MUCH:
+        return [
             f"{100 * none:.0f} % of the images are in no cluster: give a higher --eps, or a lower "
             "--min_samples where people have few images"
-        )
-    return found
+        ]
+    return []
 
 
 def shown(features: np.ndarray, labels: np.ndarray) -> "list[report.ClusterRow]":

@@ -259,22 +259,26 @@ def check_alike(path: str, model: "Backbone", settings: EmbeddingSettings) -> No
         )
 
 
+def say_left_out(pool: "Pool", readable: int) -> None:
+    """How many images could not be read."""
+    print(f"broken and left out: {len(pool) - readable:,} of {len(pool):,} images", flush=True)
+
+
 def embed_pool(
-    source: str, model: "Backbone", settings: EmbeddingSettings, skip_broken: bool = False
+    source: "str | Pool", model: "Backbone", settings: EmbeddingSettings, skip_broken: bool = False
 ) -> Embedded:
-    """The features of the images of any pool.
+    """The features of the images of any pool, by its name or as it was opened.
 
     Raises:
         UserError: no pool, images that cannot be read, or features that are not finite.
     """
-    pool = data.open_pool(source)
+    pool = data.open_pool(source) if isinstance(source, str) else source
     print(pool.describe(), flush=True)
     features, readable = retrieval.embed_images(
         model, pool, title="images", skip_corrupt=skip_broken, **settings.embedding
     )
     if len(readable) < len(pool):
-        broken = len(pool) - len(readable)
-        print(f"broken and left out: {broken:,} of {len(pool):,} images", flush=True)
+        say_left_out(pool, len(readable))
         pool = data.SubsetPool(pool, readable)
     features = features.numpy()
     retrieval.embed.require_finite(features, pool.names)

@@ -145,13 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         *written, inputs=[options.query, options.gallery, find_weights(weights)],
         beside={page: is_page} if options.picture else {}, keep=keeps(options),
     )  # fmt: skip
-    if not ready:
-        data.open_pool(options.gallery)  # refused now, not after the queries
+    # Refused now, not after the queries.
+    pool = None if ready else data.open_pool(options.gallery)
     query = embed_pool(options.query, model, options, options.skip_broken)
     if gallery is None and options.query == options.gallery:
         gallery = query
-    elif gallery is None:
-        gallery = embed_pool(options.gallery, model, options, options.skip_broken)
+    elif pool is not None:
+        gallery = embed_pool(pool, model, options, options.skip_broken)
     distances, rows = rank(query, gallery, options)
     count, k = rows.shape
     columns = {

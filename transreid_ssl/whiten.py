@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from transreid_ssl import command, data, retrieval
 from transreid_ssl.errors import UserError
-from transreid_ssl.features import EmbeddingSettings, load_model, place_weights
+from transreid_ssl.features import EmbeddingSettings, load_model, place_weights, say_left_out
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import COPIES
@@ -86,8 +86,7 @@ def learn(
         title="images", skip_corrupt=True, **options.embedding | {"flip": False},
     )  # fmt: skip
     if len(readable) < len(pool):
-        broken = len(pool) - len(readable)
-        print(f"broken and left out: {broken:,} of {len(pool):,} images", flush=True)
+        say_left_out(pool, len(readable))
     retrieval.embed.require_finite(features.numpy(), pool.names, readable)
     dim = min(int(dim), features.shape[1])
     mean, matrix, shrinkage = retrieval.learn_whitening(features.numpy(), dim)
