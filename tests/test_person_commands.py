@@ -216,6 +216,8 @@ def test_search_writes_what_the_embedder_finds(weights, embedder, capsys):
     assert table["similarity"] == pytest.approx(similarity[0].tolist(), abs=1e-6)
     assert table["probability"] == pytest.approx(FOUND.probability(similarity[0]), abs=1e-4)
     assert cv2.imread("outputs/search/ranking.png") is not None
+    page = Path("outputs/search/ranking.html").read_text()
+    assert "as many pairs show one person as show two" in page
     embed.main(["--images=crops", "--out=f.npy", "--weights=net.safetensors", *FAST])
     search.main([weights[5], "f.npy", "--out=r.parquet", *run])
     again = pq.read_table("r.parquet").to_pydict()
@@ -235,6 +237,10 @@ def test_search_writes_what_the_embedder_finds(weights, embedder, capsys):
     ):
         with pytest.raises(UserError, match=said):
             search.main([*options, "--weights=net.safetensors", *run])
+    capsys.readouterr()
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        search.main(["crops", "nowhere", "--weights=net.safetensors", *run])
+    assert "images" not in capsys.readouterr().out  # no query was looked at
 
 
 def test_cluster_groups_a_pool_or_features(capsys):
