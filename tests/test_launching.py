@@ -10,7 +10,7 @@ import torch.distributed.run
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 import launch
-from transreid_ssl import UserError, __main__, launching, logs
+from transreid_ssl import UserError, __main__, __version__, launching, logs
 from transreid_ssl.cfs import __main__ as cfs
 from transreid_ssl.launching import split
 
@@ -72,6 +72,10 @@ def test_a_script_alone_starts_no_processes(tmp_path):
     )
     assert "--processes: give it to python -m transreid_ssl" in said
     assert "--processes NUMBER" in launch.run("-m", "transreid_ssl", "pretrain", "dino", "--help")
+
+
+def test_the_version_is_told():
+    assert launch.run("-m", "transreid_ssl", "--version") == f"transreid_ssl {__version__}\n"
 
 
 def test_scoring_takes_processes(monkeypatch):
