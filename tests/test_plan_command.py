@@ -35,6 +35,7 @@ def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
     text = plan("--steps=2", *DINO, f"--run.output={run}")
     assert re.search(r"measured on cpu: 2 step\(s\) of 16 images after the first, \S+ s each", text)
     assert "this run: 18 steps (3 epochs of 6), " in text
+    assert re.search(r"\n  \d+% of the rate that products of large matrices reach", text)
     assert re.search(r"LUPerson \(4,180,243 images\), as many epochs: \S+ h", text)
     assert re.search(r"memory: \d+\.\d GB a process .* disk: \d+\.\d+ GB of checkpoints", text)
     assert not run.exists()
@@ -83,13 +84,14 @@ def test_the_arithmetic():
         device="cpu", batch_size=100, steps=8, first=121.0, step=1.0, data_wait=0.25,
         epoch_start=30.0, baselines=20.0, probe=5.0, checkpoint=3.0, steps_per_epoch=100, epochs=10,
         probes=4, checkpoints=20, checkpoints_kept=2, checkpoint_bytes=250_000_000,
-        memory=1_500_000_000, watts=400.0,
+        memory=1_500_000_000, ceiling_share=0.425, watts=400.0,
     )  # fmt: skip
     lines = describe(found, processes=2, passes=True)
     assert lines == [
         "measured on cpu: 8 step(s) of 100 images after the first, 0.5 s each on 2 processes that "
         "never wait for each other",
         "  200 images/s; 25% of a step is waiting for images; the first step took 60.5 s",
+        "  42% of the rate that products of large matrices reach on this device",
         "this run: 1,000 steps (10 epochs of 100), 16 min 00 s (training 9 min 20 s, "
         "the beginnings of epochs 5 min 00 s, 4 probes 0 min 40 s, 20 checkpoints 1 min 00 s)",
         "  LUPerson (4,180,243 images), as many epochs: 58.1 h",

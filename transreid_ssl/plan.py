@@ -202,6 +202,7 @@ def describe(found: "Measurement", processes: int, passes: bool) -> list[str]:
         * (processes > 1),
         f"  {rate(speed)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
         f"first step took {found.first / processes:.1f} s",
+        *_of_ceiling(found),
         f"this run: {total:,} steps ({found.epochs} epochs of {found.steps_per_epoch:,}), "
         f"{duration(sum(parts.values()))} ({told})",
     ]  # fmt: skip
@@ -217,6 +218,16 @@ def describe(found: "Measurement", processes: int, passes: bool) -> list[str]:
     if found.data_wait > _STARVED:
         lines.append("the loaders are too slow: raise --run.num_workers, or pack the pool")
     return lines
+
+
+def _of_ceiling(found: "Measurement") -> list[str]:
+    """The line of how much of the device is used; none where it was not counted."""
+    if found.ceiling_share is None:
+        return []
+    return [
+        f"  {found.ceiling_share:.0%} of the rate that products of large matrices reach on this "
+        "device"
+    ]
 
 
 def _pools() -> dict[str, int]:

@@ -206,8 +206,12 @@ def _speed(run: Run, charts: Charts) -> dict[str, Any] | None:
         return None
     _, each = run.series("step_seconds")
     waits_at, waits = run.series("data_wait")
+    _, shares = run.series("ceiling_share")
     facts = {
         "Images a second (median)": f"{np.median(rate):,.1f}",
+        "Of what the device's matrix products reach": (
+            f"{100 * np.median(shares):.0f} %" if shares else None
+        ),
         "Seconds a step (median)": f"{np.median(each):.3g}" if each else None,
         "Waiting for images": f"{100 * np.mean(waits):.0f} % of the time" if waits else None,
     }

@@ -64,10 +64,11 @@ def progress_bar(accelerator: "accelerate.Accelerator", step: int, total: int) -
 
 def describe_progress(step: int, total: int, values: dict[str, float]) -> str:
     """A line of the log for people: loss, rate, speed and what is left of ``total`` steps."""
-    speed = values["images_per_second"]
+    speed, share = values["images_per_second"], values.get("ceiling_share")
+    of_ceiling = f", {share:.0%} of the device's ceiling" if share is not None else ""
     return (
         f"step {step}/{total}  loss {values['loss']:.4f}  lr {values['lr']:.2e}  "
-        f"{rate(speed)} images/s (waits {values['data_wait']:.0%})  "
+        f"{rate(speed)} images/s (waits {values['data_wait']:.0%}{of_ceiling})  "
         f"{duration(values['step_seconds'] * (total - step))} left"
     )
 

@@ -25,7 +25,7 @@ BASELINES = {"histogram": "colour histogram", "chance": "chance"}
 LEGEND = {"fontsize": 7, "loc": "upper center", "bbox_to_anchor": (0.5, -0.2),
           "handlelength": 2.5, "columnspacing": 1}  # fmt: skip
 """Of a panel with more lines than a legend may hide: it stands below."""
-_SKIPPED = {"step", "epoch", "images_per_second", "step_seconds", "data_wait"}
+_SKIPPED = {"step", "epoch", "images_per_second", "step_seconds", "data_wait", "ceiling_share"}
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:

@@ -20,14 +20,10 @@ from transreid_ssl.logs import say
 from transreid_ssl.models import BlockNorm, block_norms
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
+from transreid_ssl.training.ceiling import Ceiling
 from transreid_ssl.training.checkpoint import capture, load_checkpoint, require_same_step, restore
-from transreid_ssl.training.clock import (
-    Clock,
-    describe_first,
-    describe_progress,
-    describe_whole,
-    progress_bar,
-)
+from transreid_ssl.training.clock import Clock, describe_progress, progress_bar
+from transreid_ssl.training.first_steps import FirstSteps
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
 from transreid_ssl.training.objective import Objective
@@ -41,9 +37,6 @@ from transreid_ssl.training.settings import RunSettings
 from transreid_ssl.training.sharding import is_sharded, norms, whole
 from transreid_ssl.training.trackers import log_picture
 from transreid_ssl.training.watch import Watch
-
-_MEASURED = 10
-"""Steps after the first that the time of a run is estimated by."""
 
 
 class Trainer:
@@ -69,6 +62,7 @@ class Trainer:
     settings: RunSettings
     data_key: str
     clock: Clock
+    ceiling: Ceiling
     probing: Probing
     model: Any
     watch: Watch
@@ -102,6 +96,7 @@ class Trainer:
         self.meter: Meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
         self.watch = Watch(accelerator, run, settings, self.meter, self.parameters, image_names)
         self.bad_images: BadImages = BadImages(accelerator, run, max_bad_images)
+        self.ceiling = Ceiling(accelerator.device, settings.precision, settings.accumulation)
         self.skipped: int = 0
         self.stop: StopRequest = StopRequest(accelerator)
         self.step: int = self._restore()
@@ -158,17 +153,18 @@ class Trainer:
         closing = contextlib.closing(batches) if hasattr(batches, "close") else nullcontext()
         total = self.plan.total_steps
         with self.stop, closing, progress_bar(self.accelerator, self.step, total) as bar:
-            self.clock, begin = Clock(self.step), self.step
+            self.clock = Clock(self.step)
+            first_steps = FirstSteps(
+                self.accelerator, self.objective, self.clock, self.meter, self.ceiling,
+                begin=self.step, total=total, log_every=self.settings.log_every,
+            )  # fmt: skip
             if self.probing.is_missing(self.step):
                 self._probe()
             self.model.train()
             while self.step < total:
                 self.advance(batches)
                 bar.update()
-                if self.step == begin + 1 < total and self.step % self.settings.log_every:
-                    self._say_first()  # otherwise it has a line of its own
-                if self.step == begin + 1 + _MEASURED < total:
-                    self._say_whole(begin + 1)
+                first_steps.look(self.step)
                 self._housekeeping()
             self.watch.check_end(self.step)
 
@@ -207,6 +203,7 @@ class Trainer:
             with self.clock.waiting():
                 batch = next(batches)
             batch = self._to_device(batch)
+            self.ceiling.note(batch)
             last = micro == count - 1
             for norm in self.norms:
                 norm.tracks = micro == 0
@@ -251,22 +248,6 @@ class Trainer:
         if self.probing.is_due(self.step):
             self._probe()
 
-    def _say_first(self) -> None:
-        """Say how long the first step took; the clock begins anew after it."""
-        seconds, _ = self.clock.read(self.step)
-        if self.meter.count:  # else it was skipped
-            loss = self.meter.read(self.accelerator)["loss"]
-            self.say(describe_first(self.step, self.plan.total_steps, loss, seconds))
-
-    def _say_whole(self, since: int) -> None:
-        """Say how long the run will take, by the steps ``since``, unless a line of the log did."""
-        if since // self.settings.log_every != self.step // self.settings.log_every:
-            return
-        if self.meter.count:  # which waits for the device
-            self.meter.read(self.accelerator)
-        seconds = self.clock.peek(self.step)
-        self.say(describe_whole(self.step, self.plan.total_steps, seconds, _MEASURED))
-
     def _log(self) -> None:
         """Log the steps since the last line, and look whether they were sound."""
         self.watch.check_finite(self.step)
@@ -288,6 +269,8 @@ class Trainer:
             "lr": self.plan.lr(self.step - 1),
             "images_per_second": self.settings.batch_size / seconds,
         }
+        if (share := self.ceiling.share(seconds)) is not None:
+            values["ceiling_share"] = share
         if self.plan.weight_decay is not None:
             values["weight_decay"] = self.plan.weight_decay(self.step - 1)
         if self.skipped:

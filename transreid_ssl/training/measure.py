@@ -14,6 +14,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.training.checkpoint import staying
 from transreid_ssl.training.clock import Clock
 from transreid_ssl.training.loop import Trainer
+from transreid_ssl.training.sharding import is_sharded
 
 _STEPS: ContextVar[int] = ContextVar("steps", default=0)
 
@@ -35,6 +36,7 @@ class Measurement:
         steps_per_epoch, epochs, probes, checkpoints: of the whole run.
         checkpoints_kept, checkpoint_bytes: what stays on the disk, and the size of one.
         memory: bytes, of this process and its loaders; on a GPU the most that it held.
+        ceiling_share: of what the device's matrix products reach, 0 to 1; None: not counted.
         watts: that a GPU drew at the end of the steps; None where it does not say.
     """
 
@@ -55,6 +57,7 @@ class Measurement:
     checkpoints_kept: int
     checkpoint_bytes: int
     memory: int
+    ceiling_share: float | None
     watts: float | None
 
 
@@ -104,6 +107,8 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
     epoch_start, steps = trainer.clock.left_out, min(steps, total - 1)
     seconds, waited = take(steps)
     watts, memory = _watts(trainer), _memory(trainer)
+    if not is_sharded(trainer.objective):
+        trainer.ceiling.measure(trainer.objective, epoch=0)
     baselines = probe = 0.0
     if measured := trainer.probing.probe:
         baselines = _seconds(measured.find_baselines)
@@ -119,7 +124,7 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
         checkpoint_bytes=sum(
             path.stat().st_size for path in trainer.run.checkpoints.iterdir() if path.is_file()
         ),
-        memory=memory, watts=watts,
+        memory=memory, ceiling_share=trainer.ceiling.share(seconds), watts=watts,
     )  # fmt: skip
 
 
