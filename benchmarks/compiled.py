@@ -1,7 +1,7 @@
 """What compiled blocks keep for their backward pass, and what they compute twice, on a CPU.
 
     python -m benchmarks.compiled     # DINO of ViT-S/16+ICS in bf16, two minutes
-    python -m benchmarks.compiled --model vit_base_patch16_ics --memory 0.8 0.4
+    python -m benchmarks.compiled --model vit_base_patch16_ics --memory 0.3 0.8
 
 Steps go the way of a GPU, as in ``benchmarks.counts``: blocks are taken to pieces and divided into
 forward and backward by the compiler, for each share of ``--run.compile_memory``, but run without
@@ -129,7 +129,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", default="vit_small_patch16_ics")
-    add("--memory", nargs="+", type=float, default=[0.8, 0.5, 0.3], help="--run.compile_memory")
+    add("--memory", nargs="+", type=float, default=[0.3, 0.5, 0.8], help="--run.compile_memory")
     add("--out-dim", type=int, default=65536, help="outputs of DINO's head")
     add("--shrink", type=int, default=1, help="crops so many times smaller")
     return parser.parse_args(arguments)

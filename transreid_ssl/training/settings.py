@@ -39,8 +39,8 @@ class RunSettings:
         compile: "auto" compiles the blocks of a ViT on a GPU, some 15 seconds at the start; true on
             any device, and other networks too, whole (a minute or more); false nothing.
         compile_memory: Share of what the compiler would keep of a block for its backward pass; what
-            is cheapest to compute again is not kept. 0.3 halves the memory of 0.8 (DINO, ViT-S+ICS,
-            bf16) for about a tenth more matrix products: less than ``gradient_checkpointing`` asks.
+            is cheapest to compute again is not kept. 0.3 keeps about half of what 0.8 does (DINO,
+            ViT-S+ICS, bf16) for a tenth more matrix products: 0.8 where a GPU has memory to spare.
         shard: Keep a part of weights, gradients and optimiser on each process, where there are
             several (FSDP2): less memory, more traffic, and the same numbers but for the order of
             sums. Checkpoints are whole, so that a run may go on either way. Not with fp16.
@@ -73,7 +73,7 @@ class RunSettings:
     collapse_patience: int = 20
     not_finite: Literal["stop", "skip"] = "stop"
     compile: bool | Literal["auto"] = "auto"
-    compile_memory: float = 0.8
+    compile_memory: float = 0.3
     shard: bool = False
     timeout_minutes: float = 30
     page: bool | None = None
