@@ -41,6 +41,13 @@ def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
     assert not run.exists()
 
 
+def test_a_training_is_planned_by_the_words_that_start_it():
+    text = plan("--steps=1", "pretrain", "dino", *DINO[1:], "--processes=4")
+    assert "s each on 4 processes that never wait for each other" in text
+    (line,) = plan("pretrain", "dio", code=2).splitlines()
+    assert line.startswith("error: pretrain dio: give one of dino, ")
+
+
 def test_processes_share_a_batch():
     text = plan("--steps=1", "--processes=4", *DINO)
     assert "s each on 4 processes that never wait for each other" in text

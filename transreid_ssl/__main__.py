@@ -8,6 +8,7 @@ import sys
 
 from transreid_ssl import __version__, command, launching, shipped
 from transreid_ssl.errors import UserError
+from transreid_ssl.shipped import ALONE, KINDS
 
 COMMANDS = {
     "data": (
@@ -53,7 +54,7 @@ COMMANDS = {
     ),
     "plan": (
         "What a training would take: images a second, hours, memory, disk, by a few of its steps.",
-        "dino_pretrain",
+        "pretrain dino",
     ),
     "report": ("Pages of runs, alone or compared; curves and attention.", "outputs/dino_pretrain"),
     "weights": (
@@ -64,10 +65,6 @@ COMMANDS = {
     "completion": ("Let a shell complete the commands and options.", "bash"),
 }
 """What is here is a command: the module or package of that name, a sentence and an example."""
-KINDS = ("pretrain", "finetune")
-"""A recipe in the file METHOD_KIND.py is the training ``KIND METHOD``."""
-ALONE = "distill"
-"""The recipe that has no method in its name."""
 
 
 def overview() -> str:
@@ -99,7 +96,7 @@ def main() -> int | None:
         sys.argv[1:] = rest
         runpy.run_module(f"transreid_ssl.{name}", run_name="__main__", alter_sys=True)
     elif name in KINDS or name == ALONE:
-        return train(name, rest)
+        return train([name, *rest])
     else:
         raise UserError(
             f"{name}: there is no such command; `python -m transreid_ssl` lists all"
@@ -107,8 +104,8 @@ def main() -> int | None:
         )
 
 
-def train(kind: str, arguments: list[str]) -> int:
-    """Run the recipe of a kind and of the method that is the first of ``arguments``, or ``ALONE``.
+def train(arguments: list[str]) -> int:
+    """Run the training that the first of ``arguments`` name.
 
     Returns:
         The exit code of the processes that ``--processes`` asks for.
@@ -116,16 +113,7 @@ def train(kind: str, arguments: list[str]) -> int:
     Raises:
         UserError: there is none.
     """
-    words, options = [kind], arguments
-    if kind != ALONE:
-        method, *options = arguments or [""]
-        methods = [name.rpartition("_")[0] for name in shipped.recipes() if name.endswith(kind)]
-        if method not in methods:
-            raise UserError(
-                f"{' '.join([kind, *arguments[:1]])}: give one of {', '.join(methods)}"
-                + command.nearest(method, methods)
-            )
-        words = [kind, method]
+    words, options = shipped.split(arguments)
     processes, options = launching.split(options)
     if processes is not None:
         return launching.launch(processes, [*words, *options])

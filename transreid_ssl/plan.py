@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from transreid_ssl import command, logs
+from transreid_ssl import command, launching, logs, shipped
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.pretrain.settings import PretrainingConfig
-from transreid_ssl.shipped import load_recipe
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.clock import duration, rate
 
@@ -30,12 +29,12 @@ _STARVED = 0.1  # share of a step that is waited for images, above which loaders
 class Plan:
     """Say what a training would take, measured by a few of its steps on this machine.
 
-    Example: ``python -m transreid_ssl.plan --steps 20 dino_pretrain --data.pool CROPS``. Options of
-    the plan stand before the recipe's name, those of the recipe after it; without any the recipe's
-    demo is measured. Nothing is written to the run's folder.
+    Example: ``python -m transreid_ssl.plan --steps 20 pretrain dino --data.pool CROPS``: options of
+    the plan, then the training as it would be started; without options of its own its demo is
+    measured. Nothing is written to the run's folder.
 
     Args:
-        recipe: The name of one that comes with the package, or a file.
+        recipe: The training: "pretrain dino", "finetune usl", …, "distill", or a recipe's file.
         steps: How many to measure, after the first.
         processes: Plan for so many like this one, each with its share of a batch; what they say to
             each other is not counted.
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and say it."""
     own, settings = split(sys.argv[1:] if arguments is None else arguments)
     options = command.options(Plan, "python -m transreid_ssl.plan", own)
-    recipe = load_recipe(options.recipe)
+    recipe = shipped.load_recipe(options.recipe)
     if options.gpu:
         print("\n".join(on_known_gpu(recipe, settings, options.gpu, options.processes)))
         return
@@ -134,13 +133,26 @@ def _check_profiled(config: Any, gpu: str) -> None:
         )
 
 
-def split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The plan's arguments, up to the recipe's name, and the recipe's."""
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The plan's arguments, up to the recipe's name, and the recipe's.
+
+    Of a training's own ``--processes`` the plan takes the number.
+
+    Raises:
+        UserError: there is no such training.
+    """
     place = 0
     while place < len(arguments) and arguments[place].startswith("-"):
         alone = "=" in arguments[place] or arguments[place] in ("-h", "--help")
         place += 1 if alone else 2
-    return arguments[: place + 1], arguments[place + 1 :]
+    own, training = [*arguments[:place]], [*arguments[place:]]
+    if training and training[0] in (*shipped.KINDS, shipped.ALONE):
+        words, options = shipped.split(training)
+        training = ["_".join(reversed(words)), *options]
+    processes, options = launching.split(training[1:])
+    if processes is not None:
+        own.append(f"--processes={processes}")
+    return own + training[:1], options
 
 
 def measure(

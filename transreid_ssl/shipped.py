@@ -3,12 +3,18 @@
 import ast
 import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
 
 from transreid_ssl.command import nearest
 from transreid_ssl.errors import UserError
+
+KINDS = ("pretrain", "finetune")
+"""A recipe in the file METHOD_KIND.py is the training ``KIND METHOD``."""
+ALONE = "distill"
+"""The recipe that has no method in its name."""
 
 
 def folder() -> Path:
@@ -19,14 +25,30 @@ def folder() -> Path:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes' files by their names, such as "dino_pretrain", pre-training first.
-
-    A recipe METHOD_KIND is the training ``KIND METHOD``; one of a single word is ``KIND`` alone.
-    """
+    """The recipes' files by their names, such as "dino_pretrain", pre-training first."""
     found = {path.stem: path for path in folder().glob("[!_]*.py")}
-    kinds = {"pretrain": 0, "finetune": 1}
+    kinds = {kind: place for place, kind in enumerate(KINDS)}
     order = {name: kinds.get(name.rpartition("_")[2], len(kinds)) for name in found}
     return dict(sorted(found.items(), key=lambda item: (order[item[0]], item[0])))
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that name a training, ``KIND METHOD`` or ``ALONE``, and what follows them.
+
+    Raises:
+        UserError: of this kind there is no such method.
+    """
+    kind, *rest = words
+    if kind == ALONE:
+        return [kind], rest
+    method, *options = rest or [""]
+    methods = [name.rpartition("_")[0] for name in recipes() if name.endswith(kind)]
+    if method not in methods:
+        raise UserError(
+            f"{' '.join([kind, *rest[:1]])}: give one of {', '.join(methods)}"
+            + nearest(method, methods)
+        )
+    return [kind, method], options
 
 
 def sentence(path: Path) -> str:
