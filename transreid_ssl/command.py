@@ -19,6 +19,7 @@ import glob
 import inspect
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -126,6 +127,11 @@ def as_started(text: str) -> str:
         text = text.replace("python -m transreid_ssl.", "transreid-ssl ")
         text = text.replace("python -m transreid_ssl", "transreid-ssl")
     return text
+
+
+def spelled(given: Mapping[str, str | None]) -> str:
+    """Options and their values as they are typed in a shell; those without a value are left out."""
+    return "".join(f" {key} {shlex.quote(value)}" for key, value in given.items() if value)
 
 
 def _first_sentence(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import accelerate
 
+from transreid_ssl.command import as_started
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json
 from transreid_ssl.models import Backbone, began_with, group_norms, save_backbone
@@ -43,6 +44,7 @@ def train(
     max_bad_images: int | None = None,
     image_names: Sequence[str] | None = None,
     leave: Callable[[Trainer, Path], None] | None = None,
+    following: str | None = None,
 ) -> Path:
     """Train an objective to the end of its plan; returns the backbone's file in the run folder.
 
@@ -57,6 +59,7 @@ def train(
         best: The file of the backbone of the best probe; None keeps none.
         max_bad_images, image_names: See ``Trainer``.
         leave: Called in the end on the main process, with what is left: a report, say.
+        following: The command that goes on from the result, which is said last.
 
     Raises:
         UserError: the run folder is of other images, or training has diverged or collapsed.
@@ -91,6 +94,8 @@ def train(
         wanted = os.environ.get("TRANSREID_SSL_PAGES") != "0"
     if leave is not None and wanted and accelerator.is_main_process:
         leave(trainer, run.path / result)
+    if following:
+        trainer.say(as_started(f"next: {following}"))
     return run.path / result
 
 
