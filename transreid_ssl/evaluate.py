@@ -11,7 +11,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import write_json
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
-from transreid_ssl.origin import sources
+from transreid_ssl.origin import note_in_sample, sources
 from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
 
 if TYPE_CHECKING:
@@ -176,12 +176,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_outputs(*(path for path in chosen if isinstance(path, str)), keep=True)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
+    origin = note_in_sample(model.spec, weights, protocol.query.pool, protocol.gallery.pool)
     query, gallery = retrieval.embed_protocol(model, protocol, **options.embedding)
     results = measure(query, gallery, protocol, options)
     print(retrieval.format_table(results))
     record = {
         "protocol": protocol.describe(),
         "network": str(model.spec),
+        "in_sample": origin.in_sample,
+        "origin": origin.text,
         "weights_digest": weights_digest(weights),
         "settings": asdict(options) | {"weights": str(weights)},
         "results": {name: metrics.as_dict() for name, metrics in results.items()},

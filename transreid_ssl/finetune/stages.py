@@ -86,7 +86,7 @@ def train_with_labels(
         config, accelerator, run, objective, batches,
         steps_per_epoch=sampler(num_steps=0).steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.labels.tobytes()]),
-        image_names=images.names, **ends(config, accelerator, run),
+        images=images.pool, **ends(config, accelerator, run),
         leave=lambda trainer, result: leave_page(trainer, result, images),
     )  # fmt: skip
 
@@ -144,7 +144,7 @@ def train_on_clusters(
         config, accelerator, run, objective, batches,
         steps_per_epoch=config.clusters.steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.cameras.tobytes()]),
-        image_names=images.names, **ends(config, accelerator, run),
+        images=images.pool, **ends(config, accelerator, run),
         leave=lambda trainer, result: leave_page(trainer, result, images, objective.labels),
     )  # fmt: skip
 

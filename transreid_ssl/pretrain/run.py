@@ -156,7 +156,7 @@ def pretrain(
         data_key=whole.fingerprint,
         origin={"pool": pool.source, "fingerprint": whole.fingerprint},
         probe=config.probe, result=BACKBONE,
-        max_bad_images=int(data.max_bad_fraction * len(pool)), image_names=pool.names,
+        max_bad_images=int(data.max_bad_fraction * len(pool)), images=pool,
         leave=lambda trainer, result: leave_page(trainer, result, pool),
         following=_what_next(config, objective, pool),
     )  # fmt: skip
