@@ -226,7 +226,9 @@ def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False)
         code = 2
     except KeyboardInterrupt:
         logs.show_any()
-        logs.COMMAND.error("interrupted" + _GO_ON * resumes)
+        anew = any(word.startswith("--run.overwrite") for word in sys.argv[1:])
+        go_on = _GO_ON.format(", without --run.overwrite," * anew)
+        logs.COMMAND.error("interrupted" + go_on * resumes)
         code = 130
     except BrokenPipeError:
         code = 141
@@ -238,5 +240,5 @@ def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False)
     sys.exit(code or 0)
 
 
-_GO_ON = ": run the same command again to go on"
+_GO_ON = ": run the same command again{} to go on"
 _OUR_FAULT = "This is a fault of transreid_ssl: please report it with these lines and the command."

@@ -15,6 +15,7 @@ from transreid_ssl.files import write_json
 from transreid_ssl.models import Backbone, began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.reading import read_object
+from transreid_ssl.training.begun import note_begin
 from transreid_ssl.training.config import provenance
 from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.measure import end_if_measured
@@ -89,6 +90,7 @@ def train(
         keep_best=None if best is None else lambda: save(best),
     )  # fmt: skip
     end_if_measured(trainer, batches)
+    on_main(accelerator, lambda: note_begin(trainer, images))
     trainer.fit(batches(trainer))
     save(result)
     trainer.report(result)
