@@ -127,7 +127,8 @@ def draw(
         (image,) = data.decoded(protocol.query, [row.query])
         images = list(data.decoded(protocol.gallery, row.places))
         label = f"AP {100 * row.precision:.0f} %"
-        rows.append(report.GalleryRow(label, image, images, row.correct, row.distances))
+        alike = [1 - distance for distance in row.distances]
+        rows.append(report.GalleryRow(label, image, images, row.correct, alike))
     title = f"{protocol.name}: mAP {100 * metrics.mAP:.1f} %, rank-1 {100 * metrics.rank(1):.1f} %"
     people = "generated people, nobody is real" if is_generated(protocol) else protocol.split
     note = f"{people}; queries from the best found to the worst by average precision (AP)"

@@ -19,12 +19,11 @@ from transreid_ssl.report import ClusterRow, findings
 from transreid_ssl.report.__main__ import Page, make_page
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.compare import write_comparison
-from transreid_ssl.report.names import in_lines, keep_options, shorten
+from transreid_ssl.report.names import digits, in_lines, keep_options, shorten
 from transreid_ssl.report.page import data_uri, who
 from transreid_ssl.report.result_pages import write_clusters, write_search, write_selection
 from transreid_ssl.report.run_page import write_run_page
 from transreid_ssl.report.runs import Run
-from transreid_ssl.report.sections import digits
 from transreid_ssl.retrieval import PairCounts
 from transreid_ssl.training.ownership import take
 
