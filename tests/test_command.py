@@ -129,15 +129,24 @@ def test_a_traceback_of_a_users_error_is_shown_when_asked_for(debug, monkeypatch
     assert said.splitlines()[-1] == "error: Part.size is 0: give 1 or more"
 
 
-@pytest.mark.parametrize("resumes", [True, False])
-def test_an_interrupt_says_to_go_on_where_that_is_so(resumes, capsys):
+@pytest.mark.parametrize(
+    ("resumes", "words", "go_on"),
+    [
+        (True, [], ": run the same command again to go on"),
+        (True, ["--run.overwrite=true"],
+         ": run the same command again, without --run.overwrite, to go on"),
+        (False, [], ""),
+    ],
+)  # fmt: skip
+def test_an_interrupt_says_to_go_on_where_that_is_so(resumes, words, go_on, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["program", *words])
+
     def interrupted():
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as stopped:
         command.run(interrupted, resumes=resumes)
     assert stopped.value.code == 130
-    go_on = ": run the same command again to go on" if resumes else ""
     assert capsys.readouterr().err == f"interrupted{go_on}\n"
 
 

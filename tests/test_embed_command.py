@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from transreid_ssl import UserError, embed
+from transreid_ssl import UserError, cluster, embed, search
 from transreid_ssl.data import feature_files, open_pool
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.outputs import DONE
@@ -30,9 +30,11 @@ def weights(tmp_path, monkeypatch):
     return model
 
 
+FAST = ["--weights=net.safetensors", "--num_workers=0", "--batch_size=2"]
+
+
 def run(*options):
-    fast = ["--weights=net.safetensors", "--num_workers=0", "--batch_size=2"]
-    embed.main([*fast, "--out=f.npy", *options])
+    embed.main([*FAST, "--out=f.npy", *options])
 
 
 def names(path="f.parquet"):
@@ -101,6 +103,16 @@ def test_broken_images_in_parts(monkeypatch):
     for index in range(10):
         content = pool.read(index)
         Path(f"crops/{index}.jpg").write_bytes(content[:100] if 4 <= index < 9 else content)
+    option = "; remove or replace this image, or leave such images out with --skip_broken true"
+    for command, *options in (
+        (embed.main, "--images=crops", "--out=stops.npy"),
+        (cluster.main, "crops"),
+        (search.main, "crops/0.jpg", "crops"),
+    ):
+        with pytest.raises(UserError, match=rf"4\.jpg: truncated JPEG .*{option}$"):
+            command([*FAST, *options])
+    with pytest.raises(UserError, match=r"crops/4\.jpg: not one image in it can be read"):
+        search.main([*FAST, "crops/4.jpg", "crops", "--skip_broken=true"])
     run("--images=crops", "--skip_broken=true")
     assert names() == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "9.jpg"]
     assert np.load("f.npy").shape == (5, 128)

@@ -13,7 +13,7 @@ import launch
 PACKAGE = "transreid_ssl"
 BOTTOM = {
     "errors", "files", "logs", "reading", "tables", "parts", "outputs", "command", "processes",
-    "terms", "palette", "launching", "shipped",
+    "terms", "palette", "launching", "shipped", "words",
 }  # fmt: skip
 FLOORS = [
     BOTTOM,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from transreid_ssl import UserError, evaluate, transfer
-from transreid_ssl.data import open_reid
+from transreid_ssl.data import open_pool, open_reid
+from transreid_ssl.data.packing import pack
 from transreid_ssl.models import build_backbone, save_backbone
 
 TINY = "identities=3,images=5,test=5,height=32,width=16"
@@ -97,6 +98,30 @@ def test_without_options_the_newest_network_and_two_camera_styles(weights, monke
     assert out.startswith("--weights outputs/dino_pretrain/backbone.safetensors: the one finished")
     assert [cells[0] for cells in rows_of(out)[1:]] == [SUNNY, DIM]
     assert "written to outputs/transfer/metrics.json and outputs/transfer/table.md" in out
+
+
+def test_images_that_were_trained_on_are_known_wherever_they_lie(weights, market, capsys):
+    market("market")
+    pack(open_pool("market"), "shards")
+    market("elsewhere", "demo:identities=3,images=5,test=5,height=32,width=16,seed=3")
+    weights(pool="shards")
+    for folder in ("elsewhere", "market"):
+        options = ["--weights=net.safetensors", "--data=market1501", f"--root={folder}"]
+        evaluate.main([*FAST, *options])
+        note = "note: the network was trained on all of these images, which lie in shards too, as"
+        assert (note in capsys.readouterr().out) == (folder == "market")
+        record = json.loads(Path("outputs/evaluate/metrics.json").read_text())
+        assert record["in_sample"] == (folder == "market")
+        page = Path("outputs/evaluate/metrics.html").read_text()
+        assert ("<dt>In-sample</dt>" in page) == (folder == "market")
+    found = run("net.safetensors", "folder=elsewhere", "folder=market")
+    assert [row["trained_on"] for row in found] == [False, True]
+
+
+def test_the_people_of_its_training_set_are_not_those_of_the_test(weights, market, capsys):
+    settings = {"data": {"name": "market1501", "root": market("market")}}
+    evaluate.main([*FAST, "--weights", weights(settings=settings)])
+    assert "in-sample" not in capsys.readouterr().out
 
 
 def test_what_it_was_trained_on_is_marked(weights, market, capsys):

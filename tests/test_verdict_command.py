@@ -77,6 +77,24 @@ def test_a_network_that_was_trained_on_the_pool_is_said_to_be_in_sample(pool, we
     assert json.loads(Path("outputs/verdict/figures.json").read_text())["in_sample"]["network"]
 
 
+def test_crops_that_tracks_were_made_of_are_those_that_it_was_trained_on(pool, weights, capsys):
+    crops, model = open_pool(pool), load_backbone(weights[0])
+    for index, name in enumerate(crops.names):
+        Path("crops", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("crops", name).write_bytes(crops.read(index))
+    save_backbone("own.safetensors", model, replace(model.spec, provenance={"pool": "crops"}))
+    verdict.main([*FAST, "--pool", pool, "own.safetensors"])
+    said = capsys.readouterr().out
+    assert "network: was trained on all of these images, which lie in crops too, as its" in said
+    # Nor does the probe of a training on the one by the other keep silent.
+    settings, accelerator = ProbeSettings("tracks", pool), Accelerator(cpu=True)
+    for trained_on, told in ((open_pool("crops"), True), (open_pool("demo:images=4"), False)):
+        probe = retrieval_probe(settings, lambda: model, accelerator, trained_on=trained_on)
+        assert ("in-sample" in probe.title, "trained on these images" in probe.described) == (
+            told, told
+        )  # fmt: skip
+
+
 def test_one_network_is_judged_beside_the_histogram_and_on_labels_too(pool, weights):
     people = ["--data", "demo:identities=2,test=4,images=4,height=32,width=16"]
     verdict.main([*FAST, *people, "--pool", pool, weights[0]])

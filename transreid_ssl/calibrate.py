@@ -12,6 +12,7 @@ from transreid_ssl.data.tracks.settings import Tracks
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model, place_weights
 from transreid_ssl.number_types import NonNegativeInt, OpenUnitInterval, PositiveInt
+from transreid_ssl.origin import note_in_sample
 from transreid_ssl.outputs import COPIES
 from transreid_ssl.transfer import markdown_table
 
@@ -58,10 +59,13 @@ class Calibrate(EmbeddingSettings):
     in_place: bool = False
 
 
-def count_people(model: "Backbone", options: Calibrate) -> "tuple[list[PairCounts], str]":
+def count_people(
+    model: "Backbone", weights: str, options: Calibrate
+) -> "tuple[list[PairCounts], str]":
     """The pairs of the people to find it on, and of the others; and what they are, in words."""
     protocol = data.open_reid(options.data, options.root, options.pattern, purpose="test")
     print(protocol.describe(), flush=True)
+    note_in_sample(model.spec, weights, protocol.query.pool, protocol.gallery.pool)
     sides = retrieval.embed_protocol(model, protocol, **options.embedding)
     labels = data.reid.labels(protocol)
     known = np.unique(np.concatenate([side[0] for side in labels]))
@@ -85,10 +89,13 @@ def count_people(model: "Backbone", options: Calibrate) -> "tuple[list[PairCount
     return counts, f"{len(chosen):,} people of {protocol.name}"
 
 
-def count_tracks(model: "Backbone", options: Calibrate) -> "tuple[list[PairCounts], str]":
+def count_tracks(
+    model: "Backbone", weights: str, options: Calibrate
+) -> "tuple[list[PairCounts], str]":
     """The same of a pool of tracks."""
     pool = data.open_tracks(options.root or Tracks.out)
     print(pool.describe(), flush=True)
+    note_in_sample(model.spec, weights, pool)
     tracks = pool.tracks.tracks
     random = np.random.default_rng([options.seed, 47])
     chosen = random.permutation(tracks.max() + 1)[: round(options.people * (tracks.max() + 1))]
@@ -156,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = place_weights(options, weights, DEFAULT_OUT, inputs=[options.root])
     print(f"{weights}: {model.spec}", flush=True)
     count = count_tracks if options.data == TRACKS else count_people
-    counts, people = count(model, options)
+    counts, people = count(model, weights, options)
     found = calibrate(counts, people, options.flip)
     print(describe(found, counts))
     save_backbone(out, model, replace(model.spec, calibration=found))

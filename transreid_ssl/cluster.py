@@ -129,10 +129,9 @@ def draw(
     for row in rows:
         first, *others = data.decoded(images, row.places)
         label = f"cluster {row.cluster}\n{(labels == row.cluster).sum():,} images"
-        distances = [1 - one for one in row.similarities[1:]]
-        drawn.append(report.GalleryRow(label, first, others, None, distances))
+        drawn.append(report.GalleryRow(label, first, others, None, row.similarities[1:]))
     title = f"{_number(labels)}, the largest first"
-    note = "the image in the middle of each, then others, from the nearest to the farthest"
+    note = "the image in the middle of each, then others, from the most alike to the least"
     return report.ranked_galleries(path, drawn, title, note, head="middle")
 
 

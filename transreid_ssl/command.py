@@ -19,6 +19,7 @@ import glob
 import inspect
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -128,6 +129,11 @@ def as_started(text: str) -> str:
     return text
 
 
+def spelled(given: Mapping[str, str | None]) -> str:
+    """Options and their values as they are typed in a shell; those without a value are left out."""
+    return "".join(f" {key} {shlex.quote(value)}" for key, value in given.items() if value)
+
+
 def _first_sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:3]) or type(error).__name__
@@ -220,7 +226,9 @@ def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False)
         code = 2
     except KeyboardInterrupt:
         logs.show_any()
-        logs.COMMAND.error("interrupted" + _GO_ON * resumes)
+        anew = any(word.startswith("--run.overwrite") for word in sys.argv[1:])
+        go_on = _GO_ON.format(", without --run.overwrite," * anew)
+        logs.COMMAND.error("interrupted" + go_on * resumes)
         code = 130
     except BrokenPipeError:
         code = 141
@@ -232,5 +240,5 @@ def run(main: Callable[..., int | None], *arguments: Any, resumes: bool = False)
     sys.exit(code or 0)
 
 
-_GO_ON = ": run the same command again to go on"
+_GO_ON = ": run the same command again{} to go on"
 _OUR_FAULT = "This is a fault of transreid_ssl: please report it with these lines and the command."

@@ -10,7 +10,13 @@ import pyarrow as pa
 
 from transreid_ssl import __version__, command, data, retrieval
 from transreid_ssl.errors import UserError
-from transreid_ssl.features import EmbeddingSettings, device_of, how_made, load_model
+from transreid_ssl.features import (
+    EmbeddingSettings,
+    device_of,
+    how_made,
+    load_model,
+    offering_to_skip,
+)
 from transreid_ssl.files import fingerprint
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import DONE, check_outputs
@@ -162,7 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_done(parts, options):
         print(f"{out}: {DONE} (--overwrite true makes it anew)")
         return
-    embed_parts(parts, model, pool, options)
+    with offering_to_skip():
+        embed_parts(parts, model, pool, options)
     dim = model.spec.embed_dim
     record = {"weights": str(weights), "pool": pool.source, "fingerprint": pool.fingerprint}
     record |= {"key": parts.key, "dtype": options.dtype} | how_made(model, options)

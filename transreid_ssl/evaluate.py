@@ -11,7 +11,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import write_json
 from transreid_ssl.number_types import NonNegativeInt, PositiveInt
-from transreid_ssl.origin import sources
+from transreid_ssl.origin import note_in_sample, sources
 from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def draw(
         (image,) = data.decoded(protocol.query, [row.query])
         images = list(data.decoded(protocol.gallery, row.places))
         label = f"AP {100 * row.precision:.0f} %"
-        rows.append(report.GalleryRow(label, image, images, row.correct, row.distances))
+        alike = [1 - distance for distance in row.distances]
+        rows.append(report.GalleryRow(label, image, images, row.correct, alike))
     title = f"{protocol.name}: mAP {100 * metrics.mAP:.1f} %, rank-1 {100 * metrics.rank(1):.1f} %"
     people = "generated people, nobody is real" if is_generated(protocol) else protocol.split
     note = f"{people}; queries from the best found to the worst by average precision (AP)"
@@ -176,12 +177,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_outputs(*(path for path in chosen if isinstance(path, str)), keep=True)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
+    origin = note_in_sample(model.spec, weights, protocol.query.pool, protocol.gallery.pool)
     query, gallery = retrieval.embed_protocol(model, protocol, **options.embedding)
     results = measure(query, gallery, protocol, options)
     print(retrieval.format_table(results))
     record = {
         "protocol": protocol.describe(),
         "network": str(model.spec),
+        "in_sample": origin.in_sample,
+        "origin": origin.text,
         "weights_digest": weights_digest(weights),
         "settings": asdict(options) | {"weights": str(weights)},
         "results": {name: metrics.as_dict() for name, metrics in results.items()},

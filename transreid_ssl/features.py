@@ -1,6 +1,7 @@
 """From a weights file to the features of images: what the commands that embed images share."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -264,6 +265,20 @@ def say_left_out(pool: "Pool", readable: int) -> None:
     print(f"broken and left out: {len(pool) - readable:,} of {len(pool):,} images", flush=True)
 
 
+@contextlib.contextmanager
+def offering_to_skip() -> Iterator[None]:
+    """Within it, what is said of an image that cannot be read names the option that leaves it out.
+
+    For commands that have ``skip_broken``.
+    """
+    try:
+        yield
+    except UserError as error:
+        if str(error).endswith(data.images.REPLACE):
+            raise UserError(f"{error}, or leave such images out with --skip_broken true") from error
+        raise
+
+
 def embed_pool(
     source: "str | Pool", model: "Backbone", settings: EmbeddingSettings, skip_broken: bool = False
 ) -> Embedded:
@@ -274,9 +289,12 @@ def embed_pool(
     """
     pool = data.open_pool(source) if isinstance(source, str) else source
     print(pool.describe(), flush=True)
-    features, readable = retrieval.embed_images(
-        model, pool, title="images", skip_corrupt=skip_broken, **settings.embedding
-    )
+    with offering_to_skip():
+        features, readable = retrieval.embed_images(
+            model, pool, title="images", skip_corrupt=skip_broken, **settings.embedding
+        )
+    if not len(readable):
+        raise UserError(f"{pool.source}: not one image in it can be read; check how it was made")
     if len(readable) < len(pool):
         say_left_out(pool, len(readable))
         pool = data.SubsetPool(pool, readable)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from transreid_ssl import data, report
+from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import BACKBONE, BEST, MODEL
-from transreid_ssl.terms import WHITENED, Source, sources
+from transreid_ssl.terms import IN_SAMPLE, WHITENED, Source, sources
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool, ReIDProtocol
@@ -48,11 +49,13 @@ def was_trained_on(spec: "BackboneSpec", target: Source, protocol: "ReIDProtocol
 
     With or without labels: then what it reaches there is no transfer. Only as far as the files
     tell: a set of the same name, images in the same folder, or generated people of the same seed,
-    style and difficulty.
+    style and difficulty; or images of a source that is still there and are looked at.
     """
-    return any(
-        _overlap(source, target, protocol) for stage in lineage(spec) for source in sources(stage)
-    )
+    seen = [(stage, source) for stage in lineage(spec) for source in sources(stage)]
+    if any(_overlap(source, target, protocol) for _, source in seen):
+        return True
+    parts = [part.pool for part in (protocol.train, protocol.query, protocol.gallery)]
+    return any(_share(stage, source, pool) for stage, source in seen for pool in parts)
 
 
 def _overlap(source: Source, target: Source, protocol: "ReIDProtocol") -> bool:
@@ -89,8 +92,8 @@ class Origin(NamedTuple):
     """What is known of a network that is judged on a pool.
 
     Attributes:
-        in_sample: Whether it was trained on that pool, or whitened by it; False where its weights
-            name other images, None where they name none.
+        in_sample: Whether it was trained on images of that pool, or whitened by them; False where
+            its weights name other images, None where they name none.
         text: The same in words, and how far its run is where that is not finished.
     """
 
@@ -101,8 +104,9 @@ class Origin(NamedTuple):
 def origin_on(spec: "BackboneSpec", weights: str, pool: "Pool") -> Origin:
     """What the header of ``weights``, and the folder of the run that they lie in, tell.
 
-    No more than they tell: pools are the same if their paths are, and their names where those are
-    known.
+    Pools are the same if their paths are, and their names where those are known. Where the pool
+    that the weights name is still there, images of one name are compared: tracks made of its crops,
+    say, are the same images.
     """
     from transreid_ssl.models import find_weights
 
@@ -112,12 +116,13 @@ def origin_on(spec: "BackboneSpec", weights: str, pool: "Pool") -> Origin:
         spec, who = replace(spec, provenance=_as_header(run)), "its run's settings"
     stages = list(lineage(spec))
     named = dict.fromkeys(source for stage in stages for source in sources(stage))
-    ways = dict.fromkeys(way for stage in stages for way in _ways(stage, pool))
+    ways: dict[str, dict[str, None]] = {}
+    for stage in stages:
+        for what, way in _ways(stage, pool):
+            ways.setdefault(what, {})[way] = None
     if ways:
-        said = (
-            f"was {' and '.join(ways)} this very pool, as {who} say: in-sample, and the figures "
-            "may be worse for people that it has not seen"
-        )
+        told = " and ".join(f"{' and '.join(verbs)} {what}" for what, verbs in ways.items())
+        said = f"was {told}, as {who} say: {IN_SAMPLE}"
     elif named:
         names = ", ".join(source.root or source.name for source in named)
         said = f"{who} name {names} as what it was trained on"
@@ -125,6 +130,23 @@ def origin_on(spec: "BackboneSpec", weights: str, pool: "Pool") -> Origin:
         said = f"{who} do not say which images it was trained on"
     state = None if run is None else _unfinished(file, run)
     return Origin(bool(ways) if named else None, f"{said}; {state}" if state else said)
+
+
+def note_in_sample(spec: "BackboneSpec", weights: str, *pools: "Pool") -> Origin:
+    """``origin_on`` these pools together; it is printed where it says that figures are in-sample.
+
+    Generated people are left out: who is shown how often there is no secret.
+    """
+    shown = [pool for pool in pools if not pool.generated and len(pool)]
+    if not shown:
+        return Origin(None, "")
+    whole = shown[0]
+    if len(shown) > 1:
+        whole = data.ConcatPool(shown, [str(number) for number in range(len(shown))])
+    found = origin_on(spec, weights, whole)
+    if found.in_sample:
+        print(f"note: the network {found.text}", flush=True)
+    return found
 
 
 def _run_of(file: Path) -> "report.Run | None":
@@ -149,19 +171,53 @@ def _as_header(run: "report.Run") -> dict[str, Any]:
     return {"pool": told["pool"], "settings": {"data": told, "model": model}}
 
 
-def _ways(stage: "BackboneSpec", pool: "Pool") -> Iterator[str]:
-    """Which of its stages made use of a pool: "trained on", "whitened by" or both."""
+def _ways(stage: "BackboneSpec", pool: "Pool") -> Iterator[tuple[str, str]]:
+    """What of a pool a stage has met, and how: "trained on" or "whitened by"."""
     for source in sources(stage):
         if source.generated or not source.root:
             continue
-        if Path(source.root).resolve() != Path(pool.source).resolve():
-            continue
-        names = stage.remembered("fingerprint")
-        subset = stage.provenance.get("settings", {}).get("data", {}).get("subset")
-        if source.root != stage.remembered("pool"):
-            yield "whitened by" if source.root == stage.remembered(WHITENED) else "trained on"
-        elif not names or subset or pool.fingerprint == names:
-            yield "trained on"
+        trained = source.root != stage.remembered(WHITENED) or source.root == stage.remembered(
+            "pool"
+        )
+        way = "trained on" if trained else "whitened by"
+        if _is_named(stage, source, pool):
+            yield "this very pool", way
+        elif share := _share(stage, source, pool):
+            part = "all" if share > 0.995 else f"{max(1, round(100 * share))} %"
+            yield f"{part} of these images, which lie in {source.root} too", way
+
+
+def _is_named(stage: "BackboneSpec", source: Source, pool: "Pool") -> bool:
+    """Whether the source is the pool by its path and, where they are known, its names."""
+    if source.name != "pool" or Path(source.root).resolve() != Path(pool.source).resolve():
+        return False
+    names = stage.remembered("fingerprint")
+    return (
+        source.root != stage.remembered("pool")
+        or not names
+        or bool(stage.remembered("settings", "data", "subset"))
+        or pool.fingerprint == names
+    )
+
+
+def _share(stage: "BackboneSpec", source: Source, pool: "Pool") -> float:
+    """The share of a pool that is in a source on disk too; 0 where that is not there any more."""
+    if source.generated or not source.root:
+        return 0.0
+    try:
+        if source.name != "pool":
+            pattern = stage.remembered("settings", "data", "pattern") or DEFAULT_PATTERN
+            trained = data.open_reid(source.name, source.root, pattern).train.pool
+        else:
+            subset = stage.remembered("settings", "data", "subset")
+            subset = subset if subset and Path(subset).is_file() else None
+            trained = data.open_pool(source.root, subset)
+            names = source.root == stage.remembered("pool") and stage.remembered("fingerprint")
+            if names and trained.fingerprint != names:
+                return 0.0  # other images by now
+    except UserError:
+        return 0.0
+    return data.shared_images(pool, trained)
 
 
 def _unfinished(file: Path, run: "report.Run") -> str | None:

@@ -112,13 +112,13 @@ def draw(
             query=next(data.decoded(query.images, [number])),
             gallery=list(data.decoded(gallery.images, rows[number][:10])),
             correct=None,
-            distances=distances[number][:10].tolist(),
+            similarities=(1 - distances[number][:10]).tolist(),
         )
         for number in chosen.tolist()
     ]
     part = "" if len(chosen) == len(rows) else f"{len(chosen):,} of "
     title = f"{part}{_queries(rows)}, in {len(gallery.names):,} images"
-    return report.ranked_galleries(path, drawn, title, "the most alike images, nearest first")
+    return report.ranked_galleries(path, drawn, title, "the most alike images first")
 
 
 def _queries(rows: np.ndarray) -> str:

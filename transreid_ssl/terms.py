@@ -43,6 +43,8 @@ class Terms(NamedTuple):
         return self == GENERATED or self in KNOWN.values()
 
 
+IN_SAMPLE = "in-sample, and the figures may be worse for people that it has not seen"
+"""What to say of a network that is judged on images that it was trained on."""
 WHITENED = "whitened"
 """The key of a provenance that names the pool whose images whitened a network's features."""
 

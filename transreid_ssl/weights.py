@@ -9,11 +9,12 @@
 Which of the known formats a file has is told by what is in it.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from transreid_ssl import command
 from transreid_ssl.outputs import MODEL, Overwriting, check_outputs
@@ -183,11 +184,21 @@ def describe(model: "Backbone") -> str:
         lines.append(f"  whitened by {read.images} (shrinkage {read.shrinkage:.2g})")
     if spec.patch_size:
         lines.append(f"  position embeddings for other sizes: {spec.position_resampling}")
-    lines += [f"  {key}: {value}" for key, value in spec.provenance.items() if key != LINEAGE]
+    lines += _indented({key: v for key, v in spec.provenance.items() if key != LINEAGE}, "  ")
     for number, stage in enumerate(ancestry(spec).stages[1:]):
         made = stage.objective or stage.remembered("file") or "unknown"
         lines += [f"  {'before' if number else 'began with'}: {stage.name}, {made}"]
     return "\n".join(lines)
+
+
+def _indented(values: Mapping[str, Any], before: str) -> Iterator[str]:
+    """A line for each value, with those that hold others above what they hold, as in YAML."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield f"{before}{key}:"
+            yield from _indented(value, f"{before}  ")
+        else:
+            yield f"{before}{key}: {value if isinstance(value, str) else json.dumps(value)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

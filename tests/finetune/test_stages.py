@@ -5,8 +5,9 @@ import numpy as np
 from accelerate import Accelerator
 
 from transreid_ssl.finetune.settings import LabelledSettings
-from transreid_ssl.finetune.stages import probe_settings
+from transreid_ssl.finetune.stages import ends
 from transreid_ssl.finetune.trainings import SupervisedTraining
+from transreid_ssl.training import RunFolder
 
 
 def test_a_set_of_one_camera_is_trained_on_without_a_probe(tmp_path, capsys, console):
@@ -18,8 +19,11 @@ def test_a_set_of_one_camera_is_trained_on_without_a_probe(tmp_path, capsys, con
             seen_by = camera if part == "bounding_box_test" else 1
             (root / part / f"0001_c{seen_by}_{part[0]}.jpg").write_bytes(encoded)
         data = LabelledSettings(name="market1501", root=str(root))
-        probe = probe_settings(SupervisedTraining(data=data), Accelerator(cpu=True))
-        assert probe.data == (None if camera == 1 else "market1501")
+        found = ends(SupervisedTraining(data=data), Accelerator(cpu=True), RunFolder(tmp_path))
+        assert found["probe"].data == (None if camera == 1 else "market1501")
+        command = f"cluster {root} --weights" if camera == 1 else "evaluate --weights"
+        weights = "outputs/supervised_finetune/model.safetensors"
+        assert found["following"] == f"python -m transreid_ssl.{command} {weights}"
         assert ("no probe on market1501: no query has a match" in capsys.readouterr().err) == (
             camera == 1
         )

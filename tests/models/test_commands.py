@@ -25,6 +25,16 @@ def test_show_says_what_a_file_is(published, capsys):
     assert "mean (0.5, 0.5, 0.5)" in said
 
 
+def test_show_has_a_line_for_each_setting(tmp_path, capsys):
+    settings = {"run": {"epochs": 3, "page": None}, "model": {"img_size": [64, 32]}, "probe": {}}
+    model = build_backbone(**NANO, provenance={"pool": "crops", "settings": settings})
+    save_backbone(tmp_path / "net.safetensors", model)
+    weights.main(["show", str(tmp_path / "net.safetensors")])
+    lines = ["pool: crops", "settings:", "  run:", "    epochs: 3", "    page: null", "  model:",
+             "    img_size: [64, 32]", "  probe: {}"]  # fmt: skip
+    assert "".join(f"  {line}\n" for line in lines) in capsys.readouterr().out
+
+
 def test_convert_writes_what_needs_no_questions(published, tmp_path, capsys):
     output = tmp_path / "backbone.safetensors"
     arguments = ["convert", str(published), str(output), "--img_size", "[96, 32]", "--gem", "true"]

@@ -60,7 +60,10 @@ def test_a_run_leaves_a_student_and_ends_as_before_when_it_lost_its_end(unbroken
     last.unlink()
     result.unlink()
     run(*options)
-    assert "resuming from step 10 of 12" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "resuming from step 10 of 12" in said
+    exported = folder / "network.onnx"
+    assert said.endswith(f"next: python -m transreid_ssl.export {result} {exported}\n")
     assert launch.losses(folder) == before
     resumed = load_file(result)
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())

@@ -31,6 +31,9 @@ def test_both_stages_leave_their_results(home):
     lengths = ("2 epoch(s) (--source_training.epochs)", "2 epoch(s) (--run.epochs)")
     assert text.index("first stage") < text.index(lengths[0]) < text.index("second stage")
     assert text.index("second stage") < text.index(lengths[1]) < text.index("epoch 1:")
+    weights = "outputs/uda_finetune/model.safetensors"  # the first stage is no end
+    assert text.count("next: ") == 1
+    assert text.endswith(f"next: python -m transreid_ssl.evaluate --weights {weights}\n")
     source, target = (read_spec(path / "model.safetensors") for path in (run / "source", run))
     assert (source.objective, target.objective) == ("supervised", "uda")
     assert "style=1" in source.provenance["data"]

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from transreid_ssl import UserError
-from transreid_ssl.report import GalleryRow, ranked_galleries
-from transreid_ssl.report.galleries import RIGHT, WRONG, distance_unit
+from transreid_ssl.report import GalleryRow, galleries, ranked_galleries
+from transreid_ssl.report.galleries import RIGHT, WRONG
 
 COLOURS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10)]
 
@@ -68,12 +68,16 @@ def test_labels_end_before_the_images_however_long_they_are(tmp_path, label):
     assert (picture[:, -8:] == 255).all(), "the title ends before the picture does"
 
 
-@pytest.mark.parametrize(
-    ("distances", "unit"),
-    [([0.2, 0.985], 1e-3), ([1.0, 1.7], 1e-2), ([7e-6, 6.9e-4], 1e-6), ([0.0, -1e-9], 1), ([], 1)],
-)
-def test_distances_of_any_network_can_be_read(distances, unit):
-    assert distance_unit(distances) == pytest.approx(unit)
+def test_captions_are_the_similarities_of_pages_whatever_a_network_makes_of_them(monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        galleries, "_write", lambda figure, x, y, text, **looks: written.append(text)
+    )
+    tile = plain(COLOURS[0])
+    for values in ([0.8, 0.05], [0.9999937, 0.9999704]):
+        row = GalleryRow("a", tile, [tile] * 2, [True, False], values)
+        galleries._draw_row(None, np.zeros((300, 600, 3), np.uint8), row, (92, 60))
+    assert written == ["a", "✓ 0.80", "✗ 0.05", "a", "✓ 0.99999", "✗ 0.99997"]
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

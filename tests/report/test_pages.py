@@ -19,12 +19,11 @@ from transreid_ssl.report import ClusterRow, findings
 from transreid_ssl.report.__main__ import Page, make_page
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.compare import write_comparison
-from transreid_ssl.report.names import in_lines, keep_options, shorten
+from transreid_ssl.report.names import digits, in_lines, keep_options, shorten
 from transreid_ssl.report.page import data_uri, who
 from transreid_ssl.report.result_pages import write_clusters, write_search, write_selection
 from transreid_ssl.report.run_page import write_run_page
 from transreid_ssl.report.runs import Run
-from transreid_ssl.report.sections import digits
 from transreid_ssl.retrieval import PairCounts
 from transreid_ssl.training.ownership import take
 
@@ -177,7 +176,7 @@ def test_a_run_without_a_probe_or_an_end_has_a_page_too(tmp_path):
     assert "not yet" in page.text
 
 
-def progress(folder, epoch=10, left=None, epochs=60, checkpoint=None):
+def progress(folder, epoch=10, left=None, epochs=60, checkpoint=None, begun=None):
     """That of a run of so many steps an epoch, which was logged up to step 120."""
     folder.mkdir()
     settings = {"run": {"epochs": epochs, "extend_to": None}}
@@ -189,6 +188,8 @@ def progress(folder, epoch=10, left=None, epochs=60, checkpoint=None):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if left:
         (folder / left).write_bytes(b"")
+    if begun:
+        (folder / "begun.json").write_text(json.dumps({"steps_per_epoch": begun}))
     if checkpoint:
         (folder / "checkpoints").mkdir()
         (folder / f"checkpoints/step_{checkpoint:08d}.pt").write_bytes(b"")
@@ -203,6 +204,7 @@ def progress(folder, epoch=10, left=None, epochs=60, checkpoint=None):
         ({"left": "best.safetensors"}, "stopped at step 120 of 600, epoch 12 of 60"),
         ({"epoch": None}, "stopped at step 120; 60 epochs were asked for"),
         ({"epoch": None, "epochs": 1}, "stopped at step 120; 1 epoch was asked for"),
+        ({"epoch": None, "begun": 10}, "stopped at step 120 of 600, epoch 12 of 60"),
         ({"epochs": 12, "left": "backbone.safetensors"}, "120 steps, 12 epochs"),
         ({"epochs": 12}, "stopped at step 120 of 120, epoch 12 of 12"),
         # It is prolonged, and has left the weights of its first end.
@@ -241,12 +243,29 @@ def test_a_run_that_was_stopped_says_so_on_its_page_and_beside_others(tmp_path):
     page = check(write_run_page(stopped))
     assert "Lengthstopped at step 9; 2 epochs were asked for" in page.text.replace("\n", "")
     assert "at step 919.029.0" in page.text.replace("\n", ""), "and not: after"
-    assert "Endednot yet" in page.text.replace("\n", "")
+    assert "Endednot yet; stopped at about 20" in page.text.replace("\n", "")
+    assert "once more (it goes on from its beginning)" in page.text
     assert "Length30 steps, 2 epochs" in check(write_run_page(whole)).text.replace("\n", "")
     both = check(write_comparison(tmp_path / "c.html", [stopped, whole])).text.replace("\n", "")
     assert "stoppedstopped at step 9; 2 epochs were asked for10.019.0" in both
     assert "whole30 steps, 2 epochs10.040.0" in both
     assert "“after” is its last probe" in both
+
+
+def test_the_page_of_a_stopped_run_tells_what_is_left_and_the_command_that_goes_on(tmp_path):
+    folder = fill(tmp_path / "stopped", steps=9)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/step_00000008.pt").write_bytes(b"")
+    made = {"method": "dino", "images": "folder crops: 96 images", "probed": None}
+    begun = {"steps_per_epoch": 12, "command": "transreid-ssl pretrain dino", "made": made}
+    (folder / "begun.json").write_text(json.dumps(begun))
+    text = check(write_run_page(folder)).text.replace("\n", "")
+    assert "Methoddino" in text
+    assert "Imagesfolder crops: 96 images" in text
+    assert "Lengthstopped at step 9 of 24, epoch 1 of 2" in text
+    assert "Left15 steps, about 0 min 08 s at the pace of the last lines" in text
+    again = "give the command that began it once more, in the same folder: transreid-ssl pretrain"
+    assert f"To go on{again} dino (it goes on after step 8, of the last checkpoint)" in text
 
 
 def test_addresses_in_damaged_findings_are_not_followed(tmp_path, found):

@@ -30,6 +30,11 @@ from transreid_ssl.training.curves import LEGEND, _columns, _label, _panels, ser
 pytestmark = pytest.mark.usefixtures("console")
 
 
+@pytest.fixture(autouse=True)
+def _lines_of_short_runs_are_as_far_apart_as_asked_for(monkeypatch):
+    monkeypatch.setattr("transreid_ssl.training.settings.LINES", 1)
+
+
 class Toy(Objective):
     """Fits a line with noise from torch's global generator; counts what it is told."""
 
@@ -92,6 +97,13 @@ def test_a_run_logs_trains_and_tells_the_epoch(tmp_path):
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert lines[0]["lr"] == pytest.approx(0.05)
     assert objective.epochs == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_a_run_shorter_than_the_distance_of_its_lines_has_a_curve(tmp_path, monkeypatch):
+    monkeypatch.setattr("transreid_ssl.training.settings.LINES", 20)
+    settings = {"log_every": 100, "collapse_patience": 1}  # of 100 steps
+    trainer(tmp_path, Collapsing(2, until=9), **settings).fit(batches(0))
+    assert [line["step"] for line in RunFolder(tmp_path).read_metrics()] == list(range(1, 13))
 
 
 def test_a_logged_loss_is_the_mean_since_the_last_line(tmp_path):
@@ -278,14 +290,14 @@ def test_feature_spread_is_zero_for_one_point_and_near_one_for_noise():
 
 
 class Collapsing(Toy):
-    """Logs a feature spread that falls to nothing at a step."""
+    """Logs a feature spread that falls to nothing at a step, for ever or until another."""
 
-    def __init__(self, collapse_step: int) -> None:
+    def __init__(self, collapse_step: int, until: int = 1000) -> None:
         super().__init__()
-        self.collapse_step = collapse_step
+        self.collapsed = range(collapse_step, until)
 
     def forward(self, batch, epoch):
-        spread = torch.tensor(0.0 if int(self.steps) >= self.collapse_step else 0.5)
+        spread = torch.tensor(0.0 if int(self.steps) in self.collapsed else 0.5)
         return super().forward(batch, epoch) | {"feature_spread": spread}
 
 

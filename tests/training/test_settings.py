@@ -70,6 +70,15 @@ def test_open_choices_pass():
     OptimizerSettings(weight_decay_end=None, plateau_epochs=0)  # which only a plateau looks at
 
 
+@pytest.mark.parametrize(
+    ("steps", "apart", "patience"), [(5000, 50, 20), (400, 20, 50), (28, 1, 1000), (1, 1, 1000)]
+)
+def test_a_short_run_logs_more_often_and_is_as_patient(steps, apart, patience):
+    paced = RunSettings(log_every=50, collapse_patience=20).paced(steps)
+    assert (paced.log_every, paced.collapse_patience) == (apart, patience)
+    assert RunSettings(collapse_patience=0).paced(steps).collapse_patience == 0
+
+
 def test_a_plateau_begins_after_the_warm_up():
     with pytest.raises(UserError, match="plateau_epochs is 9: give 10 or more"):
         OptimizerSettings(schedule="plateau", warmup_epochs=10, plateau_epochs=9)

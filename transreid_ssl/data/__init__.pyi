@@ -23,6 +23,7 @@ from .loader import training_loader as training_loader
 from .mates import Mates as Mates
 from .open import open_pool as open_pool
 from .open import open_tracks as open_tracks
+from .overlap import shared_images as shared_images
 from .people import PeopleConfig as PeopleConfig
 from .people import PeoplePool as PeoplePool
 from .people import people_protocol as people_protocol

@@ -165,7 +165,7 @@ def _inspect_pool(options: Inspect) -> tuple[list[str], str, str]:
     if not pool.generated:
         given = _for(options.path, "dino", "auto") | given
         note = "the next command chooses settings for these images and this machine, and says why"
-    return advice, note, f"python -m transreid_ssl pretrain dino{_spelled(given)}"
+    return advice, note, f"python -m transreid_ssl pretrain dino{command.spelled(given)}"
 
 
 def _inspect_protocol(options: Inspect) -> tuple[list[str], str, str]:
@@ -183,14 +183,14 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str, str]:
             advice += [f"{part}: {line}" for line in _look(images, options.sample // 3, part)]
     if not len(protocol.train):
         given = {"--data": name, "--root": options.path} | _pattern(options, "--pattern")
-        return advice, "", f"python -m transreid_ssl.evaluate{_spelled(given)}"
+        return advice, "", f"python -m transreid_ssl.evaluate{command.spelled(given)}"
     given, note = {"--data.name": name}, ""
     if not generated:
         # Their settings begin with weights of another run, which need not be there.
         given = _for(options.path, "supervised") | {"--model.weights": "null"} | given
         given |= {"--data.root": options.path} | _pattern(options)
         note = _SMALL
-    return advice, note, f"python -m transreid_ssl finetune supervised{_spelled(given)}"
+    return advice, note, f"python -m transreid_ssl finetune supervised{command.spelled(given)}"
 
 
 def _for(path: str, job: str, settings: str = "") -> dict[str, str]:
@@ -205,11 +205,6 @@ def _for(path: str, job: str, settings: str = "") -> dict[str, str]:
 def _pattern(options: Any, name: str = "--data.pattern") -> dict[str, str]:
     """The pattern, if another one than usual was given."""
     return {} if options.pattern == DEFAULT_PATTERN else {name: options.pattern}
-
-
-def _spelled(given: dict[str, str | None]) -> str:
-    """Options as they are typed in a shell."""
-    return "".join(f" {key} {shlex.quote(value)}" for key, value in given.items() if value)
 
 
 def _look(images: Any, sample: int, part: str | None = None) -> list[str]:
@@ -309,7 +304,7 @@ def run_budget(options: Budget) -> int:
         small = _for(options.out, "supervised")
         given = small | {"--model.weights": "null"} | given | {"--data.root": options.root}
     given |= _pattern(options) | {"--data.label_list": options.out}
-    following = f"python -m transreid_ssl finetune supervised{_spelled(given)}"
+    following = f"python -m transreid_ssl finetune supervised{command.spelled(given)}"
     print(command.as_started(f"next: {following}"))
     return 0
 

@@ -210,7 +210,7 @@ def _of_broken(part: str | None) -> str:
         return "evaluation stops at the first, so remove or replace them"
     return (
         "pre-training replaces them up to 1% and refuses more (--data.max_bad_fraction), embedding "
-        "stops at the first unless told to skip them"
+        "stops at the first unless told --skip_broken true"
     )
 
 

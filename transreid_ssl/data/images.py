@@ -14,6 +14,9 @@ from transreid_ssl.data.settings import Interpolation
 MAX_PIXELS = 80_000_000
 """Larger images are refused undecoded: a few kilobytes can claim to be gigapixels."""
 
+REPLACE = "remove or replace this image"
+"""What to do where an image that cannot be used stops a command."""
+
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 # Start-of-frame markers; C4, C8 and CC between them are others.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

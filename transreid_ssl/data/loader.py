@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from transreid_ssl.data.collate import collate_labelled, collate_views, stack
-from transreid_ssl.data.images import CorruptImage, decode, resize
+from transreid_ssl.data.images import REPLACE, CorruptImage, decode, resize
 from transreid_ssl.data.located import LocatedViews
 from transreid_ssl.data.mates import Mates
 from transreid_ssl.data.pool import Pool
@@ -192,7 +192,7 @@ def decoded(
         try:
             yield decode(images.read(int(index)), images.names[int(index)])
         except CorruptImage as error:
-            raise UserError(f"{error}; remove or replace this image") from error
+            raise UserError(f"{error}; {REPLACE}") from error
 
 
 class _PlainImages(Dataset[Any]):
@@ -219,7 +219,7 @@ class _PlainImages(Dataset[Any]):
             image = decode(self.images.read(index), self.images.names[index])
         except CorruptImage as error:
             if not self.skip_corrupt:
-                raise UserError(f"{error}; remove or replace this image") from error
+                raise UserError(f"{error}; {REPLACE}") from error
             return {"image": None, "index": index, "corrupt": [error.name]}
         image = resize(image, self.size, self.interpolation)
         return {"image": image, "index": index, "corrupt": []}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import accelerate
 import numpy as np
 
+from transreid_ssl.command import spelled
 from transreid_ssl.data import (
     ClusterSampler,
     IdentitySampler,
@@ -36,7 +38,7 @@ from transreid_ssl.models import BackboneSpec, read_spec
 from transreid_ssl.outputs import BEST, MODEL
 from transreid_ssl.processes import on_all
 from transreid_ssl.report import leave_page
-from transreid_ssl.training import ProbeSettings, RunFolder, Trainer, build_backbone_to_train, train
+from transreid_ssl.training import RunFolder, Trainer, build_backbone_to_train, train
 from transreid_ssl.training.sharding import whole_network
 
 RESULTS = {"result": MODEL, "best": BEST}
@@ -84,7 +86,7 @@ def train_with_labels(
         config, accelerator, run, objective, batches,
         steps_per_epoch=sampler(num_steps=0).steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.labels.tobytes()]),
-        image_names=images.names, **ends(config, accelerator),
+        images=images.pool, **ends(config, accelerator, run),
         leave=lambda trainer, result: leave_page(trainer, result, images),
     )  # fmt: skip
 
@@ -142,7 +144,7 @@ def train_on_clusters(
         config, accelerator, run, objective, batches,
         steps_per_epoch=config.clusters.steps_per_epoch,
         data_key=fingerprint([images.pool.fingerprint, dataset.cameras.tobytes()]),
-        image_names=images.names, **ends(config, accelerator),
+        images=images.pool, **ends(config, accelerator, run),
         leave=lambda trainer, result: leave_page(trainer, result, images, objective.labels),
     )  # fmt: skip
 
@@ -209,22 +211,30 @@ def shares(config: Training, accelerator: accelerate.Accelerator) -> dict[str, A
     }
 
 
-def ends(config: Training, accelerator: accelerate.Accelerator) -> dict[str, Any]:
-    """What is evaluated meanwhile, what is kept, and what the weights say of their data."""
-    data = config.data.name if config.data.name != "pool" else config.data.root or "demo"
-    return {"probe": probe_settings(config, accelerator), "origin": {"data": data}} | RESULTS
+def ends(config: Training, accelerator: accelerate.Accelerator, run: RunFolder) -> dict[str, Any]:
+    """What is evaluated meanwhile, what is kept, what the weights say of their data, what is next.
 
-
-def probe_settings(config: Training, accelerator: accelerate.Accelerator) -> ProbeSettings:
-    """Without a set of its own the probe looks at the queries and the gallery of the target.
-
-    Training needs no query, so where none has a match it goes on without a probe.
+    Without a set of its own the probe looks at the queries and the gallery of the target.
     """
     data = config.data
-    if config.probe.data is not None or data.name == "pool":
-        return config.probe
+    named = data.name if data.name != "pool" else data.root or "demo"
     where = data.name, data.root, data.pattern
-    if reason := on_all(accelerator, lambda: untestable(open_reid(*where))):
-        say(accelerator, f"no probe on {data.name}: {reason}", logging.WARNING)
-        return config.probe
-    return dataclasses.replace(config.probe, data=data.name, root=data.root, pattern=data.pattern)
+    testable = data.name != "pool"
+    if testable and (reason := on_all(accelerator, lambda: untestable(open_reid(*where)))):
+        testable = False
+        if config.probe.data is None:
+            say(accelerator, f"no probe on {data.name}: {reason}", logging.WARNING)
+    following = None if run.stage else what_next(config, testable)
+    probe = config.probe
+    if testable and probe.data is None:  # training needs no query, so that a set may have none
+        probe = dataclasses.replace(probe, data=data.name, root=data.root, pattern=data.pattern)
+    return {"probe": probe, "origin": {"data": named}, "following": following} | RESULTS
+
+
+def what_next(config: Training, testable: bool) -> str:
+    """The command that looks at what was learnt: on the set itself, if it has queries."""
+    weights = {"--weights": str(Path(config.run.output, MODEL))}
+    if testable:  # which the weights know by its name and its place
+        return f"python -m transreid_ssl.evaluate{spelled(weights)}"
+    images = shlex.quote(config.data.root or "demo")
+    return f"python -m transreid_ssl.cluster {images}{spelled(weights)}"

@@ -2,11 +2,14 @@
 
 import dataclasses
 import logging
+import shlex
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import accelerate
 
+from transreid_ssl.command import spelled
 from transreid_ssl.data import (
     EpochSampler,
     Mates,
@@ -21,7 +24,8 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
 from transreid_ssl.models import MGN, STATISTICS, ViewBackbone
 from transreid_ssl.models.architectures import MGNArchitecture, architecture
-from transreid_ssl.outputs import BACKBONE
+from transreid_ssl.outputs import BACKBONE, COPIES
+from transreid_ssl.pretrain.distill import Distill
 from transreid_ssl.pretrain.moments import Moments
 from transreid_ssl.pretrain.own import FEW
 from transreid_ssl.pretrain.settings import PretrainingConfig
@@ -152,10 +156,30 @@ def pretrain(
         data_key=whole.fingerprint,
         origin={"pool": pool.source, "fingerprint": whole.fingerprint},
         probe=config.probe, result=BACKBONE,
-        max_bad_images=int(data.max_bad_fraction * len(pool)), image_names=pool.names,
+        max_bad_images=int(data.max_bad_fraction * len(pool)), images=pool,
         leave=lambda trainer, result: leave_page(trainer, result, pool),
+        following=_what_next(config, objective, pool),
     )  # fmt: skip
     finish(accelerator)
+
+
+def _what_next(config: PretrainingConfig, objective: Objective, pool: Pool) -> str:
+    """The command that makes something of the backbone that is left."""
+    weights = Path(config.run.output, BACKBONE)
+    if isinstance(objective, Distill):
+        files = map(str, (weights, weights.with_name("network.onnx")))
+        return f"python -m transreid_ssl.export {shlex.join(files)}"
+    if not pool.generated:
+        given = {"--weights": str(weights), "--images": pool.source}
+        if Path(COPIES[0]).exists():  # perhaps of another network, which is not replaced
+            given["--out"] = str(weights.with_name("whitened.safetensors"))
+        return f"python -m transreid_ssl.whiten{spelled(given)}"
+    size = ",".join(map(str, config.model.img_size))
+    given = {
+        "--model.weights": str(weights), "--model.name": config.model.name,
+        "--model.img_size": f"[{size}]",
+    }  # fmt: skip
+    return f"python -m transreid_ssl finetune supervised{spelled(given)}"
 
 
 def _open_pool(config: PretrainingConfig) -> Pool:

@@ -1,6 +1,5 @@
 """Ranked galleries: what a search shows first, right and wrong."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from transreid_ssl.files import atomic_path
 from transreid_ssl.palette import FAINT, INK, RIGHT, WRONG
-from transreid_ssl.report.names import shorten
+from transreid_ssl.report.names import digits, shorten
 
 _QUERY, _INK, _FAINT = INK, INK, FAINT
 _TILE = (160, 80)  # height, width of an image on the picture, in pixels
@@ -34,14 +33,14 @@ class GalleryRow:
         query: uint8 (H, W, 3) RGB.
         gallery: K images like it, nearest first.
         correct: K truth values: of the query's identity; None where that is not known.
-        distances: K distances.
+        similarities: K cosine similarities to the query, as pages tell them.
     """
 
     label: str
     query: np.ndarray
     gallery: Sequence[np.ndarray]
     correct: Sequence[bool] | None
-    distances: Sequence[float]
+    similarities: Sequence[float]
 
 
 def ranked_galleries(
@@ -50,7 +49,7 @@ def ranked_galleries(
     """Write a PNG with a line of images for each query: itself, then its nearest gallery images.
 
     Frames are blue where the identity is right and red where it is wrong, and the captions say it
-    again with a tick or a cross, before the distance. They are grey where it is not known.
+    again with a tick or a cross, before the similarity. They are grey where it is not known.
 
     Args:
         path: where to write, atomically.
@@ -62,8 +61,7 @@ def ranked_galleries(
         UserError: the file cannot be written.
     """
     rows = [replace(row, label=_wrapped(row.label)) for row in rows]
-    unit = distance_unit([distance for row in rows for distance in row.distances])
-    legend = _legend(unit, any(row.correct is not None for row in rows), head)
+    legend = _legend(any(row.correct is not None for row in rows), head)
     longest = max(len(row.gallery) for row in rows)
     left = 2 * (_GAP + _FRAME) + round(max(_width(row.label, 9) for row in rows))
     height = _TOP + len(rows) * _row_height() + _BOTTOM
@@ -80,7 +78,7 @@ def ranked_galleries(
         centre = _column_left(left, number - 1) + _TILE[1] / 2
         _write(figure, centre, _TOP - 12, str(number), size=9, colour=_FAINT, align="center")
     for position, row in enumerate(rows):
-        _draw_row(figure, canvas, row, (_TOP + position * _row_height(), left), unit)
+        _draw_row(figure, canvas, row, (_TOP + position * _row_height(), left))
     _write_legend(figure, (height - 16, left), legend)
     figure.figimage(canvas, zorder=-1)  # under the text, pixel by pixel
     with atomic_path(path) as temporary:
@@ -88,19 +86,18 @@ def ranked_galleries(
     return Path(path)
 
 
-def _draw_row(
-    figure: Figure, canvas: np.ndarray, row: GalleryRow, place: tuple[int, int], unit: float
-) -> None:
+def _draw_row(figure: Figure, canvas: np.ndarray, row: GalleryRow, place: tuple[int, int]) -> None:
     """The label of a row and its images, the first of which begins at ``place`` (top, left)."""
     top, first = place
     _write(figure, _GAP + _FRAME, top + _TILE[0] / 2, row.label, size=9)
     _draw_tile(canvas, row.query, top, first, _QUERY)
     known = [None] * len(row.gallery) if row.correct is None else row.correct
-    for rank, (image, right, distance) in enumerate(zip(row.gallery, known, row.distances)):
+    places = digits(row.similarities)
+    for rank, (image, right, alike) in enumerate(zip(row.gallery, known, row.similarities)):
         colour, mark = (_FAINT, "") if right is None else (RIGHT, "✓ ") if right else (WRONG, "✗ ")
         left = _column_left(first, rank)
         _draw_tile(canvas, image, top, left, colour)
-        caption = f"{mark}{max(0.0, distance) / unit:.1f}"  # rounding may leave less than 0
+        caption = f"{mark}{alike:.{places}f}"
         below = top + _TILE[0] + _FRAME + 13
         _write(figure, left + _TILE[1] / 2, below, caption, size=9, colour=colour, align="center")
 
@@ -111,15 +108,6 @@ def _wrapped(label: str) -> str:
     room = letters * (most - label.count("\n") - 1)
     lines = (textwrap.wrap(shorten(line, room), letters) for line in label.split("\n"))
     return "\n".join(part for parts in lines for part in parts)
-
-
-def distance_unit(distances: Sequence[float]) -> float:
-    """The power of ten in which these distances have one to three digits before the point.
-
-    Networks differ: the cosine distances of one lie near 1, all of another's below 0.0001.
-    """
-    largest = max(distances, default=0.0)
-    return 1.0 if largest <= 0 else 10.0 ** (math.floor(math.log10(largest)) - 2)
 
 
 def _draw_tile(canvas: np.ndarray, image: np.ndarray, top: int, left: int, colour: str) -> None:
@@ -134,10 +122,10 @@ def _draw_tile(canvas: np.ndarray, image: np.ndarray, top: int, left: int, colou
 _LEGEND_GAP = 24  # pixels
 
 
-def _legend(unit: float, judged: bool, head: str) -> list[tuple[str, str]]:
+def _legend(judged: bool, head: str) -> list[tuple[str, str]]:
     """What stands below the images, and in which colours."""
     marks = [("✓ the same person", RIGHT), ("✗ another person", WRONG)] if judged else []
-    note = f"under each image: its distance to the {head}, in units of {unit:g}"
+    note = f"under each image: its cosine similarity to the {head}; 1 is equality"
     return [*marks, (note, _FAINT)]
 
 

@@ -32,6 +32,8 @@ def write_evaluation(path: str | Path, record: Mapping[str, Any], found: dict[st
     ]
     facts = {"Network": record["network"], "Weights": settings["weights"],
              "Evaluated on": record["protocol"]}  # fmt: skip
+    if record["in_sample"]:
+        facts["In-sample"] = f"the network {record['origin']}"
     versions = ", ".join(f"{name} {version}" for name, version in record["software"].items())
     return _write(path, "Evaluation", settings["weights"], facts, chapters, settings, versions)
 

@@ -21,6 +21,8 @@ from transreid_ssl.retrieval import PairCounts
 from transreid_ssl.training import RetrievalProbe, TrackProbe
 from transreid_ssl.training.clock import duration
 from transreid_ssl.training.loop import Trainer
+from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.words import counted
 
 
 def write_run_page(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -48,7 +50,9 @@ def content(run: Run) -> dict[str, Any]:
 
 def facts(run: Run) -> dict[str, str]:
     """What was run on what, in words."""
-    made, get = run.found.get("made", {}), run.settings.get
+    noted = (part.get("made") for part in (run.begun, run.found))
+    made = {name: told for part in noted if isinstance(part, dict) for name, told in part.items()}
+    get = run.settings.get
     images = made.get("images") or _images(run.settings)
     sized = get("model.img_size")
     size = f", {sized[0]} × {sized[1]} pixels (height × width)" if isinstance(sized, list) else ""
@@ -61,10 +65,33 @@ def facts(run: Run) -> dict[str, str]:
         "Length": f"{run.progress.describe()}{_of_images(get('run.batch_size'))}",
         "Took": f"{duration(run.seconds())} of training steps" if run.seconds() else None,
         "Machine": made.get("machine"),
-        "Ended": made.get("ended") if run.progress.is_finished else "not yet",
+        **({"Ended": made.get("ended")} if run.progress.is_finished else _what_is_left(run)),
         "Results": ", ".join(run.results) or None,
     }
     return {name: str(value) for name, value in found.items() if value}
+
+
+def _what_is_left(run: Run) -> dict[str, str | None]:
+    """When a run that is not finished was stopped, what is left of it, and how it goes on."""
+    progress, seconds = run.progress, run.left()
+    left = None
+    if progress.total is not None:
+        left = counted(progress.total - progress.step, "step")
+        if seconds is not None:
+            left += f", about {duration(seconds)} at the pace of the last lines; probes come on top"
+    if progress.state != "stopped":
+        return {"Ended": "not yet", "Left": left}
+    again = "give the command that began it once more"
+    if command := run.begun.get("command"):
+        again += f", in the same folder: {command}"
+    kept = RunFolder(run.path, is_main=False).newest_step()
+    begin = "from its beginning" if kept is None else f"after step {kept:,}, of the last checkpoint"
+    when = run.last_written().strftime("%Y-%m-%d %H:%M UTC")
+    return {
+        "Ended": f"not yet; stopped at about {when}, when it last wrote",
+        "Left": left,
+        "To go on": f"{again} (it goes on {begin})",
+    }
 
 
 def _of_images(batch_size: Any) -> str:

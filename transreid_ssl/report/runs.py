@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +12,13 @@ import numpy as np
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import BACKBONE, BEST, MODEL
 from transreid_ssl.reading import read_object
+from transreid_ssl.training.checkpoint import list_checkpoints
 from transreid_ssl.training.config import flat
-from transreid_ssl.training.ownership import is_taken
+from transreid_ssl.training.ownership import BEGUN, is_taken
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.yaml_files import read_yaml
 
+_PACE = 5  # lines
 FINDINGS = "report.json"
 """What a page shows beside the settings and the metrics of its run."""
 
@@ -26,7 +29,7 @@ class Progress(NamedTuple):
     Attributes:
         step: of the optimiser, the last that is known to have been made.
         epochs: that were asked for.
-        steps_per_epoch: None before the first line of the log, which tells it.
+        steps_per_epoch: None where a run of an older version has not logged a line.
         state: "finished", "goes on" while a process trains in its folder, or "stopped".
     """
 
@@ -60,7 +63,7 @@ class Progress(NamedTuple):
 
 
 class Run:
-    """A run as its folder tells of it: settings, metrics, and what was found at its end.
+    """A run as its folder tells of it: settings, metrics, what it noted at its begin and end.
 
     Args:
         folder: of a run, finished or not.
@@ -72,6 +75,7 @@ class Run:
     path: Path
     settings: dict[str, Any]
     metrics: list[dict[str, Any]]
+    begun: dict[str, Any]
     found: dict[str, Any]
 
     def __init__(self, folder: str | Path) -> None:
@@ -83,7 +87,8 @@ class Run:
         if not self.settings:
             raise UserError(f"{self.path / 'config.yaml'}: not the settings of a run")
         self.metrics = RunFolder(self.path, is_main=False).read_metrics()
-        self.found = _read_findings(self.path / FINDINGS)
+        self.begun = _read_noted(self.path / BEGUN)
+        self.found = _read_noted(self.path / FINDINGS)
 
     @property
     def name(self) -> str:
@@ -110,6 +115,8 @@ class Run:
         epochs = self.settings.get("run.extend_to") or self.settings.get("run.epochs")
         at, passed = self.series("epoch")
         an_epoch = round(at[-1] / passed[-1]) if passed and passed[-1] > 0 else None
+        noted = self.begun.get("steps_per_epoch")
+        an_epoch = an_epoch or (noted if isinstance(noted, int) and noted > 0 else None)
         left = {BACKBONE, MODEL} & set(self.results)
         # One that is prolonged has left the weights of its first end.
         ended = left and (not an_epoch or not epochs or step >= an_epoch * epochs)
@@ -130,13 +137,27 @@ class Run:
         _, values = self.series(name)
         return (values[0], values[-1]) if values else None
 
+    def left(self) -> float | None:
+        """Seconds of steps to the end, at the pace of the last lines; None if that is not known."""
+        _, each = self.series("step_seconds")
+        if self.progress.total is None or not each:
+            return None
+        return (self.progress.total - self.progress.step) * float(np.mean(each[-_PACE:]))
+
+    def last_written(self) -> datetime:
+        """When it was last at work, by the times of its log and its newest checkpoint."""
+        found = [self.path / "config.yaml", self.path / "metrics.jsonl"]
+        found += list_checkpoints(self.path / "checkpoints")[-1:]
+        times = [path.stat().st_mtime for path in found if path.is_file()]
+        return datetime.fromtimestamp(max(times), UTC)
+
     def seconds(self) -> float:
         """What the logged steps took, without probes and checkpoints."""
         steps, each = self.series("step_seconds")
         return float(np.dot(np.diff(steps, prepend=0), each)) if steps else 0.0
 
 
-def _read_findings(path: Path) -> dict[str, Any]:
+def _read_noted(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     found = read_object(path)

@@ -1,6 +1,5 @@
 """The chapters of a run's page; one that has nothing to show is left out."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ from markupsafe import Markup
 
 from transreid_ssl.palette import SERIES
 from transreid_ssl.report.charts import Charts
+from transreid_ssl.report.names import digits
 from transreid_ssl.report.runs import Run
 from transreid_ssl.training import RetrievalProbe, TrackProbe
 from transreid_ssl.training.curves import BASELINES, series_by_panel
@@ -123,16 +123,6 @@ def gallery(found: dict[str, Any]) -> dict[str, Any] | None:
         row["digits"] = digits(values)
     judged = any(one.get("correct") is not None for row in rows for one in row["found"])
     return {"rows": rows, "judged": judged} if rows else None
-
-
-def digits(values: Sequence[float]) -> int:
-    """Digits after the point that tell neighbours among these values apart: 2 to 7.
-
-    Networks differ: the similarities of one spread over 0.3, all of another's lie above 0.9999.
-    """
-    span = max(values, default=1.0) - min(values, default=0.0)
-    step = span / max(1, len(values) - 1)
-    return min(7, max(2, math.ceil(-math.log10(step)) if step > 0 else 2))
 
 
 def ranks(found: dict[str, Any], charts: Charts) -> dict[str, Any] | None:

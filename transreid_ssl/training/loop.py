@@ -85,7 +85,8 @@ class Trainer:
         keep_best: Callable[[], None] | None = None,
     ) -> None:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
-        self.run, self.settings, self.data_key = run, settings, data_key
+        self.settings = settings = settings.paced(plan.total_steps)
+        self.run, self.data_key = run, data_key
         self.probing = Probing(accelerator, run, plan.total_steps, probe, probe_every, keep_best)
         self.norms: list[BlockNorm] = list(block_norms(objective))
         # Sharded, it averages gradients itself: there is nothing to wrap it in.

@@ -46,8 +46,10 @@ _taken: set[Path] = set()
 """The folders that this process trains in."""
 LINEAGE = "lineage.json"
 """What is known of the weights that a run began with, which it does not need again."""
+BEGUN = "begun.json"
+"""What a run is and how it goes on, noted at each start: see ``begun.py``."""
 WRITTEN = (
-    "config.yaml", "metrics.jsonl", logs.FILE, "curves.png", "report.json", "report.html",
+    "config.yaml", BEGUN, "metrics.jsonl", logs.FILE, "curves.png", "report.json", "report.html",
     "left_out.json", LINEAGE, "bad_images.txt", "bad_images_met.txt", "not_finite_step_*.txt",
     "checkpoints/step_*.pt", "checkpoints/step_*.pt.damaged", BACKBONE, MODEL, BEST,
 )  # fmt: skip

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from transreid_ssl.data import LabelledImages, ReIDProtocol, SubsetPool, decoded, open_reid
+from transreid_ssl.data import (
+    LabelledImages,
+    Pool,
+    ReIDProtocol,
+    SubsetPool,
+    decoded,
+    open_reid,
+    shared_images,
+)
 from transreid_ssl.data.open import open_tracks
 from transreid_ssl.data.reid import labels
 from transreid_ssl.data.tracks.settings import Tracks
@@ -28,6 +36,7 @@ from transreid_ssl.retrieval import (
     separate,
 )
 from transreid_ssl.retrieval.separation import FIGURES
+from transreid_ssl.terms import IN_SAMPLE
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.settings import ProbeSettings
 
@@ -86,6 +95,13 @@ class RetrievalProbe:
         values = on_main(self.accelerator, lambda: self._log(step, features))
         return values if self.accelerator.is_main_process else {}
 
+    def looks_at(self, pool: Pool) -> bool:
+        """Whether it looks at images of a pool, under whatever path."""
+        return any(shared_images(images, pool) for images in self._pools())
+
+    def _pools(self) -> tuple[Pool, ...]:
+        return self.protocol.query.pool, self.protocol.gallery.pool
+
     def find_baselines(self) -> None:
         """What chance and colours give, found once."""
         for of, values in () if self.baselines else self._baselines().items():
@@ -141,6 +157,9 @@ class TrackProbe(RetrievalProbe):
         self.images, self.title = SubsetPool(pool, self.pairs.images), "pairs that tracks know"
         self.described = f"{pool.describe()}: {self.pairs.describe()}"
 
+    def _pools(self) -> tuple[Pool, ...]:
+        return (self.images,)
+
     def _embed(self, backbone: Backbone, **options: Any) -> tuple[Tensor, ...]:
         return embed_images(backbone, self.images, **options)[:1]
 
@@ -190,11 +209,15 @@ def retrieval_probe(
     backbone: Callable[[], Backbone],
     accelerator: accelerate.Accelerator,
     seed: int = 0,
+    trained_on: Pool | None = None,
 ) -> RetrievalProbe | None:
-    """The probe that ``settings`` asks for, or None."""
+    """The probe that ``settings`` asks for, or None; it says so if it looks at ``trained_on``."""
     if settings.data is None:
         return None
     kind = TrackProbe if settings.data == "tracks" else RetrievalProbe
     probe = kind(settings, backbone, accelerator, seed)
+    if trained_on is not None and on_main(accelerator, lambda: probe.looks_at(trained_on)):
+        probe.title += ", in-sample"
+        probe.described += f"; the network is trained on these images: {IN_SAMPLE}"
     say(accelerator, f"probe on {probe.described}")
     return probe

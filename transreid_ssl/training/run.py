@@ -2,17 +2,20 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import accelerate
 
+from transreid_ssl.command import as_started
+from transreid_ssl.data import Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json
 from transreid_ssl.models import Backbone, began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.reading import read_object
+from transreid_ssl.training.begun import note_begin
 from transreid_ssl.training.config import provenance
 from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.measure import end_if_measured
@@ -41,8 +44,9 @@ def train(
     result: str,
     best: str | None = None,
     max_bad_images: int | None = None,
-    image_names: Sequence[str] | None = None,
+    images: Pool | None = None,
     leave: Callable[[Trainer, Path], None] | None = None,
+    following: str | None = None,
 ) -> Path:
     """Train an objective to the end of its plan; returns the backbone's file in the run folder.
 
@@ -55,8 +59,10 @@ def train(
         probe: What is evaluated meanwhile.
         result: The file of the backbone when the run is finished.
         best: The file of the backbone of the best probe; None keeps none.
-        max_bad_images, image_names: See ``Trainer``.
+        max_bad_images: See ``Trainer``.
+        images: What is trained on.
         leave: Called in the end on the main process, with what is left: a report, say.
+        following: The command that goes on from the result, which is said last.
 
     Raises:
         UserError: the run folder is of other images, or training has diverged or collapsed.
@@ -77,12 +83,14 @@ def train(
     trainer = Trainer(
         accelerator, objective, build_optimizer(objective, config.optim),
         make_plan(config.optim, config.run, steps_per_epoch), run, config.run,
-        data_key=data_key, max_bad_images=max_bad_images, image_names=image_names,
-        probe=retrieval_probe(probe, backbone, accelerator),
+        data_key=data_key, max_bad_images=max_bad_images,
+        image_names=images.names if images is not None else None,
+        probe=retrieval_probe(probe, backbone, accelerator, trained_on=images),
         probe_every=probe.every,
         keep_best=None if best is None else lambda: save(best),
     )  # fmt: skip
     end_if_measured(trainer, batches)
+    on_main(accelerator, lambda: note_begin(trainer, images))
     trainer.fit(batches(trainer))
     save(result)
     trainer.report(result)
@@ -91,6 +99,8 @@ def train(
         wanted = os.environ.get("TRANSREID_SSL_PAGES") != "0"
     if leave is not None and wanted and accelerator.is_main_process:
         leave(trainer, run.path / result)
+    if following:
+        trainer.say(as_started(f"next: {following}"))
     return run.path / result
 
 

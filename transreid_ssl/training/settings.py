@@ -1,10 +1,13 @@
 """Settings that several recipes share. Each field says what it is for; units are in the names."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import check_ranges
+
+LINES = 20
+"""A run of so many steps or more logs so many lines at least: fewer make no curve."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,16 @@ class RunSettings:
             and say so); "fp16" scales the loss and needs a GPU.
         num_workers: Processes that prepare images, for each training process.
         num_threads: Threads of each process on a CPU; null: the cores that workers leave.
-        log_every: Steps between lines in metrics.jsonl; the loss stays on its device in between.
+        log_every: Steps between lines in metrics.jsonl, or a twentieth of the run where that is
+            less; the loss stays on its device in between.
         checkpoint_every: Steps between checkpoints (each holds the complete state).
         keep_checkpoints: How many of the newest checkpoints stay.
         keep_every: Checkpoints at multiples of so many steps stay for ever; 0 keeps none.
         collapse_spread: Spread of a batch's features below which all people are one point. While it
             is below, no checkpoint is written, and ``collapse_patience`` logged lines of it in a
             row stop the run.
-        collapse_patience: How many lines; 0 never stops a run.
+        collapse_patience: How many lines, ``log_every`` steps apart; where lines are closer, as
+            many steps. 0 never stops a run.
         not_finite: A step whose loss or gradient is not finite "stop"s the run, with the names of
             its images in the run folder, or is left out ("skip", for which the device is waited
             for in every step); with fp16 the scaler leaves steps out whose gradient overflows.
@@ -95,6 +100,16 @@ class RunSettings:
     def total_epochs(self) -> int:
         """Epochs at the end of the run."""
         return self.extend_to or self.epochs
+
+    def paced(self, total_steps: int) -> "RunSettings":
+        """The same, with as many lines in a run of ``total_steps`` as a curve needs.
+
+        It depends on nothing else, so that a resumed run logs at the same steps; and a collapse is
+        borne for as many steps as without it.
+        """
+        apart = max(1, min(self.log_every, total_steps // LINES))
+        patience = self.collapse_patience * self.log_every // apart
+        return replace(self, log_every=apart, collapse_patience=patience)
 
 
 @dataclass(frozen=True)
