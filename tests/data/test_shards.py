@@ -329,6 +329,15 @@ def test_compressed_shards_say_where_they_are_decoded_to(tmp_path, encoded, capf
     assert capfd.readouterr() == ("", "")
 
 
+def test_decoding_is_said_the_first_time(tmp_path, encoded, caches, capsys, console):
+    pq.write_table(rows_to_write(encoded)[1], tmp_path / "0.parquet")
+    open_pool(tmp_path)
+    said, complaints = capsys.readouterr()
+    assert said.startswith(f"{tmp_path / '0.parquet'}: 0 MB are decoded once, into {caches}")
+    open_pool(tmp_path)
+    assert (complaints, *capsys.readouterr()) == ("", "", "")
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5),

@@ -1,8 +1,10 @@
 """Images in the rows of Parquet files: read in place where they can be, else by ``datasets``."""
 
+import contextlib
 import itertools
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transreid_ssl.errors import UserError, brief
+from transreid_ssl.logs import RUN
 
 _BATCH = 16  # rows that are decoded at a time; damage among them costs them all
 _AT_ONCE = 1 << 14  # bytes: most images are smaller
@@ -63,22 +66,23 @@ class CachedRows:
     def __init__(self, shards: list[Path], column: str) -> None:
         import datasets
 
+        where = shards[0] if len(shards) == 1 else shards[0].parent  # which one is not said
         files = [escape(str(shard)) for shard in shards]
-        shown = not datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()  # they would stand between lines of a log
         try:
-            rows = datasets.load_dataset(
-                "parquet", data_files=files, split="train", columns=[column]
-            )
+            with _bars_on_terminals():
+                builder = datasets.load_dataset_builder(
+                    "parquet", data_files=files, columns=[column]
+                )
+                if not os.path.exists(builder.cache_dir):
+                    size = sum(shard.stat().st_size for shard in shards) / 1e6
+                    RUN.info(f"{where}: {size:,.0f} MB are decoded once, into {builder.cache_dir}")
+                builder.download_and_prepare()
+                rows = builder.as_dataset(split="train")
         except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
             cause = brief(error.__cause__ or error)
-            where = shards[0] if len(shards) == 1 else shards[0].parent  # which one is not said
             raise UserError(
                 f"{where}: the shards cannot be opened ({cause}); write them again"
             ) from error
-        finally:
-            if shown:
-                datasets.enable_progress_bars()
         if isinstance(rows.features[column], datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
         self._rows, self._column = rows, column
@@ -88,6 +92,21 @@ class CachedRows:
         value = self._rows[row][self._column]
         encoded = value.get("bytes") if isinstance(value, dict) else value
         return encoded if isinstance(encoded, bytes) else None
+
+
+@contextlib.contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """The progress bars of ``datasets``, which would otherwise stand between lines of a log."""
+    import datasets
+
+    hidden = datasets.are_progress_bars_disabled()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
 
 
 class RowsInPlace:
