@@ -1,5 +1,7 @@
 """Files of features: one table, half precision, an index, how they were made, and a kill."""
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -183,3 +185,21 @@ class Counted:
     def __call__(self, images, size, batch_size, num_workers, places, *rest, **options):
         self.images += len(places)
         return self.loader(images, size, batch_size, num_workers, places, *rest, **options)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "safetensors"])
+def test_features_that_are_cut_while_they_are_read_are_one_line(made, tmp_path, suffix):
+    """A file that is mapped into memory would end the process here."""
+    out = tmp_path / f"f.{suffix}"
+    run(made, "--out", str(out))
+    _, rows = feature_files.read_features(out)
+    exact = np.array(feature_files.read_features(made / "f.parquet")[1])
+    for some in (slice(None), slice(3, 20), np.array([0, 1, 2, 9, 9, 4, 31])):
+        np.testing.assert_array_equal(rows[some], exact[some])
+    os.truncate(out, 5000)
+    with pytest.raises(
+        UserError, match=rf"f\.{suffix}: cannot be read any more \(is cut short\); make"
+    ):
+        rows[[30, 31]]
+    with pytest.raises(UserError, match=rf"f\.{suffix}: not a file of features"):
+        feature_files.read_features(out)

@@ -13,7 +13,7 @@ import launch
 PACKAGE = "transreid_ssl"
 BOTTOM = {
     "errors", "files", "logs", "reading", "tables", "parts", "outputs", "command", "processes",
-    "terms", "palette", "launching", "shipped", "words",
+    "terms", "palette", "launching", "shipped", "words", "progress",
 }  # fmt: skip
 FLOORS = [
     BOTTOM,

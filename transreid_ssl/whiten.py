@@ -88,7 +88,9 @@ def learn(
     if len(readable) < len(pool):
         say_left_out(pool, len(readable))
     retrieval.embed.require_finite(features.numpy(), pool.names, readable)
-    dim = min(int(dim), features.shape[1])
+    count, width = features.shape
+    print(f"whitening {width:,} values of {count:,} images", flush=True)
+    dim = min(int(dim), width)
     mean, matrix, shrinkage = retrieval.learn_whitening(features.numpy(), dim)
     words = f"{len(readable):,} images: {pool.source}"
     tensors = {"mean": torch.from_numpy(mean), "matrix": torch.from_numpy(matrix)}

@@ -1,10 +1,11 @@
 """Packing that was stopped goes on, and ends as if it had not been."""
 
+import cv2
 import lmdb
 import pyarrow.parquet as pq
 import pytest
 
-from transreid_ssl.data import lmdb_pool, open_pool
+from transreid_ssl.data import CorruptImage, lmdb_pool, open_pool
 from transreid_ssl.data.packing import finished, pack
 from transreid_ssl.data.subset import SubsetPool
 from transreid_ssl.errors import UserError
@@ -210,3 +211,19 @@ def test_a_finished_pool_that_is_not_what_it_was_is_not_taken_for_it(pool, tmp_p
         next(out.glob("train-00001-*")).unlink()
         with pytest.raises(UserError, match="packed: holds 6 images of 9: a file in it is gone"):
             finished(pool, out, 3)
+
+
+def test_a_flipped_bit_in_a_shard_costs_few_images(tmp_path, picture):
+    (tmp_path / "images").mkdir()
+    noise = [cv2.imencode(".png", picture(n, (160, 160)))[1].tobytes() for n in range(48)]  # 2 MB
+    for number, encoded in enumerate(noise):
+        (tmp_path / f"images/{number:02}.png").write_bytes(encoded)
+    pack(open_pool(tmp_path / "images"), tmp_path / "packed")
+    (shard,) = (tmp_path / "packed").glob("*.parquet")
+    content = bytearray(shard.read_bytes())
+    content[content.index(noise[47]) + 1000] ^= 1
+    shard.write_bytes(content)
+    packed = open_pool(tmp_path / "packed")
+    with pytest.raises(CorruptImage, match="row group 0"):
+        packed.read(47)
+    assert packed.read(0) == noise[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from transreid_ssl.data.doctor import check_protocol
+from transreid_ssl.data.name_patterns import without_camera
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.data.reid import camera_rows, matchable
 from transreid_ssl.errors import UserError
@@ -127,6 +128,30 @@ def test_a_pattern_that_does_not_fit_is_told_by_the_part_that_fails(tmp_path, wr
     protocol = open_reid("folder", root, advised, purpose="test")
     assert protocol.query.cameras is None
     assert protocol.train.identities.tolist() == [3, 3, 14]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"cam(?P<camera>\d+)/p(?P<identity>\d+)_(?P=camera)",
+        r"cam(?P<camera>\d+)/p(?P<identity>\d+)_\1",
+        r"cam(?P<camera>\d+)?/p(?P<identity>\d+)_(?(camera)\1|x)",
+        r"(cam)(?P<camera>\d+)/(?P<identity>p\d+)_(?=\2)",
+    ],
+)
+def test_what_is_advised_without_camera_finds_the_same(tmp_path, write_images, pattern):
+    """Also where the pattern goes back to one of its groups."""
+    root = write_images(tmp_path, [f"cam7/p{n}_7{m}.jpg" for n in "012" for m in "ab"])
+    with pytest.raises(UserError, match="one camera") as caught:
+        open_reid("folder", root, pattern, purpose="test")
+    (advised,) = re.findall("such as '(.+)'$", str(caught.value))
+    without = open_reid("folder", root, advised, purpose="test")
+    assert without.query.cameras is None
+    assert len(without.train) == 6
+
+
+def test_no_pattern_is_advised_where_none_is_found():
+    assert without_camera(r"(?P<camera>\d+)(?P<place>\d+)(?P=camera)") is None
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from damage import damaged, outcome
 from launch import environment
-from transreid_ssl.data import shards
+from transreid_ssl.data import shard_rows, shards
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.loader import open_loader
 from transreid_ssl.data.open import open_pool
@@ -195,15 +195,71 @@ def test_opening_copies_nothing_and_prints_nothing(tmp_path, encoded):
     assert not (tmp_path / "home").exists()
 
 
-def test_a_shard_that_is_replaced_or_cut_meanwhile_gives_no_other_image(tmp_path, encoded):
+def test_a_shard_that_is_replaced_meanwhile_gives_no_other_image(tmp_path, encoded):
     _, table = rows_to_write(encoded)
     path = tmp_path / "0.parquet"
     pq.write_table(table, path, **PLAIN)
     pool = open_pool(tmp_path)
     pool.read(0)
-    pq.write_table(table.slice(1), path, **PLAIN)
-    with pytest.raises(CorruptImage, match=r"0\.parquet was changed meanwhile"):
-        pool.read(1)
+    for row in (1, 11):
+        pq.write_table(table.slice(row), path, **PLAIN)
+        with pytest.raises(CorruptImage, match=r"0\.parquet was changed meanwhile"):
+            pool.read(row)
+
+
+CUT = """
+import os, sys
+from transreid_ssl.data.images import CorruptImage
+from transreid_ssl.data.open import open_pool
+from transreid_ssl.data.shard_rows import RowsInPlace
+
+def cut(*given):
+    for count, value in enumerate(read(*given)):
+        if count == 1:
+            os.truncate(sys.argv[1], 1 << 16)
+        yield value
+
+read, RowsInPlace._values = RowsInPlace._values, cut
+try:
+    open_pool(sys.argv[1]).read(5)
+except CorruptImage as error:
+    print(error)
+"""
+
+
+def test_a_shard_that_is_cut_while_its_places_are_noted(tmp_path):
+    """In a process of its own: a file that is mapped into memory would end it here (SIGBUS)."""
+    images = [np.random.default_rng(n).bytes(1 << 14) for n in range(400)]
+    path = tmp_path / "0.parquet"
+    pq.write_table(pa.table({"image": images}), path, **PLAIN)
+    done = subprocess.run(
+        [sys.executable, "-c", CUT, path], capture_output=True, text=True, check=False,
+        env=environment(),
+    )  # fmt: skip
+    said = "0.parquet:5: the shard cannot be read (0.parquet was changed meanwhile)\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
+def test_a_damaged_page_costs_what_follows_and_is_looked_for_once(tmp_path, encoded, monkeypatch):
+    images, table = rows_to_write(encoded)
+    path, tried = tmp_path / "0.parquet", []
+    pages = {"write_page_checksum": True, "data_page_size": 1, "write_batch_size": 1}
+    pq.write_table(table, path, write_statistics=False, **pages, **PLAIN)
+    content = path.read_bytes()
+    at = content.index(images[4]) + 50
+    path.write_bytes(damaged(content, [(at, content[at] ^ 1)]))
+    pool, read = open_pool(path), RowsInPlace._values
+    monkeypatch.setattr(shard_rows, "_BATCH", 1)
+    monkeypatch.setattr(RowsInPlace, "_values", lambda *given: tried.append(1) or read(*given))
+    for _ in range(3):
+        assert [pool.read(index) for index in range(4)] == images[:4]
+        for index in (4, 9):
+            with pytest.raises(CorruptImage, match=r"row group 0: .*(?i:checksum|crc)"):
+                pool.read(index)
+    assert len(tried) == 1
+    pool._rows._causes.clear()  # as in another process
+    with pytest.raises(CorruptImage, match="row group 0: damaged"):
+        pool.read(4)
 
 
 def test_a_shard_that_is_replaced_while_the_pool_is_opened(tmp_path, encoded, monkeypatch):
@@ -271,6 +327,15 @@ def test_compressed_shards_say_where_they_are_decoded_to(tmp_path, encoded, capf
     pool = open_pool(tmp_path)
     assert "12 images (compressed: decoded once into the cache of `datasets`" in pool.describe()
     assert capfd.readouterr() == ("", "")
+
+
+def test_decoding_is_said_the_first_time(tmp_path, encoded, caches, capsys, console):
+    pq.write_table(rows_to_write(encoded)[1], tmp_path / "0.parquet")
+    open_pool(tmp_path)
+    said, complaints = capsys.readouterr()
+    assert said.startswith(f"{tmp_path / '0.parquet'}: 0 MB are decoded once, into {caches}")
+    open_pool(tmp_path)
+    assert (complaints, *capsys.readouterr()) == ("", "", "")
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

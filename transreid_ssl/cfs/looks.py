@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from transreid_ssl.data import CorruptImage, Pool, decode
 from transreid_ssl.data.images import sharpness
+from transreid_ssl.progress import progress
 
 LOOKS = ("saturation", "brightness", "sharpness", "height", "aspect")
 _FOLLOWS = 0.3
@@ -40,13 +40,12 @@ def measure_looks(pool: Pool, places: np.ndarray) -> np.ndarray:
             return (np.nan,) * len(LOOKS)
 
     found = np.empty((len(places), len(LOOKS)))
-    hidden = None if len(places) > _BLOCK else True  # None: hidden where there is no terminal
-    bar = tqdm(total=len(places), unit=" images", desc="looking", disable=hidden)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as executor, bar:
+    bar = progress(len(places), "images looked at", shown=len(places) > _BLOCK)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as executor, bar as tick:
         for start in range(0, len(places), _BLOCK):
             block = places[start : start + _BLOCK].tolist()
             found[start : start + len(block)] = list(executor.map(look, block))
-            bar.update(len(block))
+            tick(len(block))
     return found
 
 

@@ -67,7 +67,7 @@ def without_near_duplicates(
     two clusters parts is not found; with fewer images there is one cluster, and all are.
 
     Args:
-        features: unit features (R, D), mapped from a file or in memory.
+        features: unit features (R, D), in a file or in memory.
         rows: int64 (N,), the row of each place.
         threshold: cosine from which on two images are near-duplicates.
     """

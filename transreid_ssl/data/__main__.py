@@ -15,19 +15,17 @@ command for its options.
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from tqdm import tqdm
 
 from transreid_ssl import command, data
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.data.tracks.settings import Clip, Tracks
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.outputs import DONE, Overwriting, check_outputs, keeps
+from transreid_ssl.progress import progress
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -209,7 +207,7 @@ def _pattern(options: Any, name: str = "--data.pattern") -> dict[str, str]:
 
 def _look(images: Any, sample: int, part: str | None = None) -> list[str]:
     indices = data.doctor.choose(len(images), max(1, sample))
-    with _progress(len(indices)) as tick:
+    with progress(len(indices), "images") as tick:
         findings = data.doctor.examine(images, indices, tick)
     print(
         f"{findings.checked:,} of {findings.total:,} images looked at, {len(findings.bad):,} broken"
@@ -248,7 +246,7 @@ def run_verify(options: Verify) -> int:
     check_outputs(*written, inputs=[options.path], keep=not options.overwrite)
     pool = data.open_pool(options.path)
     print(pool.describe(), flush=True)
-    with _progress(len(pool)) as tick:
+    with progress(len(pool), "images") as tick:
         findings = data.doctor.examine(pool, range(len(pool)), tick)
     print(f"{findings.checked:,} images looked at, {len(findings.bad):,} broken")
     if options.list:
@@ -267,7 +265,7 @@ def run_pack(options: Pack) -> int:
     print(pool.describe(), flush=True)
     if data.packing.finished(pool, options.out, options.rows_per_shard, options.format) is not None:
         print(f"{options.out}: {DONE}")
-    with _progress(len(pool)) as tick:
+    with progress(len(pool), "images") as tick:
         left_out = data.packing.pack(
             pool, options.out, options.rows_per_shard, lambda: tick(1), options.format
         )
@@ -281,7 +279,7 @@ def run_pack(options: Pack) -> int:
 def run_demo(options: Demo) -> int:
     """The command ``demo``."""
     config = data.PeopleConfig.from_spec(options.people)
-    with _progress(None) as tick:
+    with progress(None, "images") as tick:
         data.packing.write_demo(config, options.out, lambda: tick(1))
     print(f"{options.out}/sheet.png: what they look like")
     look = command.as_started(f"{_COMMAND} inspect")
@@ -307,12 +305,6 @@ def run_budget(options: Budget) -> int:
     following = f"python -m transreid_ssl finetune supervised{command.spelled(given)}"
     print(command.as_started(f"next: {following}"))
     return 0
-
-
-@contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], object]]:
-    with tqdm(total=total, unit=" images", disable=None, leave=False) as bar:
-        yield bar.update
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:

@@ -5,7 +5,9 @@ list of fixed length. A .npy or .safetensors file has a table without features b
 index (.faiss), of the same rows, may stand beside either.
 """
 
+import itertools
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterable
@@ -219,8 +221,51 @@ def _write_header(
     file.write(header)
 
 
-def read_features(path: str | Path) -> tuple[Names, np.ndarray]:
-    """The names of the rows, and the rows float32 (N, D), mapped from the file where it can be.
+class FileRows:
+    """Rows (N, D) of a file, read as float32 when asked for; ``np.asarray`` reads them all.
+
+    They are not mapped into memory: to touch what another program has cut off a mapped file ends
+    the process.
+
+    Raises:
+        ValueError: the file is shorter than its header says.
+    """
+
+    def __init__(self, path: Path, dtype: Any, offset: int, shape: tuple[int, ...]) -> None:
+        self._path, self._dtype, self._offset = path, np.dtype(dtype), offset
+        self.shape, self.ndim, self.dtype = shape, len(shape), np.dtype(np.float32)
+        if path.stat().st_size < offset + self._dtype.itemsize * math.prod(shape):
+            raise ValueError("shorter than its header says")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Some rows: a slice of them, or int64 (M,), best in ascending order."""
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        found = np.empty((len(rows), *self.shape[1:]), self._dtype)
+        ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        try:
+            with open(self._path, "rb") as file:
+                for start, end in itertools.pairwise([0, *ends]):
+                    part = found[start:end]
+                    if len(part):
+                        file.seek(self._offset + int(rows[start]) * part[0].nbytes)
+                    if file.readinto(part) < part.nbytes:
+                        raise OSError("is cut short")
+        except OSError as error:
+            cause = error.strerror or error
+            raise UserError(
+                f"{self._path}: cannot be read any more ({cause}); make it with `{_MADE_BY}`"
+            ) from error
+        return found.astype(np.float32, copy=False)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype, copy=False)
+
+
+def read_features(path: str | Path) -> tuple[Names, "np.ndarray | FileRows"]:
+    """The names of the rows, and the rows float32 (N, D), which stay in the file where they can.
 
     Of an index, those of the file beside it.
 
@@ -236,7 +281,7 @@ def read_features(path: str | Path) -> tuple[Names, np.ndarray]:
     found = read_columns(table, *columns, made_by=_MADE_BY)
     try:
         names = Names(found["image"].cast(pa.large_string()).combine_chunks())
-        rows = _table_rows(found) if table == path else _mapped_rows(path)
+        rows = _table_rows(found) if table == path else _rows_of(path)
     except _ODD as error:
         raise UserError(f"{path}: not a file of features; make it with `{_MADE_BY}`") from error
     if rows.ndim != 2 or len(rows) != len(names):
@@ -270,9 +315,12 @@ def _table_rows(table: pa.Table) -> np.ndarray:
     return values.reshape(len(features), -1)
 
 
-def _mapped_rows(path: Path) -> np.ndarray:
+def _rows_of(path: Path) -> np.ndarray | FileRows:
     if path.suffix == ".npy":
-        return _single(np.load(path, mmap_mode="r", allow_pickle=False))
+        header = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, and never touched
+        if not header.flags.c_contiguous:
+            return np.load(path, allow_pickle=False).astype(np.float32)
+        return FileRows(path, header.dtype, header.offset, header.shape)
     with open(path, "rb") as file:
         size = struct.unpack("<Q", file.read(8))[0]
         if size > path.stat().st_size:
@@ -280,9 +328,4 @@ def _mapped_rows(path: Path) -> np.ndarray:
         about = json.loads(file.read(size))["features"]
     kinds = {_SAFE[name]: kind for name, kind in DTYPES.items()}
     offset = 8 + size + about["data_offsets"][0]
-    return _single(np.memmap(path, kinds[about["dtype"]], "r", offset, tuple(about["shape"])))
-
-
-def _single(values: np.ndarray) -> np.ndarray:
-    """Half precision as float32, which takes memory; float32 as it is."""
-    return values.astype(np.float32) if values.dtype == np.float16 else values
+    return FileRows(path, kinds[about["dtype"]], offset, tuple(about["shape"]))

@@ -87,6 +87,21 @@ def guess_pattern(names: Sequence[str]) -> NamePattern | None:
     return None
 
 
+def without_camera(pattern: str) -> str | None:
+    """A pattern that finds the same and names no camera, or None where that would be none.
+
+    A pattern that goes back to a group, by ``(?P=camera)``, ``(?(camera)…)`` or ``\\2``, keeps this
+    one under another name: without it what goes back would find another group, or none.
+    """
+    found = pattern.replace("(?P<camera>", "(?:")
+    if re.search(r"\(\?P=|\(\?\(|\\[1-9]", pattern):
+        found = re.sub(r"(\(\?P<|\(\?P=|\(\?\()camera\b", r"\1place", pattern)
+    try:
+        return None if "camera" in re.compile(found).groupindex else found
+    except re.error:
+        return None
+
+
 def _some(names: Sequence[str]) -> list[str]:
     """All names, or runs of them from all over a large pool."""
     if len(names) <= _LOOKED_AT:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from transreid_ssl.data.name_patterns import without_camera
 from transreid_ssl.data.pool import ConcatPool, Pool, SubsetPool
 from transreid_ssl.errors import UserError
 
@@ -197,8 +198,9 @@ def _reading(protocol: ReIDProtocol) -> tuple[str, str]:
     if found is None:
         return "", ""
     told = ", ".join(f"{group} {text!r}" for group, text in found.groupdict().items())
-    without = protocol.pattern.replace("(?P<camera>", "(?:")
-    return f" ('{protocol.pattern}' finds {told} in {name!r})", f", such as '{without}'"
+    without = without_camera(protocol.pattern)
+    advice = f", such as '{without}'" if without else ""
+    return f" ('{protocol.pattern}' finds {told} in {name!r})", advice
 
 
 def split_queries(images: LabelledImages) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,10 @@
 """Images in the rows of Parquet files: read in place where they can be, else by ``datasets``."""
 
+import contextlib
+import itertools
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
@@ -13,10 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transreid_ssl.errors import UserError, brief
+from transreid_ssl.logs import RUN
 
-_BATCH = 100  # rows that are decoded at a time
+_BATCH = 16  # rows that are decoded at a time; damage among them costs them all
 _AT_ONCE = 1 << 14  # bytes: most images are smaller
-_UNKNOWN, _NONE = 0, -1
+_UNKNOWN, _NONE, _DAMAGED = 0, -1, -2  # in the place of a place
 
 
 def open_rows(shards: list[Path], column: str, count: int) -> "RowsInPlace | CachedRows":
@@ -62,22 +66,23 @@ class CachedRows:
     def __init__(self, shards: list[Path], column: str) -> None:
         import datasets
 
+        where = shards[0] if len(shards) == 1 else shards[0].parent  # which one is not said
         files = [escape(str(shard)) for shard in shards]
-        shown = not datasets.are_progress_bars_disabled()
-        datasets.disable_progress_bars()  # they would stand between lines of a log
         try:
-            rows = datasets.load_dataset(
-                "parquet", data_files=files, split="train", columns=[column]
-            )
+            with _bars_on_terminals():
+                builder = datasets.load_dataset_builder(
+                    "parquet", data_files=files, columns=[column]
+                )
+                if not os.path.exists(builder.cache_dir):
+                    size = sum(shard.stat().st_size for shard in shards) / 1e6
+                    RUN.info(f"{where}: {size:,.0f} MB are decoded once, into {builder.cache_dir}")
+                builder.download_and_prepare()
+                rows = builder.as_dataset(split="train")
         except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError) as error:
             cause = brief(error.__cause__ or error)
-            where = shards[0] if len(shards) == 1 else shards[0].parent  # which one is not said
             raise UserError(
                 f"{where}: the shards cannot be opened ({cause}); write them again"
             ) from error
-        finally:
-            if shown:
-                datasets.enable_progress_bars()
         if isinstance(rows.features[column], datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
         self._rows, self._column = rows, column
@@ -87,6 +92,21 @@ class CachedRows:
         value = self._rows[row][self._column]
         encoded = value.get("bytes") if isinstance(value, dict) else value
         return encoded if isinstance(encoded, bytes) else None
+
+
+@contextlib.contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """The progress bars of ``datasets``, which would otherwise stand between lines of a log."""
+    import datasets
+
+    hidden = datasets.are_progress_bars_disabled()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
 
 
 class RowsInPlace:
@@ -108,6 +128,7 @@ class RowsInPlace:
         self._stamps = [_stamp(os.stat(shard)) for shard in shards]
         known = np.array(groups, np.int64).reshape(-1, 3)
         self._groups, self._ends = known[:, :2], np.cumsum(known[:, 2])
+        self._causes: dict[int, str] = {}  # why row groups are damaged, as this process found
         self._begin()
 
     def _begin(self) -> None:
@@ -130,50 +151,76 @@ class RowsInPlace:
         Raises:
             OSError, ValueError, pyarrow.ArrowException: the file is damaged, or another one.
         """
-        if self._places[row] == _UNKNOWN:
-            self._note(int(np.searchsorted(self._ends, row, side="right")))
-        place = int(self._places[row])
-        return None if place == _NONE else self._read_at(row, place)
-
-    def _read_at(self, row: int, place: int) -> bytes:
-        number, _ = self._groups[np.searchsorted(self._ends, row, side="right")]
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        number, within = self._groups[group].tolist()
         with open(self._shards[number], "rb", buffering=0) as file:
-            if _stamp(os.fstat(file.fileno())) != self._stamps[number]:
-                raise OSError(0, f"{self._shards[number].name} was changed meanwhile")
-            found = os.pread(file.fileno(), _AT_ONCE, place - 4)
-            end = 4 + int.from_bytes(found[:4], "little")
-            if end > len(found):
-                found += os.pread(file.fileno(), end - len(found), place - 4 + len(found))
+            self._require_unchanged(number, file.fileno())
+            if self._places[row] == _UNKNOWN:
+                self._note(group, file.fileno())
+            place = int(self._places[row])
+            if place == _DAMAGED:
+                where = f"{self._shards[number].name}, row group {within}"
+                raise ValueError(f"{where}: {self._causes.get(group, 'damaged')}")
+            return None if place == _NONE else self._read_at(number, file.fileno(), place)
+
+    def _require_unchanged(self, number: int, file: int) -> None:
+        if _stamp(os.fstat(file)) != self._stamps[number]:
+            raise OSError(f"{self._shards[number].name} was changed meanwhile")
+
+    def _read_at(self, number: int, file: int, place: int) -> bytes:
+        found = os.pread(file, _AT_ONCE, place - 4)
+        end = 4 + int.from_bytes(found[:4], "little")
+        if end > len(found):
+            found += os.pread(file, end - len(found), place - 4 + len(found))
         if len(found) < end:
-            raise OSError(0, f"{self._shards[number].name} is cut short")
+            raise OSError(f"{self._shards[number].name} is cut short")
         return found[4:end]
 
-    def _note(self, group: int) -> None:
-        """Note where the images of a row group stand."""
+    def _note(self, group: int, file: int) -> None:
+        """Note where the images of a row group stand, or from which row on it is damaged.
+
+        What is damaged is not looked at again; a disk or a net that fails may work the next time.
+        """
         places: list[int] = []
+        first = int(self._ends[group - 1]) if group else 0
+        count = int(self._ends[group]) - first
+        try:
+            for place in itertools.islice(self._found(group, file), count):
+                places.append(place)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            self._require_unchanged(int(self._groups[group, 0]), file)
+            if getattr(error, "errno", None):
+                raise
+            self._causes[group] = brief(error)
+        places += [_DAMAGED] * (count - len(places))
+        self._places[first : first + count] = places
+
+    def _found(self, group: int, file: int) -> Iterator[int]:
+        """The places of the images of a row group, in order.
+
+        Nothing is mapped into memory: to touch what another program has cut off a mapped file ends
+        the process.
+        """
         number, within = self._groups[group].tolist()
-        with (
-            # Mapped: else a row group, which may be the whole file, is held in memory.
-            pq.ParquetFile(
-                self._shards[number], memory_map=True, page_checksum_verification=True
-            ) as file,
-            open(self._shards[number], "rb") as raw,
-            mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        ):
-            chunk = _chunk(file.metadata.row_group(within), self._column)
+        with pq.ParquetFile(
+            self._shards[number],
+            # Page by page: else a row group, which may be the whole file, is held in memory.
+            buffer_size=1 << 16,
+            pre_buffer=False,
+            page_checksum_verification=True,
+        ) as shard:
+            chunk = _chunk(shard.metadata.row_group(within), self._column)
             reached = chunk.data_page_offset
             end = reached + chunk.total_compressed_size
-            for value in self._values(file, within):
+            for value in self._values(shard, within):
                 if value is None:
-                    places.append(_NONE)
+                    yield _NONE
                     continue
-                found = content.find(len(value).to_bytes(4, "little") + value, reached, end)
+                found = _find(len(value).to_bytes(4, "little") + value, file, reached, end)
                 if found < 0:
-                    raise ValueError(f"{self._shards[number].name}: images are not in their order")
-                places.append(found + 4)
+                    raise ValueError("images are not in their order")
+                yield found + 4
                 reached = found + 4 + len(value)
-        first = int(self._ends[group - 1]) if group else 0
-        self._places[first : first + len(places)] = places
 
     def _values(self, file: pq.ParquetFile, group: int) -> Iterator[bytes | None]:
         name, inner = self._column, f"{self._column}.bytes"
@@ -183,6 +230,19 @@ class RowsInPlace:
         ):
             values = batch.column(0)
             yield from (pc.struct_field(values, "bytes") if struct else values).to_pylist()
+
+
+def _find(wanted: bytes, file: int, start: int, end: int) -> int:
+    """Where in ``start`` to ``end`` of a file these bytes stand first; -1 if nowhere."""
+    while start + len(wanted) <= end:
+        window = os.pread(file, len(wanted) + _AT_ONCE, start)
+        found = window.find(wanted)
+        if found >= 0:
+            return start + found
+        if len(window) < len(wanted):  # the file is cut short
+            break
+        start += len(window) - len(wanted) + 1
+    return -1
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:

@@ -39,6 +39,7 @@ _FEATURES = {  # tells ``datasets`` that the column holds images
 # In a shard's metadata, in JSON: the places of images that were left out, and why.
 _LEFT_OUT = "transreid_ssl.left_out"
 _ROW_GROUP = 1_000  # images
+_WRITTEN_AT_ONCE = 16  # images: a page ends between them when it has a megabyte
 _NAME_COLUMNS = ("name", "image_path", "file_name", "path", "__key__")
 
 
@@ -248,6 +249,7 @@ def _write_shard(path: Path, pool: Pool, indices: np.ndarray) -> Iterator[str | 
             compression="none",
             use_dictionary=TEXTS if known else False,
             write_statistics=["name"],
+            write_batch_size=_WRITTEN_AT_ONCE,  # a page that is damaged later costs few images
             write_page_checksum=True,
         ) as writer,
     ):

@@ -10,13 +10,13 @@ import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from transreid_ssl.data import LabelledImages, Pool, ReIDProtocol, image_loader
 from transreid_ssl.data.reid import camera_rows
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone
 from transreid_ssl.processes import together
+from transreid_ssl.progress import progress
 
 Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS: dict[str, torch.dtype | None] = {
@@ -111,7 +111,7 @@ def embed_batches(
         flip: add the features of the mirrored images, as the papers do at test time.
         precision: "no" (float32), or autocast to "bf16" or "fp16".
         skip_corrupt: leave out images that cannot be read.
-        title: of a progress bar on a terminal; None for no bar.
+        title: of what is said of progress; None for nothing.
         share: (i, n) for every n-th batch, from the i-th on.
         places: int64 (M,), embed only these of the images; all when None.
 
@@ -130,10 +130,11 @@ def embed_batches(
         images, size, batch_size, num_workers, mine, skip_corrupt, cameras,
         interpolation=backbone.spec.interpolation,
     )  # fmt: skip
-    hidden = None if title and not share[0] else True  # None: hidden where there is no terminal
     under_way: tuple[Tensor, _Copy] | None = None
-    with _evaluating(backbone):
-        for batch in tqdm(loader, title, disable=hidden, leave=False):
+    shown = bool(title) and not share[0]
+    with _evaluating(backbone), progress(len(mine), title or "", shown) as tick:
+        for batch in loader:
+            tick(len(batch["index"]) + len(batch["corrupt"]))
             if not len(batch["index"]):
                 continue
             inputs = [batch[name].to(device, non_blocking=True) for name in names]

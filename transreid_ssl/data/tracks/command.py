@@ -3,8 +3,6 @@
 from collections import Counter
 from pathlib import Path
 
-from tqdm import tqdm
-
 from transreid_ssl.command import as_started
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import finished, pack
@@ -23,12 +21,13 @@ from transreid_ssl.data.tracks.settings import DEMO, DEMO_CLIP, Clip, Tracks
 from transreid_ssl.data.tracks.sources import find_videos
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import DONE
+from transreid_ssl.progress import progress
 
 
 def run_clip(options: Clip) -> int:
     """The command ``clip``."""
-    with tqdm(total=options.cameras * options.frames, unit=" frames", disable=None) as bar:
-        write_clip(options, options.out, bar.update)
+    with progress(options.cameras * options.frames, "frames") as tick:
+        write_clip(options, options.out, tick)
     print(f"{options.out}: {options.cameras} videos with their tracks")
     print(as_started(f"next: python -m transreid_ssl.data tracks {options.out} --out pool"))
     return 0
@@ -43,9 +42,9 @@ def run_tracks(options: Tracks) -> int:
     print(f"left out: {describe_left_out(reasons)}", flush=True)
     if finished(pool, options.out, options.rows_per_shard) is not None:
         print(f"{options.out}: {DONE}")
-    with tqdm(total=len(pool), unit=" crops", disable=None, leave=False) as bar:
+    with progress(len(pool), "crops") as tick:
         complaints = pack(
-            pool, options.out, options.rows_per_shard, bar.update, num_workers=options.num_workers
+            pool, options.out, options.rows_per_shard, tick, num_workers=options.num_workers
         )
     reasons = Counter(line.rpartition(": ")[2] for line in complaints)
     print(f"left out when they were seen: {describe_left_out(reasons)}")

@@ -1,0 +1,50 @@
+"""What long work says of how far it is, where there is no terminal for a bar."""
+
+import logging
+import re
+
+import pytest
+import torch
+
+from transreid_ssl import progress, whiten
+from transreid_ssl.models import build_backbone, save_backbone
+
+
+@pytest.fixture
+def each_time(monkeypatch):
+    """A line for each step, instead of two a minute."""
+    monkeypatch.setattr(progress, "_EVERY", 0)
+
+
+def test_lines_of_a_log(each_time, caplog):
+    with (
+        caplog.at_level(logging.INFO, "transreid_ssl"),
+        progress.progress(1200, "images") as tick,
+        progress.progress(None, "frames") as other,
+    ):
+        tick(1000)
+        other()
+        tick(200)
+    assert caplog.messages[1] == "frames: 1"
+    assert re.fullmatch(r"images: 1,000 of 1,200, about 0:00:0\d left", caplog.messages[0])
+    assert caplog.messages[2:] == ["images: 1,200 of 1,200, about 0:00:00 left"]
+
+
+def test_nothing_of_short_work_and_of_other_processes(caplog, capfd):
+    with caplog.at_level(logging.INFO, "transreid_ssl"):
+        for shown in (True, False):
+            with progress.progress(2, "images", shown) as tick:
+                tick(2)
+    assert (caplog.messages, capfd.readouterr()) == ([], ("", ""))
+
+
+def test_commands_that_embed_say_how_far_they_are(each_time, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    save_backbone("net.safetensors", build_backbone("vit_nano_patch8_conv", img_size=(32, 16)))
+    people = "--images=demo:identities=8,images=6,height=32,width=16"
+    fast = ["--batch_size=32", "--num_workers=0", "--dim=8"]
+    whiten.main(["--weights=net.safetensors", people, *fast])
+    said = capsys.readouterr().out
+    assert "images: 32 of 48, about" in said
+    assert "whitening 512 values of 48 images\n" in said
