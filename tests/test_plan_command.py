@@ -70,7 +70,7 @@ def test_a_run_may_be_shorter_than_what_is_to_be_measured():
     ("arguments", "message"),
     [
         (["nothing"], "recipes/nothing.py: there is no such recipe"),
-        (["uda_finetune"], "has two stages"),
+        (["uda_finetune"], "has two stages: plan \"finetune supervised\" and "),
         (["--steps=0", "dino_pretrain"], "steps"),
         (["--steps", "many", "dino_pretrain"], "many"),
         (["--step=3", "dino_pretrain"], "step"),

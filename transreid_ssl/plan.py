@@ -174,7 +174,7 @@ def measure(
         raise UserError("a plan is made by one process: give --processes instead of launching many")
     if "source_training" in recipe.Config.__dataclass_fields__:
         raise UserError(
-            f"{recipe.__name__}: has two stages; plan supervised_finetune and usl_finetune instead"
+            f"{recipe.__name__}: has two stages: plan "finetune supervised" and "finetune usl" instead"
         )
     config, _ = parse_config(  # the recipe itself says what was chosen
         recipe.Config, recipe.DEMO, recipe.__doc__, settings, say=lambda text: None
