@@ -78,9 +78,10 @@ def settings_of(recipe: ModuleType, settings: Sequence[str]) -> Any:
 
 def images_of(config: Any) -> str:
     """The images to train on, by the names that the settings give them."""
-    data = config.data
-    named = getattr(data, "pool", None) or f"{data.name} {getattr(data, 'root', None) or ''}"
-    return named.strip()
+    section = config.data
+    if isinstance(config, PretrainingConfig):
+        return section.pool
+    return f"{section.name} {section.root or ''}".strip()
 
 
 def is_demo(config: PretrainingConfig) -> bool:
