@@ -5,6 +5,7 @@ import re
 import pytest
 
 import launch
+from transreid_ssl.data import open_pool
 from transreid_ssl.plan import describe
 from transreid_ssl.training.measure import Measurement
 
@@ -34,29 +35,64 @@ def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
     run = tmp_path / "run"
     text = plan("--steps=2", *DINO, f"--run.output={run}")
     assert re.search(r"measured on cpu: 2 step\(s\) of 16 images after the first, \S+ s each", text)
+<<<<<<< HEAD
     assert "this run: 18 steps (3 epochs of 6), " in text
     assert re.search(r"\n  \d+% of the rate that products of large matrices reach", text)
+=======
+    assert (
+        "this run, on demo:identities=24,images=4,height=32,width=16: 18 steps (3 epochs of 6), "
+        in text
+    )
+>>>>>>> pages
     assert re.search(r"LUPerson \(4,180,243 images\), as many epochs: \S+ h", text)
     assert re.search(r"memory: \d+\.\d GB a process .* disk: \d+\.\d+ GB of checkpoints", text)
+    assert "to be measured, nothing is kept; 1 process" in text
     assert not run.exists()
 
 
+<<<<<<< HEAD
 def test_a_training_is_planned_by_the_words_that_start_it():
     text = plan("--steps=1", "pretrain", "dino", *DINO[1:], "--processes=4")
     assert "s each on 4 processes that never wait for each other" in text
     (line,) = plan("pretrain", "dio", code=2).splitlines()
     assert line.startswith("error: pretrain dio: give one of dino, ")
+=======
+def test_it_speaks_of_ones_own_pool_and_of_no_other(tmp_path):
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    pool = open_pool(f"demo:identities=6,images=4,{PEOPLE}")
+    for index in range(len(pool)):
+        (crops / f"{index}.png").write_bytes(pool.read(index))
+    own = ["--config", "auto", f"--data.pool={crops}"]
+    text = plan("--steps=1", "dino_pretrain", *own, *RUN[2:], "--run.epochs=2")
+    assert f"this run, on {crops}: " in text
+    assert "LUPerson" not in text
+    assert "run folder" not in text
+    known = ["dino_pretrain", "--config=dino_vit_small_ics_luperson50.yaml", f"--data.pool={crops}"]
+    text = plan("--gpu=h200", *known, "--data.subset=null")
+    assert f"  {crops} (24 images), 100 epochs: 0.0 h" in text
+
+
+def test_what_stops_the_steps_names_the_folder_that_was_given(tmp_path):
+    run = tmp_path / "run"
+    wrong = ["--optim.lr=1e30", "--optim.clip=0", "--optim.warmup_epochs=0", "--probe.data=null"]
+    text = plan("--steps=6", *DINO, *wrong, f"--run.output={run}", code=2)
+    assert text.splitlines()[-1].startswith(f"error: {run}: ")
+>>>>>>> pages
 
 
 def test_processes_share_a_batch():
     text = plan("--steps=1", "--processes=4", *DINO)
     assert "s each on 4 processes that never wait for each other" in text
-    assert "this run: 18 steps (3 epochs of 6), " in text
+    assert (
+        "this run, on demo:identities=24,images=4,height=32,width=16: 18 steps (3 epochs of 6), "
+        in text
+    )
 
 
 def test_an_epoch_of_clustering_is_no_pass_over_the_images():
     text = plan("--steps=1", "--processes=2", *USL)
-    assert "this run: 8 steps (2 epochs of 4), " in text
+    assert "images=6,test=5,height=32,width=16: 8 steps (2 epochs of 4), " in text
     assert "LUPerson" not in text
 
 
@@ -70,7 +106,7 @@ def test_a_run_may_be_shorter_than_what_is_to_be_measured():
     ("arguments", "message"),
     [
         (["nothing"], "recipes/nothing.py: there is no such recipe"),
-        (["uda_finetune"], "has two stages: plan \"finetune supervised\" and "),
+        (["uda_finetune"], "has two stages: plan `finetune supervised` and "),
         (["--steps=0", "dino_pretrain"], "steps"),
         (["--steps", "many", "dino_pretrain"], "many"),
         (["--step=3", "dino_pretrain"], "step"),
@@ -93,13 +129,17 @@ def test_the_arithmetic():
         probes=4, checkpoints=20, checkpoints_kept=2, checkpoint_bytes=250_000_000,
         memory=1_500_000_000, ceiling_share=0.425, watts=400.0,
     )  # fmt: skip
-    lines = describe(found, processes=2, passes=True)
+    lines = describe(found, processes=2, images="crops", stands_in=True)
     assert lines == [
         "measured on cpu: 8 step(s) of 100 images after the first, 0.5 s each on 2 processes that "
         "never wait for each other",
         "  200 images/s; 25% of a step is waiting for images; the first step took 60.5 s",
+<<<<<<< HEAD
         "  42% of the rate that products of large matrices reach on this device",
         "this run: 1,000 steps (10 epochs of 100), 16 min 00 s (training 9 min 20 s, "
+=======
+        "this run, on crops: 1,000 steps (10 epochs of 100), 16 min 00 s (training 9 min 20 s, "
+>>>>>>> pages
         "the beginnings of epochs 5 min 00 s, 4 probes 0 min 40 s, 20 checkpoints 1 min 00 s)",
         "  LUPerson (4,180,243 images), as many epochs: 58.1 h",
         "  its half, as many epochs: 29.0 h",

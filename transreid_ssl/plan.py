@@ -1,7 +1,7 @@
 """What a training would take, measured by a few of its steps on this machine.
 
-Images a second, the hours of the run and of as many epochs over LUPerson and its half, memory and
-disk.
+Images a second, the hours of the run, memory and disk; where generated people stand in for a pool,
+the hours of as many epochs over LUPerson and its half, too.
 """
 
 import os
@@ -12,16 +12,23 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD
 from transreid_ssl import command, launching, logs, shipped
+=======
+from transreid_ssl import command, data, logs
+>>>>>>> pages
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.clock import duration, rate
+from transreid_ssl.training.config import AUTO
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from transreid_ssl.training.measure import Measurement
 
 LUPERSON = 4_180_243
+_LUPERSON = {f"LUPerson ({LUPERSON:,} images)": LUPERSON, "its half": LUPERSON // 2}
 _STARVED = 0.1  # share of a step that is waited for images, above which loaders are too few
 
 
@@ -59,9 +66,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.gpu:
         print("\n".join(on_known_gpu(recipe, settings, options.gpu, options.processes)))
         return
-    measurement = measure(recipe, settings, options.steps, options.processes)
-    passes = issubclass(recipe.Config, PretrainingConfig)
-    print("\n".join(describe(measurement, options.processes, passes)))
+    config = settings_of(recipe, settings)
+    measurement = measure(recipe, config, settings, options.steps, options.processes)
+    own = AUTO in settings or f"--config={AUTO}" in settings
+    stands_in = isinstance(config, PretrainingConfig) and is_demo(config) and not own
+    print("\n".join(describe(measurement, options.processes, images_of(config), stands_in)))
+
+
+def settings_of(recipe: ModuleType, settings: Sequence[str]) -> Any:
+    """The settings that would run; the recipe itself says which were chosen."""
+    told = recipe.Config, recipe.DEMO, recipe.__doc__, settings
+    return parse_config(*told, say=lambda text: None)[0]
+
+
+def images_of(config: Any) -> str:
+    """The images to train on, by the names that the settings give them."""
+    section = config.data
+    if isinstance(config, PretrainingConfig):
+        return section.pool
+    return f"{section.name} {section.root or ''}".strip()
+
+
+def is_demo(config: PretrainingConfig) -> bool:
+    """Whether generated people stand in for a pool."""
+    return config.data.pool.partition(":")[0] == "demo"
 
 
 @dataclass(frozen=True)
@@ -93,7 +121,7 @@ def on_known_gpu(
     Raises:
         UserError: none is stored of this GPU, network or views.
     """
-    config, _ = parse_config(recipe.Config, recipe.DEMO, recipe.__doc__, settings)
+    config = settings_of(recipe, settings)
     profile = PROFILES.get((gpu, config.model.name))
     if profile is None or not recipe.__name__.startswith("dino"):
         known = ", ".join(f"{name} on {card}" for card, name in PROFILES)
@@ -110,7 +138,7 @@ def on_known_gpu(
         + f"; {processes} of them are {rate(speed)} images/s if they never wait"
         * (processes > 1)
     ]
-    for name, count in _pools().items():
+    for name, count in _pools(config).items():
         lines.append(f"  {name}, {epochs} epochs: {count * epochs / speed / 3600:,.1f} h")
     return lines
 
@@ -156,11 +184,12 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def measure(
-    recipe: ModuleType, settings: Sequence[str], steps: int, processes: int = 1
+    recipe: ModuleType, config: Any, settings: Sequence[str], steps: int, processes: int = 1
 ) -> "Measurement":
     """Run the first steps of a recipe, in a folder that is thrown away.
 
-    For several processes this one computes their shares of a batch one after the other.
+    For several processes this one computes their shares of a batch one after the other. ``config``
+    is what ``settings`` come to.
 
     Raises:
         UserError: a recipe of two stages, what the recipe refuses, a batch that the processes
@@ -168,17 +197,16 @@ def measure(
     """
     import torch
 
-    from transreid_ssl.training.measure import Measured, measuring
+    from transreid_ssl.training.measure import Measured
+    from transreid_ssl.training.measuring import measuring
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a plan is made by one process: give --processes instead of launching many")
     if "source_training" in recipe.Config.__dataclass_fields__:
         raise UserError(
-            f"{recipe.__name__}: has two stages: plan "finetune supervised" and "finetune usl" instead"
+            f"{recipe.__name__}: has two stages: plan `finetune supervised` and `finetune usl` "
+            "instead"
         )
-    config, _ = parse_config(  # the recipe itself says what was chosen
-        recipe.Config, recipe.DEMO, recipe.__doc__, settings, say=lambda text: None
-    )
     parts = config.run.accumulation * processes
     if config.run.batch_size % parts:
         raise UserError(f"--processes {processes}: do not share {config.run.batch_size} images")
@@ -188,6 +216,8 @@ def measure(
             recipe.main([*settings, *own])
         except Measured as end:
             return end.measurement
+        except UserError as error:  # speaks of the folder that the user knows
+            raise UserError(str(error).replace(f"{folder}/run", config.run.output)) from error
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU's memory does not suffice for {config.run.batch_size // parts} images at "
@@ -198,8 +228,8 @@ def measure(
     raise UserError(f"{recipe.__name__}: ended without a step")
 
 
-def describe(found: "Measurement", processes: int, passes: bool) -> list[str]:
-    """Lines for people; ``passes``: an epoch is a pass over the pool."""
+def describe(found: "Measurement", processes: int, images: str, stands_in: bool) -> list[str]:
+    """Lines for people; ``stands_in``: the images were measured in the place of a large pool's."""
     step, speed = found.step / processes, processes * found.batch_size / found.step
     total = found.steps_per_epoch * found.epochs
     parts = {
@@ -215,11 +245,16 @@ def describe(found: "Measurement", processes: int, passes: bool) -> list[str]:
         * (processes > 1),
         f"  {rate(speed)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
         f"first step took {found.first / processes:.1f} s",
+<<<<<<< HEAD
         *_of_ceiling(found),
         f"this run: {total:,} steps ({found.epochs} epochs of {found.steps_per_epoch:,}), "
+=======
+        f"this run, on {images}: {total:,} steps "
+        f"({found.epochs} epochs of {found.steps_per_epoch:,}), "
+>>>>>>> pages
         f"{duration(sum(parts.values()))} ({told})",
     ]  # fmt: skip
-    for name, count in _pools().items() if passes else ():
+    for name, count in _LUPERSON.items() if stands_in else ():
         lines.append(f"  {name}, as many epochs: {count * found.epochs / speed / 3600:,.1f} h")
     lines.append(
         f"memory: {found.memory / 1e9:.1f} GB a process with its loaders; disk: "
@@ -233,6 +268,7 @@ def describe(found: "Measurement", processes: int, passes: bool) -> list[str]:
     return lines
 
 
+<<<<<<< HEAD
 def _of_ceiling(found: "Measurement") -> list[str]:
     """The line of how much of the device is used; none where it was not counted."""
     if found.ceiling_share is None:
@@ -245,6 +281,14 @@ def _of_ceiling(found: "Measurement") -> list[str]:
 
 def _pools() -> dict[str, int]:
     return {f"LUPerson ({LUPERSON:,} images)": LUPERSON, "its half": LUPERSON // 2}
+=======
+def _pools(config: Any) -> dict[str, int]:
+    """How many images the pool of the settings has, or LUPerson, if none is there."""
+    if is_demo(config) or not os.path.exists(config.data.pool):
+        return _LUPERSON
+    count = len(data.open_pool(config.data.pool, config.data.subset))
+    return {f"{images_of(config)} ({counted(count, 'image')})": count}
+>>>>>>> pages
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,8 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.training.checkpoint import staying
 from transreid_ssl.training.clock import Clock
 from transreid_ssl.training.loop import Trainer
+from transreid_ssl.training.measuring import steps_to_measure
 from transreid_ssl.training.sharding import is_sharded
-
-_STEPS: ContextVar[int] = ContextVar("steps", default=0)
 
 
 @dataclass(frozen=True)
@@ -69,21 +67,11 @@ class Measured(Exception):
         self.measurement = measurement
 
 
-@contextmanager
-def measuring(steps: int) -> Iterator[None]:
-    """Within it a training raises ``Measured`` after its first step and ``steps`` more."""
-    token = _STEPS.set(steps)
-    try:
-        yield
-    finally:
-        _STEPS.reset(token)
-
-
 def end_if_measured(
     trainer: Trainer, batches: Callable[[Trainer], Iterator[dict[str, Any]]]
 ) -> None:
     """Where a training is only to be measured, do so and raise ``Measured``."""
-    if steps := _STEPS.get():
+    if steps := steps_to_measure():
         raise Measured(_measure(trainer, batches(trainer), steps))
 
 

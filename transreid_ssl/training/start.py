@@ -25,6 +25,7 @@ from transreid_ssl.processes import on_all, on_main, together
 from transreid_ssl.training import trackers
 from transreid_ssl.training.config import as_plain, differences
 from transreid_ssl.training.health import all_finite
+from transreid_ssl.training.measuring import steps_to_measure
 from transreid_ssl.training.runfolder import RunFolder, goes_on
 from transreid_ssl.training.settings import BackboneSettings, RunSettings
 from transreid_ssl.training.threads import share_cores
@@ -70,10 +71,11 @@ def start(
     if settings.tracker:
         together(accelerator, lambda: trackers.start(accelerator, as_plain(config), recipe))
     set_seed(settings.seed)
+    where = "to be measured, nothing is kept" if steps_to_measure() else f"run folder {run.path}"
     sharded = ", weights sharded" * (settings.shard and accelerator.num_processes > 1)
     logs.say(
         accelerator,
-        f"{recipe}: {origin}; run folder {run.path}; {accelerator.num_processes} process(es) on "
+        f"{recipe}: {origin}; {where}; {accelerator.num_processes} process(es) on "
         f"{accelerator.device.type}, precision {_precision(accelerator)}{sharded}",
     )
     return accelerator, run, images
