@@ -35,28 +35,24 @@ def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
     run = tmp_path / "run"
     text = plan("--steps=2", *DINO, f"--run.output={run}")
     assert re.search(r"measured on cpu: 2 step\(s\) of 16 images after the first, \S+ s each", text)
-<<<<<<< HEAD
-    assert "this run: 18 steps (3 epochs of 6), " in text
     assert re.search(r"\n  \d+% of the rate that products of large matrices reach", text)
-=======
     assert (
         "this run, on demo:identities=24,images=4,height=32,width=16: 18 steps (3 epochs of 6), "
         in text
     )
->>>>>>> pages
     assert re.search(r"LUPerson \(4,180,243 images\), as many epochs: \S+ h", text)
     assert re.search(r"memory: \d+\.\d GB a process .* disk: \d+\.\d+ GB of checkpoints", text)
     assert "to be measured, nothing is kept; 1 process" in text
     assert not run.exists()
 
 
-<<<<<<< HEAD
 def test_a_training_is_planned_by_the_words_that_start_it():
     text = plan("--steps=1", "pretrain", "dino", *DINO[1:], "--processes=4")
     assert "s each on 4 processes that never wait for each other" in text
     (line,) = plan("pretrain", "dio", code=2).splitlines()
     assert line.startswith("error: pretrain dio: give one of dino, ")
-=======
+
+
 def test_it_speaks_of_ones_own_pool_and_of_no_other(tmp_path):
     crops = tmp_path / "crops"
     crops.mkdir()
@@ -78,7 +74,6 @@ def test_what_stops_the_steps_names_the_folder_that_was_given(tmp_path):
     wrong = ["--optim.lr=1e30", "--optim.clip=0", "--optim.warmup_epochs=0", "--probe.data=null"]
     text = plan("--steps=6", *DINO, *wrong, f"--run.output={run}", code=2)
     assert text.splitlines()[-1].startswith(f"error: {run}: ")
->>>>>>> pages
 
 
 def test_processes_share_a_batch():
@@ -134,12 +129,8 @@ def test_the_arithmetic():
         "measured on cpu: 8 step(s) of 100 images after the first, 0.5 s each on 2 processes that "
         "never wait for each other",
         "  200 images/s; 25% of a step is waiting for images; the first step took 60.5 s",
-<<<<<<< HEAD
         "  42% of the rate that products of large matrices reach on this device",
-        "this run: 1,000 steps (10 epochs of 100), 16 min 00 s (training 9 min 20 s, "
-=======
         "this run, on crops: 1,000 steps (10 epochs of 100), 16 min 00 s (training 9 min 20 s, "
->>>>>>> pages
         "the beginnings of epochs 5 min 00 s, 4 probes 0 min 40 s, 20 checkpoints 1 min 00 s)",
         "  LUPerson (4,180,243 images), as many epochs: 58.1 h",
         "  its half, as many epochs: 29.0 h",

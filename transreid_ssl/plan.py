@@ -12,11 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
-from transreid_ssl import command, launching, logs, shipped
-=======
-from transreid_ssl import command, data, logs
->>>>>>> pages
+from transreid_ssl import command, data, launching, logs, shipped
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import parse_config
@@ -245,13 +241,9 @@ def describe(found: "Measurement", processes: int, images: str, stands_in: bool)
         * (processes > 1),
         f"  {rate(speed)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
         f"first step took {found.first / processes:.1f} s",
-<<<<<<< HEAD
         *_of_ceiling(found),
-        f"this run: {total:,} steps ({found.epochs} epochs of {found.steps_per_epoch:,}), "
-=======
         f"this run, on {images}: {total:,} steps "
         f"({found.epochs} epochs of {found.steps_per_epoch:,}), "
->>>>>>> pages
         f"{duration(sum(parts.values()))} ({told})",
     ]  # fmt: skip
     for name, count in _LUPERSON.items() if stands_in else ():
@@ -268,7 +260,6 @@ def describe(found: "Measurement", processes: int, images: str, stands_in: bool)
     return lines
 
 
-<<<<<<< HEAD
 def _of_ceiling(found: "Measurement") -> list[str]:
     """The line of how much of the device is used; none where it was not counted."""
     if found.ceiling_share is None:
@@ -279,16 +270,12 @@ def _of_ceiling(found: "Measurement") -> list[str]:
     ]
 
 
-def _pools() -> dict[str, int]:
-    return {f"LUPerson ({LUPERSON:,} images)": LUPERSON, "its half": LUPERSON // 2}
-=======
 def _pools(config: Any) -> dict[str, int]:
     """How many images the pool of the settings has, or LUPerson, if none is there."""
     if is_demo(config) or not os.path.exists(config.data.pool):
         return _LUPERSON
     count = len(data.open_pool(config.data.pool, config.data.subset))
     return {f"{images_of(config)} ({counted(count, 'image')})": count}
->>>>>>> pages
 
 
 if __name__ == "__main__":
