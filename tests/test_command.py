@@ -88,9 +88,9 @@ def test_help_is_the_docstring(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: source"),
-        (["a", "--part.size=0"], "Part.size is 0: give 1 or more"),
-        (["a", "--part.size=many"], "part.size"),
+        ([], "are required: source; --help"),
+        (["a", "--part.size=0"], "--part.size 0: give 1 or more"),
+        (["a", "--part.size=many"], "error: --part.size many: give a whole number\n"),
         (["a", "--part.colour=red"], "part.colour"),
         (["a", "--names"], "--names: expected at least one argument"),
     ],
@@ -126,7 +126,7 @@ def test_a_traceback_of_a_users_error_is_shown_when_asked_for(debug, monkeypatch
         command.run(copy, "a", "--part.size=0")
     said = capsys.readouterr().err
     assert ("Traceback" in said) == (debug == "1")
-    assert said.splitlines()[-1] == "error: Part.size is 0: give 1 or more"
+    assert said.splitlines()[-1] == "error: --part.size 0: give 1 or more"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import launch
 PACKAGE = "transreid_ssl"
 BOTTOM = {
     "errors", "files", "logs", "reading", "tables", "parts", "outputs", "command", "processes",
-    "terms", "palette", "launching", "shipped", "words", "progress",
+    "terms", "palette", "launching", "shipped", "words", "progress", "complaints",
 }  # fmt: skip
 FLOORS = [
     BOTTOM,

@@ -28,8 +28,8 @@ from typing import Any, TypeVar
 
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from transreid_ssl import logs
-from transreid_ssl.errors import UserError
+from transreid_ssl import complaints, logs
+from transreid_ssl.errors import OutOfRange, UserError
 
 Settings = TypeVar("Settings")
 
@@ -60,14 +60,21 @@ class Parser(ArgumentParser):
             found = self.parse_args(arguments)
         except (argparse.ArgumentError, UnicodeDecodeError) as error:
             words = sys.argv[1:] if arguments is None else arguments
+            said = complaints.in_words(self, str(error), words)
             hint = self._nearest_option(str(error), words)
-            raise UserError(_first_sentence(error) + hint) from error
+            raise UserError(said or _first_sentence(error) + hint) from error
         logs.show_any()
         for name, default in self.get_defaults().items(branches=True):
             # jsonargparse itself lets a settings file say "run:" with nothing under it.
             if isinstance(default, Namespace) and not isinstance(found.get(name), Namespace):
                 raise UserError(f"{name} is {found.get(name)}: give settings under it, or leave it")
-        return self.instantiate(found)
+        try:
+            return self.instantiate(found)
+        except OutOfRange as error:
+            name = complaints.named_by_option(error.name, error.value, dict(found.items()))
+            if name is None:
+                raise
+            raise UserError(f"--{name} {error.value}: give {error.allowed}") from error
 
     def show_help_of(self, files: Sequence[str], shown: Container[str] | None) -> None:
         """Let ``--help`` tell the values that settings files give, of the ``shown`` options or all.
@@ -102,11 +109,8 @@ class Parser(ArgumentParser):
 
     def _names(self, words: Sequence[str]) -> Iterable[str]:
         """The options, and those of the sub-command among ``words``, without their dashes."""
-        for action in self._actions:
+        for action in complaints.all_actions(self, words):
             yield from (name.lstrip("-") for name in action.option_strings)
-            if isinstance(action, argparse._SubParsersAction):
-                for name in [word for word in words if word in action.choices][:1]:
-                    yield from action.choices[name]._names(words)
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -149,7 +153,8 @@ def options(kind: type[Settings], prog: str, arguments: Sequence[str] | None = N
     Raises:
         UserError: see ``Parser.parse``.
     """
-    return kind(**vars(_parser(kind, prog=as_started(prog)).parse(arguments)))
+    parser = _parser(kind, prog=as_started(prog))
+    return _made(kind, parser.parse(arguments))
 
 
 def positional(metavar: str, help: str, nargs: str = "*", default: Any = ()) -> Any:
@@ -187,7 +192,15 @@ def subcommands(
         choices.add_subcommand(name, _parser(kind), help=_summary(kind).partition("\n")[0])
     found = parser.parse(arguments)
     kind, action = actions[found.subcommand]
-    return action(kind(**vars(found[found.subcommand])))
+    return action(_made(kind, found[found.subcommand]))
+
+
+def _made(kind: type[Settings], found: Namespace) -> Settings:
+    """The settings of a command; what they refuse is told by the option that gave it."""
+    try:
+        return kind(**vars(found))
+    except OutOfRange as error:
+        raise UserError(f"--{error.name} {error.value}: give {error.allowed}") from error
 
 
 def _parser(kind: type, **settings: Any) -> Parser:

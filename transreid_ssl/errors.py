@@ -10,6 +10,14 @@ class UserError(Exception):
     """
 
 
+class OutOfRange(UserError):
+    """A setting that is a number of the right kind, and not one of those that are allowed."""
+
+    def __init__(self, owner: str, name: str, value: object, allowed: str) -> None:
+        super().__init__(f"{owner}.{name} is {value}: give {allowed}")
+        self.name, self.value, self.allowed = name, value, allowed
+
+
 def brief(error: BaseException, limit: int = 120) -> str:
     """The first line of what an error says, cut at ``limit`` letters; its class if it is silent."""
     return next(iter(str(error).strip().splitlines()), "")[:limit] or type(error).__name__
@@ -28,9 +36,7 @@ def check_ranges(owner: object, **bounds: tuple[float | None, float | None]) -> 
         value = getattr(owner, name)
         for number in value if isinstance(value, tuple | list) else (value,):
             if number is not None and not _in_range(number, low, high):
-                raise UserError(
-                    f"{type(owner).__name__}.{name} is {value}: give {_allowed(low, high)}"
-                )
+                raise OutOfRange(type(owner).__name__, name, value, _allowed(low, high))
 
 
 def _in_range(number: float, low: float | None, high: float | None) -> bool:

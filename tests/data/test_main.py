@@ -226,7 +226,7 @@ def test_budget(tmp_path, capsys):
         (["explore"], "explore"),
         (["budget", "--share", "10"], "a label budget of 10.0: give a share above 0"),
         (["budget", "--by", "people"], "people"),
-        (["budget", "--seed", "-1"], "Budget.seed is -1"),
+        (["budget", "--seed", "-1"], "--seed -1: give 0 or more"),
         (["budget", "--data", "market1501"], "market1501: where is it?"),
     ],
 )

@@ -48,11 +48,14 @@ def test_convert_writes_what_needs_no_questions(published, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("", "subcommand"),
-        ("show", "show.weights"),
+        ("", "give what to do: show, convert, save, push or tutorial"),
+        ("show", "required: weights"),
         ("show {0}/none.pth", "none.pth: no such weights file"),
         ("show {0}/t.pth --which nobody", "teacher or student"),
-        ("show {0}/t.pth --img_size tall", "img_size"),
+        (
+            "show {0}/t.pth --img_size tall",
+            "--img_size tall: give 2 whole numbers as .A, B. or null",
+        ),
         ("convert {0}/t.pth {0}/x.pth", r"x.pth: .*\.safetensors"),
         ("shake {0}/t.pth", "shake"),
     ],

@@ -79,7 +79,7 @@ def parse_config(
     for file in filter(os.path.isfile, files):
         if not isinstance(read_yaml(file), dict):
             raise UserError(f"{file}: holds no settings (lines such as `name: value`)")
-    with _named([*[AUTO] * auto, *files]):
+    with _named([*[AUTO] * auto, *files], arguments):
         if {"-h", "--help", "--help-all"} & set(arguments):
             if auto:
                 parser.set_defaults(kind.own_settings(default_file))
@@ -88,7 +88,7 @@ def parse_config(
         by_hand = {*parser.parse_args(arguments, defaults=False).keys()} if auto else set()
     if auto:
         chosen = config.choose(by_hand, default_file)
-        with _named([AUTO, *files]):
+        with _named([AUTO, *files], arguments):
             config = _parse(parser, kind, [*as_options(chosen.settings), *arguments])
         if os.environ.get("RANK", "0") == "0":
             say("\n".join(chosen.lines))
@@ -104,11 +104,14 @@ def _parse(parser: Parser, kind: type[Config], arguments: Sequence[str]) -> Conf
 
 
 @contextmanager
-def _named(files: Sequence[str]) -> Iterator[None]:
-    """What is wrong with settings names the files that they are from."""
+def _named(files: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
+    """What is wrong with settings names the files that they are from, unless it was typed."""
     try:
         yield
     except UserError as error:
+        option = str(error).partition(":")[0].partition(" ")[0]
+        if option in {word.partition("=")[0] for word in arguments if word.startswith("--")}:
+            raise
         raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
 
 
