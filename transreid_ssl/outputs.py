@@ -195,6 +195,10 @@ DONE = "is there already, of images of these names and with these settings: noth
 """What commands say that go on where they were stopped, and have come to their end before."""
 
 
+ANEW = "of images that were written anew since, as the times or sizes of their files say"
+"""What they say of a result that is there already, of files that are no longer those of then."""
+
+
 def begins_with(path: Path, text: str) -> bool:
     """Whether a file begins with this text: how a command knows what it has written itself."""
     with open(path, "rb") as file:
