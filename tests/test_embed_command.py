@@ -1,6 +1,7 @@
 """The command embed: what it takes, that it can be stopped, and that it replaces nobody's files."""
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transreid_ssl import UserError, cluster, embed, search
 from transreid_ssl.data import feature_files, open_pool
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.outputs import DONE
-from transreid_ssl.parts import Parts
+from transreid_ssl.parts import Parts, part_size
 
 POOL = "demo:identities=3,images=4,test=2,height=32,width=16"  # 12 images
 
@@ -86,6 +87,57 @@ def test_a_damaged_part_is_made_again(monkeypatch, capsys, damage):
     assert again == [1, 2]
     assert f"{part}: damaged (its checksum differs); it is made again\n" in capsys.readouterr().out
     assert Path("f.npy").read_bytes() == Path("whole.npy").read_bytes()
+
+
+def crops():
+    """A folder of twelve crops, written a while ago."""
+    os.mkdir("crops")
+    for index in range(12):
+        write_crop(index, index, age=1000)
+    return "--images=crops"
+
+
+def write_crop(name, index, age=0):
+    """Write the crop ``index`` under a name."""
+    path = Path(f"crops/{name:02}.jpg")
+    path.write_bytes(open_pool(POOL).read(index))
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def test_images_that_were_written_anew_are_embedded_again(monkeypatch, capsys):
+    """In parts of a run that was stopped; features that are finished are left, and that is said."""
+    images = crops()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(images)
+    write_crop(1, 9)
+    with monkeypatch.context() as patch:
+        again = stop_after(patch, 99)
+        run(images)
+        assert again == [0, 2]
+    said = capsys.readouterr().out
+    assert "part-000000" in said
+    assert "its images were written anew since; it is made again\n4 of 12 images are done" in said
+    run(images, "--out=whole.npy")
+    assert Path("f.npy").read_bytes() == Path("whole.npy").read_bytes()
+    np.testing.assert_array_equal(np.load("f.npy")[1], np.load("f.npy")[9])
+    run(images)
+    write_crop(3, 3, age=500)  # only the time is another one
+    with pytest.raises(
+        UserError, match=r"f\.npy: is there already, of images that were written an"
+    ):
+        run(images)
+    run(images, "--overwrite=true")
+    run(images)
+    assert f"f.npy: {DONE} (" in capsys.readouterr().out
+
+
+def test_parts_are_small_in_small_pools():
+    """So that an early stop loses little; large ones are not too many files."""
+    sizes = [part_size(count, 2048) for count in (1, 1000, 20_000, 50_000, 1_000_000)]
+    assert sizes == [256, 256, 512, 1024, 2048]
+    assert part_size(1000, 4) == 4
 
 
 def test_parts_of_other_settings_are_not_taken(monkeypatch):

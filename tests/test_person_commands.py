@@ -253,7 +253,10 @@ def test_cluster_groups_a_pool_or_features(capsys):
     assert sizes.sum()
     assert cv2.imread("outputs/cluster/clusters.png") is not None
     out = capsys.readouterr().out
-    assert "which makes the most clusters" in out
+    eps, reach, none = re.search(
+        r"eps (\S+), which makes .* reach (\S+): .*, (\d+) in none", out
+    ).groups()
+    assert float(reach) == pytest.approx(1 / 3 + float(eps) * 2 / 3, abs=0.01)
     assert "page: outputs/cluster/clusters.html" in out
     text = Path("outputs/cluster/clusters.html").read_text()
     assert f"{len(sizes)} cluster" in text
@@ -267,6 +270,10 @@ def test_cluster_groups_a_pool_or_features(capsys):
     with pytest.raises(UserError, match=r"c\.csv: is there already"):
         cluster.main(["f.npy", "--out=c.csv", *run])
     run.append("--overwrite=true")
+    cluster.main(["f.npy", "--out=c.csv", f"--eps={eps}", *run])
+    plain = pyarrow.csv.read_csv("c.csv")["cluster"].to_numpy()
+    assert (plain < 0).sum() > int(none) == sum(label < 0 for label in table["cluster"])
+    capsys.readouterr()
     cluster.main(["f.npy", "--out=c.csv", "--eps=1", *run])
     assert "warning: one cluster holds 100 % of the images" in capsys.readouterr().out
     assert "Warning: one cluster holds 100 % of the images" in Path("c.html").read_text()

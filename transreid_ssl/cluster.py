@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Cluster(EmbeddingSettings):
         eps: Images this close are neighbours, in Jaccard distances of 0 to 1; by default that
             which makes the most clusters, of 19 from the distances of all images to their
             min_samples-th neighbours.
+        reach: Images of no cluster join that of the nearest image in one, if it is this close; by
+            default a third of the way from the eps that was chosen to 1, or the eps that was given.
         min_samples: Neighbours that an image needs to be in the midst of a cluster, with itself.
         k1: Size of the neighbourhoods that are compared, the image itself being one.
         k2: Nearest images that these are averaged over.
@@ -56,6 +58,7 @@ class Cluster(EmbeddingSettings):
 
     pool: str
     eps: float | None = None
+    reach: float | None = None
     min_samples: PositiveInt = 4
     k1: PositiveInt = 30
     k2: PositiveInt = 6
@@ -64,24 +67,35 @@ class Cluster(EmbeddingSettings):
     picture: bool = True
 
     def __post_init__(self) -> None:
-        check_ranges(self, eps=(1e-6, 1))
+        check_ranges(self, eps=(1e-6, 1), reach=(1e-6, 1))
+
+
+class Grouped(NamedTuple):
+    """Clusters int64 (N,), from the largest, -1 for none; and what was taken to find them."""
+
+    labels: np.ndarray
+    eps: float
+    reach: float
 
 
 def group(
     features: np.ndarray, options: Cluster, search: "str | retrieval.Graph" = "exact"
-) -> tuple[np.ndarray, float]:
-    """Clusters int64 (N,), from the largest, -1 for none; and the ``eps`` that was taken."""
-    most = 1.0 if options.eps is None else options.eps
+) -> Grouped:
+    """Cluster unit features (N, D); what is not given is chosen."""
+    most = 1.0 if options.eps is None else max(options.eps, options.reach or 0)
     graph = retrieval.jaccard_graph(
         features, options.k1, options.k2, most, search=search, device=device_of(options)
     )
     eps = options.eps or retrieval.choose_eps(graph, options.min_samples)
+    reach = options.reach or options.eps or retrieval.choose_reach(eps)
     labels = retrieval.cluster_graph(graph, eps, options.min_samples)
+    if reach > eps:
+        labels = retrieval.join_outliers(labels, graph, reach)
     sizes = np.bincount(labels[labels >= 0])
     places = np.empty(len(sizes) + 1, np.int64)
     places[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
     places[-1] = -1
-    return places[labels], eps
+    return Grouped(places[labels], eps, reach)
 
 
 def complaints(labels: np.ndarray) -> list[str]:
@@ -99,8 +113,8 @@ def complaints(labels: np.ndarray) -> list[str]:
         ]
     if none > _TOO_MUCH:
         return [
-            f"{100 * none:.0f} % of the images are in no cluster: give a higher --eps, or a lower "
-            "--min_samples where people have few images"
+            f"{100 * none:.0f} % of the images are in no cluster: give a higher --eps or --reach, "
+            "or a lower --min_samples where people have few images"
         ]
     return []
 
@@ -164,39 +178,47 @@ def _number(labels: np.ndarray) -> str:
     return f"{count:,} cluster{'s' * (count != 1)}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, embed, group, write and draw."""
-    options = command.options(Cluster, "python -m transreid_ssl.cluster", arguments)
+def features_of(options: Cluster) -> tuple[Embedded, str | None]:
+    """The features to cluster and the weights that they were made with, if that is known.
+
+    What would be written is looked at before.
+    """
     check_listing(options.out)
     written = [options.out, picture_of(options.out)] if options.picture else [options.out]
     beside = {page_of(options.out): is_page} if options.picture else {}
     if data.feature_files.is_features(options.pool):
         check_outputs(*written, inputs=[options.pool], beside=beside, keep=keeps(options))
-        embedded = read_embedded(options.pool)
         weights = data.feature_files.about(options.pool).get("weights")
-    else:
-        from transreid_ssl.models import find_weights
+        return read_embedded(options.pool), weights and str(weights)
+    from transreid_ssl.models import find_weights
 
-        weights, model = load_model(options)
-        read = [options.pool, find_weights(weights)]
-        check_outputs(*written, inputs=read, beside=beside, keep=keeps(options))
-        embedded = embed_pool(options.pool, model, options, options.skip_broken)
-    labels, eps = group(embedded.features, options, embedded.search)
+    weights, model = load_model(options)
+    read = [options.pool, find_weights(weights)]
+    check_outputs(*written, inputs=read, beside=beside, keep=keeps(options))
+    return embed_pool(options.pool, model, options, options.skip_broken), weights
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, embed, group, write and draw."""
+    options = command.options(Cluster, "python -m transreid_ssl.cluster", arguments)
+    embedded, weights = features_of(options)
+    labels, eps, reach = group(embedded.features, options, embedded.search)
     chosen = "which makes the most clusters" if options.eps is None else "as given"
+    chosen += f", reach {reach:.3g}" * (reach > eps)
     print(f"eps {eps:.3g}, {chosen}: {_number(labels)} of {len(labels):,} images, "
           f"{(labels < 0).sum():,} in none")  # fmt: skip
     for line in complaints(labels):
         print(f"warning: {line}")
     names = [embedded.names[one] for one in range(len(labels))]
     settings = {name: getattr(options, name) for name in ("min_samples", "k1", "k2")}
-    record = {"pool": options.pool, "weights": weights and str(weights), "eps": eps} | settings
-    write_listing(options.out, {"image": names, "cluster": labels}, record)
+    found = {"pool": options.pool, "weights": weights, "eps": eps, "reach": reach}
+    write_listing(options.out, {"image": names, "cluster": labels}, found | settings)
     print(f"written to {options.out}")
     if options.picture and labels.max() < 0:
         print("no picture and no page: there is no cluster to show")
     elif options.picture:
         facts = {
-            "Images": options.pool, "Weights": str(weights or "not known"),
+            "Images": options.pool, "Weights": weights or "not known",
             "Table": f"{options.out}, with the cluster of each image",
             "eps": f"{eps:.3g} in Jaccard distances of 0 to 1, {chosen}",
         }  # fmt: skip

@@ -19,15 +19,15 @@ from transreid_ssl.features import (
 )
 from transreid_ssl.files import fingerprint
 from transreid_ssl.origin import trained_pool
-from transreid_ssl.outputs import DONE, check_outputs
-from transreid_ssl.parts import Parts, rows
+from transreid_ssl.outputs import ANEW, DONE, check_outputs
+from transreid_ssl.parts import Parts, part_size, rows
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
     from transreid_ssl.data.feature_files import Batch
     from transreid_ssl.models import Backbone
 
-_PART = 2048  # images, rounded up to whole batches, between two points to go on from
+_PART = 2048  # images at most, rounded up to whole batches, between two points to go on from
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Embed(EmbeddingSettings):
     search and cluster take it in the place of images. With --out features.npy the features stand
     in that file, for ``numpy.load``, and the rest in features.parquet, row by row. A stopped run
     goes on where it was, when the same command is given again, and ends with the same features, bit
-    for bit.
+    for bit. Images whose files were written anew meanwhile (by time or size) are embedded again.
 
     Args:
         images: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; by default the pool
@@ -71,8 +71,8 @@ def open_parts(options: Embed, weights: str, pool: "Pool") -> Parts:
     place = {"device": torch.device(device_of(options)).type, "torch": torch.__version__}
     made = settings | place | {"version": __version__, "weights": weights_digest(weights)}
     key = fingerprint([pool.fingerprint, *(f"{name}={value}" for name, value in made.items())])
-    size = options.batch_size * -(-_PART // options.batch_size)
-    parts = Parts(Path(options.out), key, len(pool), size)
+    size = options.batch_size * -(-part_size(len(pool), _PART) // options.batch_size)
+    parts = Parts(Path(options.out), key, pool, size)
     for line in parts.check(f"remove the folder {parts.folder}, or give another --out"):
         print(line, flush=True)
     return parts
@@ -90,14 +90,14 @@ def is_done(parts: Parts, options: Embed) -> bool:
     table = data.feature_files.names_path(parts.out) or parts.out
     ours = data.feature_files.is_table_of_names(table)
     known = data.feature_files.about(parts.out) if ours else {}
-    made = known.get("key") == parts.key and known.get("dtype") == options.dtype
-    if made and (index.is_file() or not options.index):
+    if known.get("key") != parts.key or known.get("dtype") != options.dtype:
+        what = "and not marked as of these images, weights and settings"
+    elif options.index and not index.is_file():
+        what = "without an index, which is made together with the features"
+    elif known.get("stamp") not in (None, parts.stamp_now()):  # older versions do not say
+        what = ANEW
+    else:
         return True
-    what = (
-        "without an index, which is made together with the features"
-        if made
-        else "and not marked as of these images, weights and settings"
-    )
     raise UserError(
         f"{parts.out}: is there already, {what}; give another --out, or replace it by "
         "--overwrite true"
@@ -111,6 +111,7 @@ def embed_parts(parts: Parts, model: "Backbone", pool: "Pool", options: Embed) -
         UserError: an image that cannot be read, or features that are not finite.
     """
     pending = parts.pending()
+    parts.watch(pending)
     places = np.concatenate([np.empty(0, np.int64), *map(parts.images, pending)]).astype(np.int64)
     broken = {"skip_corrupt": options.skip_broken}
     batches = retrieval.embed_batches(
@@ -168,11 +169,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if is_done(parts, options):
         print(f"{out}: {DONE} (--overwrite true makes it anew)")
         return
+    if before := parts.describe_finished(parts.pending()):
+        print(before, flush=True)
     with offering_to_skip():
         embed_parts(parts, model, pool, options)
     dim = model.spec.embed_dim
     record = {"weights": str(weights), "pool": pool.source, "fingerprint": pool.fingerprint}
-    record |= {"key": parts.key, "dtype": options.dtype} | how_made(model, options)
+    record |= {"key": parts.key, "dtype": options.dtype, "stamp": parts.stamp_read()}
+    record |= how_made(model, options)
     count = data.feature_files.write_features(
         out, embedded(parts, dim), pool, dim, record, options.dtype, index_of(parts, dim, options)
     )

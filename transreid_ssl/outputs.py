@@ -145,16 +145,8 @@ def check_outputs(
         refuse_folder(path)
         if path.resolve() in [other.resolve() for other in written[:number]]:
             raise UserError(f"{path}: two results would be written there; give them two names")
-        if not _exists(path):
-            continue
-        for source in read:
-            if path.samefile(source):
-                raise UserError(f"{path}: is read by this command; write its result elsewhere")
-            if source.is_dir() and path.resolve().is_relative_to(source.resolve()):
-                raise UserError(
-                    f"{path}: is there already, in the folder {source} that is read; remove it "
-                    "or write elsewhere"
-                )
+        if _exists(path):
+            _refuse_input(path, read)
     for path in filter(_exists, written):
         if path in beside and not beside[path](path):
             raise UserError(
@@ -164,6 +156,18 @@ def check_outputs(
         if keep:
             raise UserError(
                 f"{path}: is there already; write elsewhere, or replace it by --overwrite true"
+            )
+
+
+def _refuse_input(path: Path, read: Iterable[Path]) -> None:
+    """Raise ``UserError`` if a file that is there is one of those that are read, or in one."""
+    for source in read:
+        if path.samefile(source):
+            raise UserError(f"{path}: is read by this command; write its result elsewhere")
+        if source.is_dir() and path.resolve().is_relative_to(source.resolve()):
+            raise UserError(
+                f"{path}: is there already, in the folder {source} that is read; remove it "
+                "or write elsewhere"
             )
 
 
@@ -193,6 +197,10 @@ def keeps(options: Overwriting, name: str = "out") -> bool:
 
 DONE = "is there already, of images of these names and with these settings: nothing is left to do"
 """What commands say that go on where they were stopped, and have come to their end before."""
+
+
+ANEW = "of images that were written anew since, as the times or sizes of their files say"
+"""What they say of a result that is there already, of files that are no longer those of then."""
 
 
 def begins_with(path: Path, text: str) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from transreid_ssl.features import (
 from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of, picture_of
 from transreid_ssl.tables import check_listing, write_listing
+
+if TYPE_CHECKING:
+    from transreid_ssl.models import BackboneSpec
 
 _DRAWN = 20  # queries on the picture
 
@@ -125,9 +128,11 @@ def _queries(rows: np.ndarray) -> str:
     return "1 query" if len(rows) == 1 else f"{len(rows):,} queries"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, embed, rank, write and draw."""
-    options = command.options(Search, "python -m transreid_ssl.search", arguments)
+def open_both(options: Search) -> tuple[Embedded, Embedded, str, "BackboneSpec"]:
+    """Features of queries and gallery, the weights that made them, and what their network is.
+
+    The places of results are looked at before anything is embedded, and so is the gallery's.
+    """
     from transreid_ssl.models import find_weights
 
     check_listing(options.out)
@@ -138,20 +143,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     weights, model = load_model(options)
     if ready:
         check_alike(options.gallery, model, options)
-    picture = picture_of(options.out)
-    written = [options.out, picture] if options.picture else [options.out]
-    page = page_of(options.out)
+    shown = [picture_of(options.out)] if options.picture else []
     check_outputs(
-        *written, inputs=[options.query, options.gallery, find_weights(weights)],
-        beside={page: is_page} if options.picture else {}, keep=keeps(options),
+        options.out, *shown, inputs=[options.query, options.gallery, find_weights(weights)],
+        beside={page_of(options.out): is_page} if options.picture else {}, keep=keeps(options),
     )  # fmt: skip
-    # Refused now, not after the queries.
     pool = None if ready else data.open_pool(options.gallery)
     query = embed_pool(options.query, model, options, options.skip_broken)
     if gallery is None and options.query == options.gallery:
         gallery = query
     elif pool is not None:
         gallery = embed_pool(pool, model, options, options.skip_broken)
+    return query, gallery, weights, model.spec
+
+
+def show(
+    query: Embedded,
+    gallery: Embedded,
+    found: tuple[np.ndarray, np.ndarray],
+    said: dict[str, np.ndarray],
+    settings: dict[str, Any],
+) -> None:
+    """Draw what ``rank`` has found and write its page, where the gallery's images are still there.
+
+    Args:
+        said: of each place (Q, K), for the page.
+        settings: those of the command, and its weights.
+    """
+    distances, rows = found
+    if gallery.images is None:
+        where = settings["gallery"]
+        print(f"no picture: the images of {where} are not where they were embedded")
+        return
+    path = draw(picture_of(settings["out"]), query, gallery, distances, rows)
+    print(f"drawn in {path}")
+    report.write_or_warn(lambda: report.write_search(
+        page_of(settings["out"]), f"{_queries(rows)} in {len(gallery.names):,} images",
+        tiles(query, gallery, rows, said), settings,
+    ))  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, embed, rank, write and draw."""
+    options = command.options(Search, "python -m transreid_ssl.search", arguments)
+    query, gallery, weights, spec = open_both(options)
     distances, rows = rank(query, gallery, options)
     count, k = rows.shape
     columns = {
@@ -160,21 +195,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "image": [gallery.names[one] for one in rows.ravel().tolist()],
         "similarity": 1 - distances.ravel(),
     }
-    found = model.spec.calibration
+    found = spec.calibration
     if found and found.flip == options.flip:
         columns["probability"] = found.probability(columns["similarity"])
     record = {"weights": str(weights), "query": options.query, "gallery": options.gallery}
     write_listing(options.out, columns, record)
     print(f"{options.out}: the {k} nearest of {len(gallery.names):,} images, of {_queries(rows)}")
-    if options.picture and gallery.images is None:
-        print(f"no picture: the images of {options.gallery} are not where they were embedded")
-    elif options.picture:
-        print(f"drawn in {draw(picture, query, gallery, distances, rows)}")
+    if options.picture:
         said = {name: np.reshape(columns[name], rows.shape) for name in list(columns)[3:]}
-        report.write_or_warn(lambda: report.write_search(
-            page, f"{_queries(rows)} in {len(gallery.names):,} images",
-            tiles(query, gallery, rows, said), asdict(options) | {"weights": str(weights)},
-        ))  # fmt: skip
+        settings = asdict(options) | {"weights": str(weights)}
+        show(query, gallery, (distances, rows), said, settings)
 
 
 if __name__ == "__main__":

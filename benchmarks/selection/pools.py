@@ -71,11 +71,7 @@ def mix(
     made = folder / "made.json"
     if not folder.exists():
         with new_folder(folder) as new:
-            shown, pooled, labelled = _split(train, labels, sample)
-            write_budget(new / "labels.txt", train, labelled, "identity")
-            images = train.subset(shown).pool
-            _write(new / "sample", [partial(images.read, index) for index in range(len(images))])
-            pool = train.subset(pooled).pool
+            pool = _write_of_target(new, train, labels, sample)
             count, rng = limit or len(pool), np.random.default_rng(0)
             sound = _write_sound(new / "pool", pool, other, count, others, rng)
             _write_unsound(new / "pool", sound, bad, copies, rng)
@@ -85,6 +81,15 @@ def mix(
     return MixedPool(
         open_pool(folder / "pool"), open_pool(folder / "sample"), folder / "labels.txt"
     )
+
+
+def _write_of_target(folder: Path, train: LabelledImages, labels: float, sample: float) -> Pool:
+    """Write the list of the labelled and the sample; returns the target's part of the pool."""
+    shown, pooled, labelled = _split(train, labels, sample)
+    write_budget(folder / "labels.txt", train, labelled, "identity")
+    images = train.subset(shown).pool
+    _write(folder / "sample", [partial(images.read, index) for index in range(len(images))])
+    return train.subset(pooled).pool
 
 
 def _write_sound(

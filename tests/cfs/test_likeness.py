@@ -24,7 +24,7 @@ from transreid_ssl.cfs.likeness import (
 )
 from transreid_ssl.cfs.parts import ScoreParts
 from transreid_ssl.cfs.subset import read_scores
-from transreid_ssl.data import open_pool
+from transreid_ssl.data import FilesPool, open_pool
 from transreid_ssl.models import load_backbone, save_backbone
 from transreid_ssl.parts import Parts
 from transreid_ssl.retrieval import embed_images
@@ -235,6 +235,26 @@ def test_a_stopped_scoring_goes_on_with_what_it_had_learnt(places, weights, meth
     one, other = (recorded(read_record(path)) for path in (found, whole))
     assert one.separable == other.separable is not None
     assert not list(places.glob("*.parts"))
+
+
+def test_what_was_learnt_of_images_of_before_is_learnt_again(places, weights, monkeypatch):
+    """And all is scored by it: scores by two are not to be compared."""
+    pools = [open_pool(str(places / name)) for name in ("mixed", "target")]
+    shared = {"method": "density-ratio", "target": pools[1], "shard_size": 20}
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreParts, "merge", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            score(pools[0], weights[0], out=places / "s.parquet", **shared)
+    first, last = (places / "mixed" / pools[0].names[place] for place in (0, -1))
+    last.write_bytes(first.read_bytes())
+    read, original = [], FilesPool.read
+    monkeypatch.setattr(
+        FilesPool, "read", lambda s, index: read.append(index) or original(s, index)
+    )
+    found = score(pools[0], weights[0], out=places / "s.parquet", **shared)
+    assert set(read) >= set(range(len(pools[0])))
+    whole = score(pools[0], weights[0], out=places / "whole.parquet", **shared)
+    assert read_scores(found).equals(read_scores(whole))
 
 
 def test_a_stopped_scoring_may_be_judged_by_another_target(places, weights, monkeypatch):

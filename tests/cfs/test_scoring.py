@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -167,6 +168,22 @@ def test_too_many_corrupt_images(pool, weights, make_corrupt, tmp_path):
     assert not out.exists()
     score(pool, *weights, out, max_bad_fraction=0.2, shard_size=4)  # the finished parts serve
     assert out.exists()
+
+
+def test_images_that_were_repaired_are_scored_again(pool, weights, make_corrupt, tmp_path):
+    whole = read(score(pool, *weights, tmp_path / "whole.parquet", shard_size=4))[1]
+    out, sound = tmp_path / "scores.parquet", (tmp_path / "crops/09.png").read_bytes()
+    make_corrupt(9)
+    with pytest.raises(UserError, match="1 of 11 images cannot be read"):
+        score(pool, *weights, out, shard_size=4)
+    (tmp_path / "crops/09.png").write_bytes(sound)
+    os.utime(tmp_path / "crops/09.png", (1, 1))
+    score(pool, *weights, out, shard_size=4)
+    np.testing.assert_array_equal(read(out)[1], whole)
+    score(pool, *weights, out, shard_size=4)  # nothing is left to do
+    os.utime(tmp_path / "crops/00.png", (1, 1))
+    with pytest.raises(UserError, match=r"scores\.parquet: is of images that were written anew"):
+        score(pool, *weights, out, shard_size=4)
 
 
 def test_networks_must_be_the_same(pool, weights, tmp_path):

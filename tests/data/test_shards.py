@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from damage import damaged, outcome
 from launch import environment
+from transreid_ssl import logs
 from transreid_ssl.data import shard_rows, shards
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.loader import open_loader
@@ -323,6 +324,7 @@ def test_a_damaged_one_of_compressed_shards_is_not_laid_to_the_first(tmp_path, e
 
 
 def test_compressed_shards_say_where_they_are_decoded_to(tmp_path, encoded, capfd):
+    logs.hide()
     pq.write_table(rows_to_write(encoded)[1], tmp_path / "0.parquet")
     pool = open_pool(tmp_path)
     assert "12 images (compressed: decoded once into the cache of `datasets`" in pool.describe()

@@ -112,6 +112,21 @@ def test_borders_may_follow_the_nearest_core_in_any_order(eps):
         assert same_clusters(labels, nearest[turn])
 
 
+@pytest.mark.parametrize("reach", [0.45, 0.6, 0.9, 1])
+def test_images_of_no_cluster_join_that_of_the_nearest_image(reach):
+    graph = jaccard_graph(REFERENCE["clustering_features"], max_distance=1.0)
+    labels, distances = clustering.cluster_graph(graph, 0.4), dense(graph, 2)
+    joined, inside = clustering.join_outliers(labels, graph, reach), labels >= 0
+    assert (~inside).any()
+    for image, label in enumerate(labels):
+        to_others = np.where(inside, distances[image], 2).round(5)
+        nearest = {labels[other] for other in np.flatnonzero(to_others == to_others.min())}
+        expected = {label} if label >= 0 else nearest if to_others.min() <= reach else {-1}
+        assert joined[image] in expected
+    assert (labels < 0).sum() > (joined < 0).sum()
+    np.testing.assert_array_equal(clustering.join_outliers(labels, graph, 1e-6), labels)
+
+
 def test_of_equally_near_cores_the_larger_cluster_decides():
     # Cores 0 to 2, cores 3 to 6, and image 7 as far from 2 as from 6; image 8 is alone.
     graph, labels = np.full((9, 9), np.inf, np.float32), np.array([0, 0, 0, 1, 1, 1, 1, 0, -1])

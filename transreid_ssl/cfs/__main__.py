@@ -69,7 +69,7 @@ class Score:
         seed: Of that sample, of its two halves, and of "random".
         batch_size: Images at once, in each process.
         num_workers: Decoding processes, for each process.
-        shard_size: Images between two points from which a stopped run can go on.
+        shard_size: Images at most between two points from which a stopped run can go on.
         precision: "no" is float32; bf16 is faster on recent GPUs and changes scores by about 0.001.
         max_bad_fraction: Share of unreadable images above which there is no table.
         overwrite: Throw away what another scoring left there.

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, write_text
+from transreid_ssl.outputs import ANEW
 from transreid_ssl.parts import Parts
 from transreid_ssl.tables import encode_record, read_record
 
@@ -35,13 +36,28 @@ class ScoreParts(Parts):
         """
         if not self.out.is_file():
             return False
-        if read_record(self.out).get("key") != self.key:
+        known = read_record(self.out)
+        if known.get("key") != self.key:
             raise UserError(f"{self.out}: is of other images, weights or settings; {_ADVICE}")
+        if known.get("stamp") not in (None, self.stamp_now()):  # older versions do not say
+            raise UserError(f"{self.out}: is {ANEW}; {_ADVICE}")
         return True
 
     def sweep(self) -> list[str]:
-        """Remove damaged parts; a line on each."""
-        return self.check(_ADVICE)
+        """Remove parts that are damaged or of images written anew; a line on each.
+
+        Without what was learnt all are removed: it will be learnt otherwise.
+        """
+        learnt = self.finished().get(len(self))
+        lines = self.check(_ADVICE)
+        if learnt and not learnt.exists() and self.finished():
+            self.remove()
+            lines.append(f"{self.folder}: all is scored again, by what is learnt again")
+        return lines
+
+    def images(self, part: int) -> range:
+        """As of any parts; all images belong to the last, which holds what was learnt of them."""
+        return range(len(self.pool)) if part == len(self) else super().images(part)
 
     def discard(self) -> None:
         """Remove the parts and the merged table.
@@ -112,7 +128,7 @@ class ScoreParts(Parts):
         problems: list[str] = []
         schema = pa.schema(
             {"image": pa.string(), self.column: pa.float32()},
-            encode_record({**record, "key": self.key}),
+            encode_record({**record, "key": self.key, "stamp": self.stamp_read()}),
         )
         with atomic_path(self.out) as temporary, _writer(temporary, schema) as writer:
             for table in self.tables():
@@ -128,10 +144,10 @@ class ScoreParts(Parts):
 
     def check_bad(self, bad: int, max_bad_fraction: float) -> None:
         """Raise ``UserError`` when more images are unreadable than ``max_bad_fraction`` allows."""
-        if bad > max_bad_fraction * self.num_images:
+        if bad > max_bad_fraction * len(self.pool):
             where = f" (listed in {self.corrupt_path})" if self.corrupt_path.is_file() else ""
             raise UserError(
-                f"{bad} of {self.num_images} images cannot be read{where}, more than "
+                f"{bad} of {len(self.pool)} images cannot be read{where}, more than "
                 f"--max_bad_fraction {max_bad_fraction:g}: repair the pool or raise the limit"
             )
 

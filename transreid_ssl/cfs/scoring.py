@@ -27,6 +27,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
 from transreid_ssl.logs import say
 from transreid_ssl.outputs import DONE, SCORES
+from transreid_ssl.parts import part_size
 from transreid_ssl.processes import on_main, together
 from transreid_ssl.retrieval.embed import refuse_not_finite
 from transreid_ssl.tables import read_record
@@ -54,8 +55,9 @@ def score(
     """Score every image of ``pool`` into a Parquet table: ``image``, and ``cfs`` or ``score``.
 
     Runs in one process or, under ``accelerate launch``, in many; the table is the same. The pool
-    is cut in shards; a relaunch after a stop does only those that are missing. An image that
-    cannot be read has the score null and stands in ``<out>.corrupt.txt``.
+    is cut in shards; a relaunch after a stop does only those that are missing, or whose images were
+    written anew (by time or size of their files). An image that cannot be read has the score null
+    and stands in ``<out>.corrupt.txt``.
 
     Args:
         pool: the crops.
@@ -72,7 +74,7 @@ def score(
         seed: of the sample and its halves, and of "random".
         batch_size: images at once, in each process.
         num_workers: decoding processes for each process.
-        shard_size: images between two points from which a stopped run can go on.
+        shard_size: images at most between two points from which a stopped run can go on.
         precision: "no" (float32), "bf16" or "fp16".
         max_bad_fraction: share of unreadable images above which there is no table.
         overwrite: throw away what another scoring left at ``out``.
@@ -118,7 +120,7 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
     }  # fmt: skip
     named = ("pool_fingerprint", *scorer.identifying)
     key = fingerprint([f"{k}={record[k]}" for k in named] + [str(shard_size)])
-    parts = ScoreParts(out, key, len(pool), shard_size, scorer.column)
+    parts = ScoreParts(out, key, pool, part_size(len(pool), shard_size), scorer.column)
     if _prepare(parts, overwrite, accelerator):
         _require_judgement(out, scorer.target)
         say(accelerator, f"{out}: {DONE}")
@@ -126,7 +128,10 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
         # Before any process begins: a part written early would shift another's share.
         pending = together(accelerator, parts.pending)
         mine = pending[accelerator.process_index :: accelerator.num_processes]
+        if before := parts.describe_finished(pending):
+            say(accelerator, before)
         scorer.load_state(on_main(accelerator, parts.learnt))
+        on_main(accelerator, lambda: parts.watch([len(parts)]))
         scorer.learn(work.batch_size, work.num_workers)
         on_main(accelerator, lambda: parts.write_learnt(scorer.state()))
         together(accelerator, lambda: _score_shards(parts, mine, work))
@@ -216,6 +221,7 @@ def _score_shards(parts: ScoreParts, mine: list[int], work: _Work) -> None:
     scorer, accelerator = work.scorer, work.scorer.accelerator
     process, world = accelerator.process_index, accelerator.num_processes
     # A batch never reaches over the end of a shard.
+    parts.watch(mine)
     shards = [_batches(images, work.batch_size) for images in map(parts.images, mine)]
     loader = _open_loader(work.pool, [batch for shard in shards for batch in shard], work)
     bar = tqdm(

@@ -8,10 +8,11 @@ import importlib.util
 import os
 import pickle
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,7 +20,7 @@ from transreid_ssl.data.folder import is_utf8
 from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.lists import once_each
-from transreid_ssl.data.pool import Pool
+from transreid_ssl.data.pool import Pool, file_stamp
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
 from transreid_ssl.reading import load_plain_pickle
@@ -63,6 +64,10 @@ class LMDBPool(Pool):
         )
         super().__init__(str(path), names, notes)
         self._check(key_file)
+
+    def stamps(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Of the one file that holds all images."""
+        return np.tile(file_stamp(Path(self.database, "data.mdb")), (len(places), 1))
 
     def _read_names(
         self, key_file: Path | None, state: dict[str, Any]

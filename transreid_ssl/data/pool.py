@@ -71,6 +71,14 @@ class Pool(ABC):
             except CorruptImage as error:
                 yield error
 
+    def stamps(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
+        """When the files that hold these images were written, and their sizes: int64 (M, 2).
+
+        They tell images that were written anew under their names, unread. Nanoseconds since 1970
+        and bytes; zeros of a file that cannot be looked at, and where there is none.
+        """
+        return np.zeros((len(places), 2), np.int64)
+
     def require_same(self, index: int, encoded: bytes, where: Path) -> None:
         """Compare an image with the bytes that were kept of it when other work was begun.
 
@@ -132,6 +140,11 @@ class FilesPool(Pool):
             raise CorruptImage(name, f"larger than {_MAX_BYTES >> 20} MiB")
         return encoded
 
+    def stamps(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Of each image's own file."""
+        paths = (os.path.join(self.root, self.names[int(place)]) for place in places)
+        return np.array([file_stamp(path) for path in paths], np.int64).reshape(-1, 2)
+
 
 class SubsetPool(Pool):
     """The images of another pool at ``indices`` int64 (M,), in that order."""
@@ -148,6 +161,10 @@ class SubsetPool(Pool):
     def read(self, index: int) -> bytes:
         """The bytes of the image in the whole pool."""
         return self.pool.read(int(self.indices[index]))
+
+    def stamps(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Those of the images in the whole pool."""
+        return self.pool.stamps(self.indices[np.asarray(places, np.int64)])
 
     @cached_property
     def annotations(self) -> pa.Table | None:
@@ -177,3 +194,21 @@ class ConcatPool(Pool):
         """The bytes of the image in its own pool."""
         which = int(np.searchsorted(self._ends, index, side="right"))
         return self.pools[which].read(index - int(self._ends[which]) + len(self.pools[which]))
+
+    def stamps(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Those of each image in its own pool."""
+        places, found = np.asarray(places, np.int64), np.zeros((len(places), 2), np.int64)
+        whose = np.searchsorted(self._ends, places, side="right")
+        for number, pool in enumerate(self.pools):
+            mine = whose == number
+            found[mine] = pool.stamps(places[mine] - int(self._ends[number]) + len(pool))
+        return found
+
+
+def file_stamp(path: str | Path) -> tuple[int, int]:
+    """When a file was written, in nanoseconds since 1970, and its size; zeros if there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return 0, 0
+    return status.st_mtime_ns, status.st_size

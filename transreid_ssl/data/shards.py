@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transreid_ssl.data.images import CorruptImage
 from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.lists import is_text
 from transreid_ssl.data.loader import open_loader
-from transreid_ssl.data.pool import Pool
+from transreid_ssl.data.pool import Pool, file_stamp
 from transreid_ssl.data.shard_rows import open_rows
 from transreid_ssl.data.track_columns import COLUMNS, TEXTS
 from transreid_ssl.errors import UserError, brief
@@ -80,6 +80,15 @@ class ParquetShardsPool(Pool):
         if any(part is None for part in parts):
             return None
         return pa.concat_tables(parts).unify_dictionaries().combine_chunks()
+
+    def stamps(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Of the shard that holds each image."""
+        files = np.array([file_stamp(shard) for shard in self._shards], np.int64)
+        return files[np.searchsorted(self._ends, places, side="right")]
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum([_read_from(one, pq.read_metadata).num_rows for one in self._shards])
 
     def read(self, index: int) -> bytes:
         """The bytes stored in the row."""

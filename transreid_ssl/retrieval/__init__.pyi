@@ -7,9 +7,11 @@ from .calibration import known_thresholds as known_thresholds
 from .calibration import reliability as reliability
 from .chance import chance as chance
 from .clustering import choose_eps as choose_eps
+from .clustering import choose_reach as choose_reach
 from .clustering import cluster as cluster
 from .clustering import cluster_graph as cluster_graph
 from .clustering import jaccard_graph as jaccard_graph
+from .clustering import join_outliers as join_outliers
 from .embed import embed_batches as embed_batches
 from .embed import embed_images as embed_images
 from .embed import embed_protocol as embed_protocol
