@@ -227,7 +227,7 @@ def describe(found: "Measurement", processes: int, images: str, stands_in: bool)
         * (processes > 1),
         f"  {rate(speed)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
         f"first step took {found.first / processes:.1f} s",
-        f"this run, on {images}: {counted(total, 'step')} "
+        f"this run, on {images}: {total:,} steps "
         f"({found.epochs} epochs of {found.steps_per_epoch:,}), "
         f"{duration(sum(parts.values()))} ({told})",
     ]  # fmt: skip

@@ -21,7 +21,6 @@ from transreid_ssl.features import (
 from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of, picture_of
 from transreid_ssl.tables import check_listing, write_listing
-from transreid_ssl.words import counted
 
 _DRAWN = 20  # queries on the picture
 
@@ -118,12 +117,12 @@ def draw(
         for number in chosen.tolist()
     ]
     part = "" if len(chosen) == len(rows) else f"{len(chosen):,} of "
-    title = f"{part}{_queries(rows)}, in {counted(len(gallery.names), 'image')}"
+    title = f"{part}{_queries(rows)}, in {len(gallery.names):,} images"
     return report.ranked_galleries(path, drawn, title, "the most alike images first")
 
 
 def _queries(rows: np.ndarray) -> str:
-    return counted(len(rows), "query", "queries")
+    return "1 query" if len(rows) == 1 else f"{len(rows):,} queries"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,15 +165,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         columns["probability"] = found.probability(columns["similarity"])
     record = {"weights": str(weights), "query": options.query, "gallery": options.gallery}
     write_listing(options.out, columns, record)
-    there = counted(len(gallery.names), "image")
-    print(f"{options.out}: the {k} nearest of {there}, of {_queries(rows)}")
+    print(f"{options.out}: the {k} nearest of {len(gallery.names):,} images, of {_queries(rows)}")
     if options.picture and gallery.images is None:
         print(f"no picture: the images of {options.gallery} are not where they were embedded")
     elif options.picture:
         print(f"drawn in {draw(picture, query, gallery, distances, rows)}")
         said = {name: np.reshape(columns[name], rows.shape) for name in list(columns)[3:]}
         report.write_or_warn(lambda: report.write_search(
-            page, f"{_queries(rows)} in {there}",
+            page, f"{_queries(rows)} in {len(gallery.names):,} images",
             tiles(query, gallery, rows, said), asdict(options) | {"weights": str(weights)},
         ))  # fmt: skip
 

@@ -23,14 +23,13 @@ from transreid_ssl.data.tracks.settings import DEMO, DEMO_CLIP, Clip, Tracks
 from transreid_ssl.data.tracks.sources import find_videos
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import DONE
-from transreid_ssl.words import counted
 
 
 def run_clip(options: Clip) -> int:
     """The command ``clip``."""
     with tqdm(total=options.cameras * options.frames, unit=" frames", disable=None) as bar:
         write_clip(options, options.out, bar.update)
-    print(f"{options.out}: {counted(options.cameras, 'video')} with their tracks")
+    print(f"{options.out}: {options.cameras} videos with their tracks")
     print(as_started(f"next: python -m transreid_ssl.data tracks {options.out} --out pool"))
     return 0
 
@@ -50,8 +49,7 @@ def run_tracks(options: Tracks) -> int:
         )
     reasons = Counter(line.rpartition(": ")[2] for line in complaints)
     print(f"left out when they were seen: {describe_left_out(reasons)}")
-    count = counted(len(pool) - len(complaints), "crop")
-    print(f"{options.out}: {count}; --data.pool {options.out}")
+    print(f"{options.out}: {len(pool) - len(complaints):,} crops; --data.pool {options.out}")
     print(as_started(f"next: python -m transreid_ssl.data inspect {options.out}"))
     return 0
 
