@@ -15,6 +15,7 @@ from transreid_ssl.number_types import NonNegativeInt, OpenUnitInterval, Positiv
 from transreid_ssl.origin import note_in_sample
 from transreid_ssl.outputs import COPIES
 from transreid_ssl.transfer import markdown_table
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from transreid_ssl.models import Backbone, Calibration
@@ -86,7 +87,7 @@ def count_people(
         counts.append(
             retrieval.count_pairs(*arguments[0], *arguments[1], device=device_of(options))
         )
-    return counts, f"{len(chosen):,} people of {protocol.name}"
+    return counts, f"{counted(len(chosen), 'person', 'people')} of {protocol.name}"
 
 
 def count_tracks(
@@ -108,7 +109,7 @@ def count_tracks(
             model, data.SubsetPool(part, pairs.images), title="images", **options.embedding
         )
         counts.append(retrieval.PairCounts.of(*pairs.similarities(features.numpy())))
-    return counts, f"{len(chosen):,} tracks of {pool.source}"
+    return counts, f"{counted(len(chosen), 'track')} of {pool.source}"
 
 
 def calibrate(

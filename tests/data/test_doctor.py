@@ -94,7 +94,7 @@ def test_findings_and_advice(root):
     assert "median 64 x 32" in table
     advice = " | ".join(doctor.advise(findings))
     assert "10.00% of the images are broken" in advice
-    assert "1 images are exact copies" in advice
+    assert "1 image is an exact copy of another" in advice
     tiny = doctor.Findings(2, sizes=[(20, 40), (20, 40)])
     assert [line.split()[0] for line in doctor.advise(tiny)] == ["most", "100%"]
 
@@ -117,7 +117,7 @@ def test_protocol_check(tmp_path, write_images):
     gallery = LabelledImages(pool, [3, 4, 5, 5], np.array([1, 0, 1, 2]))
     advice = " | ".join(doctor.check_protocol(ReIDProtocol("x", train, query, gallery)))
     assert "2 of 4 queries have no match" in advice
-    assert "1 identities are in training and among the queries: a leak" in advice
+    assert "1 identity is in training and among the queries: a leak" in advice
     assert "2 training identities have one image only" in advice
     assert "no cameras" not in advice
     query = LabelledImages(pool, [3, 4, 5, 6])

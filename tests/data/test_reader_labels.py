@@ -43,7 +43,7 @@ def test_junk_and_distractors_are_told_apart_and_counted(tmp_path, write_images)
     assert sorted(set(protocol.gallery.identities.tolist())) == [-1, 1, 2]
     assert 0 in protocol.train.identities, "who is trained on is a person"
     line = protocol.describe()
-    assert "gallery: 1 junk images (-1) left out; gallery: 2 distractors (0)" in line
+    assert "gallery: 1 junk image (-1) left out; gallery: 2 distractors (0)" in line
 
 
 def test_numbers_that_are_too_large_are_one_line(tmp_path, write_images):
@@ -93,11 +93,12 @@ def test_folder_with_labels_of_every_kind(tmp_path, write_images):
     protocol = open_reid("folder", tmp_path / "text", r"(?P<identity>\w+)_c(?P<camera>\w+)")
     assert protocol.train.identities.tolist() == [0, 0, 1]
     assert protocol.train.cameras.tolist() == [0, 1, 0]
+    assert (protocol.query.identity_of(0), protocol.query.camera_of(1)) == ("anna", "right")
     write_images(tmp_path / "some", ["1_c1.jpg", "1_c2.jpg", "2.jpg", "-1.jpg"])
     protocol = open_reid("folder", tmp_path / "some", r"(?P<identity>-?\d+)(_c(?P<camera>\d+))?")
     assert protocol.train.cameras is None
     assert "cameras are not used: 2 of 4 names have none" in protocol.describe()
-    assert "1 distractors (identities below 0)" in protocol.describe()
+    assert "1 distractor (identities below 0)" in protocol.describe()
     with pytest.raises(UserError, match="do not match"):
         open_reid("folder", tmp_path / "some", r"(?P<identity>x)?\d")
 

@@ -48,8 +48,13 @@ def test_market1501(tmp_path, write_images, encoded):
         assert protocol.gallery.num_identities == 1
         assert not any(name.startswith("-1") for name in protocol.gallery.names)
     assert protocol.query.read(0) == encoded(3)
+    assert (protocol.query.identity_of(0), protocol.query.camera_of(0)) == ("0001", "1")
+    people = [protocol.gallery.identity_of(index) for index in range(3)]
+    assert people == [None, "0001", "0001"]
     line = protocol.describe()
-    assert line.startswith("market1501: train 3 images / 2 identities / 3 cameras; query 1 images")
+    assert line.startswith(
+        "market1501: train 3 images / 2 identities / 3 cameras; query 1 image / 1 "
+    )
     assert "NOT the official split (751 identities / 12,936 images" in line
 
 
@@ -71,6 +76,8 @@ def test_msmt17(tmp_path, write_images, masked, encoded):
     assert protocol.gallery.identities.tolist() == [3, 4]
     assert protocol.gallery.cameras.tolist() == [4, 4]
     assert protocol.gallery.read(1) == encoded(1)
+    assert [protocol.gallery.identity_of(index) for index in (0, 1)] == ["0", "1"], "as in its list"
+    assert protocol.gallery.camera_of(0) == "5"
     line = protocol.describe()
     assert "train + val lists" in line
     assert ("V2 (masked faces" in line) is masked
@@ -123,6 +130,9 @@ def test_two_sets_as_one(tmp_path, write_images, joined):
     alone = open_reid("msmt17", tmp_path / "MSMT17")
     assert protocol.gallery.read(4) == alone.gallery.read(1)
     assert protocol.describe().count("NOT the official split") == 2
+    people = [protocol.gallery.identity_of(index) for index in (1, 3)]
+    assert people == ["market1501/0001", "msmt17/0"]
+    assert protocol.train.subset([5]).camera_of(0) == "msmt17/3"
 
 
 def test_folder_with_parts(tmp_path, write_images):

@@ -187,7 +187,7 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
         UserError, match=r"outputs/tracks: is there already, a pool of \d+ images, "
     ):
         main(["tracks", "--num_workers", "0", "--margin", "0.1"])
-    with pytest.raises(UserError, match=r"Tracks\.margin is -1\.0: give 0 to 1"):
+    with pytest.raises(UserError, match=r"^--margin -1\.0: give 0 to 1"):
         main(["tracks", "--margin", "-1"])
     (tmp_path / "crops").mkdir()
     shutil.copy(tmp_path / "outputs/clip/camera1.avi", tmp_path / "crops/a.jpg")

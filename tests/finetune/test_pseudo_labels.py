@@ -119,7 +119,7 @@ def test_a_broken_image_is_left_out(people):
     assert found.figures["clusters/outliers"] + (
         found.figures["clusters/mean_size"] * found.figures["clusters/found"]
     ) == pytest.approx(47)
-    assert "; 1 images could not be read" in found.describe()
+    assert "; 1 image could not be read" in found.describe()
 
 
 def test_too_many_broken_images_stop_the_run(people):

@@ -406,6 +406,19 @@ def test_a_tile_says_what_is_known_of_its_image():
     assert who({"name": "a"}) == ""
 
 
+def test_people_and_cameras_are_called_as_the_set_calls_them():
+    pool = open_pool("demo:identities=2,images=2,height=32,width=16")
+    called = {("identity", 14): "014", ("camera", 0): "1"}
+    images = LabelledImages(pool, [14, 14, 20, -1], [0, 2, 0, 0], called)
+    said = [who(findings.tile(images, index)) for index in range(4)]
+    assert said == [
+        "person 014, camera 1", "person 014, camera 2", "person 20, camera 1", "nobody's, camera 1",
+    ]  # fmt: skip
+    flat = findings.feature_map([torch.randn(4, 8)], [images])
+    assert sorted(flat["identity"]) == ["014", "014", "20"]
+    assert sorted(flat["camera"]) == ["1", "1", "2"]
+
+
 def test_an_image_is_kept_as_it_looks():
     uri = data_uri(np.full((64, 32, 3), (200, 30, 30), np.uint8))
     assert uri.startswith("data:image/jpeg;base64,")

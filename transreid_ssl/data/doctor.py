@@ -15,6 +15,7 @@ from transreid_ssl.data.pool import Pool, SubsetPool
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol, matchable, untestable
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
+from transreid_ssl.words import counted
 
 _CHUNK = 64
 
@@ -191,7 +192,8 @@ def advise(findings: Findings, part: str | None = None) -> list[str]:
             "'verify' lists them all"
         )
     if findings.duplicates:
-        advice.append(f"{findings.duplicates:,} images are exact copies of others looked at")
+        copies = "image is an exact copy of another", "images are exact copies of others"
+        advice.append(f"{counted(findings.duplicates, *copies)} looked at")
     if findings.sizes:
         heights, widths = np.array(findings.sizes).T
         if np.median(heights / widths) < 1.2:
@@ -229,11 +231,13 @@ def check_protocol(protocol: ReIDProtocol) -> list[str]:
         )
     shared = np.intersect1d(train.identities[train.identities >= 0], query.identities)
     if len(shared):
-        advice.append(f"{len(shared):,} identities are in training and among the queries: a leak")
+        known = counted(len(shared), "identity is", "identities are")
+        advice.append(f"{known} in training and among the queries: a leak")
     known = train.identities[train.identities >= 0]
     single = int((np.unique(known, return_counts=True)[1] == 1).sum())
     if single:
-        advice.append(f"{single:,} training identities have one image only: it is used repeatedly")
+        alone = counted(single, "training identity has", "training identities have")
+        advice.append(f"{alone} one image only: it is used repeatedly")
     if not cameras:
         advice.append("no cameras: matches from the query's own camera count as found")
     return advice

@@ -15,6 +15,7 @@ from transreid_ssl.data.index import Names
 from transreid_ssl.data.track_columns import Tracks
 from transreid_ssl.errors import UserError
 from transreid_ssl.reading import read_regular
+from transreid_ssl.words import counted
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _MAX_BYTES = 1 << 28  # as many as the largest image takes that is decoded
@@ -97,7 +98,7 @@ class Pool(ABC):
 
     def describe(self) -> str:
         """One line for people: how many images, and what was left out or is odd."""
-        count = f"{len(self):,} image" + "s" * (len(self) != 1)
+        count = counted(len(self), "image")
         notes = f" ({'; '.join(self.notes)})" if self.notes else ""
         return f"{self.kind} {self.source}: {count}{notes}"
 
@@ -178,7 +179,7 @@ class SubsetPool(Pool):
 
     def describe(self) -> str:
         """The whole pool's line, and how much of it this is."""
-        return f"{self.pool.describe()}; {self.note}: {len(self):,} images"
+        return f"{self.pool.describe()}; {self.note}: {counted(len(self), 'image')}"
 
 
 class ConcatPool(Pool):

@@ -7,8 +7,9 @@ import numpy as np
 from transreid_ssl.data.folder import list_images
 from transreid_ssl.data.pool import FilesPool
 from transreid_ssl.data.reader_parts import compile_pattern, encode, not_below_zero, read_labels
-from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol, split_queries
+from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol, as_called, split_queries
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import counted
 
 _FOLDERS = {
     "train": ("train", "bounding_box_train"),
@@ -42,10 +43,13 @@ def read_folder(name: str, root: Path, pattern: str) -> ReIDProtocol:
     images = {}
     for part, labels, views in zip(found, identities, cameras):
         pool = FilesPool(str(folders[part]), folders[part], found[part][0])
-        images[part] = LabelledImages(pool, np.maximum(labels, -1), views)
+        called = as_called("identity", labels, found[part][1])
+        if views is not None:
+            called |= as_called("camera", views, found[part][2])
+        images[part] = LabelledImages(pool, np.maximum(labels, -1), views, called)
         if distractors := int((labels < 0).sum()):
             where = "" if part == "whole" else f"{part}: "
-            notes.append(f"{where}{distractors:,} distractors (identities below 0)")
+            notes.append(f"{where}{counted(distractors, 'distractor')} (identities below 0)")
     if "whole" in images:
         return _split(name, images["whole"], notes, pattern)
     train = images.get("train", images["query"].subset([]))

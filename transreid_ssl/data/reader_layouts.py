@@ -16,10 +16,11 @@ from transreid_ssl.data.index import Names
 from transreid_ssl.data.lists import refuse_leaving
 from transreid_ssl.data.pool import FilesPool
 from transreid_ssl.data.reader_parts import find_home, integers, not_below_zero, read_labels
-from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol
+from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol, as_called
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 from transreid_ssl.reading import read_lines
+from transreid_ssl.words import counted
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,26 @@ class Counts:
 
 
 class _Raw(NamedTuple):
-    """Images of a part with labels as their set numbers them: int64 (N,) each."""
+    """Images of a part with labels as their set numbers them: int64 (N,) each, and as text."""
 
     names: list[str]
     identities: np.ndarray
     cameras: np.ndarray
+    texts: tuple[list[str], list[str]]
+
+    def labelled(
+        self, folder: Path, kept: np.ndarray, identities: np.ndarray, cameras: np.ndarray
+    ) -> LabelledImages:
+        """The images at ``kept`` (M,), with the numbers (N,) that they have here."""
+        labels = identities[kept], cameras[kept]
+        called = {}
+        for kind, codes, texts in zip(("identity", "camera"), labels, self.texts):
+            called |= as_called(kind, codes, [texts[i] for i in kept])
+        pool = FilesPool(str(folder), folder, [self.names[i] for i in kept])
+        return LabelledImages(pool, *labels, called)
 
 
-_NOTHING = _Raw([], np.empty(0, np.int64), np.empty(0, np.int64))
+_NOTHING = _Raw([], np.empty(0, np.int64), np.empty(0, np.int64), ([], []))
 _MARKET_PARTS = ("bounding_box_train", "query", "bounding_box_test")
 
 
@@ -82,15 +95,16 @@ class MarketFolders:
         missing = f"nothing to train on: {home / _MARKET_PARTS[0]} is not there"
         notes = [] if raw[0].names else [missing]
         found = []
-        for part, folder, (names, identities, _), views in zip(PARTS, _MARKET_PARTS, raw, cameras):
+        for part, folder, one, views in zip(PARTS, _MARKET_PARTS, raw, cameras):
+            identities = one.identities
             distractor = part == "gallery" and 0 not in raw[1].identities
             kept = np.flatnonzero(identities >= 0)
-            junk, zeros = len(names) - len(kept), int((identities == 0).sum()) if distractor else 0
-            notes += [f"{part}: {junk:,} junk images (-1) left out"] * (junk > 0)
-            notes += [f"{part}: {zeros:,} distractors (0)"] * (zeros > 0)
+            junk = len(one.names) - len(kept)
+            zeros = int((identities == 0).sum()) if distractor else 0
+            notes += [f"{part}: {counted(junk, 'junk image')} (-1) left out"] * (junk > 0)
+            notes += [f"{part}: {counted(zeros, 'distractor')} (0)"] * (zeros > 0)
             labels = np.where(distractor & (identities == 0), -1, identities)
-            pool = FilesPool(str(home / folder), home / folder, [names[i] for i in kept])
-            found.append(LabelledImages(pool, labels[kept], views[kept]))
+            found.append(one.labelled(home / folder, kept, labels, views))
         train, query, gallery = found
         split = self.counts.compare(train, query, gallery)
         return ReIDProtocol(
@@ -103,7 +117,8 @@ class MarketFolders:
         names, identities, cameras = read_labels(
             folder, list_images(folder), DEFAULT_PATTERN, self.title
         )
-        return _Raw(names, integers(identities, folder), integers(cameras, folder))
+        numbers = integers(identities, folder), integers(cameras, folder)
+        return _Raw(names, *numbers, (identities, cameras))
 
 
 _MSMT17 = Counts(1_041, 32_621, 11_659, 82_161)
@@ -151,7 +166,7 @@ def _number_msmt17(places: list[Path], raw: list[_Raw]) -> list[LabelledImages]:
     found = []
     for place, part, views, first in zip(places, raw, cameras, (0, behind, behind)):
         labels = np.where(part.identities < 0, -1, part.identities + first)
-        found.append(LabelledImages(FilesPool(str(place), place, part.names), labels, views))
+        found.append(part.labelled(place, np.arange(len(labels)), labels, views))
     return found
 
 
@@ -176,7 +191,8 @@ def _read_msmt17_lists(folder: Path, lists: list[Path]) -> _Raw:
         refuse_leaving(Names.of(names), path, absolute=False)
     if not lists:
         return _NOTHING
-    return _Raw(names, integers(identities, lists[0]), integers(cameras, lists[0]))
+    numbers = integers(identities, lists[0]), integers(cameras, lists[0])
+    return _Raw(names, *numbers, (identities, cameras))
 
 
 def _absent(folder: Path, names: list[str]) -> str:

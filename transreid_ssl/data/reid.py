@@ -10,6 +10,7 @@ import numpy as np
 from transreid_ssl.data.name_patterns import without_camera
 from transreid_ssl.data.pool import ConcatPool, Pool, SubsetPool
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import counted
 
 PARTS = ("train", "query", "gallery")
 
@@ -19,12 +20,14 @@ class LabelledImages:
     """A pool whose images carry an identity and perhaps a camera.
 
     ``identities`` and ``cameras`` are int64 (N,); identity -1 is a distractor, a person of no
-    query; ``cameras`` is None where the set knows none.
+    query; ``cameras`` is None where the set knows none. ``called`` has what the set itself calls an
+    identity or a camera, by its kind and number, where that is not the number: "0014", or a name.
     """
 
     pool: Pool
     identities: np.ndarray
     cameras: np.ndarray | None = None
+    called: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "identities", np.asarray(self.identities, dtype=np.int64))
@@ -56,11 +59,24 @@ class LabelledImages:
         """The encoded bytes of one image."""
         return self.pool.read(index)
 
+    def identity_of(self, index: int) -> str | None:
+        """What the set calls the person on an image; None for a distractor."""
+        number = int(self.identities[index])
+        return None if number < 0 else self.called.get(("identity", number), str(number))
+
+    def camera_of(self, index: int) -> str | None:
+        """What the set calls the camera of an image; None where it knows none."""
+        if self.cameras is None:
+            return None
+        number = int(self.cameras[index])
+        return self.called.get(("camera", number), str(number))
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> "LabelledImages":
         """The images at ``indices``, in that order, with their labels."""
         indices = np.asarray(indices, dtype=np.int64)
         cameras = None if self.cameras is None else self.cameras[indices]
-        return LabelledImages(SubsetPool(self.pool, indices), self.identities[indices], cameras)
+        labels = self.identities[indices], cameras
+        return LabelledImages(SubsetPool(self.pool, indices), *labels, self.called)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +101,9 @@ class ReIDProtocol:
     def describe(self) -> str:
         """One line for people: the counts, whether this is the official split, what is missing."""
         parts = [
-            f"{part} {len(images):,} images / {images.num_identities:,} identities"
-            + (f" / {images.num_cameras} cameras" if images.num_cameras else "")
+            f"{part} {counted(len(images), 'image')} / "
+            f"{counted(images.num_identities, 'identity', 'identities')}"
+            + (f" / {counted(images.num_cameras, 'camera')}" if images.num_cameras else "")
             for part, images in (
                 ("train", self.train),
                 ("query", self.query),
@@ -221,7 +238,12 @@ def merge(protocols: list[ReIDProtocol]) -> ReIDProtocol:
         for part, images in zip(PARTS, sets):
             identities = np.where(images.identities < 0, -1, images.identities + first_identity)
             cameras = None if images.cameras is None else images.cameras + first_camera
-            parts[part].append(LabelledImages(images.pool, identities, cameras))
+            moved = {"identity": first_identity, "camera": first_camera}
+            called = {
+                (kind, moved[kind] + number): f"{protocol.name}/{text}"
+                for (kind, number), text in _all_called(images).items()
+            }
+            parts[part].append(LabelledImages(images.pool, identities, cameras, called))
         first_identity += 1 + max(int(s.identities.max(initial=-1)) for s in sets)
         known = [s.cameras for s in sets if s.cameras is not None]
         first_camera += 1 + max((int(c.max(initial=-1)) for c in known), default=-1)
@@ -241,4 +263,28 @@ def _join(images: list[LabelledImages], labels: list[str]) -> LabelledImages:
     cameras = [part.cameras for part in images if part.cameras is not None]
     known = np.concatenate(cameras) if len(cameras) == len(images) else None
     identities = np.concatenate([part.identities for part in images])
-    return LabelledImages(ConcatPool([part.pool for part in images], labels), identities, known)
+    called = {key: text for part in images for key, text in part.called.items()}
+    return LabelledImages(
+        ConcatPool([part.pool for part in images], labels), identities, known, called
+    )
+
+
+def _all_called(images: LabelledImages) -> dict[tuple[str, int], str]:
+    """What is called as it is numbered, too, as numbers are about to change."""
+    known = {"identity": images.identities, "camera": images.cameras}
+    numbers = {
+        (kind, number): str(number)
+        for kind, codes in known.items() if codes is not None
+        for number in np.unique(codes[codes >= 0]).tolist()
+    }  # fmt: skip
+    return numbers | dict(images.called)
+
+
+def as_called(kind: str, codes: np.ndarray, texts: Sequence[str]) -> dict[tuple[str, int], str]:
+    """What ``texts`` (N,) call an "identity" or a "camera" of ``codes`` int64 (N,), where that is
+    not the number; of several texts for one number the first."""
+    found: dict[tuple[str, int], str] = {}
+    for code, text in zip(codes.tolist(), texts):
+        if code >= 0 and str(code) != text:
+            found.setdefault((kind, code), text)
+    return found

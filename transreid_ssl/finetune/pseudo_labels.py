@@ -16,6 +16,7 @@ from transreid_ssl.models import Backbone, Striped
 from transreid_ssl.processes import on_main
 from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph, whiten
 from transreid_ssl.training import feature_spread
+from transreid_ssl.words import counted
 
 COLLAPSED = 0.005
 ELSEWHERE = (  # a run keeps its settings
@@ -35,15 +36,18 @@ class PseudoLabels(NamedTuple):
 
     def describe(self) -> str:
         """One line for people."""
-        said = f"{self.figures['clusters/found']:.0f} clusters"
+        said = counted(round(self.figures["clusters/found"]), "cluster")
         if "clusters/true_identities" in self.figures:
-            said += f" ({self.figures['clusters/true_identities']:.0f} people)"
-        said += f", {self.figures['clusters/outliers']:.0f} outliers of {len(self.labels):,}"
+            people = round(self.figures["clusters/true_identities"])
+            said += f" ({counted(people, 'person', 'people')})"
+        none = counted(round(self.figures["clusters/outliers"]), "outlier")
+        said += f", {none} of {len(self.labels):,}"
         if "clusters/adjusted_rand_index" in self.figures:
             said += f", adjusted Rand index {self.figures['clusters/adjusted_rand_index']:.3f}"
             said += f", V-measure {self.figures['clusters/v_measure']:.3f}"
         if "clusters/unreadable" in self.figures:
-            said += f"; {self.figures['clusters/unreadable']:.0f} images could not be read"
+            bad = counted(round(self.figures["clusters/unreadable"]), "image")
+            said += f"; {bad} could not be read"
         return said
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from transreid_ssl import data, training
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import counted
 
 _LOOKED_AT = 200
 
@@ -31,7 +32,7 @@ class Crops:
         if self.mates is not None:
             tracks = f"{self.mates:.0%} of them with another frame of their track"
         size = f"median height {self.height:.0f}, height / width {self.aspect:.2f}"
-        return f"{self.count:,} images ({size}; {tracks})"
+        return f"{counted(self.count, 'image')} ({size}; {tracks})"
 
 
 @dataclass(frozen=True)

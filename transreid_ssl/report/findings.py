@@ -4,7 +4,7 @@ Values are plain: numbers, text, and small images as JPEG within an address ("da
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,10 +126,9 @@ def tile(images: Pool | LabelledImages, index: int) -> dict[str, Any]:
     (image,) = decoded(images, [index])
     said: dict[str, Any] = {"image": data_uri(image), "name": str(images.names[int(index)])}
     if isinstance(images, LabelledImages):
-        identity = int(images.identities[index])
-        said["identity"] = identity if identity >= 0 else None
+        said["identity"] = images.identity_of(index)
         if images.cameras is not None:
-            said["camera"] = int(images.cameras[index])
+            said["camera"] = images.camera_of(index)
     elif images.annotations is not None:
         whence = images.annotations.select(["camera", "track"]).slice(int(index), 1).to_pylist()[0]
         said |= {name: text for name, text in whence.items() if text}
@@ -156,27 +155,31 @@ def feature_map(features: Sequence[Tensor], images: Sequence[LabelledImages]) ->
     neighbourhoods say little, by their two principal components.
     """
     identities = np.concatenate([part.identities for part in images])
-    cameras = None
-    if all(part.cameras is not None for part in images):
-        cameras = np.concatenate([part.cameras for part in images])
     random = np.random.default_rng(0)
     known = np.unique(identities[identities >= 0])
     people = random.permutation(known)[:_MAPPED_IDENTITIES]
     places = random.permutation(np.flatnonzero(np.isin(identities, people)))[:_MAPPED]
     method, flat = _in_two_dimensions(_rows(features, places))
+    cameras = all(part.cameras is not None for part in images)
+    where = [(images[part], index) for part, index in _within(images, places)]
     return {
         "method": method, "x": flat[:, 0].tolist(), "y": flat[:, 1].tolist(),
-        "identity": identities[places].tolist(),
-        "camera": None if cameras is None else cameras[places].tolist(),
+        "identity": [part.identity_of(index) for part, index in where],
+        "camera": [part.camera_of(index) for part, index in where] if cameras else None,
     }  # fmt: skip
 
 
 def _rows(parts: Sequence[Tensor], places: np.ndarray) -> np.ndarray:
     """Rows float32 (M, D) of the parts as if they stood one below the other, which takes room."""
+    found = [parts[part][index] for part, index in _within(parts, places)]
+    return torch.stack(found).float().cpu().numpy() if found else np.empty((0, 2), np.float32)
+
+
+def _within(parts: Sequence[Sized], places: np.ndarray) -> list[tuple[int, int]]:
+    """The part, and the place in it, of each of the places (M,) in all parts together."""
     starts = np.cumsum([0, *(len(part) for part in parts)])
     of_part = np.searchsorted(starts, places, side="right") - 1
-    found = [parts[part][place] for part, place in zip(of_part, places - starts[of_part])]
-    return torch.stack(found).float().cpu().numpy() if found else np.empty((0, 2), np.float32)
+    return list(zip(of_part.tolist(), (places - starts[of_part]).tolist()))
 
 
 def _in_two_dimensions(values: np.ndarray) -> tuple[str, np.ndarray]:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from transreid_ssl.files import atomic_path
 from transreid_ssl.logs import RUN
 from transreid_ssl.report.names import in_lines, keep_options
+from transreid_ssl.words import counted
 
 PAGE = "report.html"
 """The page in the folder of a run."""
@@ -33,6 +34,7 @@ def _templates() -> Environment:
         loader=PackageLoader("transreid_ssl.report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    found.globals.update(counted=counted)
     found.filters.update(number=number, in_lines=in_lines, keep_options=keep_options, who=who)
     return found
 

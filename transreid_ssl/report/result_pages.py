@@ -11,6 +11,7 @@ from transreid_ssl.report.cfs_sheet import axis_name, extreme_rows, histogram_ed
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.page import data_uri, write_page
 from transreid_ssl.report.sections import Chapter, clusters, feature_maps, gallery, ranks
+from transreid_ssl.words import counted
 
 _COLUMNS = {"mAP": "mAP", "rank-1": "rank-1", "rank-5": "rank-5", "rank-10": "rank-10",
             "mINP": "mINP"}  # fmt: skip
@@ -68,14 +69,14 @@ def write_clusters(
     middle = f"{np.median(sizes):,.1f}".removesuffix(".0")
     of_several = f"{least:,} to {most:,} images, median {middle}"
     told = dict(facts) | {
-        "Sizes": of_several if most > least else f"{most:,} images",
-        "In no cluster": f"{found['outliers']:,} images, "
+        "Sizes": of_several if most > least else counted(int(most), "image"),
+        "In no cluster": f"{counted(found['outliers'], 'image')}, "
         f"{100 * found['outliers'] / found['images']:.0f} % of all",
     }
     chapter = Chapter(
         "clusters", "Clusters", clusters({**found, "warnings": warnings}, Charts()) or {}
     )
-    title = f"{len(sizes):,} cluster{'s' * (len(sizes) != 1)} of {found['images']:,} images"
+    title = f"{counted(len(sizes), 'cluster')} of {counted(found['images'], 'image')}"
     return _write(path, "Clusters", title, told, [chapter], settings)
 
 

@@ -175,9 +175,9 @@ def _machine(trainer: Trainer) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     count = accelerator.num_processes
     threads = torch.get_num_threads()
-    each = f" of {threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else ""
+    each = f" of {counted(threads, 'thread')}" if device.type == "cpu" else ""
     precision = accelerator.mixed_precision.replace("no", "float32")
-    return f"{name}, {count} process{'es' * (count > 1)}{each}, {precision}"
+    return f"{name}, {counted(count, 'process', 'processes')}{each}, {precision}"
 
 
 def _peak_memory() -> dict[str, int]:

@@ -17,6 +17,7 @@ from transreid_ssl.training.config import flat
 from transreid_ssl.training.ownership import BEGUN, is_taken
 from transreid_ssl.training.runfolder import RunFolder
 from transreid_ssl.training.yaml_files import read_yaml
+from transreid_ssl.words import counted
 
 _PACE = 5  # lines
 FINDINGS = "report.json"
@@ -51,8 +52,8 @@ class Progress(NamedTuple):
     def describe(self) -> str:
         """In words: "120 steps, 12 epochs", or "stopped at step 120 of 600, epoch 12 of 60"."""
         if self.is_finished:
-            made = self.epochs and f", {self.epochs:,} epoch{'s' * (self.epochs != 1)}"
-            return f"{self.step:,} steps{made or ''}"
+            made = self.epochs and f", {counted(self.epochs, 'epoch')}"
+            return f"{counted(self.step, 'step')}{made or ''}"
         place = f"{'stopped' if self.state == 'stopped' else 'still going on,'} at step"
         if self.total is None:
             many = "epochs were" if self.epochs != 1 else "epoch was"

@@ -16,7 +16,8 @@ from transreid_ssl.retrieval.reranking import RerankedBlocks, Reranking
 
 PROTOCOL_NOTE = "gallery images of the query's identity and camera are removed"
 NO_CAMERAS_NOTE = (
-    "no cameras: nothing is removed from the gallery; a query that also lies there finds itself"
+    "no cameras are known, so that nothing is removed from the gallery: a query image that is in "
+    "the gallery too is found first, and makes the figures too good"
 )
 
 

@@ -13,6 +13,7 @@ from transreid_ssl.data.pool import Pool
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
+from transreid_ssl.words import counted
 
 JPEG_QUALITY = 92
 
@@ -61,7 +62,8 @@ class PeoplePool(Pool):
         """One line for people."""
         config = self.config
         return (
-            f"generated people: {config.identities:,} identities, {len(self):,} images "
+            f"generated people: {counted(config.identities, 'identity', 'identities')}, "
+            f"{counted(len(self), 'image')} "
             f"(difficulty {config.difficulty}, style {config.style}, junk {config.junk:.0%})"
         )
 
