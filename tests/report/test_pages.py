@@ -19,7 +19,7 @@ from transreid_ssl.report import ClusterRow, findings
 from transreid_ssl.report.__main__ import Page, make_page
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.compare import write_comparison
-from transreid_ssl.report.names import digits, in_lines, keep_options, shorten
+from transreid_ssl.report.names import decimal, digits, in_lines, keep_options, shorten
 from transreid_ssl.report.page import data_uri, who
 from transreid_ssl.report.result_pages import write_clusters, write_search, write_selection
 from transreid_ssl.report.run_page import write_run_page
@@ -369,6 +369,7 @@ def test_similarities_have_the_digits_that_tell_them_apart():
     assert digits([0.9, 0.8, 0.7]) == 2
     assert digits([0.99999, 0.99998, 0.99997]) == 5
     assert digits([0.5, 0.5]) == digits([]) == 2
+    assert [decimal(one, 2) for one in (-0.004, 0.004, -0.006)] == ["0.00", "0.00", "-0.01"]
 
 
 def test_names_are_cut_in_the_middle_and_said_in_full(tmp_path):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from transreid_ssl.files import atomic_path
 from transreid_ssl.palette import FAINT, INK, RIGHT, WRONG
-from transreid_ssl.report.names import digits, shorten
+from transreid_ssl.report.names import decimal, digits, shorten
 
 _QUERY, _INK, _FAINT = INK, INK, FAINT
 _TILE = (160, 80)  # height, width of an image on the picture, in pixels
@@ -97,7 +97,7 @@ def _draw_row(figure: Figure, canvas: np.ndarray, row: GalleryRow, place: tuple[
         colour, mark = (_FAINT, "") if right is None else (RIGHT, "✓ ") if right else (WRONG, "✗ ")
         left = _column_left(first, rank)
         _draw_tile(canvas, image, top, left, colour)
-        caption = f"{mark}{alike:.{places}f}"
+        caption = f"{mark}{decimal(alike, places)}"
         below = top + _TILE[0] + _FRAME + 13
         _write(figure, left + _TILE[1] / 2, below, caption, size=9, colour=colour, align="center")
 

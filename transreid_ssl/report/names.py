@@ -33,6 +33,11 @@ def digits(values: Sequence[float]) -> int:
     return min(7, max(2, math.ceil(-math.log10(step)) if step > 0 else 2))
 
 
+def decimal(value: float, places: int) -> str:
+    """A number with so many digits after the point; what rounds to 0 has no sign."""
+    return f"{value:z.{places}f}"
+
+
 def keep_options(text: str) -> Markup:
     """A text of a page in which no line ends within ``--an_option``."""
     parts = re.split(r"(--\w+)", text)  # every other one is an option

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from transreid_ssl.files import atomic_path
 from transreid_ssl.logs import RUN
-from transreid_ssl.report.names import in_lines, keep_options
+from transreid_ssl.report.names import decimal, in_lines, keep_options
 from transreid_ssl.words import counted
 
 PAGE = "report.html"
@@ -35,7 +35,9 @@ def _templates() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     found.globals.update(counted=counted)
-    found.filters.update(number=number, in_lines=in_lines, keep_options=keep_options, who=who)
+    found.filters.update(
+        number=number, decimal=decimal, in_lines=in_lines, keep_options=keep_options, who=who
+    )
     return found
 
 
