@@ -1,5 +1,6 @@
 """Files of features: one table, half precision, an index, how they were made, and a kill."""
 
+import json
 import os
 
 import numpy as np
@@ -185,6 +186,24 @@ class Counted:
     def __call__(self, images, size, batch_size, num_workers, places, *rest, **options):
         self.images += len(places)
         return self.loader(images, size, batch_size, num_workers, places, *rest, **options)
+
+
+@pytest.mark.parametrize("shape", [[32, -128], [32, 1.5], [32, "a"], [-32], 5, [1 << 40, 128]])
+def test_impossible_shapes_are_no_features(made, tmp_path, shape):
+    run(made, "--out", str(tmp_path / "f.safetensors"))
+    offsets = {"data_offsets": [0, 8], "dtype": "F32", "shape": shape}
+    header = json.dumps({"features": offsets}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(1 << 15)
+    (tmp_path / "f.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"f\.safetensors: not a file of features"):
+        feature_files.read_features(tmp_path / "f.safetensors")
+
+
+def test_words_are_no_features(made, tmp_path):
+    run(made, "--out", str(tmp_path / "f.npy"))
+    np.save(tmp_path / "f.npy", np.full((32, 128), "words"))
+    with pytest.raises(UserError, match=r"f\.npy: not a file of features"):
+        feature_files.read_features(tmp_path / "f.npy")
 
 
 @pytest.mark.parametrize("suffix", ["npy", "safetensors"])

@@ -8,9 +8,10 @@ index (.faiss), of the same rows, may stand beside either.
 import itertools
 import json
 import math
+import operator
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -228,13 +229,16 @@ class FileRows:
     the process.
 
     Raises:
-        ValueError: the file is shorter than its header says.
+        ValueError, TypeError: no shape or no numbers, or more than the file holds.
     """
 
-    def __init__(self, path: Path, dtype: Any, offset: int, shape: tuple[int, ...]) -> None:
-        self._path, self._dtype, self._offset = path, np.dtype(dtype), offset
-        self.shape, self.ndim, self.dtype = shape, len(shape), np.dtype(np.float32)
-        if path.stat().st_size < offset + self._dtype.itemsize * math.prod(shape):
+    def __init__(self, path: Path, dtype: Any, offset: int, shape: Sequence[int]) -> None:
+        self._path, self._dtype, self._offset = path, np.dtype(dtype), operator.index(offset)
+        self.shape, self.dtype = tuple(map(operator.index, shape)), np.dtype(np.float32)
+        self.ndim = len(self.shape)
+        if self._dtype.kind not in "fiu" or min(offset, *self.shape) < 0:
+            raise ValueError("no numbers in rows")
+        if path.stat().st_size < offset + self._dtype.itemsize * math.prod(self.shape):
             raise ValueError("shorter than its header says")
 
     def __len__(self) -> int:
@@ -328,4 +332,4 @@ def _rows_of(path: Path) -> np.ndarray | FileRows:
         about = json.loads(file.read(size))["features"]
     kinds = {_SAFE[name]: kind for name, kind in DTYPES.items()}
     offset = 8 + size + about["data_offsets"][0]
-    return FileRows(path, kinds[about["dtype"]], offset, tuple(about["shape"]))
+    return FileRows(path, kinds[about["dtype"]], offset, about["shape"])
