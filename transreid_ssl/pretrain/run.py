@@ -122,22 +122,12 @@ def pretrain(
             logging.WARNING,
         )
     objective = build_objective(config, accelerator)
-    if config.views.doubt_mates:
-        objective.doubt_mates()
-    if config.views.certain_negatives != 1:
-        moments = Moments(pool.tracks, config.views.certain_negatives)
-        objective.weigh_negatives(moments)
-        say(accelerator, moments.describe())
-
-    views = views or config.views
-    # Erased pixels are to be near 0 after the network's normalisation.
-    spec = objective.spec
-    erasing = dataclasses.replace(views.erasing, mean=spec.mean, std=spec.std)
-    crops = MultiCrop(dataclasses.replace(views, erasing=erasing))
-    mates = None
-    if views.mates == "track":
-        mates = Mates(pool.tracks)
+    for line in _weigh_pairs(objective, config.views, pool):
+        say(accelerator, line)
+    mates = Mates(pool.tracks) if config.views.mates == "track" else None
+    if mates is not None:
         say(accelerator, mates.describe())
+    crops = _maker(views or config.views, objective)
     dataset = ViewsDataset(pool, crops, config.run.seed, mates)
 
     def batches(trainer: Trainer) -> Iterator[dict[str, Any]]:
@@ -161,6 +151,24 @@ def pretrain(
         following=_what_next(config, objective, pool),
     )  # fmt: skip
     finish(accelerator)
+
+
+def _weigh_pairs(objective: Objective, views: MultiCropConfig, pool: Pool) -> list[str]:
+    """Let the objective weigh pairs of images as the settings ask; returns what is said of it."""
+    if views.doubt_mates:
+        objective.doubt_mates()
+    if views.certain_negatives == 1:
+        return []
+    moments = Moments(pool.tracks, views.certain_negatives)
+    objective.weigh_negatives(moments)
+    return [moments.describe()]
+
+
+def _maker(views: MultiCropConfig, objective: Objective) -> MultiCrop:
+    """What makes the views; erased pixels are to be near 0 after the network's normalisation."""
+    spec = objective.spec
+    erasing = dataclasses.replace(views.erasing, mean=spec.mean, std=spec.std)
+    return MultiCrop(dataclasses.replace(views, erasing=erasing))
 
 
 def _what_next(config: PretrainingConfig, objective: Objective, pool: Pool) -> str:

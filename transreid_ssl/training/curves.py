@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transreid_ssl.palette import REFERENCE_DASHES, style
@@ -40,52 +41,60 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str) -> N
     panels = _panels(lines)
     columns = min(3, max(1, len(panels)))
     rows = max(1, -(-len(panels) // columns))
-    width, height = 4.6 * columns, 3.2 * rows
-    figure = Figure(figsize=(width, height))
-    # Room for numbers and legends in inches: to measure it takes longer than to draw.
-    below = 0.5 + 0.17 * max(
-        -(-len(series) // _columns(series)) for series in [*panels.values(), {}]
-    )
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows))
+    # A row of a legend is as high as letters are.
+    legends = max(-(-len(series) // _columns(series)) for series in [*panels.values(), {}])
+    _leave_room(figure, rows, 0.5 + 0.17 * legends)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis, (heading, series) in zip(axes.flat, panels.items()):
+        _draw_panel(axis, heading, series)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_axis_off()
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / figure.get_figheight())
+    figure.savefig(path, dpi=110, format="png")
+
+
+def _leave_room(figure: Figure, rows: int, below: float) -> None:
+    """For numbers, titles and legends ``below``, in inches: measuring takes longer than drawing."""
+    width, height = figure.get_size_inches()
     between = below + 0.3  # with the title of the next row
     panel = (height - below - 0.65 - (rows - 1) * between) / rows
     figure.subplots_adjust(
         left=0.7 / width, right=1 - 0.15 / width, wspace=0.22,
         bottom=below / height, top=1 - 0.65 / height, hspace=between / panel,
     )  # fmt: skip
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis, (heading, series) in zip(axes.flat, panels.items()):
-        for number, (name, (steps, values)) in enumerate(series.items()):
-            constant = _is_probe(name) and name.endswith(tuple(BASELINES))
-            measured = _is_probe(name) and not constant
-            dashes = REFERENCE_DASHES[number % len(REFERENCE_DASHES)]
-            axis.plot(
-                steps, values, label=_label(name), lw=1.5, ms=3,
-                **style(number) | ({"ls": dashes} if constant else {}),
-                # A line of one point would not be seen.
-                marker="o" if measured or len(steps) == 1 else None,
-            )  # fmt: skip
-        axis.set_title(heading, fontsize=10, y=1.0)  # to look for a place takes long
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-        if heading == "schedules":
-            axis.set_yscale("log")
-            axis.minorticks_off()
-        else:
-            axis.locator_params(axis="y", nbins=5)
-        axis.locator_params(axis="x", nbins=5, integer=True)
-        if len(reached := {step for steps, _ in series.values() for step in steps}) == 1:
-            axis.set_xticks([*reached])  # else the axis counts in parts of a step
-        if [_label(name) for name in series] == [heading]:
-            continue
-        if len(series) > 3:  # would hide the curves
-            axis.legend(ncols=_columns(series), **LEGEND)
-        else:
-            axis.legend(fontsize=7)
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.set_axis_off()
-    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height)
-    figure.savefig(path, dpi=110, format="png")
+
+
+def _draw_panel(axis: Axes, heading: str, series: Mapping[str, tuple[list, list]]) -> None:
+    """Draw the lines of one panel: name -> steps and values."""
+    for number, (name, (steps, values)) in enumerate(series.items()):
+        constant = _is_probe(name) and name.endswith(tuple(BASELINES))
+        measured = _is_probe(name) and not constant
+        dashes = REFERENCE_DASHES[number % len(REFERENCE_DASHES)]
+        axis.plot(
+            steps, values, label=_label(name), lw=1.5, ms=3,
+            **style(number) | ({"ls": dashes} if constant else {}),
+            # A line of one point would not be seen.
+            marker="o" if measured or len(steps) == 1 else None,
+        )  # fmt: skip
+    axis.set_title(heading, fontsize=10, y=1.0)  # to look for a place takes long
+    axis.set_xlabel("step", fontsize=8)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    if heading == "schedules":
+        axis.set_yscale("log")
+        axis.minorticks_off()
+    else:
+        axis.locator_params(axis="y", nbins=5)
+    axis.locator_params(axis="x", nbins=5, integer=True)
+    if len(reached := {step for steps, _ in series.values() for step in steps}) == 1:
+        axis.set_xticks([*reached])  # else the axis counts in parts of a step
+    if [_label(name) for name in series] == [heading]:
+        return
+    if len(series) > 3:  # would hide the curves
+        axis.legend(ncols=_columns(series), **LEGEND)
+    else:
+        axis.legend(fontsize=7)
 
 
 def _columns(series: Sequence[str] | Mapping[str, Any]) -> int:
