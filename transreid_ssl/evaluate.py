@@ -161,20 +161,32 @@ def describe_verification(found: dict[str, dict[str, float]]) -> str:
     return "\n".join(["verification:", *lines])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse, embed, evaluate, and say and write what came out."""
-    options = command.options(Evaluate, "python -m transreid_ssl.evaluate", arguments)
-    import torch
+def check_writable(options: Evaluate, weights: str) -> Path:
+    """Look at what will be written before anything is embedded; returns where the page goes.
 
-    from transreid_ssl.models import find_weights, weights_digest
+    Raises:
+        UserError: see ``check_outputs``.
+    """
+    from transreid_ssl.models import find_weights
 
-    weights, model = load_model(options)
     named = [path for path in (options.json, options.picture) if isinstance(path, str)]
     page = page_of(options.json)
     check_outputs(*named, inputs=[find_weights(weights), options.root], beside={page: is_page})
     chosen = [getattr(options, name) for name in ("json", "picture") if keeps(options, name)]
     chosen += [str(page)] if keeps(options, "json") else []
     check_outputs(*(path for path in chosen if isinstance(path, str)), keep=True)
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse, embed, evaluate, and say and write what came out."""
+    options = command.options(Evaluate, "python -m transreid_ssl.evaluate", arguments)
+    import torch
+
+    from transreid_ssl.models import weights_digest
+
+    weights, model = load_model(options)
+    page = check_writable(options, weights)
     protocol = open_protocol(options, model.spec)
     print(f"{weights}: {model.spec}\n{protocol.describe()}", flush=True)
     origin = note_in_sample(model.spec, weights, protocol.query.pool, protocol.gallery.pool)
