@@ -49,6 +49,7 @@ from transreid_ssl.training import (
     RunSettings,
     parse_config,
 )
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -180,7 +181,7 @@ def _say(
     accelerator: "Accelerator", stage: str, config: SupervisedTraining | ClusterTraining, group: str
 ) -> None:
     """Which stage begins, how long it is, and which setting says so."""
-    logs.say(accelerator, f"{stage}, {config.run.epochs} epoch(s) (--{group}.epochs)")
+    logs.say(accelerator, f"{stage}, {counted(config.run.epochs, 'epoch')} (--{group}.epochs)")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -28,7 +28,7 @@ def home(tmp_path_factory):
 def test_both_stages_leave_their_results(home):
     run = home / "outputs" / "uda_finetune"
     text = (home / "log.txt").read_text()
-    lengths = ("2 epoch(s) (--source_training.epochs)", "2 epoch(s) (--run.epochs)")
+    lengths = ("2 epochs (--source_training.epochs)", "2 epochs (--run.epochs)")
     assert text.index("first stage") < text.index(lengths[0]) < text.index("second stage")
     assert text.index("second stage") < text.index(lengths[1]) < text.index("epoch 1:")
     weights = "outputs/uda_finetune/model.safetensors"  # the first stage is no end

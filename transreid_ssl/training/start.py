@@ -29,6 +29,7 @@ from transreid_ssl.training.measuring import steps_to_measure
 from transreid_ssl.training.runfolder import RunFolder, goes_on
 from transreid_ssl.training.settings import BackboneSettings, RunSettings
 from transreid_ssl.training.threads import share_cores
+from transreid_ssl.words import counted
 
 Images = TypeVar("Images")
 
@@ -75,7 +76,8 @@ def start(
     sharded = ", weights sharded" * (settings.shard and accelerator.num_processes > 1)
     logs.say(
         accelerator,
-        f"{recipe}: {origin}; {where}; {accelerator.num_processes} process(es) on "
+        f"{recipe}: {origin}; {where}; "
+        f"{counted(accelerator.num_processes, 'process', 'processes')} on "
         f"{accelerator.device.type}, precision {_precision(accelerator)}{sharded}",
     )
     return accelerator, run, images
