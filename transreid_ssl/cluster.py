@@ -20,6 +20,7 @@ from transreid_ssl.features import (
 from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of, picture_of
 from transreid_ssl.tables import check_listing, write_listing
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from transreid_ssl.data import LabelledImages, Pool
@@ -142,7 +143,7 @@ def draw(
     drawn = []
     for row in rows:
         first, *others = data.decoded(images, row.places)
-        label = f"cluster {row.cluster}\n{(labels == row.cluster).sum():,} images"
+        label = f"cluster {row.cluster}\n{counted((labels == row.cluster).sum(), 'image')}"
         drawn.append(report.GalleryRow(label, first, others, None, row.similarities[1:]))
     title = f"{_number(labels)}, the largest first"
     note = "the image in the middle of each, then others, from the most alike to the least"
@@ -174,8 +175,7 @@ def show(embedded: Embedded, labels: np.ndarray, facts: dict[str, str], options:
 
 
 def _number(labels: np.ndarray) -> str:
-    count = int(labels.max()) + 1
-    return f"{count:,} cluster{'s' * (count != 1)}"
+    return counted(int(labels.max()) + 1, "cluster")
 
 
 def features_of(options: Cluster) -> tuple[Embedded, str | None]:
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     labels, eps, reach = group(embedded.features, options, embedded.search)
     chosen = "which makes the most clusters" if options.eps is None else "as given"
     chosen += f", reach {reach:.3g}" * (reach > eps)
-    print(f"eps {eps:.3g}, {chosen}: {_number(labels)} of {len(labels):,} images, "
+    print(f"eps {eps:.3g}, {chosen}: {_number(labels)} of {counted(len(labels), 'image')}, "
           f"{(labels < 0).sum():,} in none")  # fmt: skip
     for line in complaints(labels):
         print(f"warning: {line}")

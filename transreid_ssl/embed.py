@@ -21,6 +21,7 @@ from transreid_ssl.files import fingerprint
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import ANEW, DONE, check_outputs
 from transreid_ssl.parts import Parts, part_size, rows
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     left_out = f", {len(pool) - count:,} broken ones left out" * (count < len(pool))
     where = f"; their names: {names}" if names else " with their names"
     written = f"; index: {data.feature_files.index_path(out)}" * options.index
-    print(f"{out}: features of {count:,} images{left_out}{where}{written}")
+    print(f"{out}: features of {counted(count, 'image')}{left_out}{where}{written}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from transreid_ssl.features import (
 from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.outputs import check_outputs, is_page, keeps, page_of, picture_of
 from transreid_ssl.tables import check_listing, write_listing
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from transreid_ssl.models import BackboneSpec
@@ -120,12 +121,12 @@ def draw(
         for number in chosen.tolist()
     ]
     part = "" if len(chosen) == len(rows) else f"{len(chosen):,} of "
-    title = f"{part}{_queries(rows)}, in {len(gallery.names):,} images"
+    title = f"{part}{_queries(rows)}, in {counted(len(gallery.names), 'image')}"
     return report.ranked_galleries(path, drawn, title, "the most alike images first")
 
 
 def _queries(rows: np.ndarray) -> str:
-    return "1 query" if len(rows) == 1 else f"{len(rows):,} queries"
+    return counted(len(rows), "query", "queries")
 
 
 def open_both(options: Search) -> tuple[Embedded, Embedded, str, "BackboneSpec"]:
@@ -178,7 +179,7 @@ def show(
     path = draw(picture_of(settings["out"]), query, gallery, distances, rows)
     print(f"drawn in {path}")
     report.write_or_warn(lambda: report.write_search(
-        page_of(settings["out"]), f"{_queries(rows)} in {len(gallery.names):,} images",
+        page_of(settings["out"]), f"{_queries(rows)} in {counted(len(gallery.names), 'image')}",
         tiles(query, gallery, rows, said), settings,
     ))  # fmt: skip
 
@@ -200,7 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         columns["probability"] = found.probability(columns["similarity"])
     record = {"weights": str(weights), "query": options.query, "gallery": options.gallery}
     write_listing(options.out, columns, record)
-    print(f"{options.out}: the {k} nearest of {len(gallery.names):,} images, of {_queries(rows)}")
+    of_all = counted(len(gallery.names), "image")
+    print(f"{options.out}: the {k} nearest of {of_all}, of {_queries(rows)}")
     if options.picture:
         said = {name: np.reshape(columns[name], rows.shape) for name in list(columns)[3:]}
         settings = asdict(options) | {"weights": str(weights)}

@@ -11,6 +11,7 @@ from transreid_ssl.number_types import NonNegativeInt, PositiveInt
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import COPIES
 from transreid_ssl.terms import WHITENED
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -92,7 +93,7 @@ def learn(
     print(f"whitening {width:,} values of {count:,} images", flush=True)
     dim = min(int(dim), width)
     mean, matrix, shrinkage = retrieval.learn_whitening(features.numpy(), dim)
-    words = f"{len(readable):,} images: {pool.source}"
+    words = f"{counted(len(readable), 'image')}: {pool.source}"
     tensors = {"mean": torch.from_numpy(mean), "matrix": torch.from_numpy(matrix)}
     return _with_readout(
         model, Readout(int(parts), dim, shrinkage=shrinkage, images=words), tensors, pool.source

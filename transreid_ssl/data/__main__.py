@@ -26,6 +26,7 @@ from transreid_ssl.data.tracks.settings import Clip, Tracks
 from transreid_ssl.errors import check_ranges
 from transreid_ssl.outputs import DONE, Overwriting, check_outputs, keeps
 from transreid_ssl.progress import progress
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -210,7 +211,8 @@ def _look(images: Any, sample: int, part: str | None = None) -> list[str]:
     with progress(len(indices), "images") as tick:
         findings = data.doctor.examine(images, indices, tick)
     print(
-        f"{findings.checked:,} of {findings.total:,} images looked at, {len(findings.bad):,} broken"
+        f"{findings.checked:,} of {counted(findings.total, 'image')} looked at, "
+        f"{len(findings.bad):,} broken"
     )
     print("\n".join(data.doctor.size_table(findings)))
     first = list(findings.bad.items())[:3]
@@ -248,7 +250,7 @@ def run_verify(options: Verify) -> int:
     print(pool.describe(), flush=True)
     with progress(len(pool), "images") as tick:
         findings = data.doctor.examine(pool, range(len(pool)), tick)
-    print(f"{findings.checked:,} images looked at, {len(findings.bad):,} broken")
+    print(f"{counted(findings.checked, 'image')} looked at, {len(findings.bad):,} broken")
     if options.list:
         data.doctor.write_bad(options.list, pool, findings)
         print(f"{options.list}: the broken ones")
@@ -270,7 +272,7 @@ def run_pack(options: Pack) -> int:
             pool, options.out, options.rows_per_shard, lambda: tick(1), options.format
         )
     count = len(pool) - len(left_out)
-    print(f"{options.out}: {count:,} images; use them with --data.pool {options.out}")
+    print(f"{options.out}: {counted(count, 'image')}; use them with --data.pool {options.out}")
     if left_out:
         print(f"note: broken and left out: {len(left_out):,}, named in {options.out}/left_out.txt")
     return 0

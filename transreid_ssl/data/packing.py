@@ -20,6 +20,7 @@ from transreid_ssl.data.shards import write_shards
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import continued_folder, fingerprint, new_folder, write_text
 from transreid_ssl.reading import read_lines
+from transreid_ssl.words import counted
 
 Tick = Callable[[], object]
 
@@ -101,8 +102,8 @@ def finished(
     except UserError:
         return None  # none of ours, and refused as such
     raise UserError(
-        f"{out}: is there already, a pool of {len(found):,} images, and not marked as made of "
-        "these with these settings; use it as it is, remove it, or choose another folder"
+        f"{out}: is there already, a pool of {counted(len(found), 'image')}, and not marked as "
+        "made of these with these settings; use it as it is, remove it, or choose another folder"
     )
 
 
@@ -111,8 +112,8 @@ def _require_whole(out: Path, pool: Pool, count: int) -> None:
     packed = open_pool(out)
     if len(packed) != count:
         raise UserError(
-            f"{out}: holds {len(packed):,} images of {count:,}: a file in it is gone; remove it, "
-            "and run the same command again"
+            f"{out}: holds {counted(len(packed), 'image')} of {count:,}: a file in it is gone; "
+            "remove it, and run the same command again"
         )
     few = np.unique(np.linspace(0, count - 1, _COMPARED).astype(int))
     for number, place in zip(few.tolist(), pool.arrow_names().find(packed.arrow_names().take(few))):
