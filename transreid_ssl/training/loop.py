@@ -85,6 +85,7 @@ class Trainer:
         keep_best: Callable[[], None] | None = None,
     ) -> None:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
+        self._most_skipped = settings.log_every  # in a row: lines may be closer in a short run
         self.settings = settings = settings.paced(plan.total_steps)
         self.run, self.data_key = run, data_key
         self.probing = Probing(accelerator, run, plan.total_steps, probe, probe_every, keep_best)
@@ -253,6 +254,9 @@ class Trainer:
         """Log the steps since the last line, and look whether they were sound."""
         self.watch.check_finite(self.step)
         if not self.meter.count:
+            none_ever = self.skipped == self.step == self.plan.total_steps
+            if self.skipped < self._most_skipped and not none_ever:
+                return  # the next line is of these steps too
             raise UserError(
                 f"{self.run.path}: none of the {self.skipped} steps before step {self.step} had a "
                 f"finite gradient; {self.watch.kept()}: lower --optim.lr, with another --run.output"
