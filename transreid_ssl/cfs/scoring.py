@@ -221,7 +221,7 @@ def _score_shards(parts: ScoreParts, mine: list[int], work: _Work) -> None:
     scorer, accelerator = work.scorer, work.scorer.accelerator
     process, world = accelerator.process_index, accelerator.num_processes
     # A batch never reaches over the end of a shard.
-    parts.watch(mine)
+    parts.watch(mine, shown=process == 0)
     shards = [_batches(images, work.batch_size) for images in map(parts.images, mine)]
     loader = _open_loader(work.pool, [batch for shard in shards for batch in shard], work)
     bar = tqdm(
