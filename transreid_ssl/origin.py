@@ -209,15 +209,17 @@ def _share(stage: "BackboneSpec", source: Source, pool: "Pool") -> float:
             pattern = stage.remembered("settings", "data", "pattern") or DEFAULT_PATTERN
             trained = data.open_reid(source.name, source.root, pattern).train.pool
         else:
-            subset = stage.remembered("settings", "data", "subset")
+            subset = names = None
+            if source.root == stage.remembered("pool"):  # and not that of the whitening
+                subset = stage.remembered("settings", "data", "subset")
+                names = stage.remembered("fingerprint")
             subset = subset if subset and Path(subset).is_file() else None
-            trained = data.open_pool(source.root, subset)
-            names = source.root == stage.remembered("pool") and stage.remembered("fingerprint")
+            trained = data.open_pool(source.root, subset, ready=False)  # mostly for its names alone
             if names and trained.fingerprint != names:
                 return 0.0  # other images by now
+        return data.shared_images(pool, trained)
     except UserError:
         return 0.0
-    return data.shared_images(pool, trained)
 
 
 def _unfinished(file: Path, run: "report.Run") -> str | None:
