@@ -178,6 +178,10 @@ def test_a_run_of_steps_that_are_all_left_out_stops(tmp_path):
         trainer(tmp_path, Never(), not_finite="skip").fit(batches(0))
 
 
+def test_the_ceiling_is_that_of_the_precision_that_is_computed_in(tmp_path):
+    assert trainer(tmp_path, Toy(), precision="bf16").ceiling.dtype == torch.float32
+
+
 def test_a_short_run_bears_as_many_steps_left_out_as_a_long_one(tmp_path, monkeypatch):
     monkeypatch.setattr("transreid_ssl.training.settings.LINES", 20)
 

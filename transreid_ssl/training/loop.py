@@ -98,7 +98,9 @@ class Trainer:
         self.meter: Meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
         self.watch = Watch(accelerator, run, settings, self.meter, self.parameters, image_names)
         self.bad_images: BadImages = BadImages(accelerator, run, max_bad_images)
-        self.ceiling = Ceiling(accelerator.device, settings.precision, settings.accumulation)
+        # What was asked for is float32 where the device does not compute it fast.
+        precision = accelerator.mixed_precision if accelerator.native_amp else "no"
+        self.ceiling = Ceiling(accelerator.device, precision, settings.accumulation)
         self.skipped: int = 0
         self.stop: StopRequest = StopRequest(accelerator)
         self.step: int = self._restore()
