@@ -83,8 +83,10 @@ class ParquetShardsPool(Pool):
 
     def stamps(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
         """Of the shard that holds each image."""
-        files = np.array([file_stamp(shard) for shard in self._shards], np.int64)
-        return files[np.searchsorted(self._ends, places, side="right")]
+        held_by = np.searchsorted(self._ends, places, side="right")
+        numbers, which = np.unique(held_by, return_inverse=True)
+        found = [file_stamp(self._shards[number]) for number in numbers.tolist()]
+        return np.array(found, np.int64).reshape(-1, 2)[which]
 
     @cached_property
     def _ends(self) -> np.ndarray:
