@@ -195,7 +195,7 @@ def _prepare(parts: ScoreParts, overwrite: bool, accelerator: accelerate.Acceler
     """Whether everything is done already; all processes see the same state before any writes."""
     if overwrite:
         on_main(accelerator, parts.discard)
-    done = together(accelerator, parts.is_done)
+    done = on_main(accelerator, parts.is_done)  # which may look at millions of files
     for line in on_main(accelerator, parts.sweep):
         say(accelerator, line)
     return done
