@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from transreid_ssl import UserError, cluster, embed, search
-from transreid_ssl.data import feature_files, open_pool
+from transreid_ssl.data import FilesPool, feature_files, open_pool
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.outputs import DONE
 from transreid_ssl.parts import Parts, part_size
@@ -131,6 +131,20 @@ def test_images_that_were_written_anew_are_embedded_again(monkeypatch, capsys):
     run(images, "--overwrite=true")
     run(images)
     assert f"f.npy: {DONE} (" in capsys.readouterr().out
+
+
+def test_each_file_is_looked_at_once_where_work_goes_on(monkeypatch):
+    images, original, looked = crops(), FilesPool.stamps, []
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(images)
+    monkeypatch.setattr(
+        FilesPool, "stamps", lambda self, places: looked.extend(places) or original(self, places)
+    )
+    stop_after(monkeypatch, 99)
+    run(images)
+    assert sorted(looked) == list(range(12))
 
 
 def test_parts_are_small_in_small_pools():

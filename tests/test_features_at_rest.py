@@ -215,6 +215,9 @@ def test_features_that_are_cut_while_they_are_read_are_one_line(made, tmp_path, 
     exact = np.array(feature_files.read_features(made / "f.parquet")[1])
     for some in (slice(None), slice(3, 20), np.array([0, 1, 2, 9, 9, 4, 31])):
         np.testing.assert_array_equal(rows[some], exact[some])
+    for none in ([32], [-1]):
+        with pytest.raises(IndexError, match="has 32 rows"):
+            rows[np.array(none)]
     os.truncate(out, 5000)
     with pytest.raises(
         UserError, match=rf"f\.{suffix}: cannot be read any more \(is cut short\); make"

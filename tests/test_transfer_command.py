@@ -118,6 +118,18 @@ def test_images_that_were_trained_on_are_known_wherever_they_lie(weights, market
     assert [row["trained_on"] for row in found] == [False, True]
 
 
+def test_the_images_that_whitened_are_not_looked_for_in_the_subset_of_the_training(
+    weights, market, capsys
+):
+    market("market")
+    pack(open_pool("market"), "shards")
+    Path("subset.txt").write_text("of/another/pool.jpg\n")
+    settings = {"data": {"pool": "gone", "subset": "subset.txt"}}
+    weights(pool="gone", settings=settings, whitened="shards")
+    evaluate.main([*FAST, "--weights=net.safetensors", "--data=market1501", "--root=market"])
+    assert "note: the network was whitened by all of these images" in capsys.readouterr().out
+
+
 def test_the_people_of_its_training_set_are_not_those_of_the_test(weights, market, capsys):
     settings = {"data": {"name": "market1501", "root": market("market")}}
     evaluate.main([*FAST, "--weights", weights(settings=settings)])

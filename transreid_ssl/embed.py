@@ -40,7 +40,8 @@ class Embed(EmbeddingSettings):
     search and cluster take it in the place of images. With --out features.npy the features stand
     in that file, for ``numpy.load``, and the rest in features.parquet, row by row. A stopped run
     goes on where it was, when the same command is given again, and ends with the same features, bit
-    for bit. Images whose files were written anew meanwhile (by time or size) are embedded again.
+    for bit. Images whose files were written anew meanwhile (by time or size) are embedded again: a
+    pool that is copied for each job keeps its times with ``cp -p``.
 
     Args:
         images: Any pool: a folder, a list, Parquet shards, an LMDB, or demo; by default the pool

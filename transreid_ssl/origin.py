@@ -55,7 +55,7 @@ def was_trained_on(spec: "BackboneSpec", target: Source, protocol: "ReIDProtocol
     if any(_overlap(source, target, protocol) for _, source in seen):
         return True
     parts = [part.pool for part in (protocol.train, protocol.query, protocol.gallery)]
-    return any(_share(stage, source, pool) for stage, source in seen for pool in parts)
+    return any(any(_shares(stage, source, parts)) for stage, source in seen)
 
 
 def _overlap(source: Source, target: Source, protocol: "ReIDProtocol") -> bool:
@@ -182,7 +182,7 @@ def _ways(stage: "BackboneSpec", pool: "Pool") -> Iterator[tuple[str, str]]:
         way = "trained on" if trained else "whitened by"
         if _is_named(stage, source, pool):
             yield "this very pool", way
-        elif share := _share(stage, source, pool):
+        elif share := next(_shares(stage, source, [pool]), 0.0):
             part = "all" if share > 0.995 else f"{max(1, round(100 * share))} %"
             yield f"{part} of these images, which lie in {source.root} too", way
 
@@ -200,24 +200,38 @@ def _is_named(stage: "BackboneSpec", source: Source, pool: "Pool") -> bool:
     )
 
 
-def _share(stage: "BackboneSpec", source: Source, pool: "Pool") -> float:
-    """The share of a pool that is in a source on disk too; 0 where that is not there any more."""
+def _shares(stage: "BackboneSpec", source: Source, pools: "list[Pool]") -> Iterator[float]:
+    """The share of each of the pools that is in a source on disk too, which is opened once.
+
+    Nothing where the source is not there any more, or cannot be read.
+    """
     if source.generated or not source.root:
-        return 0.0
+        return
     try:
-        if source.name != "pool":
-            pattern = stage.remembered("settings", "data", "pattern") or DEFAULT_PATTERN
-            trained = data.open_reid(source.name, source.root, pattern).train.pool
-        else:
-            subset = stage.remembered("settings", "data", "subset")
-            subset = subset if subset and Path(subset).is_file() else None
-            trained = data.open_pool(source.root, subset)
-            names = source.root == stage.remembered("pool") and stage.remembered("fingerprint")
-            if names and trained.fingerprint != names:
-                return 0.0  # other images by now
+        trained = _opened(stage, source)
+        if trained is not None:
+            yield from (data.shared_images(pool, trained) for pool in pools)
     except UserError:
-        return 0.0
-    return data.shared_images(pool, trained)
+        return
+
+
+def _opened(stage: "BackboneSpec", source: Source) -> "Pool | None":
+    """The images of a source as they were trained on; None where there are others by now.
+
+    Raises:
+        UserError: they are not there any more, or cannot be read.
+    """
+    if source.name != "pool":
+        pattern = stage.remembered("settings", "data", "pattern") or DEFAULT_PATTERN
+        return data.open_reid(source.name, source.root, pattern).train.pool
+    subset = names = None
+    if source.root == stage.remembered("pool"):  # and not that of the whitening
+        subset = stage.remembered("settings", "data", "subset")
+        names = stage.remembered("fingerprint")
+    subset = subset if subset and Path(subset).is_file() else None
+    # Mostly for its names alone.
+    trained = data.open_pool(source.root or "", subset, ready=False)
+    return None if names and trained.fingerprint != names else trained
 
 
 def _unfinished(file: Path, run: "report.Run") -> str | None:

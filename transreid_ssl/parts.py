@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path, fingerprint
+from transreid_ssl.progress import progress
 from transreid_ssl.tables import decode_record, encode_record
 
 _STAMPS = 1 << 63  # there are so many different ones
@@ -62,9 +63,24 @@ class Parts:
         """The positions in the pool that belong to ``part``."""
         return range(part * self.size, min((part + 1) * self.size, len(self.pool)))
 
-    def watch(self, parts: Iterable[int]) -> None:
-        """Look at the files of the images of ``parts``, before they are read."""
-        self._stamps.update({part: self._stamp(self.images(part)) for part in parts})
+    def watch(self, parts: Iterable[int], shown: bool = True) -> None:
+        """Look at the files of the images of ``parts``, before they are read.
+
+        Those of parts that ``check`` has looked at are known. Of millions of files it takes half a
+        minute on a local disk, and longer over a net: ``shown`` says how far it is.
+        """
+        unknown = [part for part in parts if part not in self._stamps]
+        self._stamps.update(self._look_at(unknown, shown))
+
+    def _look_at(self, parts: Iterable[int], shown: bool = True) -> dict[int, int]:
+        """The stamps of the images of each part, with progress where it takes long."""
+        ranges = {part: self.images(part) for part in parts}
+        found = {}
+        with progress(sum(map(len, ranges.values())), "files looked at", shown) as tick:
+            for part, places in ranges.items():
+                found[part] = self._stamp(places)
+                tick(len(places))
+        return found
 
     def stamp_read(self) -> int | None:
         """``stamp_now`` of when the finished parts were begun; None if it is not known of all."""
@@ -78,7 +94,7 @@ class Parts:
 
     def stamp_now(self) -> int:
         """A number for when the files of all images were written, and for their sizes."""
-        return self._stamp(range(len(self.pool)))
+        return sum(self._look_at(range(len(self))).values()) % _STAMPS
 
     def _stamp(self, places: range) -> int:
         """Of some images; those of all parts add up to that of all images."""
@@ -109,23 +125,31 @@ class Parts:
         Raises:
             UserError: a part is of other images, weights or settings; ``advice`` says what to do.
         """
-        lines = []
-        for part, path in self.finished().items():
-            content, why = _read(path), "damaged (its checksum differs)"
-            if content is not None:
-                schema = pq.read_schema(pa.BufferReader(content))
-                self.require_key(path, schema.metadata, advice)
-                why = self._outdated(part, _record(schema))
-            if why:
-                path.unlink()
-                lines.append(f"{path}: {why}; it is made again")
+        lines, finished = [], self.finished()
+        with progress(len(finished), "finished parts looked at") as tick:
+            for part, path in finished.items():
+                if why := self._unusable(part, path, advice):
+                    path.unlink()
+                    lines.append(f"{path}: {why}; it is made again")
+                tick()
         return lines
+
+    def _unusable(self, part: int, path: Path, advice: str) -> str:
+        """Why a finished part has to be made again; "" if it is sound."""
+        content = _read(path)
+        if content is None:
+            return "damaged (its checksum differs)"
+        schema = pq.read_schema(pa.BufferReader(content))
+        self.require_key(path, schema.metadata, advice)
+        return self._outdated(part, _record(schema))
 
     def _outdated(self, part: int, record: dict[str, Any]) -> str:
         """Why a part is not of the images of now, if it is not; older versions do not say."""
         written = record.get("stamp")
-        same = written is None or written == self._stamp(self.images(part))
-        return "" if same else "its images were written anew since"
+        if written is None:
+            return ""
+        self._stamps[part] = self._stamp(self.images(part))
+        return "" if written == self._stamps[part] else "its images were written anew since"
 
     def require_key(self, path: Path, metadata: dict[bytes, bytes] | None, advice: str) -> None:
         """Raise ``UserError`` unless a table with this metadata belongs to this work."""

@@ -64,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     config = settings_of(recipe, settings)
     measurement = measure(recipe, config, settings, options.steps, options.processes)
-    own = AUTO in settings or f"--config={AUTO}" in settings
-    stands_in = isinstance(config, PretrainingConfig) and is_demo(config) and not own
+    chosen = AUTO in settings or f"--config={AUTO}" in settings  # for the pool that is given
+    stands_in = isinstance(config, PretrainingConfig) and is_demo(config) and not chosen
     print("\n".join(describe(measurement, options.processes, images_of(config), stands_in)))
 
 

@@ -340,6 +340,16 @@ def test_decoding_is_said_the_first_time(tmp_path, encoded, caches, capsys, cons
     assert (complaints, *capsys.readouterr()) == ("", "", "")
 
 
+def test_who_wants_names_alone_decodes_nothing(tmp_path, encoded, caches, capsys, console):
+    images, table = rows_to_write(encoded)
+    pq.write_table(table, tmp_path / "0.parquet")
+    pool = open_pool(tmp_path, ready=False)
+    assert len(pool.names) == 12
+    assert capsys.readouterr() == ("", "")
+    assert [pool.read(index) for index in range(2)] == images[:2]
+    assert f"0 MB are decoded once, into {caches}" in capsys.readouterr().out
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     places=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=5),

@@ -49,6 +49,7 @@ def test_of_the_file_that_holds_an_image(folder, tmp_path, kind):
     changed = (pool.stamps(range(6)) != before).any(1)
     assert changed.tolist() == [kind == "lmdb"] * 3 + [True] * 3
     np.testing.assert_array_equal(pool.stamps([5]), [[7_000_000_000, held[-1].stat().st_size]])
+    assert pool.stamps([]).shape == (0, 2)
 
 
 def test_nothing_of_what_is_drawn():

@@ -89,5 +89,17 @@ def test_an_objective_that_looks_at_values_has_no_share(capfd):
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+def test_matrices_that_memory_has_no_room_for_end_no_training(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr("transreid_ssl.training.ceiling.product_rate", full)
+    objective, batch = supervised()
+    ceiling = Ceiling(CPU, "no", accumulation=1)
+    ceiling.note(batch)
+    ceiling.measure(objective, 0)
+    assert ceiling.share(1.0) is None
+
+
 def test_a_product_takes_the_time_that_it_takes():
     assert 1e8 < product_rate(CPU, torch.float32) < 1e15

@@ -178,6 +178,25 @@ def test_a_run_of_steps_that_are_all_left_out_stops(tmp_path):
         trainer(tmp_path, Never(), not_finite="skip").fit(batches(0))
 
 
+def test_the_ceiling_is_that_of_the_precision_that_is_computed_in(tmp_path):
+    assert trainer(tmp_path, Toy(), precision="bf16").ceiling.dtype == torch.float32
+
+
+def test_a_short_run_bears_as_many_steps_left_out_as_a_long_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("transreid_ssl.training.settings.LINES", 20)
+
+    class Sometimes(Toy):
+        def forward(self, batch, epoch):
+            bad = int(batch["index"][0]) // 4 in (0, 4, 5, 11)  # steps 1, 5, 6 and 12
+            loss = super().forward(batch, epoch)["loss"]
+            return {"loss": loss * (float("nan") if bad else 1.0)}
+
+    trainer(tmp_path, Sometimes(), not_finite="skip", log_every=50).fit(with_index(0))
+    lines = RunFolder(tmp_path).read_metrics()
+    skipped = {line["step"]: line.get("skipped_steps") for line in lines}
+    assert skipped == {2: 1, 3: None, 4: None, 7: 2, 8: None, 9: None, 10: None, 11: None}
+
+
 class Jumping(Toy):
     """Its weights jump when a step ends."""
 

@@ -195,7 +195,7 @@ def _prepare(parts: ScoreParts, overwrite: bool, accelerator: accelerate.Acceler
     """Whether everything is done already; all processes see the same state before any writes."""
     if overwrite:
         on_main(accelerator, parts.discard)
-    done = together(accelerator, parts.is_done)
+    done = on_main(accelerator, parts.is_done)  # which may look at millions of files
     for line in on_main(accelerator, parts.sweep):
         say(accelerator, line)
     return done
@@ -221,7 +221,7 @@ def _score_shards(parts: ScoreParts, mine: list[int], work: _Work) -> None:
     scorer, accelerator = work.scorer, work.scorer.accelerator
     process, world = accelerator.process_index, accelerator.num_processes
     # A batch never reaches over the end of a shard.
-    parts.watch(mine)
+    parts.watch(mine, shown=process == 0)
     shards = [_batches(images, work.batch_size) for images in map(parts.images, mine)]
     loader = _open_loader(work.pool, [batch for shard in shards for batch in shard], work)
     bar = tqdm(

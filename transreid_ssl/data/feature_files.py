@@ -245,8 +245,17 @@ class FileRows:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Some rows: a slice of them, or int64 (M,), best in ascending order."""
-        rows = np.atleast_1d(np.arange(len(self))[rows])
+        """Some rows (M, D): a slice of them, or int64 (M,) from 0 on, best in ascending order.
+
+        Raises:
+            IndexError: there are not so many.
+        """
+        # Nothing here takes the time of all rows: a few are asked for once for each of many tracks.
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        rows = np.asarray(rows, np.int64)
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(f"{self._path} has {len(self)} rows")
         found = np.empty((len(rows), *self.shape[1:]), self._dtype)
         ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         try:

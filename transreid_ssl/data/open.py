@@ -12,7 +12,7 @@ from transreid_ssl.data.subset import take_subset
 from transreid_ssl.errors import UserError
 
 
-def open_pool(path: str | Path, subset: str | Path | None = None) -> Pool:
+def open_pool(path: str | Path, subset: str | Path | None = None, ready: bool = True) -> Pool:
     """Open unlabelled crops by what ``path`` is.
 
     - a folder tree of images;
@@ -24,11 +24,13 @@ def open_pool(path: str | Path, subset: str | Path | None = None) -> Pool:
     - ``demo`` or ``demo:key=value,…``: generated people, nothing on disk.
 
     ``subset`` is a table or list, as CFS selection writes it, of names that must be in the pool.
+    Without ``ready``, compressed shards are decoded when an image is read first: for who may want
+    their names alone.
 
     Raises:
         UserError: nothing there, nothing usable in it, or a subset of another pool.
     """
-    pool = _open_whole(str(path))
+    pool = _open_whole(str(path), ready)
     return pool if subset is None else take_subset(pool, subset)
 
 
@@ -47,7 +49,7 @@ def open_tracks(path: str, subset: str | None = None) -> Pool:
     return pool
 
 
-def _open_whole(path: str) -> Pool:
+def _open_whole(path: str, ready: bool) -> Pool:
     if path.partition(":")[0] == "demo" and not os.path.exists(path):
         return PeoplePool.from_spec(path)
     if not os.path.exists(path):
@@ -59,7 +61,7 @@ def _open_whole(path: str) -> Pool:
     if lmdb_pool.find_database(path):
         return lmdb_pool.LMDBPool(path)
     if shards.find_shards(path):
-        return shards.ParquetShardsPool(path)
+        return shards.ParquetShardsPool(path, ready)
     if os.path.isdir(path):
         return FolderPool(path)
     if path.lower().endswith((*EXTENSIONS, *OTHER_FORMATS)):

@@ -23,8 +23,12 @@ _AT_ONCE = 1 << 14  # bytes: most images are smaller
 _UNKNOWN, _NONE, _DAMAGED = 0, -1, -2  # in the place of a place
 
 
-def open_rows(shards: list[Path], column: str, count: int) -> "RowsInPlace | CachedRows":
+def open_rows(
+    shards: list[Path], column: str, count: int, ready: bool = True
+) -> "RowsInPlace | CachedRows":
     """The bytes of each row of ``column``, in the order of the files.
+
+    Without ``ready``, files that are to be decoded are so when a row is read first.
 
     Raises:
         UserError: a file without this column or that cannot be read, or not ``count`` rows in all.
@@ -47,7 +51,12 @@ def open_rows(shards: list[Path], column: str, count: int) -> "RowsInPlace | Cac
             f"{shards[0].parent}: {found:,} rows of {count:,} names; a shard is damaged or was "
             "written meanwhile: run the same command again"
         )
-    return RowsInPlace(shards, column, groups) if plain else CachedRows(shards, column)
+    if plain:
+        return RowsInPlace(shards, column, groups)
+    cached = CachedRows(shards, column)
+    if ready:
+        cached.open()
+    return cached
 
 
 class CachedRows:
@@ -64,8 +73,18 @@ class CachedRows:
     )
 
     def __init__(self, shards: list[Path], column: str) -> None:
+        self._shards, self._column = shards, column
+        self._rows: Any = None
+
+    def open(self) -> None:
+        """Decode the files, unless that was done before.
+
+        Raises:
+            UserError: one of them is damaged, or the cache cannot be written.
+        """
         import datasets
 
+        shards, column = self._shards, self._column
         where = shards[0] if len(shards) == 1 else shards[0].parent  # which one is not said
         files = [escape(str(shard)) for shard in shards]
         try:
@@ -85,10 +104,12 @@ class CachedRows:
             ) from error
         if isinstance(rows.features[column], datasets.Image):
             rows = rows.cast_column(column, datasets.Image(decode=False))
-        self._rows, self._column = rows, column
+        self._rows = rows
 
     def read(self, row: int) -> bytes | None:
         """The bytes in a row; None where there are none."""
+        if self._rows is None:
+            self.open()
         value = self._rows[row][self._column]
         encoded = value.get("bytes") if isinstance(value, dict) else value
         return encoded if isinstance(encoded, bytes) else None

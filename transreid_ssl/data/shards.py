@@ -54,7 +54,7 @@ class ParquetShardsPool(Pool):
 
     kind = "Parquet shards"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, ready: bool = True) -> None:
         shards = find_shards(path)
         if not shards:
             raise UserError(f"{path}: no Parquet file with an image column in it")
@@ -68,7 +68,7 @@ class ParquetShardsPool(Pool):
         if not len(names):
             raise UserError(f"{path}: no row in it")
         self._shards = shards
-        self._rows = _read_from(path, lambda _: open_rows(shards, self._column, len(names)))
+        self._rows = _read_from(path, lambda _: open_rows(shards, self._column, len(names), ready))
         if _state(shards) != state:
             raise UserError(f"{path}: a shard was written meanwhile: run the same command again")
         super().__init__(str(path), names, [*notes, *filter(None, [self._rows.note])])
@@ -83,8 +83,10 @@ class ParquetShardsPool(Pool):
 
     def stamps(self, places: Sequence[int] | np.ndarray) -> np.ndarray:
         """Of the shard that holds each image."""
-        files = np.array([file_stamp(shard) for shard in self._shards], np.int64)
-        return files[np.searchsorted(self._ends, places, side="right")]
+        held_by = np.searchsorted(self._ends, places, side="right")
+        numbers, which = np.unique(held_by, return_inverse=True)
+        found = [file_stamp(self._shards[number]) for number in numbers.tolist()]
+        return np.array(found, np.int64).reshape(-1, 2)[which]
 
     @cached_property
     def _ends(self) -> np.ndarray:

@@ -146,8 +146,8 @@ class Run:
         return (self.progress.total - self.progress.step) * float(np.mean(each[-_PACE:]))
 
     def last_written(self) -> datetime:
-        """When it was last at work, by the times of its log and its newest checkpoint."""
-        found = [self.path / "config.yaml", self.path / "metrics.jsonl"]
+        """When it was last at work: begun or gone on with, or at a line or a checkpoint."""
+        found = [self.path / name for name in ("config.yaml", BEGUN, "metrics.jsonl")]
         found += list_checkpoints(self.path / "checkpoints")[-1:]
         times = [path.stat().st_mtime for path in found if path.is_file()]
         return datetime.fromtimestamp(max(times), UTC)

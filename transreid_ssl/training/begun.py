@@ -9,7 +9,7 @@ from pathlib import Path
 from transreid_ssl.data import Pool
 from transreid_ssl.files import write_json
 from transreid_ssl.logs import LAST_LINE
-from transreid_ssl.shipped import folder as recipes_folder
+from transreid_ssl.shipped import recipes
 from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.ownership import BEGUN
 
@@ -64,7 +64,7 @@ def _program(words: Sequence[str]) -> list[str] | None:
     """The words up to the program's name, if it is this package's or one of its recipes."""
     for place, word in enumerate(words[:5]):
         module = place and words[place - 1] == "-m" and word.partition(".")[0] == "transreid_ssl"
-        recipe = word.endswith(".py") and Path(word).resolve().parent == recipes_folder().resolve()
+        recipe = word.endswith(".py") and Path(word).stem in recipes()  # of any copy
         if module or recipe or Path(word).name == "transreid-ssl":
             return list(words[: place + 1])
     return None

@@ -41,8 +41,8 @@ class Ceiling:
     def measure(self, objective: Objective, epoch: int) -> None:
         """Count and time. The objective may draw random numbers; it is not changed.
 
-        Where an objective cannot be followed without values, the log says so at its level "debug",
-        and there is no share.
+        Where an objective cannot be followed without values, or memory does not suffice for the
+        matrices, the log says so at its level "debug", and there is no share.
         """
         if self._batch is None:
             raise ValueError("note a batch first")
@@ -50,13 +50,13 @@ class Ceiling:
         trace.disabled = True
         try:
             flops = count_flops(objective, self._batch, epoch)
-        except Exception as error:  # of whatever an objective does with values
+            self.rate = product_rate(self.device, self.dtype)
+        except Exception as error:  # of whatever an objective does with values; or memory is full
             logging.getLogger(__name__).debug("the arithmetic is not counted: %r", error)
             return
         finally:
             trace.disabled = False
         self.step_flops = flops * self.accumulation
-        self.rate = product_rate(self.device, self.dtype)
 
     def share(self, seconds: float) -> float | None:
         """That of steps of so many seconds, 0 to 1; None where it was not measured."""

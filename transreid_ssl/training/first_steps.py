@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import accelerate
 
 from transreid_ssl.logs import say
+from transreid_ssl.processes import on_main
 from transreid_ssl.training.ceiling import Ceiling
 from transreid_ssl.training.clock import Clock, describe_first, describe_whole
 from transreid_ssl.training.meter import Meter
@@ -46,10 +47,9 @@ class FirstSteps:
 
     def _find_ceiling(self) -> None:
         """On a GPU, so that lines of the log can say how much of what it can do is done."""
-        is_gpu = self.accelerator.device.type == "cuda"
-        if is_gpu and self.accelerator.is_main_process and not is_sharded(self.objective):
-            with self.clock.untimed():
-                self.ceiling.measure(self.objective, epoch=0)
+        if self.accelerator.device.type == "cuda" and not is_sharded(self.objective):
+            with self.clock.untimed():  # on all processes, which would wait in their next step
+                on_main(self.accelerator, lambda: self.ceiling.measure(self.objective, epoch=0))
 
     def _say_first(self, step: int) -> None:
         """Say how long the first step took; the clock begins anew after it."""

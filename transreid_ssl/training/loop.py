@@ -85,6 +85,7 @@ class Trainer:
         keep_best: Callable[[], None] | None = None,
     ) -> None:
         self.accelerator, self.objective, self.plan = accelerator, objective, plan
+        self._most_skipped = settings.log_every  # in a row: lines may be closer in a short run
         self.settings = settings = settings.paced(plan.total_steps)
         self.run, self.data_key = run, data_key
         self.probing = Probing(accelerator, run, plan.total_steps, probe, probe_every, keep_best)
@@ -97,7 +98,9 @@ class Trainer:
         self.meter: Meter = Meter(("loss",) if accelerator.scaler else ("loss", "gradient_norm"))
         self.watch = Watch(accelerator, run, settings, self.meter, self.parameters, image_names)
         self.bad_images: BadImages = BadImages(accelerator, run, max_bad_images)
-        self.ceiling = Ceiling(accelerator.device, settings.precision, settings.accumulation)
+        # What was asked for is float32 where the device does not compute it fast.
+        precision = accelerator.mixed_precision if accelerator.native_amp else "no"
+        self.ceiling = Ceiling(accelerator.device, precision, settings.accumulation)
         self.skipped: int = 0
         self.stop: StopRequest = StopRequest(accelerator)
         self.step: int = self._restore()
@@ -253,6 +256,9 @@ class Trainer:
         """Log the steps since the last line, and look whether they were sound."""
         self.watch.check_finite(self.step)
         if not self.meter.count:
+            none_ever = self.skipped == self.step == self.plan.total_steps
+            if self.skipped < self._most_skipped and not none_ever:
+                return  # the next line is of these steps too
             raise UserError(
                 f"{self.run.path}: none of the {self.skipped} steps before step {self.step} had a "
                 f"finite gradient; {self.watch.kept()}: lower --optim.lr, with another --run.output"
