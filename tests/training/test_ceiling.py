@@ -56,6 +56,14 @@ def test_what_is_counted_is_what_a_step_computes_and_nothing_changes(make):
     assert counted == counter.get_total_flops() > 1e6
 
 
+def test_blocks_that_are_to_be_compiled_are_counted_without_it():
+    objective, batch = dino()
+    expected = count_flops(objective, batch, 0)
+    for network in (objective.student, objective.teacher):
+        network.backbone.compile_blocks()
+    assert count_flops(objective, batch, 0) == expected
+
+
 def test_the_share_is_arithmetic_over_time_and_rate():
     objective, batch = supervised()
     ceiling = Ceiling(CPU, "no", accumulation=3)
