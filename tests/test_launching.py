@@ -29,7 +29,7 @@ def pretrain(folder, *options):
 def test_two_processes_train_and_what_stops_them_is_said_once_and_last(tmp_path):
     done = pretrain(tmp_path, "--processes", "2")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "; 2 process(es) on cpu" in done.stdout
+    assert "; 2 processes on cpu" in done.stdout
     assert (tmp_path / "run" / "backbone.safetensors").is_file()
     done = pretrain(tmp_path, "--processes=2", "--run.seed=3")
     assert done.returncode == 2

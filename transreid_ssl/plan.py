@@ -236,8 +236,8 @@ def describe(found: "Measurement", processes: int, images: str, stands_in: bool)
     }
     told = ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value > 0.5)
     lines = [
-        f"measured on {found.device}: {found.steps} step(s) of {found.batch_size} images after the "
-        f"first, {step:.3g} s each" + f" on {processes} processes that never wait for each other"
+        f"measured on {found.device}: {counted(found.steps, 'step')} of {found.batch_size} images after "
+        f"the first, {step:.3g} s each" + f" on {processes} processes that never wait for each other"
         * (processes > 1),
         f"  {rate(speed)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
         f"first step took {found.first / processes:.1f} s",

@@ -99,7 +99,7 @@ def test_two_processes_give_the_losses_of_one(method, tmp_path, of_tracks):
     plain = PLAIN + of_tracks + ([] if method == "moco" else [f"--{method}.head_norm=false"])
     run(method, *plain, f"--run.output={tmp_path / 'one'}")
     arguments = [*TINY, *METHODS[method], *plain, f"--run.output={tmp_path / 'two'}"]
-    assert "2 process(es)" in launch.run(str(path(method)), *arguments, processes=2)
+    assert "2 processes" in launch.run(str(path(method)), *arguments, processes=2)
     one = launch.losses(tmp_path / "one")
     assert len(one) == 12
     assert launch.losses(tmp_path / "two") == pytest.approx(one, rel=2e-4)

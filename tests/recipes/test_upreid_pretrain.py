@@ -71,7 +71,7 @@ def test_a_killed_run_ends_as_the_unbroken_one_with_the_queue_bit_for_bit(unbrok
 
 def test_two_processes_and_accumulation_give_the_losses_and_the_queue_of_one(unbroken, tmp_path):
     options = [*TINY, f"--run.output={tmp_path / 'two'}", "--run.accumulation=2"]
-    assert "2 process(es)" in launch.run(RECIPE, *options, processes=2)
+    assert "2 processes" in launch.run(RECIPE, *options, processes=2)
     for name in ("loss", "consistency", "intrinsic", "patches_compared"):
         assert logged(tmp_path / "two", name) == pytest.approx(logged(unbroken, name), rel=2e-4)
     (keys, pointer), (expected, place) = queue(tmp_path / "two"), queue(unbroken)

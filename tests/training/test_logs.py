@@ -130,5 +130,5 @@ def test_the_main_process_alone_writes(tmp_path):
     run = tmp_path / "run"
     pretrain(run, processes=2)
     lines = messages(run)
-    assert "2 process(es)" in lines[0]
+    assert "2 processes" in lines[0]
     assert sum(line.startswith("step 4/4") for line in lines) == 1

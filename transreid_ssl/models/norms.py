@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import counted
 
 
 class BlockNorm(_BatchNorm):
@@ -110,8 +111,9 @@ def group_norms(
     members = norm_images // images
     if norm_images % images or num_processes % members:
         raise UserError(
-            f"--run.norm_images {norm_images}: {num_processes} process(es) with {images} images "
-            "each at once cannot be put together to so many; give a divisor or a multiple"
+            f"--run.norm_images {norm_images}: {counted(num_processes, 'process', 'processes')} "
+            f"with {counted(images, 'image')} each at once cannot be put "
+            "together to so many; give a divisor or a multiple"
         )
     if not shared:
         raise UserError(

@@ -29,6 +29,7 @@ from transreid_ssl.training.measuring import steps_to_measure
 from transreid_ssl.training.runfolder import RunFolder, goes_on
 from transreid_ssl.training.settings import BackboneSettings, RunSettings
 from transreid_ssl.training.threads import share_cores
+from transreid_ssl.words import counted
 
 Images = TypeVar("Images")
 
@@ -72,10 +73,11 @@ def start(
         together(accelerator, lambda: trackers.start(accelerator, as_plain(config), recipe))
     set_seed(settings.seed)
     where = "to be measured, nothing is kept" if steps_to_measure() else f"run folder {run.path}"
+    processes = counted(accelerator.num_processes, "process", "processes")
     sharded = ", weights sharded" * (settings.shard and accelerator.num_processes > 1)
     logs.say(
         accelerator,
-        f"{recipe}: {origin}; {where}; {accelerator.num_processes} process(es) on "
+        f"{recipe}: {origin}; {where}; {processes} on "
         f"{accelerator.device.type}, precision {_precision(accelerator)}{sharded}",
     )
     return accelerator, run, images
