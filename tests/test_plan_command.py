@@ -34,7 +34,7 @@ def plan(*arguments, code=0):
 def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
     run = tmp_path / "run"
     text = plan("--steps=2", *DINO, f"--run.output={run}")
-    assert re.search(r"measured on cpu: 2 step\(s\) of 16 images after the first, \S+ s each", text)
+    assert re.search(r"measured on cpu: 2 steps of 16 images after the first, \S+ s each", text)
     assert re.search(r"\n  \d+% of the rate that products of large matrices reach", text)
     assert (
         "this run, on demo:identities=24,images=4,height=32,width=16: 18 steps (3 epochs of 6), "

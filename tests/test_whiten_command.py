@@ -159,7 +159,7 @@ def test_weights_that_are_there_are_replaced_only_when_that_is_asked_for():
     [
         (["--images=nowhere"], "nowhere"),
         (["--parts=9"], "has 4 rows; give 4 or fewer"),
-        (["--max_images=5"], "5 images are too few to whiten by; give 20"),
+        (["--max_images=5"], "5 images: too few to whiten by; give 20"),
         (["--out=net.safetensors"], "net.safetensors"),
         (["--out=net.npz"], "name it ….safetensors"),
         (["--out=a.safetensors", "--in_place=true"], "give one of them"),
