@@ -34,6 +34,7 @@ def test_whitened_weights_give_their_features_to_every_command(capsys):
     whiten.main([*FAST, "--weights=net.safetensors", "--dim=20"])
     said = capsys.readouterr().out
     assert "4 stripes whitened to 20 values by 48 images: demo:" in said
+    assert "note: 48 images for 20 values: among these very images" in said
     found = read_spec(whiten.DEFAULT_OUT)
     assert (found.readout.parts, found.readout.dim, found.embed_dim) == (4, 20, 20)
     assert found.readout.images.startswith("48 images: demo:identities=8,images=6")
