@@ -62,7 +62,7 @@ def test_a_sub_command_is_given_its_settings_and_gives_the_exit_code():
     actions = {"copy": (Copy, lambda options: options), "count": (Count, lambda found: found.limit)}
     assert command.subcommands("tool", "A tool.", actions, ["copy", "a"]) == Copy("a")
     assert command.subcommands("tool", "A tool.", actions, ["count", "--limit=7"]) == 7
-    with pytest.raises(UserError, match="invalid choice: 'move'"):
+    with pytest.raises(UserError, match=r"^move: give one of copy, count$"):
         command.subcommands("tool", "A tool.", actions, ["move"])
     with pytest.raises(UserError, match=r"did you mean count\?$"):
         command.subcommands("tool", "A tool.", actions, ["coutn"])

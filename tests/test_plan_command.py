@@ -34,7 +34,7 @@ def plan(*arguments, code=0):
 def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
     run = tmp_path / "run"
     text = plan("--steps=2", *DINO, f"--run.output={run}")
-    assert re.search(r"measured on cpu: 2 step\(s\) of 16 images after the first, \S+ s each", text)
+    assert re.search(r"measured on cpu: 2 steps of 16 images after the first, \S+ s each", text)
     assert re.search(r"\n  \d+% of the rate that products of large matrices reach", text)
     assert (
         "this run, on demo:identities=24,images=4,height=32,width=16: 18 steps (3 epochs of 6), "
@@ -92,7 +92,7 @@ def test_an_epoch_of_clustering_is_no_pass_over_the_images():
 
 
 def test_a_run_may_be_shorter_than_what_is_to_be_measured():
-    assert "17 step(s) of 16 images" in plan("--steps=50", *DINO)
+    assert "17 steps of 16 images" in plan("--steps=50", *DINO)
     text = plan(*DINO, "--run.epochs=1", "--run.batch_size=96", code=2)
     assert text.splitlines()[-1].startswith("error: the run has one step")
 
@@ -126,7 +126,7 @@ def test_the_arithmetic():
     )  # fmt: skip
     lines = describe(found, processes=2, images="crops", stands_in=True)
     assert lines == [
-        "measured on cpu: 8 step(s) of 100 images after the first, 0.5 s each on 2 processes that "
+        "measured on cpu: 8 steps of 100 images after the first, 0.5 s each on 2 processes that "
         "never wait for each other",
         "  200 images/s; 25% of a step is waiting for images; the first step took 60.5 s",
         "  42% of the rate that products of large matrices reach on this device",

@@ -34,6 +34,7 @@ def test_whitened_weights_give_their_features_to_every_command(capsys):
     whiten.main([*FAST, "--weights=net.safetensors", "--dim=20"])
     said = capsys.readouterr().out
     assert "4 stripes whitened to 20 values by 48 images: demo:" in said
+    assert "note: 48 images for 20 values: among these very images" in said
     found = read_spec(whiten.DEFAULT_OUT)
     assert (found.readout.parts, found.readout.dim, found.embed_dim) == (4, 20, 20)
     assert found.readout.images.startswith("48 images: demo:identities=8,images=6")
@@ -159,7 +160,7 @@ def test_weights_that_are_there_are_replaced_only_when_that_is_asked_for():
     [
         (["--images=nowhere"], "nowhere"),
         (["--parts=9"], "has 4 rows; give 4 or fewer"),
-        (["--max_images=5"], "5 images are too few to whiten by; give 20"),
+        (["--max_images=5"], "5 images: too few to whiten by; give 20"),
         (["--out=net.safetensors"], "net.safetensors"),
         (["--out=net.npz"], "name it ….safetensors"),
         (["--out=a.safetensors", "--in_place=true"], "give one of them"),

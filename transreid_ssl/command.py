@@ -62,7 +62,7 @@ class Parser(ArgumentParser):
             words = sys.argv[1:] if arguments is None else arguments
             said = complaints.in_words(self, str(error), words)
             hint = self._nearest_option(str(error), words)
-            raise UserError(said or _first_sentence(error) + hint) from error
+            raise UserError((said or _first_sentence(error)) + hint) from error
         logs.show_any()
         for name, default in self.get_defaults().items(branches=True):
             # jsonargparse itself lets a settings file say "run:" with nothing under it.

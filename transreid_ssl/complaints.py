@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 _KEY = re.compile(r'Parser key "([\w.]+)":')
 _ALONE = re.compile(r"argument (--[\w.-]+): expected one argument")
 _MISSING = re.compile(r"arguments are required: ([\w., ]+)")
+_ACTION = re.compile(r"argument subcommand: invalid choice: '(.+?)' \(choose from (.+)\)")
 _NO_ACTION = 'expected "subcommand"'
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)|base 10: '(.*)'|Unable to load config '(.*)'")
 _NUMBERS = {
@@ -40,6 +41,9 @@ def in_words(parser: argparse.ArgumentParser, complaint: str, words: Sequence[st
     if found := _MISSING.search(complaint):
         names = [name.rpartition(".")[2] for name in re.split(r",\s*", found[1].strip())]
         return f"the following words are required: {', '.join(names)}; --help tells what they are"
+    if found := _ACTION.search(complaint):
+        known = re.findall(r"[\w-]+", found[2])
+        return f"{found[1]}: give one of {', '.join(known)}"
     if _NO_ACTION in complaint:
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):

@@ -235,10 +235,10 @@ def describe(found: "Measurement", processes: int, images: str, stands_in: bool)
         f"{found.checkpoints} checkpoints": found.checkpoint * found.checkpoints,
     }
     told = ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value > 0.5)
+    apart = f" on {processes} processes that never wait for each other" * (processes > 1)
     lines = [
-        f"measured on {found.device}: {found.steps} step(s) of {found.batch_size} images after the "
-        f"first, {step:.3g} s each" + f" on {processes} processes that never wait for each other"
-        * (processes > 1),
+        f"measured on {found.device}: {counted(found.steps, 'step')} of {found.batch_size} images "
+        f"after the first, {step:.3g} s each{apart}",
         f"  {rate(speed)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
         f"first step took {found.first / processes:.1f} s",
         *_of_ceiling(found),

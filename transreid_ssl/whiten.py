@@ -22,6 +22,8 @@ STRIPES = 8
 """That a person is cut into, unless the map has fewer rows."""
 WIDEST = 6_144
 """Values of all stripes together by default: a covariance of 38 million numbers."""
+FEW = 4
+"""Images for each value below which the images themselves are spread until all are as unlike."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,13 @@ def learn(
         say_left_out(pool, len(readable))
     retrieval.embed.require_finite(features.numpy(), pool.names, readable)
     count, width = features.shape
-    print(f"whitening {width:,} values of {count:,} images", flush=True)
+    print(f"whitening {width:,} values of {counted(count, 'image')}", flush=True)
     dim = min(int(dim), width)
+    if count < FEW * dim:
+        print(
+            f"note: {counted(count, 'image')} for {dim} values: among these very images the "
+            "features may tell little; give more images or a smaller --dim, or use it on others"
+        )
     mean, matrix, shrinkage = retrieval.learn_whitening(features.numpy(), dim)
     words = f"{counted(len(readable), 'image')}: {pool.source}"
     tensors = {"mean": torch.from_numpy(mean), "matrix": torch.from_numpy(matrix)}

@@ -115,7 +115,7 @@ def test_two_processes_and_accumulation_give_the_losses_of_one(tmp_path):
     [
         (["--data.pool=/nowhere"], "/nowhere"),
         (["--optim.learning_rate=1"], "learning_rate"),
-        (["--run.batch_size=1000"], "fewer than one batch"),
+        (["--run.batch_size=1000"], "cannot fill one batch"),
         (["--model.name=vit_huge"], "vit_huge"),
         (["--model.name=mgn_resnet_nano"], "an MGN is not pre-trained"),
         (["--config=missing.yaml"], "missing.yaml"),

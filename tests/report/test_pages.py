@@ -1,6 +1,7 @@
 """Pages: whole, closed in themselves, deaf to hostile names, and readable in a browser."""
 
 import json
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -298,6 +299,24 @@ def test_runs_are_compared_by_what_differs(tmp_path):
         assert figure in page.text
     same = check(write_comparison(tmp_path / "d.html", [runs[0], runs[0]]))
     assert "None: these runs have the same settings." in same.text
+
+
+def test_a_comparison_says_what_was_probed_on_other_images_or_in_sample(tmp_path):
+    a, b = fill(tmp_path / "a"), fill(tmp_path / "b")
+    assert "different images" not in check(write_comparison(tmp_path / "c.html", [a, b])).text
+    log = (b / "metrics.jsonl").read_text().replace('histogram": 50.0', 'histogram": 60.0')
+    log = log.replace('"probe/mAP":', '"probe/on": "tracks, in-sample", "probe/mAP":')
+    (b / "metrics.jsonl").write_text(log)
+    text = check(write_comparison(tmp_path / "c.html", [a, b])).text
+    assert "probed on different images" in text
+    assert "In-sample, on images that the network is trained on: b." in text
+
+
+def test_what_a_run_has_to_beat_is_drawn_after_its_first_probe():
+    words = {"dotted": ["chance"], "xlabel": "step"}
+    svg = Charts().lines("x", {"ROC area": ([0], [70.0]), "chance": ([0], [50.0])}, **words)
+    paths = re.findall(r"<path [^>]*stroke-dasharray[^>]*>", str(svg))
+    assert sum(" L " in path for path in paths) == 2, "a line in the panel, one in the legend"
 
 
 def test_no_page_elsewhere_is_replaced_whatever_its_name_is(tmp_path):

@@ -51,7 +51,7 @@ def test_few_images_are_drawn_to_noise_and_too_few_refused():
     _, matrix, shrinkage = retrieval.learn_whitening(few, 40)
     assert shrinkage > 0.5
     assert np.isfinite(matrix).all()
-    with pytest.raises(UserError, match="19 images are too few to whiten by; give 20 or more"):
+    with pytest.raises(UserError, match="19 images: too few to whiten by; give 20 or more"):
         retrieval.learn_whitening(few[:19], 5)
     with pytest.raises(UserError, match=r"vary in fewer than 5 directions: give more images"):
         retrieval.learn_whitening(np.ones((30, 8)), 5)

@@ -58,7 +58,9 @@ def test_a_bare_name_is_looked_for_beside_the_demo(demo, tmp_path, monkeypatch):
 
 
 def test_unknown_options_and_keys_name_the_nearest(demo):
-    with pytest.raises(UserError, match=r"did you mean --optim\.lr\?"):
+    with pytest.raises(
+        UserError, match=r"^unrecognized arguments: --lr=1; did you mean --optim\.lr\?"
+    ):
         parse_config(Config, demo, "", ["--lr=1"])
     demo.write_text("run:\n  epoch: 3\n")
     with pytest.raises(UserError, match=r"did you mean run\.epochs\?"):

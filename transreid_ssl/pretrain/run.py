@@ -40,6 +40,7 @@ from transreid_ssl.training import (
     training_pool,
 )
 from transreid_ssl.training.runfolder import goes_on
+from transreid_ssl.words import counted
 
 Config = TypeVar("Config", bound=PretrainingConfig)
 
@@ -208,7 +209,7 @@ def steps_an_epoch(num_images: int, batch_size: int) -> int:
     """
     if num_images < batch_size:
         raise UserError(
-            f"{num_images} images are fewer than one batch of {batch_size}: "
+            f"{counted(num_images, 'image')} cannot fill one batch of {batch_size}: "
             "lower --run.batch_size or give a larger pool"
         )
     return num_images // batch_size

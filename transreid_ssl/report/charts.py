@@ -79,6 +79,9 @@ class Charts:
                 if name in dotted:
                     looks["ls"] = REFERENCE_DASHES[dotted.index(name) % len(REFERENCE_DASHES)]
                 mark = "o" if len(x) < 12 and name in solid else None
+                if name in dotted and len(x) == 1:  # a line of one point would not be seen
+                    axis.axhline(y[0], label=_short(name), lw=1.6, **looks)
+                    continue
                 axis.plot(x, y, label=_short(name), lw=1.6, marker=mark, ms=3.5, **looks)
             axis.set(**axes)
             if axes.get("xlabel") == "step":  # there are no parts of one

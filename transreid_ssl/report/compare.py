@@ -65,6 +65,8 @@ def _figures(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any]:
     return {
         "titles": [*titles, "time of training", "images a second"], "rows": rows,
         "finished": all(run.progress.is_finished for run in runs),
+        "unlike": any(len(_ends(runs, f"probe/{name}_histogram")) > 1 for name in probed),
+        "in_sample": [name for name, run in zip(names, runs) if _is_in_sample(run)],
     }  # fmt: skip
 
 
@@ -96,7 +98,18 @@ def _baselines(runs: Sequence[Run], name: str) -> dict[str, tuple[list[int], lis
     found = {}
     end = max(run.metrics[-1]["step"] for run in runs if run.metrics)
     for key, title in BASELINES.items():
-        values = {run.first_last(f"{name}_{key}") for run in runs} - {None}
-        if len({value[-1] for value in values}) == 1:
-            found[title] = ([0, end], [next(iter(values))[-1]] * 2)
+        values = _ends(runs, f"{name}_{key}")
+        if len(values) == 1:
+            found[title] = ([0, end], [*values] * 2)
     return found
+
+
+def _ends(runs: Sequence[Run], name: str) -> set[float]:
+    """The last values of a series: one where all runs end with the same."""
+    return {pair[-1] for run in runs if (pair := run.first_last(name))}
+
+
+def _is_in_sample(run: Run) -> bool:
+    """Whether its last probe looked at images that it was trained on."""
+    titles = [line["probe/on"] for line in run.metrics if "probe/on" in line]
+    return bool(titles) and titles[-1].endswith(", in-sample")

@@ -100,7 +100,7 @@ def _check(num_images: int, k1: int, k2: int, neighbourhood: int) -> None:
         raise UserError(f"k1 and k2 must be at least 1 and k2 at most k1, not k1={k1}, k2={k2}")
     if neighbourhood > num_images:
         raise UserError(
-            f"k1={k1} needs {neighbourhood} images and there are {num_images}: take a smaller k1"
+            f"k1={k1} needs {neighbourhood:,} images, not {num_images:,}: take a smaller k1"
         )
 
 

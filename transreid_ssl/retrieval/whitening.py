@@ -3,6 +3,7 @@
 import numpy as np
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import counted
 
 _FEWEST = 20
 """Images: of fewer a covariance tells next to nothing."""
@@ -29,7 +30,9 @@ def learn_whitening(features: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndar
     from sklearn.covariance import ledoit_wolf
 
     if len(features) < _FEWEST:
-        raise UserError(f"{len(features)} images are too few to whiten by; give {_FEWEST} or more")
+        raise UserError(
+            f"{counted(len(features), 'image')}: too few to whiten by; give {_FEWEST} or more"
+        )
     covariance, shrinkage = ledoit_wolf(np.asarray(features, np.float64))
     # All of them by divide and conquer: LAPACK's search for the largest alone fails on some.
     values, vectors = (part[..., -dim:] for part in np.linalg.eigh(covariance))
