@@ -50,6 +50,13 @@ def test_a_setting_is_named_as_it_was_given_and_a_file_where_it_is_to_blame(tmp_
     file.write_text("run:\n  epochs: ten\n")
     said = said_of("dino_pretrain", "--config", str(file), "--run.seed=1")
     assert said == f"settings ({file}, command line): --run.epochs ten: give a whole number"
+    file.write_text("clusters:\n  eps: 0.5\n")  # of another training
+    said = said_of("dino_pretrain", "--config", str(file))
+    assert said.startswith(f"settings ({file}, command line): clusters.eps: there is no such")
+    file.write_text("run:\n  epoch: 3\n")
+    said = said_of("dino_pretrain", "--config", str(file))
+    assert "run.epoch: there is no such setting here" in said
+    assert said.endswith("; did you mean run.epochs?")
 
 
 def settings_of_commands():

@@ -78,6 +78,13 @@ def test_the_version_is_told():
     assert launch.run("-m", "transreid_ssl", "--version") == f"transreid_ssl {__version__}\n"
 
 
+def test_help_may_stand_first():
+    for words in ([], ["verify"]):
+        told = launch.run("-m", "transreid_ssl", *words, "--help")
+        assert launch.run("-m", "transreid_ssl", "help", *words) == told
+        assert len(told.splitlines()) > 10
+
+
 def test_scoring_takes_processes(monkeypatch):
     """What they are started with is the same command, without the option."""
     monkeypatch.setattr(launching, "launch", lambda *given: given)

@@ -100,7 +100,7 @@ def test_a_run_may_be_shorter_than_what_is_to_be_measured():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "recipes/nothing.py: there is no such recipe"),
+        (["nothing"], "nothing: there is no such training; name one of pretrain dino, "),
         (["uda_finetune"], "has two stages: plan `finetune supervised` and "),
         (["--steps=0", "dino_pretrain"], "steps"),
         (["--steps", "many", "dino_pretrain"], "many"),

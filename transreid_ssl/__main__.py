@@ -74,8 +74,7 @@ def overview() -> str:
         lines += [f"  {sentence}", f"    python -m transreid_ssl.{name} {example}", ""]
     lines += ["Training; without options on generated people:", ""]
     for name, path in shipped.recipes().items():
-        method, _, kind = name.rpartition("_")
-        typed = f"python -m transreid_ssl {kind} {method}".rstrip()
+        typed = f"python -m transreid_ssl {shipped.as_words(name)}"
         lines += [f"  {shipped.sentence(path)}", f"    {typed}", ""]
     return command.as_started(
         "\n".join(lines)
@@ -88,6 +87,8 @@ def overview() -> str:
 def main() -> int | None:
     """Run the command or the training that is named, as if it alone had been started."""
     name, *rest = sys.argv[1:] or ["--help"]
+    if name == "help":
+        name, *rest = [*rest, "--help"]
     if {"-h", "--help"} & {name, *rest[: name in KINDS]}:
         print(overview())
     elif name == "--version":

@@ -86,7 +86,8 @@ class Parser(ArgumentParser):
         try:
             values = dict(self.get_defaults().items())
         except (argparse.ArgumentError, TypeError) as error:  # TypeError: of a value
-            raise UserError(_first_sentence(error)) from error
+            said = complaints.in_words(self, str(error), ())
+            raise UserError(said or _first_sentence(error)) from error
         self.default_config_files = []  # of which the help would speak at length
         known = {a.dest for a in self._actions if not isinstance(a, ActionConfigFile)}
         self.set_defaults({name: value for name, value in values.items() if name in known})

@@ -32,6 +32,12 @@ def recipes() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: (order[item[0]], item[0])))
 
 
+def as_words(name: str) -> str:
+    """How a recipe's training is started: "pretrain dino" for "dino_pretrain"."""
+    method, _, kind = name.rpartition("_")
+    return f"{kind} {method}".rstrip()
+
+
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The words that name a training, ``KIND METHOD`` or ``ALONE``, and what follows them.
 
@@ -60,14 +66,20 @@ def sentence(path: Path) -> str:
 def load_recipe(name: str) -> ModuleType:
     """The recipe in the file ``name``, which ends in ".py", or the shipped one of this name.
 
+    Those that are shipped are named as they are started, "pretrain dino", or as their files are,
+    "dino_pretrain".
+
     Raises:
         UserError: there is none.
     """
-    path = Path(name) if name.endswith(".py") else folder() / f"{name}.py"
+    path = (
+        Path(name) if name.endswith(".py") else folder() / f"{'_'.join(reversed(name.split()))}.py"
+    )
     if not path.is_file():
+        known = ", ".join(map(as_words, recipes()))
         raise UserError(
-            f"{path}: there is no such recipe; the shipped ones are {', '.join(recipes())}, others "
-            f"are named by their path{nearest(name, recipes())}"
+            f"{name}: there is no such training; name one of {known}, or a recipe's file"
+            + nearest(name, recipes())
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

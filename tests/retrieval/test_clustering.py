@@ -214,7 +214,7 @@ def test_far_apart_and_all_equal():
 
 def test_mistakes_are_named():
     features = people(0)
-    with pytest.raises(UserError, match="k1=61 needs 61 images and there are 60") as caught:
+    with pytest.raises(UserError, match="k1=61 needs 61 images, not 60") as caught:
         cluster(features, k1=61)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="k2"):

@@ -194,7 +194,7 @@ def test_queries_are_averaged_with_what_they_find():
 def test_mistakes_are_named():
     features = people(0)
     sides = features[:9], features[9:]
-    with pytest.raises(UserError, match=r"k1=48 needs 49 images and there are 48") as caught:
+    with pytest.raises(UserError, match=r"k1=48 needs 49 images, not 48") as caught:
         rerank(*sides, k1=48)
     assert "\n" not in str(caught.value)
     for k1, k2 in ((0, 1), (5, 0), (5, 7)):
