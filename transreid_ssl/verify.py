@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transreid_ssl import command, retrieval
@@ -73,6 +74,9 @@ def decide(similarity: float, calibration: "Calibration", rate: float | None) ->
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, embed, compare, and say what that means."""
     options = command.options(Verify, "python -m transreid_ssl.verify", arguments)
+    for image in (options.a, options.b):
+        if Path(image).is_dir():
+            raise UserError(f"{image}: is a folder; give one image, or compare many by search")
     weights = find_run(options.weights, options.run)
     embedder = retrieval.Embedder(weights, options.device)
     features = embedder([options.a, options.b])
