@@ -203,7 +203,7 @@ def test_verify_decides_at_a_calibrated_rate(weights, capsys):
         assert f"rate of false matches of {decision}" in out
     with pytest.raises(UserError, match=r"--rate 0.1: these weights know .* 0\.01, 0\.001 alone"):
         verify.main([*pair, "--weights=known.safetensors", "--rate=0.1"])
-    with pytest.raises(UserError, match="^crops: is a folder; give one image"):
+    with pytest.raises(UserError, match=r"^crops: is a folder; give one image"):
         verify.main([pair[0], "crops"])
 
 
