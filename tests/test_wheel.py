@@ -68,7 +68,7 @@ def test_a_wheel_trains_and_helps_where_there_is_no_source(wheel, tmp_path):
     assert "default: outputs/dino_cpu)" in cpu
     assert "usage: transreid-ssl pretrain dino [--config FILE]" in cpu
     assert "--views.flip" not in cpu
-    assert "the shipped ones are dino_pretrain, " in plan
+    assert "no such training; name one of pretrain dino, " in plan
     assert (tmp_path / "outputs/dino_pretrain/backbone.safetensors").is_file(), run
     assert "default: outputs/dino_pretrain)" in demo
     assert [text[0] for text in (word, method, option, evaluate, cpu, plan, run)] == list("0222002")
