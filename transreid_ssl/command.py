@@ -101,7 +101,7 @@ class Parser(ArgumentParser):
         Of several sub-commands, that of the one among ``words``.
         """
         typed = re.search(r"unrecognized arguments: --([\w.-]+)", complaint)
-        read = re.search(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'", complaint)
+        read = complaints.FOREIGN.search(complaint)
         if action := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", complaint):
             return nearest(action[1], re.findall(r"[\w-]+", action[2]))
         found = typed or read

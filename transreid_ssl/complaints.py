@@ -13,7 +13,8 @@ _KEY = re.compile(r'Parser key "([\w.]+)":')
 _ALONE = re.compile(r"argument (--[\w.-]+): expected one argument")
 _MISSING = re.compile(r"arguments are required: ([\w., ]+)")
 _ACTION = re.compile(r"argument subcommand: invalid choice: '(.+?)' \(choose from (.+)\)")
-_FOREIGN = re.compile(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'")
+FOREIGN = re.compile(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'")
+"""A setting of a file that there is none of: its group, if it has one, and its name."""
 _NO_ACTION = 'expected "subcommand"'
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)|base 10: '(.*)'|Unable to load config '(.*)'")
 _NUMBERS = {
@@ -42,7 +43,7 @@ def in_words(parser: argparse.ArgumentParser, complaint: str, words: Sequence[st
     if found := _MISSING.search(complaint):
         names = [name.rpartition(".")[2] for name in re.split(r",\s*", found[1].strip())]
         return f"the following words are required: {', '.join(names)}; --help tells what they are"
-    if found := _FOREIGN.search(complaint):
+    if found := FOREIGN.search(complaint):
         name = ".".join(filter(None, found.groups()))
         return f"{name}: there is no such setting here; correct it, or take the file for its method"
     if found := _ACTION.search(complaint):

@@ -125,11 +125,11 @@ def pretrain(
     objective = build_objective(config, accelerator)
     for line in _weigh_pairs(objective, config.views, pool):
         say(accelerator, line)
-    mates = Mates(pool.tracks) if config.views.mates == "track" else None
+    views = views or config.views
+    mates = Mates(pool.tracks) if views.mates == "track" else None
     if mates is not None:
         say(accelerator, mates.describe())
-    crops = _maker(views or config.views, objective)
-    dataset = ViewsDataset(pool, crops, config.run.seed, mates)
+    dataset = ViewsDataset(pool, _maker(views, objective), config.run.seed, mates)
 
     def batches(trainer: Trainer) -> Iterator[dict[str, Any]]:
         """Step s sees the same global batch, in the same views, on any number of processes."""

@@ -105,7 +105,7 @@ def _likeness(objective: Objective) -> Objective:
 def product_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of the product of two large matrices; the best of ten."""
     on_gpu = device.type == "cuda"
-    size = 4096 if on_gpu else 1024
+    size = 8192 if on_gpu else 1024
     drawn = torch.Generator(device).manual_seed(0)
     a, b = torch.randn((2, size, size), generator=drawn, device=device, dtype=dtype)
     best = float("inf")
