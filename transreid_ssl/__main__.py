@@ -119,7 +119,7 @@ def train(arguments: list[str]) -> int:
     if processes is not None:
         return launching.launch(processes, [*words, *options])
     sys.argv = [command.as_started(f"python -m transreid_ssl {' '.join(words)}"), *options]
-    command.run(shipped.load_recipe("_".join(reversed(words))).main, options, resumes=True)
+    command.run(shipped.load_recipe(" ".join(words)).main, options, resumes=True)
 
 
 def program() -> None:

@@ -172,7 +172,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     own, training = [*arguments[:place]], [*arguments[place:]]
     if training and training[0] in (*shipped.KINDS, shipped.ALONE):
         words, options = shipped.split(training)
-        training = ["_".join(reversed(words)), *options]
+        training = [" ".join(words), *options]
     processes, options = launching.split(training[1:])
     if processes is not None:
         own.append(f"--processes={processes}")
