@@ -20,8 +20,13 @@ def test_every_public_name_has_a_type_that_all_checkers_agree_on():
     )  # fmt: skip
     found = json.loads(done.stdout)["typeCompleteness"]
     assert found["exportedSymbolCounts"]["withKnownType"] > 1000
-    unknown = [symbol["name"] for symbol in found["symbols"] if not _is_sure(symbol)]
-    assert not unknown
+    unknown = [_told(symbol) for symbol in found["symbols"] if not _is_sure(symbol)]
+    assert not unknown, "\n".join(unknown)
+
+
+def _told(symbol: dict) -> str:
+    reasons = [reason["message"] for reason in symbol.get("diagnostics", [])]
+    return ": ".join([symbol["name"], *reasons])
 
 
 def _is_sure(symbol: dict) -> bool:

@@ -15,7 +15,9 @@ class OutOfRange(UserError):
 
     def __init__(self, owner: str, name: str, value: object, allowed: str) -> None:
         super().__init__(f"{owner}.{name} is {value}: give {allowed}")
-        self.name, self.value, self.allowed = name, value, allowed
+        self.name: str = name
+        self.value: object = value
+        self.allowed: str = allowed
 
 
 def brief(error: BaseException, limit: int = 120) -> str:

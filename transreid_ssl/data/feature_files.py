@@ -234,8 +234,9 @@ class FileRows:
 
     def __init__(self, path: Path, dtype: Any, offset: int, shape: Sequence[int]) -> None:
         self._path, self._dtype, self._offset = path, np.dtype(dtype), operator.index(offset)
-        self.shape, self.dtype = tuple(map(operator.index, shape)), np.dtype(np.float32)
-        self.ndim = len(self.shape)
+        self.shape: tuple[int, ...] = tuple(map(operator.index, shape))
+        self.dtype: np.dtype = np.dtype(np.float32)
+        self.ndim: int = len(self.shape)
         if self._dtype.kind not in "fiu" or min(offset, *self.shape) < 0:
             raise ValueError("no numbers in rows")
         if path.stat().st_size < offset + self._dtype.itemsize * math.prod(self.shape):

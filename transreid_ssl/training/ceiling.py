@@ -25,7 +25,8 @@ class Ceiling:
     """
 
     def __init__(self, device: torch.device, precision: str, accumulation: int) -> None:
-        self.device, self.dtype = device, PRECISIONS[precision]
+        self.device: torch.device = device
+        self.dtype: torch.dtype = PRECISIONS[precision]
         self.accumulation = accumulation
         self.step_flops: float | None = None
         """Floating-point operations of a step; None: not counted."""
