@@ -26,6 +26,7 @@ from transreid_ssl.models.packed_attention import packed_attention
 from transreid_ssl.models.stem import folded, folded_convolution
 from transreid_ssl.pretrain.cross_view_kernels import fused_cross_view
 from transreid_ssl.pretrain.dino import DINOLoss
+from transreid_ssl.training.scaling_kernels import STRETCH, scale_each
 
 
 def same(found: Tensor, expected: Tensor, tolerance: float = 2e-6) -> None:
@@ -181,9 +182,28 @@ def losses() -> None:
         same(again.grad, student.grad, 1e-5)
 
 
+def scalings() -> None:
+    """Gradients of every size and layout, each by its own number, in place and nothing beside."""
+    shapes = ((3,), (STRETCH,), (2, STRETCH), (STRETCH + 1,), (), (0, 4), (4, 3, 5, 7))
+    whole = [torch.randn(math.prod(shape) + 2) for shape in shapes]  # a number before and after
+    given = [numbers[1:-1].view(shape) for numbers, shape in zip(whole, shapes, strict=True)]
+    given[-1] = given[-1].view(4, 5, 7, 3).permute(0, 3, 1, 2)  # channels last
+    scales = torch.tensor([0.5, 1.0, 0.3, 1e-7, 0.9, 0.2, 0.7])
+    expected = [tensor * scale for tensor, scale in zip(given, scales, strict=True)]
+    borders = [numbers[[0, -1]] for numbers in whole]
+    for _ in range(2):  # what is remembered of the sizes serves other tensors of such sizes
+        again = [tensor.clone() for tensor in given]
+        scale_each(again, scales)
+        for ours, theirs in zip(again, expected, strict=True):
+            assert torch.equal(ours, theirs)
+    scale_each(given, scales)
+    for numbers, border in zip(whole, borders, strict=True):
+        assert torch.equal(numbers[[0, -1]], border)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for check in (stems, memory, norms, far_means, foldings, attentions, losses):
+    for check in (stems, memory, norms, far_means, foldings, attentions, losses, scalings):
         check()
         print(check.__name__)

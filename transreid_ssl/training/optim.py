@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models.gpu import has_triton
 from transreid_ssl.training.settings import OptimizerSettings
 from transreid_ssl.training.sharding import norms, own_parts
 
@@ -111,9 +112,28 @@ def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, each: bool)
     found = norms(gradients)
     norm = found.max() if each else torch.linalg.vector_norm(found)
     if limit > 0:
-        scales = (limit / ((found if each else norm.expand_as(found)) + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(own_parts(gradients), list(scales.unbind()))
+        scales = (limit / ((found if each else norm) + 1e-6)).clamp(max=1.0)
+        _scale(own_parts(gradients), scales)
     return norm
+
+
+def _scale(tensors: list[Tensor], scales: Tensor) -> None:
+    """In place, all by one number, scales (), or each by its own, (N,); one pass on a GPU."""
+    if not scales.ndim:
+        torch._foreach_mul_(tensors, scales)
+    elif scales.is_cuda and all(map(_is_plain, tensors)) and has_triton():
+        from transreid_ssl.training.scaling_kernels import scale_each  # Triton is not everywhere
+
+        scale_each(tensors, scales)
+    else:  # on a GPU that is a kernel for each of them
+        torch._foreach_mul_(tensors, list(scales.unbind()))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and (
+        tensor.is_contiguous()
+        or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    )
 
 
 @torch.no_grad()
