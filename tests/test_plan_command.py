@@ -85,6 +85,15 @@ def test_processes_share_a_batch():
     )
 
 
+def test_checkpoints_are_as_large_as_when_all_weights_learn():
+    """Prototypes rest in the first epoch, and have no moments of the optimiser until then."""
+    sizes = []
+    for frozen in (1, 0):
+        text = plan("--steps=1", *DINO, f"--dino.freeze_last_layer={frozen}")
+        sizes.append(float(re.search(r"disk: (\S+) GB", text)[1]))
+    assert sizes[0] == sizes[1] > 0
+
+
 def test_an_epoch_of_clustering_is_no_pass_over_the_images():
     text = plan("--steps=1", "--processes=2", *USL)
     assert "images=6,test=5,height=32,width=16: 8 steps (2 epochs of 4), " in text
@@ -105,6 +114,7 @@ def test_a_run_may_be_shorter_than_what_is_to_be_measured():
         (["--steps=0", "dino_pretrain"], "steps"),
         (["--steps", "many", "dino_pretrain"], "many"),
         (["--step=3", "dino_pretrain"], "step"),
+        (["pretrain", "dino", "--gpu"], "--gpu"),
         ([], "recipe"),
         (["--processes=7", *DINO], "do not share 16 images"),
         (["dino_pretrain", "--data.pool=/nowhere"], "/nowhere"),
@@ -143,10 +153,14 @@ def test_the_arithmetic():
 def test_a_gpu_that_was_measured_is_planned_for_without_one():
     config = launch.ROOT / "recipes/configs/dino_vit_small_ics_luperson50.yaml"
     text = plan("--gpu=h200", "--processes=8", "dino_pretrain", f"--config={config}")
-    assert "measured on one H200: 2,273 images/s with 256 at once, 20.0 GiB" in text
+    assert "measured on one H200: 2,273 images/s with 256 at once, with " in text
     assert "8 of them are 18,184 images/s if they never wait" in text
     hours = 4_180_243 // 2 * 100 / 18184 / 3600
-    assert f"its half, 100 epochs: {hours:.1f} h" in text
+    assert f"its half, 100 epochs: {hours:.1f} h, at most {hours * 8 * 0.7:.1f} kWh" in text
+    assert "memory: 20.0 GiB a GPU; where that does not suffice, " in text
+    assert "disk: 1.46 GB of checkpoints" in text
+    shipped = ["pretrain", "dino", f"--config={config.name}"]
+    assert plan(*shipped, "--gpu", "h200", "--processes", "8") == text
 
 
 PUSHED = "--dino.koleo=0.1"

@@ -4,15 +4,16 @@ Images a second, the hours of the run, memory and disk; where generated people s
 the hours of as many epochs over LUPerson and its half, too.
 """
 
+import itertools
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from transreid_ssl import command, data, launching, logs, shipped
+from transreid_ssl import command, data, logs, shipped
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import parse_config
@@ -32,9 +33,9 @@ _STARVED = 0.1  # share of a step that is waited for images, above which loaders
 class Plan:
     """Say what a training would take, measured by a few of its steps on this machine.
 
-    Example: ``python -m transreid_ssl.plan --steps 20 pretrain dino --data.pool CROPS``: options of
-    the plan, then the training as it would be started; without options of its own its demo is
-    measured. Nothing is written to the run's folder.
+    Example: ``python -m transreid_ssl.plan pretrain dino --data.pool CROPS --steps 20``: the
+    training as it would be started, and options of the plan; without options of its own its demo
+    is measured. Nothing is written to the run's folder.
 
     Args:
         recipe: The training: "pretrain dino", "finetune usl", …, "distill", or a recipe's file.
@@ -52,6 +53,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_ranges(self, steps=(1, None), processes=(1, None))
+
+
+OPTIONS = tuple(f"--{field.name}" for field in fields(Plan) if field.name != "recipe")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,20 +94,24 @@ def is_demo(config: PretrainingConfig) -> bool:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a DINO step was measured to take; ``gib`` is the peak with ``batch_size`` images."""
+    """What a DINO step was measured to take; ``gib`` is the peak with ``batch_size`` images, and
+    ``checkpoint_gb`` what one takes on the disk."""
 
     images_per_second: float
     batch_size: int
     gib: float
+    checkpoint_gb: float
 
 
 PROFILES = {
-    ("h200", "vit_small_patch16_ics"): Profile(2273, 256, 20.0),
-    ("h200", "vit_small_patch16_reid"): Profile(3354, 256, 20.4),
-    ("h200", "vit_base_patch16_ics"): Profile(1073, 128, 24.1),
+    ("h200", "vit_small_patch16_ics"): Profile(2273, 256, 20.0, 0.73),
+    ("h200", "vit_small_patch16_reid"): Profile(3354, 256, 20.4, 0.71),
+    ("h200", "vit_base_patch16_ics"): Profile(1073, 128, 24.1, 1.79),
 }
 """Of ``DINO_VIEWS``, 65,536 outputs, bf16, blocks compiled to keep 0.8 (torch 2.11), crops on the
 device."""
+WATTS = {"h200": 700}
+"""What a card may draw at most, by its data sheet."""
 DINO_VIEWS: dict[str, Any] = {
     "num_global": 2, "global_size": (256, 128), "num_local": 8, "local_size": (128, 64),
 }  # fmt: skip
@@ -129,14 +137,22 @@ def on_known_gpu(
     speed, epochs = processes * profile.images_per_second, config.run.total_epochs
     lines = [
         f"measured on one {gpu.upper()}: {rate(profile.images_per_second)} images/s with "
-        f"{profile.batch_size} at once, {profile.gib:.1f} GiB, with --run.compile_memory 0.8 and "
-        "without loaders"
+        f"{profile.batch_size} at once, with --run.compile_memory 0.8 and without loaders"
         + f"; {processes} of them are {rate(speed)} images/s if they never wait"
         * (processes > 1)
     ]
     for name, count in _pools(config).items():
-        lines.append(f"  {name}, {epochs} epochs: {count * epochs / speed / 3600:,.1f} h")
-    return lines
+        hours = count * epochs / speed / 3600
+        energy = hours * processes * WATTS[gpu] / 1000
+        lines.append(f"  {name}, {epochs} epochs: {hours:,.1f} h, at most {energy:,.1f} kWh")
+    return [
+        *lines,
+        f"memory: {profile.gib:.1f} GiB a GPU; where that does not suffice, the default "
+        "--run.compile_memory 0.3 keeps less, --run.accumulation takes fewer images at once, "
+        "--model.gradient_checkpointing true keeps least",
+        f"disk: {profile.checkpoint_gb * config.run.keep_checkpoints:.2f} GB of checkpoints"
+        + ", and those that --run.keep_every keeps" * bool(config.run.keep_every),
+    ]
 
 
 def _check_profiled(config: Any, gpu: str) -> None:
@@ -158,25 +174,29 @@ def _check_profiled(config: Any, gpu: str) -> None:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The plan's arguments, up to the recipe's name, and the recipe's.
+    """The plan's arguments, which may stand anywhere, and the training's.
 
-    Of a training's own ``--processes`` the plan takes the number.
+    A training has no option by the plan's names but ``--processes``, of which the plan takes the
+    number.
 
     Raises:
         UserError: there is no such training.
     """
-    place = 0
-    while place < len(arguments) and arguments[place].startswith("-"):
-        alone = "=" in arguments[place] or arguments[place] in ("-h", "--help")
-        place += 1 if alone else 2
-    own, training = [*arguments[:place]], [*arguments[place:]]
+    own, training = [], []
+    words = iter(arguments)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name in OPTIONS:
+            value = [] if equals else [*itertools.islice(words, 1)]
+            own += [word, *value]
+        elif not training and word.startswith("-"):
+            own.append(word)
+        else:
+            training.append(word)
     if training and training[0] in (*shipped.KINDS, shipped.ALONE):
         words, options = shipped.split(training)
         training = [" ".join(words), *options]
-    processes, options = launching.split(training[1:])
-    if processes is not None:
-        own.append(f"--processes={processes}")
-    return own + training[:1], options
+    return training[:1] + own, training[1:]
 
 
 def measure(

@@ -109,9 +109,7 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
         steps_per_epoch=trainer.plan.steps_per_epoch, epochs=trainer.plan.epochs,
         probes=sum(map(trainer.probing.is_due, range(total + 1))), checkpoints=len(written),
         checkpoints_kept=len(staying(written, settings.keep_checkpoints, settings.keep_every)),
-        checkpoint_bytes=sum(
-            path.stat().st_size for path in trainer.run.checkpoints.iterdir() if path.is_file()
-        ),
+        checkpoint_bytes=_on_disk(trainer),
         memory=memory, ceiling_share=trainer.ceiling.share(seconds), watts=watts,
     )  # fmt: skip
 
@@ -120,6 +118,19 @@ def _seconds(function: Callable[[], Any]) -> float:
     begin = time.monotonic()
     function()
     return time.monotonic() - begin
+
+
+def _on_disk(trainer: Trainer) -> int:
+    """Bytes of a checkpoint, with the state of weights that rest in the first steps, as prototypes
+    do: it comes when they begin to learn, as large beside them as that of the others."""
+    files = [path for path in trainer.run.checkpoints.iterdir() if path.is_file()]
+    learning = resting = states = 0
+    for parameter in trainer.parameters:
+        state = trainer.optimizer.state.get(parameter)
+        learning += parameter.nbytes if state else 0
+        resting += 0 if state else parameter.nbytes
+        states += sum(value.nbytes for value in (state or {}).values() if torch.is_tensor(value))
+    return sum(path.stat().st_size for path in files) + states * resting // max(learning, 1)
 
 
 def _device_name(trainer: Trainer) -> str:
