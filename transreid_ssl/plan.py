@@ -6,15 +6,18 @@ the hours of as many epochs over LUPerson and its half, too.
 
 import itertools
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from transreid_ssl import command, data, logs, shipped
+from transreid_ssl import command, logs, shipped
 from transreid_ssl.errors import UserError, check_ranges
+from transreid_ssl.plan_gpu import LUPERSON, is_demo, on_known_gpu, share_of_batch
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.clock import duration, rate
@@ -24,8 +27,7 @@ from transreid_ssl.words import counted
 if TYPE_CHECKING:
     from transreid_ssl.training.measure import Measurement
 
-LUPERSON = 4_180_243
-_LUPERSON = {f"LUPerson ({LUPERSON:,} images)": LUPERSON, "its half": LUPERSON // 2}
+_FULL = 0.9  # share of a memory above which it hardly suffices
 _STARVED = 0.1  # share of a step that is waited for images, above which loaders are too few
 
 
@@ -38,12 +40,13 @@ class Plan:
     is measured. Nothing is written to the run's folder.
 
     Args:
-        recipe: The training: "pretrain dino", "finetune usl", …, "distill", or a recipe's file.
+        recipe: The training: "pretrain dino", which need not be said, "finetune usl", …, "distill",
+            or a recipe's file.
         steps: How many to measure, after the first.
         processes: Plan for so many like this one, each with its share of a batch; what they say to
             each other is not counted.
-        gpu: Take what was measured on a GPU of this name ("h200") instead of measuring here: DINO
-            of the published views, without its loaders.
+        gpu: Take what was measured on a GPU ("h200", and by arithmetic "h100") instead of measuring
+            here: DINO of the published views, without its loaders.
     """
 
     recipe: str
@@ -63,14 +66,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own, settings = split(sys.argv[1:] if arguments is None else arguments)
     options = command.options(Plan, "python -m transreid_ssl.plan", own)
     recipe = shipped.load_recipe(options.recipe)
-    if options.gpu:
-        print("\n".join(on_known_gpu(recipe, settings, options.gpu, options.processes)))
-        return
     config = settings_of(recipe, settings)
+    if options.gpu:
+        print("\n".join(on_known_gpu(recipe, config, options.gpu, options.processes)))
+        return
     measurement = measure(recipe, config, settings, options.steps, options.processes)
     chosen = AUTO in settings or f"--config={AUTO}" in settings  # for the pool that is given
     stands_in = isinstance(config, PretrainingConfig) and is_demo(config) and not chosen
-    print("\n".join(describe(measurement, options.processes, images_of(config), stands_in)))
+    lines = describe(measurement, options.processes, images_of(config), stands_in)
+    free = shutil.disk_usage(existing(Path(config.run.output))).free
+    print("\n".join([*lines, *shortages(measurement, options.processes, free)]))
 
 
 def settings_of(recipe: ModuleType, settings: Sequence[str]) -> Any:
@@ -87,97 +92,11 @@ def images_of(config: Any) -> str:
     return f"{section.name} {section.root or ''}".strip()
 
 
-def is_demo(config: PretrainingConfig) -> bool:
-    """Whether generated people stand in for a pool."""
-    return config.data.pool.partition(":")[0] == "demo"
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What a DINO step was measured to take; ``gib`` is the peak with ``batch_size`` images, and
-    ``checkpoint_gb`` what one takes on the disk."""
-
-    images_per_second: float
-    batch_size: int
-    gib: float
-    checkpoint_gb: float
-
-
-PROFILES = {
-    ("h200", "vit_small_patch16_ics"): Profile(2273, 256, 20.0, 0.73),
-    ("h200", "vit_small_patch16_reid"): Profile(3354, 256, 20.4, 0.71),
-    ("h200", "vit_base_patch16_ics"): Profile(1073, 128, 24.1, 1.79),
-}
-"""Of ``DINO_VIEWS``, 65,536 outputs, bf16, blocks compiled to keep 0.8 (torch 2.11), crops on the
-device."""
-WATTS = {"h200": 700}
-"""What a card may draw at most, by its data sheet."""
-DINO_VIEWS: dict[str, Any] = {
-    "num_global": 2, "global_size": (256, 128), "num_local": 8, "local_size": (128, 64),
-}  # fmt: skip
-
-
-def on_known_gpu(
-    recipe: ModuleType, settings: Sequence[str], gpu: str, processes: int
-) -> list[str]:
-    """Lines for people, from a stored profile.
-
-    Raises:
-        UserError: none is stored of this GPU, network or views.
-    """
-    config = settings_of(recipe, settings)
-    profile = PROFILES.get((gpu, config.model.name))
-    if profile is None or not recipe.__name__.startswith("dino"):
-        known = ", ".join(f"{name} on {card}" for card, name in PROFILES)
-        raise UserError(
-            f"--gpu {gpu}: no profile of {recipe.__name__} with {config.model.name} is stored; "
-            f"known are dino_pretrain with {known}; leave --gpu out to measure here"
-        )
-    _check_profiled(config, gpu)
-    speed, epochs = processes * profile.images_per_second, config.run.total_epochs
-    lines = [
-        f"measured on one {gpu.upper()}: {rate(profile.images_per_second)} images/s with "
-        f"{profile.batch_size} at once, with --run.compile_memory 0.8 and without loaders"
-        + f"; {processes} of them are {rate(speed)} images/s if they never wait"
-        * (processes > 1)
-    ]
-    for name, count in _pools(config).items():
-        hours = count * epochs / speed / 3600
-        energy = hours * processes * WATTS[gpu] / 1000
-        lines.append(f"  {name}, {epochs} epochs: {hours:,.1f} h, at most {energy:,.1f} kWh")
-    return [
-        *lines,
-        f"memory: {profile.gib:.1f} GiB a GPU; where that does not suffice, the default "
-        "--run.compile_memory 0.3 keeps less, --run.accumulation takes fewer images at once, "
-        "--model.gradient_checkpointing true keeps least",
-        f"disk: {profile.checkpoint_gb * config.run.keep_checkpoints:.2f} GB of checkpoints"
-        + ", and those that --run.keep_every keeps" * bool(config.run.keep_every),
-    ]
-
-
-def _check_profiled(config: Any, gpu: str) -> None:
-    """Refuse settings of DINO that no stored profile is of."""
-    elsewhere = "leave --gpu out to measure here"
-    added = [f"--dino.{name}" for name in config.dino.additions]
-    added += ["--model.registers"] * (config.model.registers > 0)
-    added += ["--model.token_norm"] * (config.model.token_norm != "none")
-    if added:
-        raise UserError(
-            f"--gpu {gpu}: the profile is of DINO as it was published, without {added[0]}; "
-            + elsewhere
-        )
-    if any(getattr(config.views, name) != value for name, value in DINO_VIEWS.items()):
-        raise UserError(
-            f"--gpu {gpu}: the profile is of 2 crops of 256x128 and 8 of 128x64 an image, but "
-            f"these settings ask for others; {elsewhere}"
-        )
-
-
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The plan's arguments, which may stand anywhere, and the training's.
 
     A training has no option by the plan's names but ``--processes``, of which the plan takes the
-    number.
+    number. Where it begins with an option, it is the training that need not be said.
 
     Raises:
         UserError: there is no such training.
@@ -186,17 +105,18 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     words = iter(arguments)
     for word in words:
         name, equals, _ = word.partition("=")
-        if name in OPTIONS:
-            value = [] if equals else [*itertools.islice(words, 1)]
-            own += [word, *value]
-        elif not training and word.startswith("-"):
+        if name in ("-h", "--help"):
             own.append(word)
+        elif name in OPTIONS:
+            own += [word] if equals else [word, *itertools.islice(words, 1)]
         else:
             training.append(word)
     if training and training[0] in (*shipped.KINDS, shipped.ALONE):
         words, options = shipped.split(training)
         training = [" ".join(words), *options]
-    return training[:1] + own, training[1:]
+    if training and not training[0].startswith("-"):
+        return training[:1] + own, training[1:]
+    return ["pretrain dino", *own], training
 
 
 def measure(
@@ -223,9 +143,7 @@ def measure(
             f"{recipe.__name__}: has two stages: plan `finetune supervised` and `finetune usl` "
             "instead"
         )
-    parts = config.run.accumulation * processes
-    if config.run.batch_size % parts:
-        raise UserError(f"--processes {processes}: do not share {config.run.batch_size} images")
+    at_once, parts = share_of_batch(config.run, processes), config.run.accumulation * processes
     with tempfile.TemporaryDirectory() as folder, measuring(steps):
         own = [f"--run.output={folder}/run", "--run.tracker=null", f"--run.accumulation={parts}"]
         try:
@@ -236,7 +154,7 @@ def measure(
             raise UserError(str(error).replace(f"{folder}/run", config.run.output)) from error
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU's memory does not suffice for {config.run.batch_size // parts} images at "
+                f"the GPU's memory does not suffice for {counted(at_once, 'image')} at "
                 "once: raise --run.accumulation, or give --model.gradient_checkpointing true"
             ) from error
         finally:
@@ -266,7 +184,7 @@ def describe(found: "Measurement", processes: int, images: str, stands_in: bool)
         f"({found.epochs} epochs of {found.steps_per_epoch:,}), "
         f"{duration(sum(parts.values()))} ({told})",
     ]  # fmt: skip
-    for name, count in _LUPERSON.items() if stands_in else ():
+    for name, count in LUPERSON.items() if stands_in else ():
         lines.append(f"  {name}, as many epochs: {count * found.epochs / speed / 3600:,.1f} h")
     lines.append(
         f"memory: {found.memory / 1e9:.1f} GB a process with its loaders; disk: "
@@ -275,9 +193,34 @@ def describe(found: "Measurement", processes: int, images: str, stands_in: bool)
     if found.watts:
         energy = found.watts * sum(parts.values()) * processes / 3.6e6
         lines.append(f"energy: {energy:.1f} kWh, at {found.watts:.0f} W a GPU")
+    return lines
+
+
+def shortages(found: "Measurement", processes: int, free: int) -> list[str]:
+    """What does not suffice for a run, with what to change; ``free`` bytes are left on its disk."""
+    lines = []
     if found.data_wait > _STARVED:
         lines.append("the loaders are too slow: raise --run.num_workers, or pack the pool")
+    together = found.memory * (1 if found.on_gpu else processes)  # each GPU has its own
+    if together > _FULL * found.machine_memory:
+        lines.append(
+            f"the memory hardly suffices: {together / 1e9:.1f} of {found.machine_memory / 1e9:.1f} "
+            "GB; --run.accumulation takes fewer images at once, fewer --run.num_workers need less, "
+            "--model.gradient_checkpointing true keeps least"
+        )
+    # Beside those that stay there is the one that is being written.
+    if found.checkpoint_bytes * (found.checkpoints_kept + 1) > free:
+        lines.append(
+            f"the disk does not suffice: {free / 1e9:.1f} GB are free; lower "
+            "--run.keep_checkpoints, or give --run.output on another disk"
+        )
     return lines
+
+
+def existing(path: Path) -> Path:
+    """The folder that is there already, in which the path would be made."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def _of_ceiling(found: "Measurement") -> list[str]:
@@ -288,14 +231,6 @@ def _of_ceiling(found: "Measurement") -> list[str]:
         f"  {found.ceiling_share:.0%} of the rate that products of large matrices reach on this "
         "device"
     ]
-
-
-def _pools(config: Any) -> dict[str, int]:
-    """How many images the pool of the settings has, or LUPerson, if none is there."""
-    if is_demo(config) or not os.path.exists(config.data.pool):
-        return _LUPERSON
-    count = len(data.open_pool(config.data.pool, config.data.subset))
-    return {f"{images_of(config)} ({counted(count, 'image')})": count}
 
 
 if __name__ == "__main__":

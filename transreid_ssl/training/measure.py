@@ -34,6 +34,7 @@ class Measurement:
         steps_per_epoch, epochs, probes, checkpoints: of the whole run.
         checkpoints_kept, checkpoint_bytes: what stays on the disk, and the size of one.
         memory: bytes, of this process and its loaders; on a GPU the most that it held.
+        machine_memory: what the machine has in all, which processes share; on a GPU what that has.
         ceiling_share: of what the device's matrix products reach, 0 to 1; None: not counted.
         watts: that a GPU drew at the end of the steps; None where it does not say.
     """
@@ -55,8 +56,14 @@ class Measurement:
     checkpoints_kept: int
     checkpoint_bytes: int
     memory: int
+    machine_memory: int
     ceiling_share: float | None
     watts: float | None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the steps ran on one, which has a memory of its own."""
+        return self.device != "cpu"
 
 
 class Measured(Exception):
@@ -110,7 +117,8 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
         probes=sum(map(trainer.probing.is_due, range(total + 1))), checkpoints=len(written),
         checkpoints_kept=len(staying(written, settings.keep_checkpoints, settings.keep_every)),
         checkpoint_bytes=_on_disk(trainer),
-        memory=memory, ceiling_share=trainer.ceiling.share(seconds), watts=watts,
+        memory=memory, machine_memory=_machine_memory(trainer.accelerator.device),
+        ceiling_share=trainer.ceiling.share(seconds), watts=watts,
     )  # fmt: skip
 
 
@@ -148,6 +156,12 @@ def _memory(trainer: Trainer) -> int:
             found = one.memory_full_info()
             held += getattr(found, "pss", found.rss)  # pages that processes share count once
     return held
+
+
+def _machine_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
 
 
 def _watts(trainer: Trainer) -> float | None:
