@@ -38,7 +38,8 @@ PARTS = {
         "200,000 rows of features scored",
         ["--rows=200000", "--methods", "density-ratio"],
     ),
-    "gpu": ("DINO steps, fine-tuning on a GPU", [OUT]),
+    "compiled": ("what compiled blocks of ViT-S/16+ICS keep", ["--memory", "0.3"]),
+    "gpu": ("DINO steps, fine-tuning on a GPU", [OUT, "--minutes={minutes}"]),
 }
 """What is measured, and options that make it short."""
 
@@ -73,8 +74,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(name: str, out: Path, end: float) -> dict[str, Any]:
     """The last line of a benchmark, its name and seconds; or "failed", which says why."""
     print(f"{name}: {PARTS[name][0]} …", end=" ", flush=True)
-    options = [option.format(out=out) for option in PARTS[name][1]]
     begin = time.monotonic()
+    left = max(0.0, (end - begin) / 60 - 1)  # a minute is for the row that is begun last
+    options = [option.format(out=out, minutes=left) for option in PARTS[name][1]]
     found: dict[str, Any] = {"name": name}
     log = out / f"{name}.log"
     try:

@@ -1,6 +1,6 @@
 """Images a second on a GPU, where the time goes, and that what is fast computes what is plain.
 
-    python -m benchmarks.gpu --out outputs/gpu     # some minutes; nothing but a GPU is needed
+    python -m benchmarks.gpu --out outputs/gpu     # eight minutes at most; all it needs is a GPU
 
 DINO steps of ViT-S, ViT-S+ICS and ViT-B+ICS (2 crops of 256x128 and 8 of 128x64 an image, 65,536
 outputs, bf16, synthetic uint8 crops on the device), and fine-tuning of ViT-S+ICS with labels. Every
@@ -8,13 +8,15 @@ row has images a second, peak memory, and the share of the ceiling: arithmetic o
 that of the step as one would first write it, over what the product of two large matrices reaches in
 the same minute.
 
-Beside them stands the step as published programs make it: float16 with a loss scaler, a pass for
-each size of crop, PyTorch's own operations, a loop over pairs of views in the loss, and loops over
-parameters for clipping and the teacher. And before any timing, features and gradients of the fast
-way are compared with those of plain PyTorch in float64 (without stochastic depth, whose draws no
-two devices share); if they are further apart than bf16 explains, that is a failure.
+Beside them stand the step as one would first write it (a pass for each size of crop, PyTorch's own
+operations, a loop over pairs of views in the loss, and loops over parameters for clipping and the
+teacher), and the same as published programs make it, in float16 with a loss scaler. And before any
+timing, features and gradients of the fast way are compared with those of plain PyTorch in float64
+(without stochastic depth, whose draws no two devices share); if they are further apart than bf16
+explains, that is a failure.
 
-A part that fails is named in the table, and the exit code is 1.
+What was measured is written after each row. A part that fails, or that is left out as the minutes
+are over, is named in the table, and the exit code is 1.
 """
 
 import argparse
@@ -34,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reporting import finish, hardware, heading, row
-from benchmarks.training_step import Ours, Plain, build, plain_pytorch, views
+from benchmarks.training_step import Ours, Written, build, views
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json, write_text
@@ -44,13 +46,15 @@ from transreid_ssl.training import OptimizerSettings, RunSettings, build_optimiz
 from transreid_ssl.training.ceiling import count_flops, product_rate
 from transreid_ssl.training.speed import make_fast
 
-OURS, PUBLISHED, EAGER = "ours", "as published programs do it", "ours, not compiled"
-KEEPING = "ours, --run.compile_memory 0.8"
+OURS, EAGER, KEEPING = "ours", "ours, not compiled", "ours, --run.compile_memory 0.8"
+PLAIN, PUBLISHED = "plain, bf16", "as published programs do it"
 WAYS = {
     OURS: RunSettings(),
     KEEPING: RunSettings(compile_memory=0.8),
     EAGER: RunSettings(compile=False),
 }
+PRECISIONS = {PLAIN: torch.bfloat16, PUBLISHED: torch.float16}
+"""Of ours it is bf16; on a CPU all are of float32."""
 FEATURES_APART, GRADIENTS_APART = 2e-2, 1e-1
 """Norms of differences over norms; an H200 had 6e-3 and 1.2e-2."""
 Step = Callable[[], Tensor]
@@ -68,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bench.ceiling()
     for name, batch in zip(options.models, options.batch_sizes, strict=True):
         bench.attempt(f"{name}: numbers", lambda name=name: bench.compare(name))
-        bench.attempt(f"{name}: DINO", lambda name=name, batch=batch: bench.dino(name, batch))
-    bench.attempt("fine-tuning", lambda: bench.supervised(options.models[0]))
-    bench.save(options.out)
+        bench.dino(name, batch)
+    bench.supervised(options.models[0])
+    print("\n".join(bench.tables()), flush=True)
     rates = {(entry["what"], entry["how"]): entry["images_per_second"] for entry in bench.rows}
     first = options.models[0]
     ours, published = rates.get((first, OURS)), rates.get((first, PUBLISHED))
@@ -95,6 +99,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--finetune-batch-size", type=int, default=64)
     add("--out-dim", type=int, default=65536, help="outputs of DINO's head")
     add("--steps", type=int, default=10, help="timed steps of each row")
+    add("--minutes", type=float, default=8, help="after which nothing new is begun")
     options = parser.parse_args(arguments)
     if len(options.models) != len(options.batch_sizes):
         raise UserError("--batch-sizes: give one for each of --models")
@@ -112,9 +117,14 @@ class Bench:
         self.profiles: dict[str, list[tuple[str, float, float]]] = {}
         self.failed: list[str] = []
         self.peak_flops = 0.0
+        self.end = time.monotonic() + 60 * options.minutes
 
     def attempt(self, what: str, part: Callable[[], None]) -> None:
-        """Run a part; if it fails, say so and go on with the next."""
+        """Run a part and write what is known; if it fails, say so and go on with the next."""
+        if time.monotonic() >= self.end:
+            self.failed.append(f"{what}: the minutes were over; raise --minutes")
+            self.save(self.options.out)
+            return
         print(f"{what} …", flush=True)
         try:
             part()
@@ -125,8 +135,10 @@ class Bench:
             )
         finally:
             torch._dynamo.reset()
+            gc.collect()
             if self.on_gpu:
                 torch.cuda.empty_cache()
+            self.save(self.options.out)
 
     def ceiling(self) -> None:
         """Arithmetic a second of a large product of matrices of random numbers."""
@@ -163,27 +175,31 @@ class Bench:
             raise RuntimeError(f"features {apart[0]:.1e} and gradients {apart[1]:.1e} apart")
 
     def dino(self, name: str, batch: int) -> None:
-        """The steps of one network: ours, compiled and not, and the published one."""
+        """The steps of one network: ours, compiled and not, the published and the plain one."""
         objective = build(name, self.options.out_dim)
         arithmetic = count_flops(objective, {"views": views(2, self.device)}, 1) / 2
         groups = views(batch, self.device)
         precision = "bf16" if self.on_gpu else "no"
-        for how in (OURS, KEEPING, EAGER, PUBLISHED):
+
+        def measure(how: str) -> None:
             one = copy.deepcopy(objective).to(self.device)
-            if how == PUBLISHED:
-                step = Published(one, self.device)
-            else:
+            if how in WAYS:
                 make_fast(one, WAYS[how], self.device)
                 step = Ours(one, precision)
-            self.measure(name, how, batch, lambda step=step: step(groups), arithmetic)
-            del one, step
+            else:
+                step = Written(one, self.device, PRECISIONS[how])
+            self.measure(name, how, batch, lambda: step(groups), arithmetic)
+
+        for how in (OURS, PUBLISHED, PLAIN, KEEPING, EAGER):
+            self.attempt(f"{name}: DINO, {how}", lambda how=how: measure(how))
 
     def supervised(self, name: str) -> None:
         """Fine-tuning with labels, compiled and not."""
         batch = self.options.finetune_batch_size
         images = torch.randint(0, 256, (batch, 3, 256, 128), dtype=torch.uint8, device=self.device)
         inputs = {"images": images, "identities": torch.arange(batch, device=self.device) // 4}
-        for how in (OURS, EAGER):
+
+        def measure(how: str) -> None:
             torch.manual_seed(0)
             backbone = build_backbone(name, img_size=(256, 128), drop_path=0.1)
             objective = SupervisedObjective(backbone, 751).to(self.device)
@@ -191,7 +207,7 @@ class Bench:
             arithmetic = count_flops(objective, inputs, 0) / batch
             optimizer = build_optimizer(objective, OptimizerSettings(name="sgd", lr=1e-4))
 
-            def step(objective: nn.Module = objective, optimizer: Any = optimizer) -> Tensor:
+            def step() -> Tensor:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
                     loss = objective(inputs)["loss"]
                 loss.backward()
@@ -201,11 +217,11 @@ class Bench:
 
             self.measure("fine-tuning with labels", how, batch, step, arithmetic)
 
+        for how in (OURS, EAGER):
+            self.attempt(f"fine-tuning, {how}", lambda how=how: measure(how))
+
     def measure(self, what: str, how: str, batch: int, step: Step, arithmetic: float) -> None:
         """Time a step, and on a GPU profile it; ``arithmetic`` is that of an image."""
-        gc.collect()  # what the row before has left
-        if self.on_gpu:
-            torch.cuda.empty_cache()
         begin = time.perf_counter()
         loss = float(step())
         first = time.perf_counter() - begin
@@ -241,14 +257,12 @@ class Bench:
         return statistics.median(times[2:])
 
     def save(self, folder: Path) -> None:
-        """Write gpu.json and gpu.md, and print the tables."""
+        """Write gpu.json and gpu.md."""
         folder.mkdir(parents=True, exist_ok=True)
         about = {"hardware": hardware(), "ceiling_tflops": self.peak_flops / 1e12}
         found = {"rows": self.rows, "numbers": self.numbers, "profiles": self.profiles}
         write_json(folder / "gpu.json", about | found | {"failed": self.failed})
-        text = "\n".join(self.tables())
-        write_text(folder / "gpu.md", text + "\n")
-        print(text, flush=True)
+        write_text(folder / "gpu.md", "\n".join(self.tables()) + "\n")
 
     def tables(self) -> Iterator[str]:
         machine = hardware()
@@ -280,37 +294,13 @@ class Bench:
             yield f"\nFAILED {failure}"
 
 
-class Published(Plain):
-    """The step as published programs make it."""
-
-    def __init__(self, objective: nn.Module, device: torch.device) -> None:
-        super().__init__(objective, device)
-        self.device, self.half = device, device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.half)
-
-    def __call__(self, groups: list[Tensor]) -> Tensor:
-        with plain_pytorch():
-            with torch.autocast(self.device.type, torch.float16, enabled=self.half):
-                with torch.no_grad():
-                    teacher = self.outputs(self.teacher, groups[:1]).float()
-                loss = self.loss(self.outputs(self.student, groups).float(), teacher)
-            self.optimizer.zero_grad()
-            self.scaler.scale(loss).backward()
-            self.scaler.unscale_(self.optimizer)
-            self.clip()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.follow(teacher)
-        return loss.detach()
-
-
 KINDS = {
     "attention": r"sdpa|flash|fmha|^attention_|compute_dot|convert_dq",
     "stem: norm and ReLU": r"^_(fold|moments|moments_of_images|apply|sums|combine)$|batch_norm|bn_",
     "loss": r"^_(teacher_rows|student_rows|student_gradient)$|softmax",
     "convolutions": r"conv|wgrad|dgrad|fprop|implicit_gemm|nchw|nhwc",
     "linear layers": r"nvjet|gemm|cutlass|splitK|cublas",
-    "optimiser and teacher": r"multi_tensor|adam|lerp|Optimizer",
+    "optimiser and teacher": r"multi_tensor|adam|lerp|Optimizer|^_scale$",
     "layer norms, GELU, residuals": r"triton_|layer_norm|gelu|Gelu|GammaBeta",
     "copies": r"copy|Memcpy|Memset|CatArray|fill",
 }

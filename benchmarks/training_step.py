@@ -126,6 +126,32 @@ class Plain:
         return loss.detach()
 
 
+class Written(Plain):
+    """The step as one would first write it, in half precision on a GPU; in float16 with a scaler,
+    which is what published programs do."""
+
+    def __init__(self, objective: nn.Module, device: torch.device, precision: torch.dtype) -> None:
+        super().__init__(objective, device)
+        half = device.type == "cuda"
+        self.autocast = torch.autocast(device.type, precision, enabled=half)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=half and precision == torch.float16)
+
+    def __call__(self, groups: list[torch.Tensor]) -> torch.Tensor:
+        with plain_pytorch():
+            with self.autocast:
+                with torch.no_grad():
+                    teacher = self.outputs(self.teacher, groups[:1]).float()
+                loss = self.loss(self.outputs(self.student, groups).float(), teacher)
+            self.optimizer.zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.unscale_(self.optimizer)
+            self.clip()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.follow(teacher)
+        return loss.detach()
+
+
 @contextlib.contextmanager
 def plain_pytorch() -> Iterator[None]:
     """Without operations of our own: what is computed is the same."""
