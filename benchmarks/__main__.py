@@ -34,6 +34,7 @@ PARTS = {
     "evaluation": ("mAP and CMC, 1,684 x 7,956", ["--sizes", "1684x7956", OUT]),
     "reranking": ("re-ranking of 4,000 images", ["--sizes", "4000", OUT]),
     "clustering": ("pseudo labels of 4,000 images", ["--sizes", "4000", OUT]),
+    "scoring": ("CFS of crops, with ViT-S/16+ICS", ["--images=128"]),
     "selection.scale": (
         "200,000 rows of features scored",
         ["--rows=200000", "--methods", "density-ratio"],

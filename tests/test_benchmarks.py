@@ -18,6 +18,9 @@ SMALL = {
     "compiled": [
         "--model=vit_nano_patch8_ics", "--out-dim=1000", "--shrink=4", "--memory", "0.8", "0.3",
     ],
+    "scoring": [
+        "--model=vit_nano_patch8_ics", "--size", "32", "16", "--images=64", "--batch-size=16",
+    ],
     "gpu": [
         "--device=cpu", "--models=vit_nano_patch16_reid", "--batch-sizes=2", "--out-dim=64",
         "--finetune-batch-size=4", "--steps=1", "--out={out}",
