@@ -1,4 +1,4 @@
-"""The kernels for GPUs beside plain PyTorch, run by Triton's interpreter on a CPU.
+"""The kernels for GPUs in float32 beside plain PyTorch in float64, run by Triton's interpreter.
 
 A program of its own: Triton reads TRITON_INTERPRET when it is imported.
 """
@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from transreid_ssl.models import (
     IMAGENET,
@@ -42,19 +43,19 @@ def stems() -> None:
             plain = build_backbone(name, img_size=(32, 16)).patch_embed
             fused = copy.deepcopy(plain)
             images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
-            expected = plain(images, IMAGENET)
+            expected = plain.double()(normalise(images, *IMAGENET).double())
             gradient = torch.randn_like(expected)
             expected.backward(gradient)
             for module in (stem, norm_relu):
                 module.runs_kernels = lambda x: True
             found = fused(images, IMAGENET)
-            found.backward(gradient)
+            found.backward(gradient.float())
             fused.eval()
             evaluated = fused(images, IMAGENET)
             for module in (stem, norm_relu):
                 module.runs_kernels = lambda x: False
             same(found, expected)
-            same(evaluated, plain.eval()(images, IMAGENET))
+            same(evaluated, plain.eval()(normalise(images, *IMAGENET).double()))
             for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
                 same(ours.grad, theirs.grad)
             for ours, theirs in zip(fused.buffers(), plain.buffers(), strict=True):
@@ -88,6 +89,45 @@ def memory() -> None:
     assert held[1] < 0.55 * held[0], held  # of the same stem in PyTorch
 
 
+class Maps(TorchDispatchMode):
+    """Notes what convolutions get, forward and backward, and every copy of maps."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.images = images
+        self.channels_last: list[bool] = []
+        self.copies: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.name().removeprefix("aten::")
+        maps = [a for a in arguments if isinstance(a, Tensor) and a.ndim == 4]
+        if name in ("convolution", "convolution_backward"):
+            self.channels_last += [
+                a.is_contiguous(memory_format=torch.channels_last)
+                for a in maps[:-1]  # the last is the weight
+            ]
+        elif name in ("clone", "copy_", "_to_copy") and maps and len(maps[0]) == self.images:
+            self.copies.append(name)
+        return function(*arguments, **(options or {}))
+
+
+def layouts() -> None:
+    """From the images to the rows that blocks get, forward and backward, no map changes its
+    layout: all are channels last."""
+    embed = build_backbone("vit_nano_patch8_ics", img_size=(64, 32)).patch_embed
+    images = torch.randint(0, 256, (5, 3, 64, 32), dtype=torch.uint8)
+    for module in (stem, norm_relu):
+        module.runs_kernels = lambda x: True
+    with Maps(len(images)) as seen:
+        rows = embed(images, IMAGENET)
+        rows.backward(torch.ones_like(rows))
+    for module in (stem, norm_relu):
+        module.runs_kernels = lambda x: False
+    assert seen.channels_last == [True] * (3 + 3 * 2)  # three convolutions, forward and backward
+    assert not seen.copies, seen.copies
+    assert rows.is_contiguous()
+
+
 def norms() -> None:
     """Which images share statistics, and whether they are found or remembered."""
     for make in (lambda: IBN(10), lambda: nn.BatchNorm2d(10)):
@@ -104,13 +144,13 @@ def norms() -> None:
                 batch_norm.eval().running_mean.normal_()
             fused, x = copy.deepcopy(plain), torch.randn(6, 10, 5, 3) * 3 + 1
             gradient, found = torch.randn_like(x), []
-            for norm, way in (
-                (plain, lambda x, norm, layer: layer(F.relu(norm(x)))),
-                (fused, fused_norm_relu),
+            for norm, way, kind in (
+                (plain.double(), lambda x, norm, layer: layer(F.relu(norm(x))), torch.float64),
+                (fused, fused_norm_relu, torch.float32),
             ):
-                given = x.clone().requires_grad_()
+                given = x.to(kind, copy=True).requires_grad_()
                 output = way(given, norm, nn.Identity())
-                output.backward(gradient)
+                output.backward(gradient.to(kind))
                 weights = [parameter.grad for parameter in norm.parameters()]
                 found.append([output.detach(), given.grad, *weights, *norm.buffers()])
             for theirs, ours in zip(*found, strict=True):
@@ -169,7 +209,7 @@ def losses() -> None:
         loss.center.normal_(0, 0.1)
         student = torch.randn(views * images, outputs, requires_grad=True)
         teacher = torch.randn(teacher_views * images, outputs) * 0.3
-        expected = loss.with_entropy(student, teacher, 3)
+        expected = copy.deepcopy(loss).double().with_entropy(student.double(), teacher.double(), 3)
         expected[0].backward()
         again = student.detach().clone().requires_grad_()
         found = fused_cross_view(
@@ -204,6 +244,6 @@ def scalings() -> None:
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for check in (stems, memory, norms, far_means, foldings, attentions, losses, scalings):
+    for check in (stems, memory, layouts, norms, far_means, foldings, attentions, losses, scalings):
         check()
         print(check.__name__)
