@@ -114,6 +114,11 @@ def test_settings_that_change_published_figures_are_the_authors():
     assert published("mocov3_vit_small_luperson").model.name == "vit_small_patch16_heads12_reid"
     moco = published("moco_resnet50_luperson")
     assert (moco.views.interpolation, moco.optim.by_epoch) == ("linear", True)
+    for stem in ("moco_resnet50", "upreid_resnet50", "mocov3_vit_small"):
+        assert published(f"{stem}_luperson").optim.decay_all
+    assert published("upreid_resnet50_luperson").optim == moco.optim
+    moby = published("moby_vit_small_luperson").optim
+    assert (moby.whole_cosine, moby.decay_all) == (True, False)
 
 
 @pytest.mark.parametrize("name", RECIPES)
