@@ -141,6 +141,15 @@ def test_identity_epoch_is_as_long_as_it_can_be():
     assert sampler.steps_per_epoch == 3
 
 
+def test_an_epoch_may_count_images_while_passes_over_groups_go_on():
+    identities = np.repeat(np.arange(4), 7)  # 28 images; 4 x 3 groups of 2 make 6 batches of 4
+    options = {"identities_per_batch": 2, "images_per_identity": 2, "num_steps": 21}
+    groups = IdentitySampler(identities, 0, **options)
+    images = IdentitySampler(identities, 0, **options, by_images=True)
+    assert (groups.steps_per_epoch, images.steps_per_epoch) == (6, 7)
+    assert list(groups) == list(images)  # the same batches, however epochs are counted
+
+
 def test_few_images_repeat_with_a_copy_number():
     sampler = IdentitySampler(
         np.array([0, 0, 1]), 0, identities_per_batch=2, images_per_identity=4, num_steps=1

@@ -104,7 +104,7 @@ def test_settings_that_change_published_figures_are_the_authors():
         assert usl.augment.erasing.fill_colour().tolist() == [189, 186, 179]
         assert (usl.augment.interpolation, usl.model.interpolation) == ("cubic", "cubic")
         mgn = published(f"mgn_resnet50_{stem}_luperson")
-        assert (mgn.run.norm_images, mgn.run.precision) == (16, "no")
+        assert (mgn.run.norm_images, mgn.run.precision, mgn.data.epoch) == (16, "no", "images")
         assert mgn.augment.erasing.fill_colour().tolist() == [0, 0, 0]
     uda = published("uda_vit_small_market1501_to_msmt17")
     assert (uda.run.norm_images, uda.source_training.norm_images) == (128, None)

@@ -84,7 +84,7 @@ def test_steps_divide_the_rate_every_twenty_epochs():
 def test_a_plateau_climbs_stays_and_falls():
     settings = replace(MGN_OPTIM, lr=1.0, end=0.01)
     rates = {epoch: learning_rate(epoch, 60, settings, 1.0) for epoch in (0, 5, 10, 29, 30, 45, 60)}
-    assert rates == pytest.approx({0: 0.1, 5: 0.55, 10: 1, 29: 1, 30: 1, 45: 0.505, 60: 0.01})
+    assert rates == pytest.approx({0: 0.01, 5: 0.505, 10: 1, 29: 1, 30: 1, 45: 0.505, 60: 0.01})
     quarter = 0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2
     assert learning_rate(37.5, 60, settings, 1.0) == pytest.approx(quarter)
     assert learning_rate(19, 20, settings, 1.0) == 1  # a run that ends on the plateau
@@ -93,9 +93,10 @@ def test_a_plateau_climbs_stays_and_falls():
 def test_a_plateaus_rate_moves_with_every_step():
     plan = make_plan(MGN_OPTIM, RunSettings(epochs=60), steps_per_epoch=4)
     assert plan.total_steps == 240
-    assert plan.lr(0) == pytest.approx(3.5e-5)
-    assert plan.lr(1) - plan.lr(0) == pytest.approx(0.9 * 3.5e-4 / 40)
+    assert plan.lr(0) == pytest.approx(3.5e-6)
+    assert plan.lr(1) - plan.lr(0) == pytest.approx(0.99 * 3.5e-4 / 40)
     assert plan.lr(100) == 3.5e-4
+    assert MGN_OPTIM.lowest(3.5e-4) == pytest.approx(7.7e-7)  # LUPerson's, as is the 0.01
 
 
 def test_the_larger_of_both_ends_counts():

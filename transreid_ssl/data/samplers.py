@@ -53,13 +53,18 @@ class StepSampler(ABC):
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self._epoch, self._rows = -1, np.empty(0)
 
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps until images are dealt anew, which is usually an epoch."""
+        return self.steps_per_epoch
+
     @abstractmethod
     def _batches(self, epoch: int) -> np.ndarray:
-        """All batches of an epoch: int64 (steps_per_epoch, batch_size, fields of an item)."""
+        """All batches of a pass: int64 (steps_per_pass, batch_size, fields of an item)."""
 
     def global_batch(self, step: int) -> list[Item]:
-        """The items of one step over all processes, each (epoch, index, …)."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+        """The items of one step over all processes, each (pass, index, …)."""
+        epoch, position = divmod(step, self.steps_per_pass)
         if epoch != self._epoch:
             self._epoch, self._rows = epoch, self._batches(epoch)
         return [(epoch, *item) for item in self._rows[position].tolist()]
@@ -115,6 +120,9 @@ class IdentitySampler(StepSampler):
     holds an identity twice and the epoch has as many batches as possible: ``steps_per_epoch``, the
     same for every epoch. Identities below 0 (distractors, outliers) are left out.
 
+    With ``by_images`` an epoch has as many batches as its images fill, as LUPerson counts; passes
+    over the groups, dealt as above, then follow one another whatever epoch it is.
+
     A batch holds the images of one identity after another, so that a part of it, which a process or
     a micro-batch gets, has whole identities; with ``spread`` every part has some images of all.
 
@@ -134,6 +142,7 @@ class IdentitySampler(StepSampler):
         identities_per_batch: int = 16,
         images_per_identity: int = 4,
         spread: bool = False,
+        by_images: bool = False,
         **steps: int,
     ) -> None:
         super().__init__(identities_per_batch * images_per_identity, **steps)
@@ -162,11 +171,18 @@ class IdentitySampler(StepSampler):
                 f"{len(self._counts) * images_per_identity} or less"
             )
         self._groups = np.maximum(1, self._counts // images_per_identity)
-        self.steps_per_epoch = _most_batches(self._groups, identities_per_batch)
+        self._pass: int = _most_batches(self._groups, identities_per_batch)
+        filled = max(1, len(self._images) // self.batch_size)
+        self.steps_per_epoch = filled if by_images else self._pass
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps until all groups are dealt anew."""
+        return self._pass
 
     def _batches(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
-        dealt = _deal(self._groups, self.identities_per_batch, self.steps_per_epoch, rng).ravel()
+        dealt = _deal(self._groups, self.identities_per_batch, self._pass, rng).ravel()
         # Ordered by identity, shuffled within: those of identity i begin at starts[i].
         images = self._images[np.lexsort((rng.random(len(self._labels)), self._labels))]
         starts = np.cumsum(self._counts) - self._counts
@@ -176,8 +192,7 @@ class IdentitySampler(StepSampler):
         items = np.stack([images[starts[dealt][:, None] + within], copy], axis=-1)
         order = "(images identities)" if self.spread else "(identities images)"
         return rearrange(
-            items, f"(steps identities) images fields -> steps {order} fields",
-            steps=self.steps_per_epoch,
+            items, f"(steps identities) images fields -> steps {order} fields", steps=self._pass,
         )  # fmt: skip
 
 

@@ -75,7 +75,8 @@ def train_with_labels(
             dataset.labels, config.run.seed,
             identities_per_batch=config.run.batch_size // config.data.images_per_identity,
             images_per_identity=config.data.images_per_identity,
-            spread=config.data.spread_identities, **shares(config, accelerator), **steps,
+            spread=config.data.spread_identities, by_images=config.data.epoch == "images",
+            **shares(config, accelerator), **steps,
         )  # fmt: skip
 
     def batches(trainer: Trainer) -> Iterator[dict[str, Any]]:
