@@ -281,6 +281,19 @@ def test_cluster_draws_with_an_image_alone_or_without_cameras():
     assert any(len(set(found)) == 1 for found in plain)
 
 
+def test_whole_passes_drop_the_clusters_that_fill_no_batch():
+    labels = np.repeat(np.arange(7), 3)  # 7 clusters, 4 of them a batch: 3 are left over
+
+    def most_often(**options):
+        """How often a cluster is in the batch that holds one most often, and clusters in all."""
+        batches = [labels[[index for _, index, _ in b]] for b in cluster_sampler(labels, **options)]
+        return max(np.bincount(b).max() for b in batches), len(set(np.concatenate(batches)))
+
+    assert most_often() == (6, 7)
+    assert most_often(whole_passes=True) == (3, 7)
+    assert most_often(whole_passes=True, clusters_per_batch=8) == (6, 7)  # no pass fills a batch
+
+
 def test_cluster_draws_depend_on_seed_and_epoch_only():
     labels, cameras = np.arange(60) % 7 - 1, np.arange(60) % 5
     whole = list(cluster_sampler(labels, 3, cameras=cameras))

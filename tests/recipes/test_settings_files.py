@@ -102,6 +102,7 @@ def test_settings_that_change_published_figures_are_the_authors():
             images, "no", "no",
         )  # fmt: skip
         assert usl.augment.erasing.fill_colour().tolist() == [189, 186, 179]
+        assert usl.data.whole_passes
         assert (usl.augment.interpolation, usl.model.interpolation) == ("cubic", "cubic")
         mgn = published(f"mgn_resnet50_{stem}_luperson")
         assert (mgn.run.norm_images, mgn.run.precision, mgn.data.epoch) == (16, "no", "images")

@@ -207,9 +207,12 @@ class ClusterSampler(StepSampler):
     Where cameras are known the K images are drawn as in Cluster Contrast (arXiv 2103.11568): one
     at random, then K - 1 of those of other cameras only, or, where there are none, of the others
     of its camera. They are K - 1 different images if there are K or more to choose from, and are
-    drawn with replacement if there are fewer. Two things differ: an image alone in its cluster is
-    repeated (theirs comes once), and the next pass begins within a batch (they drop the clusters of
-    a pass that do not fill one). Without cameras all images of a cluster come before any repeats.
+    drawn with replacement if there are fewer. An image alone in its cluster is repeated (theirs
+    comes once). Without cameras all images of a cluster come before any repeats.
+
+    The next pass begins within a batch, which may then hold a cluster twice; with ``whole_passes``
+    each pass drops the clusters that do not fill a batch, as theirs do, if there are enough of
+    them for one.
 
     Raises:
         UserError: no cluster, or a batch that cannot be shared.
@@ -219,6 +222,7 @@ class ClusterSampler(StepSampler):
     seed: int
     images_per_cluster: int
     cross_camera: bool
+    whole_passes: bool
 
     def __init__(
         self,
@@ -229,9 +233,11 @@ class ClusterSampler(StepSampler):
         images_per_cluster: int = 8,
         steps_per_epoch: int = 200,
         cameras: np.ndarray | None = None,
+        whole_passes: bool = False,
         **steps: int,
     ) -> None:
         super().__init__(clusters_per_batch * images_per_cluster, **steps)
+        self.whole_passes = whole_passes
         self.seed, self.steps_per_epoch = seed, steps_per_epoch
         self.images_per_cluster, self.cross_camera = images_per_cluster, cameras is not None
         labels = np.asarray(labels)
@@ -247,9 +253,11 @@ class ClusterSampler(StepSampler):
 
     def _batches(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
-        groups = self.steps_per_epoch * self.batch_size // self.images_per_cluster
-        passes = -(-groups // len(self._members))
-        order = [rng.permutation(len(self._members)) for _ in range(passes)]
+        per_batch, clusters = self.batch_size // self.images_per_cluster, len(self._members)
+        groups = self.steps_per_epoch * per_batch
+        dropped = clusters % per_batch if self.whole_passes and clusters >= per_batch else 0
+        passes = -(-groups // (clusters - dropped))
+        order = [rng.permutation(clusters)[dropped:] for _ in range(passes)]
         drawn = [self._draw(c, rng) for c in np.concatenate(order)[:groups].tolist()]
         images = np.concatenate(drawn)
         items = np.stack([images, _occurrence(images)], axis=-1)

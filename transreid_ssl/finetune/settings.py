@@ -145,6 +145,8 @@ class TargetSettings:
         images_per_cluster: How many images of each cluster a batch holds.
         cross_camera: Prefer images of other cameras when a cluster's are drawn; null: where cameras
             are known.
+        whole_passes: No batch holds a cluster twice: each pass over the clusters leaves out those
+            that do not fill a batch (Cluster Contrast's); false goes on with the next pass.
         statistics: What images are normalised with: "half" (mean and std 0.5), "imagenet", or
             "pretrained" for those of the initial weights.
         max_bad_fraction: Share of unreadable images above which the run stops.
@@ -155,6 +157,7 @@ class TargetSettings:
     pattern: str = DEFAULT_PATTERN
     images_per_cluster: int = 8
     cross_camera: bool | None = None
+    whole_passes: bool = True
     statistics: Literal["half", "imagenet", "pretrained"] = "half"
     max_bad_fraction: float = 0.01
 

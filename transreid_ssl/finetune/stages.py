@@ -134,6 +134,7 @@ def train_on_clusters(
                 clusters_per_batch=config.run.batch_size // config.data.images_per_cluster,
                 images_per_cluster=config.data.images_per_cluster,
                 steps_per_epoch=plan.steps_per_epoch, cameras=cameras_to_cross(config, images),
+                whole_passes=config.data.whole_passes,
                 first_step=trainer.step, num_steps=(epoch + 1) * plan.steps_per_epoch,
                 **shares(config, accelerator),
             )  # fmt: skip
