@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from reference import normal
 from transreid_ssl.finetune import batch_hard_triplet
 from transreid_ssl.finetune.losses import circle_logits, smoothed_cross_entropy
 
@@ -136,6 +138,18 @@ def test_circle_logits_equal_the_loop_and_its_gradient():
             expected = scale * pull * (cosine - boundary)
             assert found[i, j].item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
             assert cosines.grad[i, j].item() == pytest.approx(scale * pull, rel=1e-9, abs=1e-9)
+
+
+def test_lupersons_classification_is_as_published():
+    """Circle loss with smoothing over the others, as its program computes both."""
+    weight, features = (
+        torch.from_numpy(normal(f"circle_{name}", (rows, 16)))
+        for name, rows in (("weight", 7), ("features", 9))
+    )
+    identities = torch.arange(9) % 7
+    logits = circle_logits(F.normalize(features) @ F.normalize(weight).T, identities)
+    loss = smoothed_cross_entropy(logits, identities, 0.1, "others")
+    assert loss.item() == pytest.approx(59.139595, rel=1e-5)
 
 
 def test_circle_logits_by_hand():
