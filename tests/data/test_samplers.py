@@ -161,6 +161,21 @@ def test_few_images_repeat_with_a_copy_number():
     assert copies == {0: [0, 1], 1: [0, 1], 2: [0, 1, 2, 3]}
 
 
+def test_few_images_may_be_drawn_with_replacement():
+    identities = np.repeat(np.arange(4), [16, 10, 10, 3])
+    sampler = IdentitySampler(
+        identities, 0, identities_per_batch=4, images_per_identity=16, num_steps=300, draw_few=True
+    )
+    different = []
+    for batch in sampler:
+        assert len(set(batch)) == 64, "an image came twice with the same copy number"
+        rows = np.array([index for _, index, _ in batch]).reshape(4, 16)
+        rows = rows[np.argsort(identities[rows[:, 0]])]
+        different.append([len(set(row)) for row in rows.tolist()])
+    # Of n images, n (1 - (1 - 1 / n)^16) come on average.
+    assert np.mean(different, axis=0) == pytest.approx([16, 8.147, 8.147, 2.995], abs=0.25)
+
+
 def test_samplers_survive_pickling_midway():
     sampler = EpochSampler(30, 5, 0, num_steps=6)
     first = sampler.global_batch(2)

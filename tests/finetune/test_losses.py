@@ -140,6 +140,31 @@ def test_circle_logits_equal_the_loop_and_its_gradient():
             assert cosines.grad[i, j].item() == pytest.approx(scale * pull, rel=1e-9, abs=1e-9)
 
 
+def test_gradients_of_triplets_may_stay_within_the_anchors_part():
+    """As on GPUs of four images each that take the other GPUs' features as constants."""
+    values = torch.from_numpy(normal("parts", (16, 5)))
+    identities = torch.arange(4).repeat(4)
+    features = values.clone().requires_grad_()
+    loss = batch_hard_triplet(features, identities, part=4)
+    loss.backward()
+    expected = torch.zeros_like(values)
+    for gpu in range(4):
+        own = slice(4 * gpu, 4 * gpu + 4)
+        mine = values[own].clone().requires_grad_()
+        everyone = torch.cat([values[: own.start], mine, values[own.stop :]])
+        distances = torch.cdist(mine, everyone)
+        same = identities[own, None] == identities
+        farthest = distances.masked_fill(~same, 0).max(dim=1).values
+        nearest = distances.masked_fill(same, 99).min(dim=1).values
+        F.softplus(farthest - nearest).mean().backward()
+        expected[own] = mine.grad / 4
+    torch.testing.assert_close(features.grad, expected)
+    assert loss.item() == batch_hard_triplet(values, identities).item()
+    whole = values.clone().requires_grad_()
+    batch_hard_triplet(whole, identities).backward()
+    assert not torch.allclose(whole.grad, expected, atol=1e-3)
+
+
 def test_lupersons_classification_is_as_published():
     """Circle loss with smoothing over the others, as its program computes both."""
     weight, features = (

@@ -107,6 +107,7 @@ def test_settings_that_change_published_figures_are_the_authors():
         mgn = published(f"mgn_resnet50_{stem}_luperson")
         assert (mgn.run.norm_images, mgn.run.precision, mgn.data.epoch) == (16, "no", "images")
         assert mgn.augment.erasing.fill_colour().tolist() == [0, 0, 0]
+        assert mgn.mgn.triplet_part == 16
     uda = published("uda_vit_small_market1501_to_msmt17")
     assert (uda.run.norm_images, uda.source_training.norm_images) == (128, None)
     assert uda.source_training.augment.erasing.fill == "noise"

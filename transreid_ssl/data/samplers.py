@@ -120,6 +120,8 @@ class IdentitySampler(StepSampler):
     holds an identity twice and the epoch has as many batches as possible: ``steps_per_epoch``, the
     same for every epoch. Identities below 0 (distractors, outliers) are left out.
 
+    With ``draw_few`` the images of an identity with fewer than K are drawn with replacement.
+
     With ``by_images`` an epoch has as many batches as its images fill, as LUPerson counts; passes
     over the groups, dealt as above, then follow one another whatever epoch it is.
 
@@ -143,10 +145,12 @@ class IdentitySampler(StepSampler):
         images_per_identity: int = 4,
         spread: bool = False,
         by_images: bool = False,
+        draw_few: bool = False,
         **steps: int,
     ) -> None:
         super().__init__(identities_per_batch * images_per_identity, **steps)
         shares, self.spread = self.world_size * self.accumulation, spread
+        self._draw_few: bool = draw_few
         shared = images_per_identity if spread else identities_per_batch
         if shared % shares:
             what = "images (--data.images_per_identity)" if spread else "identities"
@@ -188,7 +192,12 @@ class IdentitySampler(StepSampler):
         starts = np.cumsum(self._counts) - self._counts
         group = _occurrence(dealt)[:, None]  # which of its identity's groups, (T * P, 1)
         place = group * self.images_per_identity + np.arange(self.images_per_identity)
-        copy, within = np.divmod(place, self._counts[dealt][:, None])  # (T * P, K)
+        counts = self._counts[dealt][:, None]
+        copy, within = np.divmod(place, counts)  # (T * P, K)
+        if self._draw_few:
+            few = counts < self.images_per_identity
+            within = np.where(few, rng.integers(counts, size=place.shape), within)
+            copy = np.where(few, np.arange(place.shape[1]), copy)
         items = np.stack([images[starts[dealt][:, None] + within], copy], axis=-1)
         order = "(images identities)" if self.spread else "(identities images)"
         return rearrange(

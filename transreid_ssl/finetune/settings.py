@@ -18,6 +18,9 @@ class LabelledSettings:
         root: Their folder; for several sets the common parent, or their folders joined by a comma.
         pattern: Of the set "folder": where a path says the identity and the camera.
         images_per_identity: How many images of each person a batch holds; the triplet loss needs 2.
+        few_images: How a person of fewer images than a batch takes is given: "repeat" takes each
+            image about as often as the others, "draw" draws them with replacement, so that some may
+            not come at all (the papers' programs).
         epoch: How many batches an epoch has: as many as "groups" of so many images of each person,
             or as all "images" fill, as LUPerson counts. Of 16 images a person these differ by a
             sixth, and with them how long a training is.
@@ -39,6 +42,7 @@ class LabelledSettings:
     root: str | None = None
     pattern: str = DEFAULT_PATTERN
     images_per_identity: int = 4
+    few_images: Literal["repeat", "draw"] = "repeat"
     epoch: Literal["groups", "images"] = "groups"
     spread_identities: bool = False
     statistics: Literal["half", "imagenet", "luperson_mgn", "pretrained"] = "half"
@@ -98,6 +102,9 @@ class MGNConfig:
         margin: Triplet margin in Euclidean distance; null: the soft margin, without tuning.
         id_weight: Weight of the identity cross-entropy, the mean over eight classifiers.
         triplet_weight: Weight of the triplet loss, a mean over vectors.
+        triplet_part: Triplets are looked for in the whole batch of a process, but their gradients
+            stay within the anchor's part of so many images, as LUPerson's stay on the anchor's GPU
+            (16 images); null: they reach all three images.
         circle_scale: Of an mgn_…_luperson, whose classifiers are trained with Circle loss: what
             their logits are multiplied by.
         circle_margin: Of the same: how far from 1 and from 0 the cosines to the own identity and
@@ -112,6 +119,7 @@ class MGNConfig:
     margin: float | None = None
     id_weight: float = 1.0
     triplet_weight: float = 1.0
+    triplet_part: int | None = None
     circle_scale: float = 64.0
     circle_margin: float = 0.35
     freeze_epochs: int = 10
@@ -120,8 +128,8 @@ class MGNConfig:
     def __post_init__(self) -> None:
         check_ranges(
             self, label_smoothing=(0, 0.99), margin=(0, None), id_weight=(0, None),
-            triplet_weight=(0, None), circle_scale=(1e-9, None), circle_margin=(0, 1),
-            freeze_epochs=(0, None),
+            triplet_weight=(0, None), triplet_part=(1, None), circle_scale=(1e-9, None),
+            circle_margin=(0, 1), freeze_epochs=(0, None),
         )  # fmt: skip
 
 

@@ -76,6 +76,7 @@ def train_with_labels(
             identities_per_batch=config.run.batch_size // config.data.images_per_identity,
             images_per_identity=config.data.images_per_identity,
             spread=config.data.spread_identities, by_images=config.data.epoch == "images",
+            draw_few=config.data.few_images == "draw",
             **shares(config, accelerator), **steps,
         )  # fmt: skip
 
