@@ -2,7 +2,7 @@
 
 With the schedule that LUPerson (arXiv 2012.03753) evaluates its pre-trained ResNets with: Adam, a
 plateau before the cosine, and pre-trained weights that rest while the new layers settle. The
-network, and with it the losses, are those of MGN's paper or LUPerson's own.
+network, and with it which vectors the losses see, are those of MGN's paper or LUPerson's own.
 """
 
 from typing import Any
