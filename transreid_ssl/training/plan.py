@@ -3,16 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from transreid_ssl.training.schedules import cosine, linear, warmup_cosine
 from transreid_ssl.training.settings import OptimizerSettings, RunSettings
-
-
-class Rate(Protocol):
-    """The learning rate of a step; ``peak_scale`` multiplies the peak of its schedule."""
-
-    def __call__(self, step: int, peak_scale: float = 1.0) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -22,14 +16,15 @@ class Plan:
     Args:
         steps_per_epoch: Optimiser steps an epoch.
         epochs: Passes over the data.
-        lr: Learning rate by step, for groups of parameters with this or another peak.
+        lr: Learning rate by step; where some parameters have another peak it is asked with what
+            the peak is multiplied by besides.
         weight_decay: Weight decay by step, for groups marked ``decay``; None: the optimiser's.
         clip: Largest gradient norm (0: none), and whether of each parameter by itself.
     """
 
     steps_per_epoch: int
     epochs: int
-    lr: Rate
+    lr: Callable[..., float]
     weight_decay: Callable[[int], float] | None = None
     clip: float = 0.0
     clip_per_parameter: bool = False
@@ -41,7 +36,8 @@ class Plan:
     def apply(self, groups: Iterable[dict[str, Any]], step: int) -> None:
         """Give the groups of an optimiser's parameters what they use in a step."""
         for group in groups:
-            rate = self.lr(step, group.get("peak_scale", 1.0))
+            peak_scale = group.get("peak_scale", 1.0)
+            rate = self.lr(step) if peak_scale == 1 else self.lr(step, peak_scale)
             group["lr"] = rate * group.get("lr_scale", 1.0)
             if self.weight_decay is not None and group.get("decay", False):
                 group["weight_decay"] = self.weight_decay(step)
