@@ -21,9 +21,9 @@ class LabelledSettings:
         few_images: How a person of fewer images than a batch takes is given: "repeat" takes each
             image about as often as the others, "draw" draws them with replacement, so that some may
             not come at all (the papers' programs).
-        epoch: How many batches an epoch has: as many as "groups" of so many images of each person,
-            or as all "images" fill, as LUPerson counts. Of 16 images a person these differ by a
-            sixth, and with them how long a training is.
+        epoch: How many batches an epoch has: as many as "groups" of so many images of each person
+            make, or as all "images" fill, as LUPerson counts (groups of 16 make 435 of MSMT17, its
+            images fill 509). It decides how long a training is.
         spread_identities: Deal the images of each person out over a batch, so that a part of it,
             such as ``run.norm_images``, has images of everybody in it instead of whole persons.
         statistics: What images are normalised with: "half" (mean and std 0.5, as TransReID-SSL
