@@ -11,8 +11,8 @@ the identities, with --data.label_budget_by image a tenth of each one's images.
 
 With no argument: generated people and a tiny network from random weights. In recipes/configs/ the
 files …_luperson.yaml are LUPerson's network and losses, which differ from those of MGN's paper; the
-others are the paper's, with LUPerson's schedule. The run folder then holds what that of
-supervised_finetune.py does. The same command again resumes a run that was broken off.
+others are the paper's network, trained as LUPerson trains its own. The run folder then holds what
+that of supervised_finetune.py does. The same command again resumes a run that was broken off.
 """
 
 from collections.abc import Sequence

@@ -53,7 +53,8 @@ class Config(PretrainingConfig):
     )  # fmt: skip
     optim: OptimizerSettings = OptimizerSettings(
         name="sgd", lr=0.3, lr_batch=2560, by_epoch=True, min_lr=0.0, warmup_epochs=0,
-        weight_decay=1e-4, weight_decay_end=1e-4, clip=0.0, clip_per_parameter=False,
+        weight_decay=1e-4, weight_decay_end=1e-4, decay_all=True, clip=0.0,
+        clip_per_parameter=False,
     )  # fmt: skip
     moco: MoCoConfig = MoCoConfig()
 

@@ -36,7 +36,7 @@ class Config(PretrainingConfig):
     views: MultiCropConfig = MultiCropConfig(num_local=0, global_scale=(0.08, 1.0))
     optim: OptimizerSettings = OptimizerSettings(
         lr=1.5e-4, min_lr=0.0, warmup_epochs=40, weight_decay=0.1, weight_decay_end=0.1,
-        clip=0.0, clip_per_parameter=False,
+        decay_all=True, clip=0.0, clip_per_parameter=False,
     )  # fmt: skip
     mocov3: MoCoV3Config = MoCoV3Config()
 

@@ -114,7 +114,7 @@ class Config:
     augment: ReIDAugmentConfig = CLUSTER_AUGMENT
     clusters: ClusterSettings = ClusterSettings()
     optim: OptimizerSettings = CLUSTER_OPTIM
-    probe: ProbeSettings = ProbeSettings(every=1000)
+    probe: ProbeSettings = ProbeSettings(every=2000)
 
     def __post_init__(self) -> None:
         if self.model.camera_embedding:

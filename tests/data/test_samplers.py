@@ -141,6 +141,15 @@ def test_identity_epoch_is_as_long_as_it_can_be():
     assert sampler.steps_per_epoch == 3
 
 
+def test_an_epoch_may_count_images_while_passes_over_groups_go_on():
+    identities = np.repeat(np.arange(4), 7)  # 28 images; 4 x 3 groups of 2 make 6 batches of 4
+    options = {"identities_per_batch": 2, "images_per_identity": 2, "num_steps": 21}
+    groups = IdentitySampler(identities, 0, **options)
+    images = IdentitySampler(identities, 0, **options, by_images=True)
+    assert (groups.steps_per_epoch, images.steps_per_epoch) == (6, 7)
+    assert list(groups) == list(images)  # the same batches, however epochs are counted
+
+
 def test_few_images_repeat_with_a_copy_number():
     sampler = IdentitySampler(
         np.array([0, 0, 1]), 0, identities_per_batch=2, images_per_identity=4, num_steps=1
@@ -150,6 +159,21 @@ def test_few_images_repeat_with_a_copy_number():
     for _, index, copy in batch:
         copies[index].append(copy)
     assert copies == {0: [0, 1], 1: [0, 1], 2: [0, 1, 2, 3]}
+
+
+def test_few_images_may_be_drawn_with_replacement():
+    identities = np.repeat(np.arange(4), [16, 10, 10, 3])
+    sampler = IdentitySampler(
+        identities, 0, identities_per_batch=4, images_per_identity=16, num_steps=300, draw_few=True
+    )
+    different = []
+    for batch in sampler:
+        assert len(set(batch)) == 64, "an image came twice with the same copy number"
+        rows = np.array([index for _, index, _ in batch]).reshape(4, 16)
+        rows = rows[np.argsort(identities[rows[:, 0]])]
+        different.append([len(set(row)) for row in rows.tolist()])
+    # Of n images, n (1 - (1 - 1 / n)^16) come on average.
+    assert np.mean(different, axis=0) == pytest.approx([16, 8.147, 8.147, 2.995], abs=0.25)
 
 
 def test_samplers_survive_pickling_midway():
@@ -270,6 +294,19 @@ def test_cluster_draws_with_an_image_alone_or_without_cameras():
     options = {"clusters_per_batch": 1, "steps_per_epoch": 40, "num_steps": 40}
     plain = [cameras[[index for _, index, _ in b]] for b in cluster_sampler(labels, **options)]
     assert any(len(set(found)) == 1 for found in plain)
+
+
+def test_whole_passes_drop_the_clusters_that_fill_no_batch():
+    labels = np.repeat(np.arange(7), 3)  # 7 clusters, 4 of them a batch: 3 are left over
+
+    def most_often(**options):
+        """How often a cluster is in the batch that holds one most often, and clusters in all."""
+        batches = [labels[[index for _, index, _ in b]] for b in cluster_sampler(labels, **options)]
+        return max(np.bincount(b).max() for b in batches), len(set(np.concatenate(batches)))
+
+    assert most_often() == (6, 7)
+    assert most_often(whole_passes=True) == (3, 7)
+    assert most_often(whole_passes=True, clusters_per_batch=8) == (6, 7)  # no pass fills a batch
 
 
 def test_cluster_draws_depend_on_seed_and_epoch_only():

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from reference import normal
 from transreid_ssl.finetune import batch_hard_triplet
 from transreid_ssl.finetune.losses import circle_logits, smoothed_cross_entropy
 
@@ -136,6 +138,43 @@ def test_circle_logits_equal_the_loop_and_its_gradient():
             expected = scale * pull * (cosine - boundary)
             assert found[i, j].item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
             assert cosines.grad[i, j].item() == pytest.approx(scale * pull, rel=1e-9, abs=1e-9)
+
+
+def test_gradients_of_triplets_may_stay_within_the_anchors_part():
+    """As on GPUs of four images each that take the other GPUs' features as constants."""
+    values = torch.from_numpy(normal("parts", (16, 5)))
+    identities = torch.arange(4).repeat(4)
+    features = values.clone().requires_grad_()
+    loss = batch_hard_triplet(features, identities, part=4)
+    loss.backward()
+    expected = torch.zeros_like(values)
+    for gpu in range(4):
+        own = slice(4 * gpu, 4 * gpu + 4)
+        mine = values[own].clone().requires_grad_()
+        everyone = torch.cat([values[: own.start], mine, values[own.stop :]])
+        distances = torch.cdist(mine, everyone)
+        same = identities[own, None] == identities
+        farthest = distances.masked_fill(~same, 0).max(dim=1).values
+        nearest = distances.masked_fill(same, 99).min(dim=1).values
+        F.softplus(farthest - nearest).mean().backward()
+        expected[own] = mine.grad / 4
+    torch.testing.assert_close(features.grad, expected)
+    assert loss.item() == batch_hard_triplet(values, identities).item()
+    whole = values.clone().requires_grad_()
+    batch_hard_triplet(whole, identities).backward()
+    assert not torch.allclose(whole.grad, expected, atol=1e-3)
+
+
+def test_lupersons_classification_is_as_published():
+    """Circle loss with smoothing over the others, as its program computes both."""
+    weight, features = (
+        torch.from_numpy(normal(f"circle_{name}", (rows, 16)))
+        for name, rows in (("weight", 7), ("features", 9))
+    )
+    identities = torch.arange(9) % 7
+    logits = circle_logits(F.normalize(features) @ F.normalize(weight).T, identities)
+    loss = smoothed_cross_entropy(logits, identities, 0.1, "others")
+    assert loss.item() == pytest.approx(59.139595, rel=1e-5)
 
 
 def test_circle_logits_by_hand():

@@ -92,7 +92,7 @@ def test_every_trained_parameter_is_in_one_group():
     assert all(name.endswith("bias") for name in biases)
     assert not any(name.endswith("bias") for name in weights)
     assert "neck.bottleneck.bias" not in trained
-    assert [g["lr_scale"] for g in optimizer.param_groups] == [1.0, 2.0]
+    assert [g["peak_scale"] for g in optimizer.param_groups] == [1.0, 2.0]
     assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-4, 1e-4]
 
 

@@ -102,10 +102,12 @@ def test_settings_that_change_published_figures_are_the_authors():
             images, "no", "no",
         )  # fmt: skip
         assert usl.augment.erasing.fill_colour().tolist() == [189, 186, 179]
+        assert usl.data.whole_passes
         assert (usl.augment.interpolation, usl.model.interpolation) == ("cubic", "cubic")
         mgn = published(f"mgn_resnet50_{stem}_luperson")
-        assert (mgn.run.norm_images, mgn.run.precision) == (16, "no")
+        assert (mgn.run.norm_images, mgn.run.precision, mgn.data.epoch) == (16, "no", "images")
         assert mgn.augment.erasing.fill_colour().tolist() == [0, 0, 0]
+        assert mgn.mgn.triplet_part == 16
     uda = published("uda_vit_small_market1501_to_msmt17")
     assert (uda.run.norm_images, uda.source_training.norm_images) == (128, None)
     assert uda.source_training.augment.erasing.fill == "noise"
@@ -114,6 +116,11 @@ def test_settings_that_change_published_figures_are_the_authors():
     assert published("mocov3_vit_small_luperson").model.name == "vit_small_patch16_heads12_reid"
     moco = published("moco_resnet50_luperson")
     assert (moco.views.interpolation, moco.optim.by_epoch) == ("linear", True)
+    for stem in ("moco_resnet50", "upreid_resnet50", "mocov3_vit_small"):
+        assert published(f"{stem}_luperson").optim.decay_all
+    assert published("upreid_resnet50_luperson").optim == moco.optim
+    moby = published("moby_vit_small_luperson").optim
+    assert (moby.whole_cosine, moby.decay_all) == (True, False)
 
 
 @pytest.mark.parametrize("name", RECIPES)

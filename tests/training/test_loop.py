@@ -12,6 +12,7 @@ from torch import nn
 
 from transreid_ssl import UserError
 from transreid_ssl.models import BackboneSpec
+from transreid_ssl.pretrain import DINO, MoBY, MoCoV3
 from transreid_ssl.training import (
     Objective,
     Plan,
@@ -97,6 +98,16 @@ def test_a_run_logs_trains_and_tells_the_epoch(tmp_path):
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert lines[0]["lr"] == pytest.approx(0.05)
     assert objective.epochs == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_an_objective_is_told_how_much_is_done_before_or_after_its_step(tmp_path, counts):
+    objective, told = Toy(), []
+    objective.counts_step = counts
+    objective.after_step = told.append
+    trainer(tmp_path, objective).fit(batches(0))
+    assert told == [(step + counts) / 12 for step in range(12)]
+    assert [c.counts_step for c in (DINO, MoCoV3, MoBY)] == [False, True, True]
 
 
 def test_a_run_shorter_than_the_distance_of_its_lines_has_a_curve(tmp_path, monkeypatch):

@@ -62,7 +62,7 @@ def test_biases_and_norms_have_no_weight_decay():
 def test_everything_decays_and_biases_learn_faster_where_asked_for():
     network = _network()
     settings = OptimizerSettings(weight_decay=0.3, decay_all=True, bias_lr_scale=2.0)
-    groups = {group["lr_scale"]: group for group in parameter_groups(network, settings)}
+    groups = {group["peak_scale"]: group for group in parameter_groups(network, settings)}
     assert sorted(groups) == [1.0, 2.0]
     assert [tuple(p.shape) for p in groups[2.0]["params"]] == [(8,), (8,), (3,)]
     assert all(group["weight_decay"] == 0.3 for group in groups.values())
@@ -76,11 +76,14 @@ def test_layers_learn_the_slower_the_earlier_they_are():
     groups = parameter_groups(network, OptimizerSettings(layer_decay=0.5, bias_lr_scale=2.0))
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     found = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    peaks = {names[id(p)]: group["peak_scale"] for group in groups for p in group["params"]}
+    assert {peak for name, peak in peaks.items() if name.endswith("bias")} == {2.0}
+    assert {peak for name, peak in peaks.items() if not name.endswith("bias")} == {1.0}
     assert found["head.weight"] == found["backbone.bottleneck.weight"] == 1.0
-    assert found["head.bias"] == 2.0
+    assert found["head.bias"] == 1.0
     assert found["backbone.norm.weight"] == found["backbone.blocks.3.mlp.fc2.weight"] == 0.5
     assert found["backbone.blocks.0.attn.qkv.weight"] == 0.5**4
-    assert found["backbone.blocks.0.attn.qkv.bias"] == 2 * 0.5**4
+    assert found["backbone.blocks.0.attn.qkv.bias"] == 0.5**4
     stem = ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.conv.0.weight")
     assert {found[f"backbone.{name}"] for name in stem} == {0.5**5}
     assert sum(len(group["params"]) for group in groups) == sum(

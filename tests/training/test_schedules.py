@@ -43,6 +43,31 @@ def test_supervised_fine_tuning_has_the_published_rate_of_each_epoch():
     assert plan.weight_decay is None
 
 
+# From the authors' scheduler: the rates of biases, whose peak is twice as high.
+BIAS_RATES = {0: 4e-6, 1: 4.38e-5, 10: 4.02e-4, 19: 7.602e-4, 20: 7.464637513522618e-4,
+              60: 4.004e-4, 119: 9.36932939767319e-7}  # fmt: skip
+
+
+def test_biases_have_the_published_rate_whose_ends_are_those_of_weights():
+    plan = make_plan(SUPERVISED_OPTIM, RunSettings(epochs=120), steps_per_epoch=3)
+    for epoch, rate in BIAS_RATES.items():
+        groups = [{"lr_scale": 1.0, "peak_scale": scale} for scale in (1.0, 2.0)]
+        plan.apply(groups, 3 * epoch + 2)
+        assert groups[1]["lr"] == pytest.approx(rate, rel=1e-9)
+        assert groups[0]["lr"] == learning_rate(epoch, 120, SUPERVISED_OPTIM, 4e-4)
+
+
+def test_a_cosine_may_begin_with_the_warm_up():
+    """MoBY's rates, from timm's scheduler as its authors call it."""
+    settings = OptimizerSettings(
+        lr=1e-3, lr_batch=512, min_lr=5e-6, warmup_epochs=5, warmup_start=5e-4, whole_cosine=True
+    )
+    plan = make_plan(settings, RunSettings(epochs=300, batch_size=512), steps_per_epoch=50)
+    found = [plan.lr(step) for step in (0, 125, 249, 250, 7500, 14_999)]
+    expected = [5e-7, 5.0025e-4, 9.96002e-4, 9.993181935404e-4, 5.025e-4, 5.000010911396e-6]
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
 def test_a_rate_by_epoch_changes_between_epochs_only():
     plan = make_plan(SUPERVISED_OPTIM, RunSettings(epochs=120), steps_per_epoch=7)
     assert plan.total_steps == 840
@@ -59,7 +84,7 @@ def test_steps_divide_the_rate_every_twenty_epochs():
 def test_a_plateau_climbs_stays_and_falls():
     settings = replace(MGN_OPTIM, lr=1.0, end=0.01)
     rates = {epoch: learning_rate(epoch, 60, settings, 1.0) for epoch in (0, 5, 10, 29, 30, 45, 60)}
-    assert rates == pytest.approx({0: 0.1, 5: 0.55, 10: 1, 29: 1, 30: 1, 45: 0.505, 60: 0.01})
+    assert rates == pytest.approx({0: 0.01, 5: 0.505, 10: 1, 29: 1, 30: 1, 45: 0.505, 60: 0.01})
     quarter = 0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2
     assert learning_rate(37.5, 60, settings, 1.0) == pytest.approx(quarter)
     assert learning_rate(19, 20, settings, 1.0) == 1  # a run that ends on the plateau
@@ -68,9 +93,10 @@ def test_a_plateau_climbs_stays_and_falls():
 def test_a_plateaus_rate_moves_with_every_step():
     plan = make_plan(MGN_OPTIM, RunSettings(epochs=60), steps_per_epoch=4)
     assert plan.total_steps == 240
-    assert plan.lr(0) == pytest.approx(3.5e-5)
-    assert plan.lr(1) - plan.lr(0) == pytest.approx(0.9 * 3.5e-4 / 40)
+    assert plan.lr(0) == pytest.approx(3.5e-6)
+    assert plan.lr(1) - plan.lr(0) == pytest.approx(0.99 * 3.5e-4 / 40)
     assert plan.lr(100) == 3.5e-4
+    assert MGN_OPTIM.lowest(3.5e-4) == pytest.approx(7.7e-7)  # LUPerson's, as is the 0.01
 
 
 def test_the_larger_of_both_ends_counts():

@@ -53,13 +53,18 @@ class StepSampler(ABC):
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self._epoch, self._rows = -1, np.empty(0)
 
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps until images are dealt anew, which is usually an epoch."""
+        return self.steps_per_epoch
+
     @abstractmethod
     def _batches(self, epoch: int) -> np.ndarray:
-        """All batches of an epoch: int64 (steps_per_epoch, batch_size, fields of an item)."""
+        """All batches of a pass: int64 (steps_per_pass, batch_size, fields of an item)."""
 
     def global_batch(self, step: int) -> list[Item]:
-        """The items of one step over all processes, each (epoch, index, …)."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+        """The items of one step over all processes, each (pass, index, …)."""
+        epoch, position = divmod(step, self.steps_per_pass)
         if epoch != self._epoch:
             self._epoch, self._rows = epoch, self._batches(epoch)
         return [(epoch, *item) for item in self._rows[position].tolist()]
@@ -115,6 +120,11 @@ class IdentitySampler(StepSampler):
     holds an identity twice and the epoch has as many batches as possible: ``steps_per_epoch``, the
     same for every epoch. Identities below 0 (distractors, outliers) are left out.
 
+    With ``draw_few`` the images of an identity with fewer than K are drawn with replacement.
+
+    With ``by_images`` an epoch has as many batches as its images fill, as LUPerson counts; passes
+    over the groups, dealt as above, then follow one another whatever epoch it is.
+
     A batch holds the images of one identity after another, so that a part of it, which a process or
     a micro-batch gets, has whole identities; with ``spread`` every part has some images of all.
 
@@ -134,10 +144,13 @@ class IdentitySampler(StepSampler):
         identities_per_batch: int = 16,
         images_per_identity: int = 4,
         spread: bool = False,
+        by_images: bool = False,
+        draw_few: bool = False,
         **steps: int,
     ) -> None:
         super().__init__(identities_per_batch * images_per_identity, **steps)
         shares, self.spread = self.world_size * self.accumulation, spread
+        self._draw_few: bool = draw_few
         shared = images_per_identity if spread else identities_per_batch
         if shared % shares:
             what = "images (--data.images_per_identity)" if spread else "identities"
@@ -162,22 +175,33 @@ class IdentitySampler(StepSampler):
                 f"{len(self._counts) * images_per_identity} or less"
             )
         self._groups = np.maximum(1, self._counts // images_per_identity)
-        self.steps_per_epoch = _most_batches(self._groups, identities_per_batch)
+        self._pass: int = _most_batches(self._groups, identities_per_batch)
+        filled = max(1, len(self._images) // self.batch_size)
+        self.steps_per_epoch = filled if by_images else self._pass
+
+    @property
+    def steps_per_pass(self) -> int:
+        """Steps until all groups are dealt anew."""
+        return self._pass
 
     def _batches(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
-        dealt = _deal(self._groups, self.identities_per_batch, self.steps_per_epoch, rng).ravel()
+        dealt = _deal(self._groups, self.identities_per_batch, self._pass, rng).ravel()
         # Ordered by identity, shuffled within: those of identity i begin at starts[i].
         images = self._images[np.lexsort((rng.random(len(self._labels)), self._labels))]
         starts = np.cumsum(self._counts) - self._counts
         group = _occurrence(dealt)[:, None]  # which of its identity's groups, (T * P, 1)
         place = group * self.images_per_identity + np.arange(self.images_per_identity)
-        copy, within = np.divmod(place, self._counts[dealt][:, None])  # (T * P, K)
+        counts = self._counts[dealt][:, None]
+        copy, within = np.divmod(place, counts)  # (T * P, K)
+        if self._draw_few:
+            few = counts < self.images_per_identity
+            within = np.where(few, rng.integers(counts, size=place.shape), within)
+            copy = np.where(few, np.arange(place.shape[1]), copy)
         items = np.stack([images[starts[dealt][:, None] + within], copy], axis=-1)
         order = "(images identities)" if self.spread else "(identities images)"
         return rearrange(
-            items, f"(steps identities) images fields -> steps {order} fields",
-            steps=self.steps_per_epoch,
+            items, f"(steps identities) images fields -> steps {order} fields", steps=self._pass,
         )  # fmt: skip
 
 
@@ -192,9 +216,12 @@ class ClusterSampler(StepSampler):
     Where cameras are known the K images are drawn as in Cluster Contrast (arXiv 2103.11568): one
     at random, then K - 1 of those of other cameras only, or, where there are none, of the others
     of its camera. They are K - 1 different images if there are K or more to choose from, and are
-    drawn with replacement if there are fewer. Two things differ: an image alone in its cluster is
-    repeated (theirs comes once), and the next pass begins within a batch (they drop the clusters of
-    a pass that do not fill one). Without cameras all images of a cluster come before any repeats.
+    drawn with replacement if there are fewer. An image alone in its cluster is repeated (theirs
+    comes once). Without cameras all images of a cluster come before any repeats.
+
+    The next pass begins within a batch, which may then hold a cluster twice; with ``whole_passes``
+    each pass drops the clusters that do not fill a batch, as theirs do, if there are enough of
+    them for one.
 
     Raises:
         UserError: no cluster, or a batch that cannot be shared.
@@ -204,6 +231,7 @@ class ClusterSampler(StepSampler):
     seed: int
     images_per_cluster: int
     cross_camera: bool
+    whole_passes: bool
 
     def __init__(
         self,
@@ -214,9 +242,11 @@ class ClusterSampler(StepSampler):
         images_per_cluster: int = 8,
         steps_per_epoch: int = 200,
         cameras: np.ndarray | None = None,
+        whole_passes: bool = False,
         **steps: int,
     ) -> None:
         super().__init__(clusters_per_batch * images_per_cluster, **steps)
+        self.whole_passes = whole_passes
         self.seed, self.steps_per_epoch = seed, steps_per_epoch
         self.images_per_cluster, self.cross_camera = images_per_cluster, cameras is not None
         labels = np.asarray(labels)
@@ -232,9 +262,11 @@ class ClusterSampler(StepSampler):
 
     def _batches(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, epoch])
-        groups = self.steps_per_epoch * self.batch_size // self.images_per_cluster
-        passes = -(-groups // len(self._members))
-        order = [rng.permutation(len(self._members)) for _ in range(passes)]
+        per_batch, clusters = self.batch_size // self.images_per_cluster, len(self._members)
+        groups = self.steps_per_epoch * per_batch
+        dropped = clusters % per_batch if self.whole_passes and clusters >= per_batch else 0
+        passes = -(-groups // (clusters - dropped))
+        order = [rng.permutation(clusters)[dropped:] for _ in range(passes)]
         drawn = [self._draw(c, rng) for c in np.concatenate(order)[:groups].tolist()]
         images = np.concatenate(drawn)
         items = np.stack([images, _occurrence(images)], axis=-1)

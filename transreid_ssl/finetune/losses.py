@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def batch_hard_triplet(features: Tensor, identities: Tensor, margin: float | None = None) -> Tensor:
+def batch_hard_triplet(
+    features: Tensor, identities: Tensor, margin: float | None = None, part: int | None = None
+) -> Tensor:
     """Triplet loss over each anchor's farthest positive and nearest negative (arXiv 1703.07737).
 
     With ``margin=None`` the hinge is replaced by ``log(1 + exp(d_ap - d_an))``, the soft margin
@@ -18,6 +20,8 @@ def batch_hard_triplet(features: Tensor, identities: Tensor, margin: float | Non
         features: float ``(B, D)``, taken before the BN neck and not normalised.
         identities: int64 ``(B,)``.
         margin: hinge margin in units of Euclidean distance, or None for the soft margin.
+        part: a positive or a negative has a gradient only where it is in the anchor's part of so
+            many rows; None: everywhere.
 
     Returns:
         Scalar float32: the mean over anchors that have both a positive and a negative, else 0.
@@ -34,11 +38,22 @@ def batch_hard_triplet(features: Tensor, identities: Tensor, margin: float | Non
     positive, negative, valid = _hardest(features.detach(), identities)
     # Only the 2B chosen distances enter the graph, as differences: exact where the Gram-matrix form
     # cancels, and with a zero (not infinite) gradient where two features coincide.
-    to_positive = torch.linalg.vector_norm(features - features[positive], dim=1)  # (B,)
-    to_negative = torch.linalg.vector_norm(features - features[negative], dim=1)  # (B,)
+    to_positive, to_negative = (
+        torch.linalg.vector_norm(features - _others(features, chosen, part), dim=1)  # (B,)
+        for chosen in (positive, negative)
+    )
     gap = to_positive - to_negative
     losses = F.softplus(gap) if margin is None else F.relu(gap + margin)
     return (losses * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _others(features: Tensor, chosen: Tensor, part: int | None) -> Tensor:
+    """Features (B, D) of the rows ``chosen``, constants where they are of another part."""
+    found = features[chosen]
+    if part is None:
+        return found
+    rows = torch.arange(len(chosen), device=chosen.device)
+    return torch.where((rows // part == chosen // part)[:, None], found, found.detach())
 
 
 @torch.no_grad()

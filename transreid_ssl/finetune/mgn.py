@@ -2,7 +2,7 @@
 
 With the schedule that LUPerson (arXiv 2012.03753) evaluates its pre-trained ResNets with: Adam, a
 plateau before the cosine, and pre-trained weights that rest while the new layers settle. The
-network, and with it the losses, are those of MGN's paper or LUPerson's own.
+network, and with it which vectors the losses see, are those of MGN's paper or LUPerson's own.
 """
 
 from typing import Any
@@ -70,7 +70,8 @@ class MGNObjective(Objective):
         vectors = zip(self.classifiers, classified(found, head))
         scores = torch.stack([classify(v) for classify, v in vectors], dim=1).float()  # (B, 8, C)
         id_loss = self._id_loss(scores.flatten(0, 1), identities.repeat_interleave(scores.shape[1]))
-        compare = [batch_hard_triplet(v, identities, config.margin) for v in compared(found, head)]
+        rule = config.margin, config.triplet_part
+        compare = [batch_hard_triplet(v, identities, *rule) for v in compared(found, head)]
         triplet_loss = torch.stack(compare).mean()
         return {
             "loss": config.id_weight * id_loss + config.triplet_weight * triplet_loss,

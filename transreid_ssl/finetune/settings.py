@@ -18,6 +18,12 @@ class LabelledSettings:
         root: Their folder; for several sets the common parent, or their folders joined by a comma.
         pattern: Of the set "folder": where a path says the identity and the camera.
         images_per_identity: How many images of each person a batch holds; the triplet loss needs 2.
+        few_images: How a person of fewer images than a batch takes is given: "repeat" takes each
+            image about as often as the others, "draw" draws them with replacement, so that some may
+            not come at all (the papers' programs).
+        epoch: How many batches an epoch has: as many as "groups" of so many images of each person
+            make, or as all "images" fill, as LUPerson counts (groups of 16 make 435 of MSMT17, its
+            images fill 509). It decides how long a training is.
         spread_identities: Deal the images of each person out over a batch, so that a part of it,
             such as ``run.norm_images``, has images of everybody in it instead of whole persons.
         statistics: What images are normalised with: "half" (mean and std 0.5, as TransReID-SSL
@@ -36,6 +42,8 @@ class LabelledSettings:
     root: str | None = None
     pattern: str = DEFAULT_PATTERN
     images_per_identity: int = 4
+    few_images: Literal["repeat", "draw"] = "repeat"
+    epoch: Literal["groups", "images"] = "groups"
     spread_identities: bool = False
     statistics: Literal["half", "imagenet", "luperson_mgn", "pretrained"] = "half"
     label_budget: float | None = None
@@ -94,6 +102,9 @@ class MGNConfig:
         margin: Triplet margin in Euclidean distance; null: the soft margin, without tuning.
         id_weight: Weight of the identity cross-entropy, the mean over eight classifiers.
         triplet_weight: Weight of the triplet loss, a mean over vectors.
+        triplet_part: Triplets are looked for in the whole batch of a process, but their gradients
+            stay within the anchor's part of so many images, as LUPerson's stay on the anchor's GPU
+            (16 images); null: they reach all three images.
         circle_scale: Of an mgn_…_luperson, whose classifiers are trained with Circle loss: what
             their logits are multiplied by.
         circle_margin: Of the same: how far from 1 and from 0 the cosines to the own identity and
@@ -108,6 +119,7 @@ class MGNConfig:
     margin: float | None = None
     id_weight: float = 1.0
     triplet_weight: float = 1.0
+    triplet_part: int | None = None
     circle_scale: float = 64.0
     circle_margin: float = 0.35
     freeze_epochs: int = 10
@@ -116,14 +128,14 @@ class MGNConfig:
     def __post_init__(self) -> None:
         check_ranges(
             self, label_smoothing=(0, 0.99), margin=(0, None), id_weight=(0, None),
-            triplet_weight=(0, None), circle_scale=(1e-9, None), circle_margin=(0, 1),
-            freeze_epochs=(0, None),
+            triplet_weight=(0, None), triplet_part=(1, None), circle_scale=(1e-9, None),
+            circle_margin=(0, 1), freeze_epochs=(0, None),
         )  # fmt: skip
 
 
 MGN_OPTIM = OptimizerSettings(
-    name="adam", lr=3.5e-4, lr_batch=None, schedule="plateau", warmup_epochs=10, warmup_start=0.1,
-    plateau_epochs=30, min_lr=0.0, end=0.002, weight_decay=5e-4, weight_decay_end=None,
+    name="adam", lr=3.5e-4, lr_batch=None, schedule="plateau", warmup_epochs=10, warmup_start=0.01,
+    plateau_epochs=30, min_lr=0.0, end=0.0022, weight_decay=5e-4, weight_decay_end=None,
     decay_all=True, clip=0.0, clip_per_parameter=False,
 )  # fmt: skip
 """LUPerson's; Adam's weight decay is part of the gradient."""
@@ -141,6 +153,8 @@ class TargetSettings:
         images_per_cluster: How many images of each cluster a batch holds.
         cross_camera: Prefer images of other cameras when a cluster's are drawn; null: where cameras
             are known.
+        whole_passes: No batch holds a cluster twice: each pass over the clusters leaves out those
+            that do not fill a batch (Cluster Contrast's); false goes on with the next pass.
         statistics: What images are normalised with: "half" (mean and std 0.5), "imagenet", or
             "pretrained" for those of the initial weights.
         max_bad_fraction: Share of unreadable images above which the run stops.
@@ -151,6 +165,7 @@ class TargetSettings:
     pattern: str = DEFAULT_PATTERN
     images_per_cluster: int = 8
     cross_camera: bool | None = None
+    whole_passes: bool = True
     statistics: Literal["half", "imagenet", "pretrained"] = "half"
     max_bad_fraction: float = 0.01
 

@@ -75,7 +75,9 @@ def train_with_labels(
             dataset.labels, config.run.seed,
             identities_per_batch=config.run.batch_size // config.data.images_per_identity,
             images_per_identity=config.data.images_per_identity,
-            spread=config.data.spread_identities, **shares(config, accelerator), **steps,
+            spread=config.data.spread_identities, by_images=config.data.epoch == "images",
+            draw_few=config.data.few_images == "draw",
+            **shares(config, accelerator), **steps,
         )  # fmt: skip
 
     def batches(trainer: Trainer) -> Iterator[dict[str, Any]]:
@@ -133,6 +135,7 @@ def train_on_clusters(
                 clusters_per_batch=config.run.batch_size // config.data.images_per_cluster,
                 images_per_cluster=config.data.images_per_cluster,
                 steps_per_epoch=plan.steps_per_epoch, cameras=cameras_to_cross(config, images),
+                whole_passes=config.data.whole_passes,
                 first_step=trainer.step, num_steps=(epoch + 1) * plan.steps_per_epoch,
                 **shares(config, accelerator),
             )  # fmt: skip

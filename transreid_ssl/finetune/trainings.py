@@ -89,7 +89,8 @@ class MGNTraining(LabelledTraining):
 class ClusterTraining:
     """Settings of training on clusters; the defaults are TransReID-SSL's USL, ViT-S/16+ICS.
 
-    But for ``run.norm_images``, which depends on the target: see the settings files.
+    But for ``run.norm_images``, which depends on the target: see the settings files. The network
+    that is kept is the best of the probes, so that these are as many as theirs: every ten epochs.
     """
 
     run: RunSettings = RunSettings(
@@ -104,7 +105,7 @@ class ClusterTraining:
     augment: ReIDAugmentConfig = CLUSTER_AUGMENT
     clusters: ClusterSettings = ClusterSettings()
     optim: OptimizerSettings = CLUSTER_OPTIM
-    probe: ProbeSettings = ProbeSettings(every=1000)
+    probe: ProbeSettings = ProbeSettings(every=2000)
 
     def __post_init__(self) -> None:
         _check_groups(self, "images_per_cluster")

@@ -45,7 +45,8 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
     """Sines and cosines of a patch's row and of its column, float32 (1, rows * columns, dim).
 
     A quarter of the values each: sines and cosines of the row, then of the column, at wavelengths
-    from 2 pi to almost 20,000 pi.
+    from 2 pi to almost 20,000 pi. The authors' program gives the same for square grids, which it
+    was written for; of others it mixes rows and columns up.
 
     Raises:
         ValueError: ``dim`` is no multiple of 4.

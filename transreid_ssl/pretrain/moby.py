@@ -21,6 +21,7 @@ class MoBY(MomentumPair):
     """
 
     name = "moby"
+    counts_step = True  # the authors move the key encoder as they begin the step after
 
     queues: nn.ModuleList
 

@@ -33,6 +33,7 @@ class MoCoV3(MomentumPair):
     """
 
     name = "mocov3"
+    counts_step = True  # the authors move the key encoder as they begin the step after
 
     def __init__(
         self,

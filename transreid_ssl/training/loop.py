@@ -197,7 +197,8 @@ class Trainer:
         self.objective.before_step(epoch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.objective.after_step(self.step / plan.total_steps)
+        done = self.step + self.objective.counts_step
+        self.objective.after_step(done / plan.total_steps)
 
     def _gradients(self, batches: Iterator[dict[str, Any]], epoch: int) -> dict[str, Tensor]:
         """The gradients of a step; returns its values, averaged over the micro-batches."""

@@ -19,6 +19,8 @@ class Objective(nn.Module, ABC):
 
     name: str
     """What the header of the weights calls the method."""
+    counts_step: bool = False
+    """Whether the progress that ``after_step`` is told counts the step that was just made."""
     backbone: Backbone
     """The network that is probed, kept and saved, with its ``spec``: a submodule or a property."""
 
@@ -75,4 +77,5 @@ class Objective(nn.Module, ABC):
         """Called with gradients in place, after clipping."""
 
     def after_step(self, progress: float) -> None:
-        """Called after the optimiser's step; ``progress`` in [0, 1): the share of the run done."""
+        """Called after the optimiser's step; ``progress`` in [0, 1]: the share of the run that was
+        done before this step, or with ``counts_step`` after it."""

@@ -18,30 +18,32 @@ from transreid_ssl.training.sharding import norms, own_parts
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Trainable parameters, grouped by whether they decay and by the scale of their learning rate.
+    """Trainable parameters, grouped by whether they decay and by the scales of their learning rate.
 
-    Biases and norms decay only with ``settings.decay_all``. "lr_scale" multiplies the learning rate
-    of the step, "decay" says whether the schedule of the weight decay applies.
+    Biases and norms decay only with ``settings.decay_all``. "peak_scale" multiplies the peak of the
+    schedule of learning rates, "lr_scale" what it gives for a step; "decay" says whether the
+    schedule of the weight decay applies.
 
     Raises:
         UserError: a layer-wise decay of a network whose layers are not known.
     """
     scales = layer_scales(model, settings.layer_decay)
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             bias = name.rpartition(".")[2] == "bias"
             decay = settings.decay_all or not (bias or parameter.ndim <= 1)
-            scale = scales.get(name, 1.0) * (settings.bias_lr_scale if bias else 1.0)
-            groups[decay, scale].append(parameter)
+            peak = settings.bias_lr_scale if bias else 1.0
+            groups[decay, scales.get(name, 1.0), peak].append(parameter)
     return [
         {
             "params": parameters,
             "decay": decay,
             "weight_decay": settings.weight_decay if decay else 0.0,
             "lr_scale": scale,
+            "peak_scale": peak,
         }
-        for (decay, scale), parameters in groups.items()
+        for (decay, scale, peak), parameters in groups.items()
     ]
 
 

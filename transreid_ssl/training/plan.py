@@ -16,14 +16,15 @@ class Plan:
     Args:
         steps_per_epoch: Optimiser steps an epoch.
         epochs: Passes over the data.
-        lr: Learning rate by step.
+        lr: Learning rate by step; where some parameters have another peak it is asked with what
+            the peak is multiplied by besides.
         weight_decay: Weight decay by step, for groups marked ``decay``; None: the optimiser's.
         clip: Largest gradient norm (0: none), and whether of each parameter by itself.
     """
 
     steps_per_epoch: int
     epochs: int
-    lr: Callable[[int], float]
+    lr: Callable[..., float]
     weight_decay: Callable[[int], float] | None = None
     clip: float = 0.0
     clip_per_parameter: bool = False
@@ -35,7 +36,9 @@ class Plan:
     def apply(self, groups: Iterable[dict[str, Any]], step: int) -> None:
         """Give the groups of an optimiser's parameters what they use in a step."""
         for group in groups:
-            group["lr"] = self.lr(step) * group.get("lr_scale", 1.0)
+            peak_scale = group.get("peak_scale", 1.0)
+            rate = self.lr(step) if peak_scale == 1 else self.lr(step, peak_scale)
+            group["lr"] = rate * group.get("lr_scale", 1.0)
             if self.weight_decay is not None and group.get("decay", False):
                 group["weight_decay"] = self.weight_decay(step)
 
@@ -46,16 +49,19 @@ def make_plan(settings: OptimizerSettings, run: RunSettings, steps_per_epoch: in
     total = steps_per_epoch * epochs
     peak = settings.lr * (run.batch_size / settings.lr_batch if settings.lr_batch else 1.0)
 
-    def lr(step: int) -> float:
+    def lr(step: int, peak_scale: float = 1.0) -> float:
         epoch = step // steps_per_epoch if settings.by_epoch else step / steps_per_epoch
-        return learning_rate(epoch, epochs, settings, peak)
+        return learning_rate(epoch, epochs, settings, peak, peak_scale)
 
-    if settings.schedule == "cosine" and not settings.by_epoch:
-        lr = partial(
-            warmup_cosine, peak=peak, start=settings.warmup_start * peak,
+    def cosine_after_warmup(step: int, peak_scale: float = 1.0) -> float:
+        return warmup_cosine(
+            step, peak=peak_scale * peak, start=settings.warmup_start * peak,
             end=settings.lowest(peak), total_steps=total,
             warmup_steps=round(settings.warmup_epochs * steps_per_epoch),
         )  # fmt: skip
+
+    if settings.schedule == "cosine" and not (settings.by_epoch or settings.whole_cosine):
+        lr = cosine_after_warmup
     decay = None
     if settings.weight_decay_end is not None:
         start, end = settings.weight_decay, settings.weight_decay_end
@@ -64,19 +70,22 @@ def make_plan(settings: OptimizerSettings, run: RunSettings, steps_per_epoch: in
     return Plan(steps_per_epoch, epochs, lr, decay, *clip)
 
 
-def learning_rate(epoch: float, epochs: int, settings: OptimizerSettings, peak: float) -> float:
+def learning_rate(
+    epoch: float, epochs: int, settings: OptimizerSettings, peak: float, peak_scale: float = 1.0
+) -> float:
     """The rate at a moment of ``epochs``: a linear warm-up, then what ``settings.schedule`` says.
 
     The cosine spans all epochs, those of the warm-up too, so that the rate falls by a step where
     the warm-up ends, as in TransReID-SSL's fine-tuning; a plateau's spans what is left. A run that
-    is shorter than the plateau has no cosine.
+    is shorter than the plateau has no cosine. The start of the warm-up and the end of the cosine
+    are shares of ``peak``, whatever ``peak_scale`` multiplies it by for some parameters.
     """
+    start, end, top = settings.warmup_start * peak, settings.lowest(peak), peak_scale * peak
     if epoch < settings.warmup_epochs:
-        start = settings.warmup_start * peak
-        return linear(epoch, start=start, end=peak, duration=settings.warmup_epochs)
+        return linear(epoch, start=start, end=top, duration=settings.warmup_epochs)
     if settings.schedule == "step":
-        return peak * settings.step_factor ** (epoch // settings.step_epochs)
+        return top * settings.step_factor ** (epoch // settings.step_epochs)
     begin = settings.plateau_epochs if settings.schedule == "plateau" else 0
     if epoch < begin:
-        return peak
-    return cosine((epoch - begin) / max(1, epochs - begin), peak, settings.lowest(peak))
+        return top
+    return cosine((epoch - begin) / max(1, epochs - begin), top, end)

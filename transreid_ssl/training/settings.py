@@ -205,8 +205,10 @@ class OptimizerSettings:
         lr_batch: Batch size that ``lr`` is meant for; null takes ``lr`` as it is.
         schedule: After the warm-up a "cosine", a "plateau" until ``plateau_epochs`` and then a
             cosine, or "step": times ``step_factor`` every ``step_epochs``.
-        by_epoch: The rate changes from epoch to epoch only, and a cosine counts the epochs of the
-            warm-up too, as TransReID-SSL fine-tunes; else it changes with every step.
+        by_epoch: The rate changes from epoch to epoch only, as TransReID-SSL fine-tunes; else it
+            changes with every step.
+        whole_cosine: A cosine counts the epochs of the warm-up too, so that it begins below the
+            peak (MoBY). A rate that changes ``by_epoch`` always counts them.
         warmup_epochs: Epochs of linear warm-up.
         warmup_start: Share of the peak that the warm-up begins with.
         min_lr: Learning rate at the end of a cosine.
@@ -217,7 +219,8 @@ class OptimizerSettings:
         weight_decay: At the start; biases and norms have none.
         weight_decay_end: At the end of its cosine; null keeps it as it is.
         decay_all: Biases and norms decay like weights.
-        bias_lr_scale: Biases learn so many times faster.
+        bias_lr_scale: The peak of the biases' rate is so many times as high; where a warm-up begins
+            and a cosine ends is the same for all, as TransReID-SSL fine-tunes.
         layer_decay: Each block of a network learns so many times as fast as the one after it.
         clip: Largest gradient norm; 0 leaves gradients alone. Too large lets early steps blow up.
         clip_per_parameter: Clip every parameter by itself (as DINO does) instead of all together.
@@ -230,6 +233,7 @@ class OptimizerSettings:
     lr_batch: int | None = 256
     schedule: Literal["cosine", "step", "plateau"] = "cosine"
     by_epoch: bool = False
+    whole_cosine: bool = False
     warmup_epochs: float = 10
     warmup_start: float = 0.0
     min_lr: float = 1e-6
