@@ -11,7 +11,8 @@ import torch
 def stack(images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None) -> torch.Tensor:
     """Stack uint8 (H, W, 3) arrays to a contiguous uint8 tensor (B, 3, H, W).
 
-    ``cv2.split`` writes the channel planes in place, 5 times faster than transposing in NumPy.
+    Planes, as convolutions on a CPU are faster from them, and a GPU's kernel reads either order in
+    its one pass. ``cv2.split`` writes them in place, 5 times faster than transposing in NumPy.
     """
     height, width, channels = shape or images[0].shape
     batch = np.empty((len(images), channels, height, width), np.uint8)
