@@ -230,9 +230,7 @@ def test_the_rate_of_a_line_is_that_of_its_steps(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("apart", [1, 2])
-def test_the_first_step_is_told_apart_and_waiting_is_measured(
-    tmp_path, monkeypatch, capsys, apart
-):
+def test_the_first_step_is_told_apart_and_waiting_is_measured(tmp_path, monkeypatch, capsys, apart):
     """It warms up, compiles, and counts in no rate: of a line of its own neither."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
