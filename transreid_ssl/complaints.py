@@ -9,6 +9,8 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+from transreid_ssl import stray_words
+
 _KEY = re.compile(r'Parser key "([\w.]+)":')
 _ALONE = re.compile(r"argument (--[\w.-]+): expected one argument")
 _MISSING = re.compile(r"arguments are required: ([\w., ]+)")
@@ -43,6 +45,8 @@ def in_words(parser: argparse.ArgumentParser, complaint: str, words: Sequence[st
     if found := _MISSING.search(complaint):
         names = [name.rpartition(".")[2] for name in re.split(r",\s*", found[1].strip())]
         return f"the following words are required: {', '.join(names)}; --help tells what they are"
+    if found := stray_words.in_words(complaint, words, list(actions.values())):
+        return found
     if found := FOREIGN.search(complaint):
         name = ".".join(filter(None, found.groups()))
         return f"{name}: there is no such setting here; correct it, or take the file for its method"

@@ -110,7 +110,7 @@ def _named(files: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
         yield
     except UserError as error:
         option = str(error).partition(":")[0].partition(" ")[0]
-        typed = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+        typed = {word.partition("=")[0] for word in arguments}
         if option in typed or str(error).startswith("unrecognized arguments"):
             raise
         raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
