@@ -4,6 +4,7 @@ Images a second, the hours of the run, memory and disk; where generated people s
 the hours of as many epochs over LUPerson and its half, too.
 """
 
+import dataclasses
 import os
 import sys
 import tempfile
@@ -163,7 +164,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Of a training's own ``--processes`` the plan takes the number.
 
     Raises:
-        UserError: there is no such training.
+        UserError: there is no such training, or an option of the plan's stands behind it.
     """
     place = 0
     while place < len(arguments) and arguments[place].startswith("-"):
@@ -174,6 +175,11 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         words, options = shipped.split(training)
         training = [" ".join(words), *options]
     processes, options = launching.split(training[1:])
+    names = {f"--{field.name}" for field in dataclasses.fields(Plan)}
+    if late := [word for word in options if word.partition("=")[0] in names]:
+        raise UserError(
+            f"{late[0]}: is of plan itself, not of the training: give it before {training[0]}"
+        )
     if processes is not None:
         own.append(f"--processes={processes}")
     return own + training[:1], options

@@ -176,7 +176,7 @@ def open_target(settings: TargetSettings) -> LabelledImages:
         images = LabelledImages(pool, np.full(len(pool), -1))
     else:
         where = settings.name, settings.root, settings.pattern
-        images = open_reid(*where, purpose="train").train
+        images = open_reid(*where, purpose="train", beside=("pool",)).train
     if settings.cross_camera and images.cameras is None:
         raise UserError(
             f"--data.cross_camera: the cameras of {settings.name} are not known; set it to null or "

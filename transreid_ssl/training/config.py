@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import yaml
 
 from transreid_ssl import launching, logs
-from transreid_ssl.command import Parser, as_started, nearest
+from transreid_ssl.command import Parser, as_started
 from transreid_ssl.errors import UserError
 from transreid_ssl.training.yaml_files import read_yaml
+from transreid_ssl.words import nearest
 
 Config = TypeVar("Config")
 
