@@ -83,11 +83,14 @@ class Pool(ABC):
         return np.zeros((len(places), 2), np.int64)
 
     def checksum(self, places: Sequence[int] | np.ndarray) -> int:
-        """CRC-32 of the bytes of these images, one after the other; broken ones count as none."""
+        """A number for the bytes of images at these places; those of parts of them add up to it.
+
+        Broken ones count as none.
+        """
         found = 0
-        for place in places:
+        for place in map(int, places):
             with contextlib.suppress(CorruptImage):
-                found = zlib.crc32(self.read(int(place)), found)
+                found += zlib.crc32(self.read(place), place)
         return found
 
     def require_same(self, index: int, encoded: bytes, where: Path) -> None:
