@@ -10,6 +10,7 @@ from typing import Any
 from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import EXTENSIONS, FilesPool
 from transreid_ssl.errors import UserError
+from transreid_ssl.progress import is_first, progress
 
 # A folder that changed this shortly before it was listed may change again within the same tick of
 # the file system's clock, unseen: such an index is not trusted.
@@ -43,14 +44,17 @@ class FolderPool(FilesPool):
 
 def _unchanged(root: str, state: dict[str, Any]) -> bool:
     """Whether every folder listed then still has its time stamp."""
-    newest = state["listed"] - _SETTLED_NS
-    try:
-        return all(
-            mtime < newest and os.stat(os.path.join(root, folder)).st_mtime_ns == mtime
-            for folder, mtime in state["folders"]
-        )
-    except OSError:
-        return False
+    newest, folders = state["listed"] - _SETTLED_NS, state["folders"]
+    with progress(len(folders), f"folders of {root} looked at", is_first()) as tick:
+        try:
+            for folder, mtime in folders:
+                status = os.stat(os.path.join(root, folder))
+                if mtime >= newest or status.st_mtime_ns != mtime:
+                    return False
+                tick()
+        except OSError:
+            return False
+    return True
 
 
 def list_images(root: str | Path) -> list[str]:
@@ -62,7 +66,7 @@ def _list_folder(root: str) -> tuple[list[str], dict[str, Any]]:
     listed = time.time_ns()
     names: list[str] = []
     folders, others = [], Counter()
-    for folder, mtime, files, irregular in walk(root):
+    for folder, mtime, files, irregular in _walk_told(root):
         prefix = f"{folder}/" if folder else ""
         found = [prefix + name for name in files if name.lower().endswith(EXTENSIONS)]
         readable = found if is_utf8("".join(found)) else [name for name in found if is_utf8(name)]
@@ -123,6 +127,14 @@ def walk(root: str) -> Iterator[tuple[str, int, list[str], list[str]]]:
             raise UserError(f"{path}: cannot be listed ({error.strerror})") from error
         waiting += [f"{folder}/{name}" if folder else name for name in kinds["folder"]]
         yield folder, status.st_mtime_ns, kinds["file"], kinds["other"]
+
+
+def _walk_told(root: str) -> Iterator[tuple[str, int, list[str], list[str]]]:
+    """``walk``, which says how far it is where it takes long."""
+    with progress(None, f"files of {root} listed", is_first()) as tick:
+        for found in walk(root):
+            tick(len(found[2]))
+            yield found
 
 
 def _kind(entry: os.DirEntry) -> str:

@@ -17,6 +17,7 @@ import yaml
 from transreid_ssl import launching, logs
 from transreid_ssl.command import Parser, as_started
 from transreid_ssl.errors import UserError
+from transreid_ssl.progress import is_first
 from transreid_ssl.training.yaml_files import read_yaml
 from transreid_ssl.words import nearest
 
@@ -91,7 +92,7 @@ def parse_config(
         chosen = config.choose(by_hand, default_file)
         with _named([AUTO, *files], arguments):
             config = _parse(parser, kind, [*as_options(chosen.settings), *arguments])
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             say("\n".join(chosen.lines))
         return config, "settings chosen for this pool and machine"
     return config, _origin(files, default_file) if given else "the demo settings"
