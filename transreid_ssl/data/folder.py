@@ -11,6 +11,7 @@ from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import EXTENSIONS, FilesPool
 from transreid_ssl.errors import UserError
 from transreid_ssl.progress import is_first, progress
+from transreid_ssl.words import counted
 
 # A folder that changed this shortly before it was listed may change again within the same tick of
 # the file system's clock, unseen: such an index is not trusted.
@@ -18,6 +19,12 @@ _SETTLED_NS = 2_000_000_000
 # Images that folders are not looked through for: few programs that train read them.
 OTHER_FORMATS = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jfif")
 ARCHIVES = (".tar", ".zip", ".tgz", ".tar.gz", ".7z")
+_NAMED, _IRREGULAR = "names that are not text", "no regular files"
+_LEFT_OUT = {
+    _NAMED: ("whose name is not UTF-8", "whose names are not UTF-8"),
+    _IRREGULAR: ("that is no regular file", "that are no regular files"),
+}
+"""What is left out beside files of other formats, of one and of several."""
 
 
 class FolderPool(FilesPool):
@@ -71,19 +78,15 @@ def _list_folder(root: str) -> tuple[list[str], dict[str, Any]]:
         found = [prefix + name for name in files if name.lower().endswith(EXTENSIONS)]
         readable = found if is_utf8("".join(found)) else [name for name in found if is_utf8(name)]
         names.extend(readable)
-        others["whose names are not UTF-8"] += len(found) - len(readable)
-        others["that are no regular files"] += sum(
-            name.lower().endswith(EXTENSIONS) for name in irregular
-        )
+        others[_NAMED] += len(found) - len(readable)
+        others[_IRREGULAR] += sum(name.lower().endswith(EXTENSIONS) for name in irregular)
         others.update(
             extension for name in files if (extension := _extension(name)) in OTHER_FORMATS
         )
         folders.append((folder, mtime))
     names.sort()
     notes = [
-        f"left out: {count:,} {what} files"
-        if what in OTHER_FORMATS
-        else f"left out: {count:,} {what}"
+        f"left out: {counted(count, *_LEFT_OUT.get(what, (f'{what} file', None)))}"
         for what, count in sorted(others.items())
         if count
     ]
