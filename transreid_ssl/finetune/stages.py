@@ -34,7 +34,7 @@ from transreid_ssl.finetune.settings import LabelledSettings, TargetSettings
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.logs import say
-from transreid_ssl.models import BackboneSpec, read_spec
+from transreid_ssl.models import Backbone, BackboneSpec, read_spec
 from transreid_ssl.outputs import BEST, MODEL
 from transreid_ssl.processes import on_all
 from transreid_ssl.report import leave_page
@@ -106,13 +106,7 @@ def train_on_clusters(
     """
     say(accelerator, images.pool.describe())
 
-    backbone = build_backbone_to_train(
-        config.model, accelerator, images.num_cameras, feature_norm=True
-    )
-    if config.model.weights and not read_spec(config.model.weights).feature_norm:
-        # A neck that was there for a classifier: its network is meant to be used without.
-        backbone.bottleneck.reset_parameters()
-    set_statistics(backbone, config.data.statistics, config.model.weights)
+    backbone = _with_neck(config, accelerator, images.num_cameras)
     dataset = training_images(config, images, backbone.spec)
     objective = config.objective(backbone)
     objective.name = name
@@ -147,6 +141,18 @@ def train_on_clusters(
         images=images.pool, **ends(config, accelerator, run),
         leave=lambda trainer, result: leave_page(trainer, result, images, objective.labels),
     )  # fmt: skip
+
+
+def _with_neck(
+    config: ClusterTraining, accelerator: accelerate.Accelerator, num_cameras: int
+) -> Backbone:
+    """The network to train on clusters, whose feature ends in a batch norm."""
+    backbone = build_backbone_to_train(config.model, accelerator, num_cameras, feature_norm=True)
+    if config.model.weights and not read_spec(config.model.weights).feature_norm:
+        # A neck that was there for a classifier: its network is meant to be used without.
+        backbone.bottleneck.reset_parameters()
+    set_statistics(backbone, config.data.statistics, config.model.weights)
+    return backbone
 
 
 def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, epoch: int) -> None:
