@@ -174,7 +174,8 @@ def seconds(step, groups: list[torch.Tensor]) -> float:
     return time.perf_counter() - begin
 
 
-def main() -> None:
+def read_options() -> argparse.Namespace:
+    """From the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -187,7 +188,11 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--model", default="vit_small_patch16_ics")
     parser.add_argument("--out-dim", type=int, default=65536)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
     objective = build(options.model, options.out_dim)
     ours = Ours(copy.deepcopy(objective), options.precision)
     device = ours.accelerator.device

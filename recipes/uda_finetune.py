@@ -166,9 +166,10 @@ def train_on_source(
     config: SupervisedTraining, accelerator: "Accelerator", protocol: "ReIDProtocol"
 ) -> None:
     """Fine-tune on the source, in a run folder of its own."""
-    run = training.RunFolder(config.run.output, accelerator.is_main_process, stage="source/")
+    group, is_main = "source_training", accelerator.is_main_process
+    run = training.RunFolder(config.run.output, is_main, stage="source/", group=group)
     on_main(accelerator, lambda: run.claim(config))
-    _say(accelerator, "first stage: supervised on the source", config, "source_training")
+    _say(accelerator, "first stage: supervised on the source", config, group)
     scaler = accelerator.scaler
     fresh = scaler.state_dict() if scaler else {}
     finetune.train_with_labels(config, accelerator, run, protocol)

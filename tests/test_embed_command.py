@@ -1,7 +1,10 @@
 """The command embed: what it takes, that it can be stopped, and that it replaces nobody's files."""
 
 import os
+import re
+import shutil
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from transreid_ssl.data import FilesPool, feature_files, open_pool
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.outputs import DONE
 from transreid_ssl.parts import Parts, part_size
+from transreid_ssl.tables import decode_record, encode_record
 
 POOL = "demo:identities=3,images=4,test=2,height=32,width=16"  # 12 images
 
@@ -159,8 +163,78 @@ def test_parts_of_other_settings_are_not_taken(monkeypatch):
         stop_after(patch, 1)
         with pytest.raises(KeyboardInterrupt):
             run()
-    with pytest.raises(UserError, match=r"other images, weights or settings; remove .*f\.parts"):
+    message = r"^f\.parts: .*weights or settings \(flip False there, True now\); remove .*f\.parts"
+    with pytest.raises(UserError, match=message):
         run("--flip=true")
+
+
+def test_parts_of_an_older_version_are_told_to_be_so(monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    for path in Path("f.parts").iterdir():  # as before "made" was noted
+        table = pq.read_table(path)
+        record = decode_record(table.schema.metadata)
+        del record["made"]
+        content = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(encode_record(record)), content)
+        path.unlink()
+        name = re.sub("-[0-9a-f]{8}", f"-{zlib.crc32(content.getvalue()):08x}", path.name)
+        path.with_name(name).write_bytes(content.getvalue())
+    with pytest.raises(UserError, match=r"^f\.parts: .* an older version has not noted\); remove"):
+        run("--flip=true")
+    stop_after(monkeypatch, 99)
+    run()  # the same work goes on
+
+
+def copy_crops(age=0):
+    """Copy the crops as ``cp`` does, with the times of copying."""
+    for path in Path("crops").iterdir():
+        shutil.copyfile(path, path.with_suffix(".copy"))
+        path.with_suffix(".copy").replace(path)
+        os.utime(path, (time.time() - age,) * 2)
+
+
+def test_a_pool_that_was_copied_is_the_same(monkeypatch, capsys):
+    """Whose files have other times, in the midst of the work and after its end."""
+    images = crops()
+    run(images, "--out=whole.npy")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(images)
+    copy_crops(age=300)
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        again = stop_after(patch, 99)
+        run(images)
+        assert again == [2]
+    said = capsys.readouterr().out
+    assert "f.parts: its images' files have other times than then" in said
+    assert "made again" not in said
+    assert Path("f.npy").read_bytes() == Path("whole.npy").read_bytes()
+    run(images)
+    assert "other times" not in capsys.readouterr().out  # they are known by those of the copies
+    copy_crops()
+    run(images)
+    said = capsys.readouterr().out
+    assert "f.npy: its images' files have other times than then" in said
+    assert f"f.npy: {DONE} (" in said
+
+
+def test_files_of_other_bytes_and_equal_sizes_are_no_copies():
+    images = crops()
+    for path in Path("crops").iterdir():  # as pictures that are not compressed
+        path.write_bytes(path.read_bytes().ljust(10_000, b"\0"))
+    run(images)
+    copy_crops(age=300)
+    run(images)
+    content = [path.read_bytes() for path in sorted(Path("crops").iterdir())]
+    for path, other in zip(sorted(Path("crops").iterdir()), [*content[1:], content[0]]):
+        path.write_bytes(other)
+    with pytest.raises(UserError, match="written anew since"):
+        run(images)
 
 
 def test_broken_images_in_parts(monkeypatch):
@@ -202,10 +276,13 @@ def test_what_is_finished_is_left_alone(monkeypatch, capsys):
     assert f"f.npy: {DONE} (" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"f\.npy: is there already, without an index, which is"):
         run("--index=true")
-    for other in ("--flip=true", "--dtype=float16", "--images=demo:identities=3"):
-        with pytest.raises(
-            UserError, match=r"f\.npy: is there already, and not marked as of these"
-        ):
+    unlike = "and not marked as of these images, weights and settings"
+    for other, why in {
+        "--flip=true": rf"{unlike} \(flip False there, True now\)",
+        "--images=demo:identities=3": rf"{unlike} \(other images\)",
+        "--dtype=float16": "in float32",
+    }.items():
+        with pytest.raises(UserError, match=rf"f\.npy: is there already, {why}; give another"):
             run(other)
     assert (written, Path("f.npy").read_bytes()) == ([], before)
     run("--flip=true", "--overwrite=true")

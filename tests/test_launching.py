@@ -14,7 +14,10 @@ from transreid_ssl import UserError, __main__, __version__, launching, logs
 from transreid_ssl.cfs import __main__ as cfs
 from transreid_ssl.launching import split
 
-TINY = [*launch.TINY, "--views.num_local=0", "--run.epochs=1", "--run.output=run"]
+TINY = [
+    *launch.TINY, "--views.num_local=0", "--run.epochs=1", "--optim.warmup_epochs=0",
+    "--run.output=run",
+]  # fmt: skip
 
 
 def pretrain(folder, *options):

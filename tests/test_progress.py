@@ -1,12 +1,13 @@
 """What long work says of how far it is, where there is no terminal for a bar."""
 
 import logging
+import os
 import re
 
 import pytest
 import torch
 
-from transreid_ssl import progress, whiten
+from transreid_ssl import data, progress, whiten
 from transreid_ssl.models import build_backbone, save_backbone
 
 
@@ -48,3 +49,34 @@ def test_commands_that_embed_say_how_far_they_are(each_time, tmp_path, monkeypat
     said = capsys.readouterr().out
     assert "images: 32 of 48, about" in said
     assert "whitening 512 values of 48 images\n" in said
+
+
+def test_folders_that_are_listed_and_compared(each_time, tmp_path, caplog):
+    """As for the question whether a network was trained on the images that it is judged on."""
+    for pool in ("mine", "theirs"):
+        for number in range(3):
+            path = tmp_path / pool / f"f{number}" / "a.jpg"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(pool.encode())  # of equal names and other bytes
+    with caplog.at_level(logging.INFO, "transreid_ssl"):
+        mine, theirs = (data.open_pool(tmp_path / pool) for pool in ("mine", "theirs"))
+        assert data.shared_images(mine, theirs) == 0
+    text = caplog.text
+    assert f"files of {tmp_path / 'theirs'} listed: 3" in text
+    assert f"ways to find names in {tmp_path / 'theirs'} looked at: 15 of 15" in text
+    caplog.clear()
+    for number in range(3):  # long ago, so that the list is trusted
+        os.utime(tmp_path / "mine" / f"f{number}", (1, 1))
+    os.utime(tmp_path / "mine", (1, 1))
+    with caplog.at_level(logging.INFO, "transreid_ssl"):
+        data.open_pool(tmp_path / "mine")
+        data.open_pool(tmp_path / "mine")
+    assert f"folders of {tmp_path / 'mine'} looked at: 4 of 4" in caplog.text
+
+
+def test_other_processes_say_nothing_of_folders(each_time, monkeypatch, tmp_path, caplog):
+    (tmp_path / "a.jpg").touch()
+    monkeypatch.setenv("RANK", "1")
+    with caplog.at_level(logging.INFO, "transreid_ssl"):
+        data.open_pool(tmp_path)
+    assert not caplog.messages

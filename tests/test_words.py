@@ -1,19 +1,52 @@
-"""Counts in words."""
+"""Words that are misspelt: a message asks whether the nearest was meant, whatever list it is of."""
 
 import pytest
 
-from transreid_ssl.words import counted
+import launch
+from transreid_ssl.words import nearest
+
+
+def test_the_nearest_word():
+    assert nearest("vit_smal_patch16_ics", ["vit_small_patch16_ics", "resnet50_reid"]) == (
+        "; did you mean vit_small_patch16_ics?"
+    )
+    assert nearest("MSMT17", ["market1501", "msmt17"]) == "; did you mean msmt17?"
+    assert nearest("lr", ["optim.lr", "ir"], "--") == "; did you mean --optim.lr?"
+    assert nearest("nothing", ["of", "the", "kind"]) == nearest("", ["a"]) == ""
+
+
+DINO = ["pretrain", "dino"]
+USL = ["finetune", "usl"]
 
 
 @pytest.mark.parametrize(
-    ("count", "words", "said"),
+    ("typed", "meant"),
     [
-        (1, ("image",), "1 image"),
-        (0, ("image",), "0 images"),
-        (2000, ("image",), "2,000 images"),
-        (1, ("identity", "identities"), "1 identity"),
-        (3, ("identity", "identities"), "3 identities"),
+        ([*DINO, "--model.name=vit_smal_patch16_ics"], "vit_small_patch16_ics"),
+        ([*DINO, "--model.name=resnet18"], "timm:resnet18"),
+        ([*DINO, "--model.name=timm:resnet81"], "timm:resnet18"),
+        ([*DINO, "--run.tracker=wnb"], "wandb"),
+        ([*DINO, "--run.precision=bf61"], "bf16"),
+        ([*DINO, "--optim.clip_per_parameter=ture"], "true"),
+        ([*DINO, "--data.pool=demo:identites=3"], "identities"),
+        ([*DINO, "--data.pool=demo:difficulty=hart"], "hard"),
+        ([*USL, "--data.name=Market-1501"], "market1501"),
+        ([*USL, "--data.name=pol"], "pool"),
+        ([*USL, "--clusters.method=lovain"], "louvain"),
+        (["cfs", "score", "--method=density-ration"], "density-ratio"),
+        (["data", "inspect", "demo", "--protocol=duke"], "dukemtmc"),
+        (["plan", "pretrin", "dino"], "pretrain"),
+        (["completion", "bsh"], "bash"),
     ],
 )
-def test_one_is_one_and_all_others_are_several(count, words, said):
-    assert counted(count, *words) == said
+def test_a_misspelt_word_of_a_list(typed, meant, tmp_path):
+    said = launch.run("-m", "transreid_ssl", *typed, cwd=tmp_path, code=2)
+    assert said.splitlines()[-1].endswith(f"; did you mean {meant}?")
+    assert len(said.splitlines()[-1]) < 300
+
+
+def test_an_option_of_the_plan_behind_the_training_is_told_its_place():
+    said = launch.run("-m", "transreid_ssl", "plan", *DINO, "--gpu", "h200", code=2)
+    assert said == "error: --gpu: is of plan itself, not of the training: give it before " + (
+        "pretrain dino\n"
+    )

@@ -9,6 +9,7 @@ import sys
 from transreid_ssl import __version__, command, launching, shipped
 from transreid_ssl.errors import UserError
 from transreid_ssl.shipped import ALONE, KINDS
+from transreid_ssl.words import nearest
 
 COMMANDS = {
     "data": (
@@ -101,7 +102,7 @@ def main() -> int | None:
     else:
         raise UserError(
             f"{name}: there is no such command; `python -m transreid_ssl` lists all"
-            + command.nearest(name, [*COMMANDS, *KINDS, ALONE])
+            + nearest(name, [*COMMANDS, *KINDS, ALONE])
         )
 
 

@@ -14,7 +14,6 @@ recipes see to that, and tests/test_package.py that they are kept:
 
 import argparse
 import dataclasses
-import difflib
 import glob
 import inspect
 import os
@@ -30,6 +29,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter,
 
 from transreid_ssl import complaints, logs
 from transreid_ssl.errors import OutOfRange, UserError
+from transreid_ssl.words import nearest
 
 Settings = TypeVar("Settings")
 
@@ -112,14 +112,6 @@ class Parser(ArgumentParser):
         """The options, and those of the sub-command among ``words``, without their dashes."""
         for action in complaints.all_actions(self, words):
             yield from (name.lstrip("-") for name in action.option_strings)
-
-
-def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """A question to end a complaint with: which of the ``known`` words was meant by this one."""
-    known = list(known)
-    found = [name for name in known if name.endswith(f".{word}")]
-    found = found or difflib.get_close_matches(word, known)
-    return f"; did you mean {prefix}{found[0]}?" if found else ""
 
 
 def as_started(text: str) -> str:

@@ -9,6 +9,9 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+from transreid_ssl import stray_words
+from transreid_ssl.words import nearest
+
 _KEY = re.compile(r'Parser key "([\w.]+)":')
 _ALONE = re.compile(r"argument (--[\w.-]+): expected one argument")
 _MISSING = re.compile(r"arguments are required: ([\w., ]+)")
@@ -43,6 +46,8 @@ def in_words(parser: argparse.ArgumentParser, complaint: str, words: Sequence[st
     if found := _MISSING.search(complaint):
         names = [name.rpartition(".")[2] for name in re.split(r",\s*", found[1].strip())]
         return f"the following words are required: {', '.join(names)}; --help tells what they are"
+    if found := stray_words.in_words(complaint, words, list(actions.values())):
+        return found
     if found := FOREIGN.search(complaint):
         name = ".".join(filter(None, found.groups()))
         return f"{name}: there is no such setting here; correct it, or take the file for its method"
@@ -79,7 +84,16 @@ def _of_value(
     inside = [dest for dest in actions if dest.startswith(f"{name}.")]
     if getattr(action, "_typehint", None) is None and inside:
         return f"{shown}: give its settings by their names, such as --{inside[0]}"
-    return f"{shown}: give {_takes_of(action)}"
+    hint = getattr(action, "_typehint", None)
+    return f"{shown}: give {_takes_of(action)}" + nearest(value or "", _closed(hint))
+
+
+def _closed(hint: Any) -> Iterator[str]:
+    """The values that a type allows by their names, such as those of a ``Literal``."""
+    if get_origin(hint) is Literal or hint is bool:
+        yield from _choices(hint)
+    for part in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ():
+        yield from _closed(part)
 
 
 def spelled_name(action: argparse.Action) -> str:

@@ -74,7 +74,8 @@ def open_parts(options: Embed, weights: str, pool: "Pool") -> Parts:
     made = settings | place | {"version": __version__, "weights": weights_digest(weights)}
     key = fingerprint([pool.fingerprint, *(f"{name}={value}" for name, value in made.items())])
     size = options.batch_size * -(-part_size(len(pool), _PART) // options.batch_size)
-    parts = Parts(Path(options.out), key, pool, size)
+    texts = {"images": pool.fingerprint} | {name: str(value) for name, value in made.items()}
+    parts = Parts(Path(options.out), key, pool, size, texts)
     for line in parts.check(f"remove the folder {parts.folder}, or give another --out"):
         print(line, flush=True)
     return parts
@@ -92,11 +93,14 @@ def is_done(parts: Parts, options: Embed) -> bool:
     table = data.feature_files.names_path(parts.out) or parts.out
     ours = data.feature_files.is_table_of_names(table)
     known = data.feature_files.about(parts.out) if ours else {}
-    if known.get("key") != parts.key or known.get("dtype") != options.dtype:
-        what = "and not marked as of these images, weights and settings"
+    if known.get("key") == parts.key and known.get("dtype") != options.dtype:
+        what = f"in {known.get('dtype')}"
+    elif known.get("key") != parts.key:
+        made = parts.differences(known.get("made")) if "key" in known else ""
+        what = f"and not marked as of these images, weights and settings{made}"
     elif options.index and not index.is_file():
         what = "without an index, which is made together with the features"
-    elif known.get("stamp") not in (None, parts.stamp_now()):  # older versions do not say
+    elif not parts.is_of_now(known):
         what = ANEW
     else:
         return True
@@ -177,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         embed_parts(parts, model, pool, options)
     dim = model.spec.embed_dim
     record = {"weights": str(weights), "pool": pool.source, "fingerprint": pool.fingerprint}
-    record |= {"key": parts.key, "dtype": options.dtype, "stamp": parts.stamp_read()}
+    record |= {"key": parts.key, "dtype": options.dtype, "made": dict(parts.made)} | parts.seen()
     record |= how_made(model, options)
     count = data.feature_files.write_features(
         out, embedded(parts, dim), pool, dim, record, options.dtype, index_of(parts, dim, options)

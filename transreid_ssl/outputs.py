@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from transreid_ssl.command import nearest
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import refuse_folder
+from transreid_ssl.words import nearest
 
 BACKBONE, MODEL = "backbone.safetensors", "model.safetensors"
 """What pre-training and fine-tuning leave in the folder of a run."""

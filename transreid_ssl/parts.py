@@ -3,35 +3,31 @@
 import contextlib
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transreid_ssl.errors import UserError
-from transreid_ssl.files import atomic_path, fingerprint
+from transreid_ssl.files import atomic_path
+from transreid_ssl.logs import RUN
 from transreid_ssl.progress import progress
+from transreid_ssl.seen import Images, Seen, content_of
 from transreid_ssl.tables import decode_record, encode_record
 
-_STAMPS = 1 << 63  # there are so many different ones
 _OF_ALL = 64  # parts of long work: a stop costs a 64th of it
 _FEWEST = 256  # images of a part
 
+_COPIED = (
+    "its images' files have other times than then; the sizes, and the bytes of some, are those of "
+    "then: they are taken for copies"
+)
+_DIGEST = re.compile("[0-9a-f]{16,}")  # tells nobody anything
 _NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{8})\.parquet")
-
-
-class Images(Protocol):
-    """What is asked of a pool (``data.Pool``)."""
-
-    def __len__(self) -> int: ...
-
-    def stamps(self, places: Sequence[int]) -> np.ndarray:
-        """See there."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -41,15 +37,20 @@ class Parts:
     Which images a part holds depends on ``size`` alone, so work may go on with another number of
     processes. Every part records ``key``, which stands for all that the result depends on, and
     ``size``, and has the checksum of its bytes (CRC-32) in its name: damage is found before it is
-    used. It records the stamps of its images' files as well (``watch``): of images that were
-    written anew since, it is made again.
+    used. It records how its images' files were as well (``watch``): of images that were written
+    anew since, it is made again; copies of them, with other times, are taken for them.
+
+    Args:
+        made: What ``key`` stands for, by its names, to say what other work differs in.
     """
 
     out: Path
     key: str
     pool: Images
     size: int
-    _stamps: dict[int, int] = field(init=False, default_factory=dict, compare=False, repr=False)
+    made: Mapping[str, str] = field(default_factory=dict)
+    _seen: dict[int, Seen] = field(init=False, default_factory=dict, compare=False, repr=False)
+    _copies: dict[int, Seen] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -69,38 +70,53 @@ class Parts:
         Those of parts that ``check`` has looked at are known. Of millions of files it takes half a
         minute on a local disk, and longer over a net: ``shown`` says how far it is.
         """
-        unknown = [part for part in parts if part not in self._stamps]
-        self._stamps.update(self._look_at(unknown, shown))
+        parts = list(parts)
+        self._seen.update(self._look_at([n for n in parts if n not in self._seen], shown))
+        for part in parts:
+            content = content_of(self.pool, self.images(part))
+            self._seen[part] = replace(self._seen[part], content=content)
 
-    def _look_at(self, parts: Iterable[int], shown: bool = True) -> dict[int, int]:
-        """The stamps of the images of each part, with progress where it takes long."""
+    def _look_at(self, parts: Iterable[int], shown: bool = True) -> dict[int, Seen]:
+        """How the files of the images of each part are, with progress where it takes long."""
         ranges = {part: self.images(part) for part in parts}
         found = {}
         with progress(sum(map(len, ranges.values())), "files looked at", shown) as tick:
             for part, places in ranges.items():
-                found[part] = self._stamp(places)
+                found[part] = Seen.of(self.pool, places)
                 tick(len(places))
         return found
 
-    def stamp_read(self) -> int | None:
-        """``stamp_now`` of when the finished parts were begun; None if it is not known of all."""
+    def seen(self) -> dict[str, Any]:
+        """For the record of a result: how the files were when its parts were begun.
+
+        Or when they were found to be copies of those; {} if it is not known of all.
+        """
         finished = self.finished()
         try:
             schemas = [pq.read_schema(finished[part]) for part in range(len(self))]
         except (KeyError, OSError, pa.ArrowException):
-            return None  # ``tables`` says what is wrong
-        found = [_record(schema).get("stamp") for schema in schemas]
-        return None if None in found else sum(found) % _STAMPS
+            return {}  # ``tables`` says what is wrong
+        read = [Seen.of_record(_record(schema)) for schema in schemas]
+        if None in read:
+            return {}
+        return Seen.sum(self._copies.get(n, known) for n, known in enumerate(read)).to_record()
 
-    def stamp_now(self) -> int:
-        """A number for when the files of all images were written, and for their sizes."""
-        return sum(self._look_at(range(len(self))).values()) % _STAMPS
-
-    def _stamp(self, places: range) -> int:
-        """Of some images; those of all parts add up to that of all images."""
-        pairs = self.pool.stamps(places).tolist()
-        texts = (f"{place} {time} {size}" for place, (time, size) in zip(places, pairs))
-        return sum(int(fingerprint([text]), 16) for text in texts) % _STAMPS
+    def is_of_now(self, record: Mapping[str, Any]) -> bool:
+        """Whether a result with this record is of the images as they are; copies of them are."""
+        before = Seen.of_record(record)
+        if before is None:  # older versions do not say
+            return True
+        parts = range(len(self))
+        now = Seen.sum(self._look_at(parts).values())
+        if before.stamp == now.stamp:
+            return True
+        if not before.may_be_copied(now):
+            return False
+        contents = (content_of(self.pool, self.images(part)) for part in parts)
+        if before.content != Seen.sum(Seen(0, content=content) for content in contents).content:
+            return False
+        RUN.info(f"{self.out}: {_COPIED}")
+        return True
 
     def describe_finished(self, pending: Sequence[int]) -> str:
         """How much was finished before, where anything was and something is ``pending``."""
@@ -132,6 +148,8 @@ class Parts:
                     path.unlink()
                     lines.append(f"{path}: {why}; it is made again")
                 tick()
+        if self._copies:
+            lines.append(f"{self.folder}: {_COPIED}")
         return lines
 
     def _unusable(self, part: int, path: Path, advice: str) -> str:
@@ -140,21 +158,38 @@ class Parts:
         if content is None:
             return "damaged (its checksum differs)"
         schema = pq.read_schema(pa.BufferReader(content))
-        self.require_key(path, schema.metadata, advice)
-        return self._outdated(part, _record(schema))
+        self.require_key(schema.metadata, advice)
+        return self._outdated(part, Seen.of_record(_record(schema)))
 
-    def _outdated(self, part: int, record: dict[str, Any]) -> str:
+    def _outdated(self, part: int, before: Seen | None) -> str:
         """Why a part is not of the images of now, if it is not; older versions do not say."""
-        written = record.get("stamp")
-        if written is None:
+        if before is None:
             return ""
-        self._stamps[part] = self._stamp(self.images(part))
-        return "" if written == self._stamps[part] else "its images were written anew since"
+        places = self.images(part)
+        self._seen[part] = now = Seen.of(self.pool, places)
+        if before.stamp == now.stamp:
+            return ""
+        if before.may_be_copied(now) and before.content == content_of(self.pool, places):
+            self._copies[part] = replace(now, content=before.content)
+            return ""
+        return "its images were written anew since"
 
-    def require_key(self, path: Path, metadata: dict[bytes, bytes] | None, advice: str) -> None:
-        """Raise ``UserError`` unless a table with this metadata belongs to this work."""
-        if decode_record(metadata).get("key") != self._part_key:
-            raise UserError(f"{path}: is of other images, weights or settings; {advice}")
+    def require_key(self, metadata: dict[bytes, bytes] | None, advice: str) -> None:
+        """Raise ``UserError`` unless a part with this metadata belongs to this work."""
+        known = decode_record(metadata)
+        if known.get("key") != self._part_key:
+            raise UserError(
+                f"{self.folder}: what is finished there of work that was stopped is of other "
+                f"images, weights or settings{self.differences(known.get('made'))}; {advice}"
+            )
+
+    def differences(self, made: Mapping[str, str] | None) -> str:
+        """In brackets, in what a part or a result that was ``made`` so differs from this work."""
+        if made is None:
+            return " (which of them, an older version has not noted)"
+        differ = [name for name in {**made, **self.made} if made.get(name) != self.made.get(name)]
+        said = [_change(name, made.get(name), self.made.get(name)) for name in differ]
+        return f" ({', '.join(said)})" if said else " (in the size of the parts)"
 
     @property
     def _part_key(self) -> str:
@@ -162,8 +197,8 @@ class Parts:
 
     def write(self, part: int, columns: dict[str, pa.Array]) -> None:
         """Write a finished part."""
-        said = {"stamp": self._stamps[part]} if part in self._stamps else {}
-        record = encode_record({"key": self._part_key} | said)
+        said = self._seen[part].to_record() if part in self._seen else {}
+        record = encode_record({"key": self._part_key, "made": dict(self.made)} | said)
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.table(columns).replace_schema_metadata(record), buffer)
         content = buffer.getvalue()
@@ -197,6 +232,13 @@ class Parts:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+
+def _change(name: str, before: str | None, now: str | None) -> str:
+    """One thing that differs, with both values where they can be read."""
+    if any(_DIGEST.fullmatch(value) for value in (before or "", now or "")):
+        return f"other {name}"
+    return f"{name} {before} there, {now} now"
 
 
 def _read(path: Path) -> bytes | None:

@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, elsewhere a line of the log now and then."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,11 @@ def progress(total: int | None, title: str, shown: bool = True) -> Iterator[Call
             yield bar.update
     else:
         yield _Lines(total, title)
+
+
+def is_first() -> bool:
+    """Whether this is the first process of a launch; its launcher's variables tell, unasked."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class _Lines:

@@ -8,8 +8,8 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
 
-from transreid_ssl.command import nearest
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import nearest
 
 KINDS = ("pretrain", "finetune")
 """A recipe in the file METHOD_KIND.py is the training ``KIND METHOD``."""
@@ -79,7 +79,7 @@ def load_recipe(name: str) -> ModuleType:
         known = ", ".join(map(as_words, recipes()))
         raise UserError(
             f"{name}: there is no such training; name one of {known}, or a recipe's file"
-            + nearest(name, recipes())
+            + nearest(name, [*map(as_words, recipes()), *KINDS, *recipes()])
         )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

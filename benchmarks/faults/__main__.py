@@ -28,13 +28,14 @@ from benchmarks.faults.ranks import fail_ranks, kill_ranks
 from benchmarks.reporting import finish
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import nearest
 
 MEETING = {*SETTINGS, "cfs score"}
 """The jobs that several processes share."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Kill, compare and count; returns the exit code: 0 if nothing was lost and nothing differs."""
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """From the command line."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.faults", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -51,11 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--jobs", nargs="*", help="some of the jobs; all without it")
     parser.add_argument("--folder", help="where results go; a temporary folder without it")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Kill, compare and count; returns the exit code: 0 if nothing was lost and nothing differs."""
+    options = read_options(arguments)
     known = all_jobs()
     names = options.jobs or list(known)
     if unknown := set(names) - set(known):
-        raise UserError(f"--jobs {min(unknown)}: no such job; there are {', '.join(known)}")
+        name = min(unknown)
+        listed = ", ".join(known)
+        raise UserError(f"--jobs {name}: no such job; there are {listed}{nearest(name, known)}")
     folder = Path(options.folder or tempfile.mkdtemp(prefix="faults_")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):

@@ -112,6 +112,7 @@ def test_relaunch_does_only_what_is_missing(pool, weights, tmp_path, monkeypatch
     assert not out.exists()
     assert len(list((tmp_path / "scores.parts").iterdir())) == 2
 
+    monkeypatch.setattr(type(pool), "checksum", lambda self, places: 0)  # which reads a few more
     read_indices = []
     original = type(pool).read
     monkeypatch.setattr(
@@ -184,6 +185,17 @@ def test_images_that_were_repaired_are_scored_again(pool, weights, make_corrupt,
     os.utime(tmp_path / "crops/00.png", (1, 1))
     with pytest.raises(UserError, match=r"scores\.parquet: is of images that were written anew"):
         score(pool, *weights, out, shard_size=4)
+
+
+def test_a_copied_pool_has_its_scores(pool, weights, tmp_path, caplog):
+    """All files have other times, and the bytes that they had."""
+    out = score(pool, *weights, tmp_path / "scores.parquet", shard_size=4)
+    for name in pool.names:
+        os.utime(tmp_path / "crops" / name, (7, 7))
+    with caplog.at_level("INFO", "transreid_ssl"):
+        score(pool, *weights, out, shard_size=4)
+    assert "its images' files have other times than then" in caplog.text
+    assert f"{out}: is there already" in caplog.text
 
 
 def test_networks_must_be_the_same(pool, weights, tmp_path):

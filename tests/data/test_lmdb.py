@@ -251,7 +251,7 @@ def test_keys_that_are_no_names(database, encoded):
         transaction.put(b"\xff\xfe", encoded(0))
     pool = open_pool(database)
     assert list(pool.names) == sorted(KEYS)
-    assert "left out: 1 whose keys are not UTF-8" in pool.describe()
+    assert "left out: 1 whose key is not UTF-8" in pool.describe()
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_repeated_key_counts_once(database):
     (database / "keys.pkl").write_bytes(pickle.dumps([*KEYS, KEYS[1]]))
     pool = open_pool(database)
     assert list(pool.names) == KEYS
-    assert "1 repeated names counted once" in pool.describe()
+    assert "1 repeated name counted once" in pool.describe()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -220,7 +220,7 @@ def test_only_regular_files_of_readable_names_count(odd):
     line = pool.describe()
     assert line.startswith(f"folder {odd}: 2 images (left out: ")
     assert "5 that are no regular files" in line
-    assert "1 whose names are not UTF-8" in line
+    assert "1 whose name is not UTF-8" in line
     assert "2 .heic files" in line
     age(odd)
     assert open_pool(odd).describe() == open_pool(odd).describe() == line, "also from the cache"
@@ -254,7 +254,7 @@ def test_lists_of_any_editor_and_of_too_much(tmp_path, write_images):
     path.write_bytes("\ufeffimages/ä.jpg\r\nimages/b.jpg\r\nimages/ä.jpg\r\n".encode())
     pool = open_pool(path)
     assert list(pool.names) == ["images/ä.jpg", "images/b.jpg"]
-    assert "1 repeated names counted once" in pool.describe()
+    assert "1 repeated name counted once" in pool.describe()
     path.write_bytes("images/ä.jpg\n".encode("latin-1"))
     assert "line 1 is not UTF-8 text" in complaint(path)
     for name in ("../list.txt", "images/../../etc/passwd", "images/b.jpg/../../../x"):

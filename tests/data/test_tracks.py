@@ -12,7 +12,7 @@ from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.tracks import CropRules, crops_of_pool, find_videos
 from transreid_ssl.data.tracks.choice import Screening, choose_boxes
 from transreid_ssl.data.tracks.formats import read_boxes
-from transreid_ssl.data.tracks.pool import LAYOUTS, layout_of
+from transreid_ssl.data.tracks.pool import LAYOUTS, describe_left_out, layout_of
 from transreid_ssl.errors import UserError
 
 SIZE = (200, 400)  # height and width of the frames
@@ -251,3 +251,13 @@ def test_videos_and_their_tracks_are_found(tmp_path, write_images):
     write(tmp_path, "sub/b.mp4", "")
     with pytest.raises(UserError, match="b: two videos of this name"):
         find_videos([tmp_path / "b.mp4", tmp_path / "sub/b.mp4"], None)
+
+
+def test_reasons_read_right_of_one_and_of_many():
+    assert describe_left_out(Counter()) == "none"
+    reasons = Counter({"a near-duplicate": 13, "blurred": 2, "not a person": 1})
+    assert describe_left_out(reasons) == "13 near-duplicates, 2 blurred, 1 not a person"
+    reasons = Counter({"a near-duplicate": 1, "a track's second box in a frame": 2000})
+    assert describe_left_out(reasons) == (
+        "2,000 second boxes of a track in a frame, 1 near-duplicate"
+    )

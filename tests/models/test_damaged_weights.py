@@ -4,11 +4,15 @@ import argparse
 import json
 import pickle
 import random
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 
+import launch
 from transreid_ssl import UserError
 from transreid_ssl.models import build_backbone, load_backbone, read_spec, save_backbone
 from transreid_ssl.reading import verify_zip
@@ -188,3 +192,34 @@ def test_random_damage_gives_a_model_or_one_line(tmp_path, files, name):
         loaded += 1
     # Only files without checksums can hide damage: of an old format, in its tensors.
     assert (loaded > 0) == (name == "legacy.pth.tar")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_file_that_is_cut_short_once_it_was_read_does_no_harm(tmp_path, backbone, suffix):
+    """A mapped one would end the process, by SIGBUS: so in a process of its own."""
+    path = tmp_path / f"b.{suffix}"
+    state = backbone.state_dict() | {"other": torch.ones(2**20)}
+    save = safetensors.torch.save_file if suffix == "safetensors" else torch.save
+    save(state, path)
+    code = (
+        "import os, sys; from pathlib import Path; from transreid_ssl.models import raw;"
+        "read = raw.read_safetensors if sys.argv[1].endswith('s') else raw.read_pickle;"
+        "found = read(Path(sys.argv[1])); found = found[0] if type(found) is tuple else found;"
+        "os.truncate(sys.argv[1], 100); print(float(found['other'].sum()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], env=launch.environment(), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, str(float(2**20))), done.stderr
+
+
+def test_a_file_too_large_for_the_memory_is_mapped(tmp_path, backbone, monkeypatch):
+    asked, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: asked.append(k["mmap"]) or load(*a, **k))
+    torch.save(backbone.state_dict(), tmp_path / "b.pth")
+    size = (tmp_path / "b.pth").stat().st_size
+    for available in (2 * size, 2 * size - 1):
+        memory = SimpleNamespace(available=available)
+        monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
+        read_spec(tmp_path / "b.pth")
+    assert asked == [False, True]

@@ -202,7 +202,7 @@ def test_set_input_size_resamples_once_and_tells_the_spec():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"name": "vit_huge"}, "vit_huge.*choose one of"),
+        ({"name": "vit_huge"}, "vit_huge.*choose one that"),
         ({"img_size": (4, 4)}, "img_size"),
         ({"stride": 5}, "stride 5.*even"),
         ({"stride": 9}, "stride 9.*1 to 8"),

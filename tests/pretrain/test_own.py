@@ -66,6 +66,15 @@ CPU, GPU = Machine(2), Machine(16, 80.0)
 CROPS = Crops(3000, 128.0, 2.0)
 
 
+def test_a_run_of_one_epoch_is_not_all_warm_up():
+    config, said = chosen(dataclasses.replace(CROPS, count=400_000), CPU)
+    assert (config.run.epochs, config.optim.warmup_epochs) == (1, 0.1)
+    assert "warm-up    0.1: a tenth of the run" in said
+    config, said = chosen(CROPS, CPU, "--run.epochs=20", "--optim.warmup_epochs=5")
+    assert config.optim.warmup_epochs == 5
+    assert "warm-up    5.0: given by hand" in said
+
+
 def test_what_is_measured_on_a_cpu_is_what_it_chooses():
     config, said = chosen(CROPS, CPU)
     file = launch.ROOT / "recipes" / "configs" / "dino_cpu.yaml"

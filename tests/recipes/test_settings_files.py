@@ -10,6 +10,7 @@ import launch
 from transreid_ssl.data.erasing import RandomErasing
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.config import as_plain
+from transreid_ssl.training.phases import of_optimizer, without_end
 
 RECIPES = sorted(path.stem for path in (launch.ROOT / "recipes").glob("*.py"))
 FILES = sorted((launch.ROOT / "recipes" / "configs").iterdir())
@@ -30,6 +31,7 @@ def test_settings_files_are_understood(path):
     assert config.run.output == f"outputs/{name}"
     # Who turns clipping on with a number means the whole gradient, as is usual.
     assert config.optim.clip or not config.optim.clip_per_parameter
+    assert not without_end(of_optimizer(config.optim), config.run, 100)
     if recipe.__name__ == "supervised_finetune":
         assert config.run.batch_size % config.data.images_per_identity == 0
 

@@ -240,7 +240,9 @@ def test_the_rate_of_a_line_is_that_of_its_steps(tmp_path, monkeypatch):
     assert seconds == pytest.approx([0.1, 0.1, 0.1, 1, 1, 1])
 
 
-def test_the_first_step_is_told_apart_and_waiting_is_measured(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("apart", [1, 2])
+def test_the_first_step_is_told_apart_and_waiting_is_measured(tmp_path, monkeypatch, capsys, apart):
+    """It warms up, compiles, and counts in no rate: of a line of its own neither."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
 
@@ -252,15 +254,20 @@ def test_the_first_step_is_told_apart_and_waiting_is_measured(tmp_path, monkeypa
             now[0] += 0.1
             yield batch
 
-    trainer(tmp_path, Toy(on_step=pass_time)).fit(slow_batches())
+    trainer(tmp_path, Toy(on_step=pass_time), log_every=apart).fit(slow_batches())
     lines = RunFolder(tmp_path).read_metrics()
-    assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12]
-    assert [line["step_seconds"] for line in lines] == pytest.approx([0.4] * 6)
-    assert [line["data_wait"] for line in lines] == pytest.approx([0.25] * 6)
+    assert [line["step"] for line in lines] == list(range(apart, 13, apart))
+    timed = [line for line in lines if line["step"] > 1]
+    assert [line["step_seconds"] for line in timed] == pytest.approx([0.4] * len(timed))
+    assert [line["images_per_second"] for line in timed] == pytest.approx([10] * len(timed))
+    assert [line["data_wait"] for line in timed] == pytest.approx([0.25] * len(timed))
+    if apart == 1:
+        assert {"step_seconds", "images_per_second", "data_wait"}.isdisjoint(lines[0])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("step 1/12  loss ")
     assert "the first step took 30.1 s" in said[0]
     assert "(waits 25%)  0 min 04 s left" in said[1]
+    assert sum(line.startswith("step 1/12 ") for line in said) == 1
 
 
 def test_clustering_within_the_wait_for_images_is_neither(monkeypatch):

@@ -41,6 +41,7 @@ from transreid_ssl.outputs import (
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.tables import read_columns, read_record
 from transreid_ssl.training.config import as_options
+from transreid_ssl.words import counted
 
 _COMMAND = "python -m transreid_ssl.cfs"
 
@@ -314,7 +315,7 @@ def run_import(options: Import) -> None:
     pool = data.open_pool(options.pool) if options.pool else None
     out = cfs.import_list(options.source, options.out, keep=options.keep, pool=pool)
     count = read_record(out)["images"]
-    print(f"{out}: {count:,} images; pre-train on them with --data.subset {out}")
+    print(f"{out}: {counted(count, 'image')}; pre-train on them with --data.subset {out}")
 
 
 def _files_of(features: str | Path | None) -> list[Path | None]:

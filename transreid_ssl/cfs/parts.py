@@ -14,7 +14,7 @@ from transreid_ssl.outputs import ANEW
 from transreid_ssl.parts import Parts
 from transreid_ssl.tables import encode_record, read_record
 
-_ADVICE = "another scoring: use --overwrite true to throw it away, or another --out"
+_ADVICE = "for another scoring use --overwrite true to throw it away, or another --out"
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,11 @@ class ScoreParts(Parts):
             return False
         known = read_record(self.out)
         if known.get("key") != self.key:
-            raise UserError(f"{self.out}: is of other images, weights or settings; {_ADVICE}")
-        if known.get("stamp") not in (None, self.stamp_now()):  # older versions do not say
+            raise UserError(
+                f"{self.out}: is of other images, weights or settings"
+                f"{self.differences(known.get('made'))}; {_ADVICE}"
+            )
+        if not self.is_of_now(known):
             raise UserError(f"{self.out}: is {ANEW}; {_ADVICE}")
         return True
 
@@ -128,7 +131,7 @@ class ScoreParts(Parts):
         problems: list[str] = []
         schema = pa.schema(
             {"image": pa.string(), self.column: pa.float32()},
-            encode_record({**record, "key": self.key, "stamp": self.stamp_read()}),
+            encode_record({**record, "key": self.key, "made": dict(self.made)} | self.seen()),
         )
         with atomic_path(self.out) as temporary, _writer(temporary, schema) as writer:
             for table in self.tables():

@@ -120,7 +120,10 @@ def _score(work: _Work, out: Path, shard_size: int, overwrite: bool) -> Path:
     }  # fmt: skip
     named = ("pool_fingerprint", *scorer.identifying)
     key = fingerprint([f"{k}={record[k]}" for k in named] + [str(shard_size)])
-    parts = ScoreParts(out, key, pool, part_size(len(pool), shard_size), scorer.column)
+    made = {k.removeprefix("pool_"): str(record[k]) for k in named}
+    made["shard_size"] = str(shard_size)
+    size = part_size(len(pool), shard_size)
+    parts = ScoreParts(out, key, pool, size, made, column=scorer.column)
     if _prepare(parts, overwrite, accelerator):
         _require_judgement(out, scorer.target)
         say(accelerator, f"{out}: {DONE}")

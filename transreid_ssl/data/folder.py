@@ -10,6 +10,8 @@ from typing import Any
 from transreid_ssl.data.index import cached_names
 from transreid_ssl.data.pool import EXTENSIONS, FilesPool
 from transreid_ssl.errors import UserError
+from transreid_ssl.progress import is_first, progress
+from transreid_ssl.words import counted
 
 # A folder that changed this shortly before it was listed may change again within the same tick of
 # the file system's clock, unseen: such an index is not trusted.
@@ -17,6 +19,12 @@ _SETTLED_NS = 2_000_000_000
 # Images that folders are not looked through for: few programs that train read them.
 OTHER_FORMATS = (".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jfif")
 ARCHIVES = (".tar", ".zip", ".tgz", ".tar.gz", ".7z")
+_NAMED, _IRREGULAR = "names that are not text", "no regular files"
+_LEFT_OUT = {
+    _NAMED: ("whose name is not UTF-8", "whose names are not UTF-8"),
+    _IRREGULAR: ("that is no regular file", "that are no regular files"),
+}
+"""What is left out beside files of other formats, of one and of several."""
 
 
 class FolderPool(FilesPool):
@@ -43,14 +51,17 @@ class FolderPool(FilesPool):
 
 def _unchanged(root: str, state: dict[str, Any]) -> bool:
     """Whether every folder listed then still has its time stamp."""
-    newest = state["listed"] - _SETTLED_NS
-    try:
-        return all(
-            mtime < newest and os.stat(os.path.join(root, folder)).st_mtime_ns == mtime
-            for folder, mtime in state["folders"]
-        )
-    except OSError:
-        return False
+    newest, folders = state["listed"] - _SETTLED_NS, state["folders"]
+    with progress(len(folders), f"folders of {root} looked at", is_first()) as tick:
+        try:
+            for folder, mtime in folders:
+                status = os.stat(os.path.join(root, folder))
+                if mtime >= newest or status.st_mtime_ns != mtime:
+                    return False
+                tick()
+        except OSError:
+            return False
+    return True
 
 
 def list_images(root: str | Path) -> list[str]:
@@ -62,24 +73,20 @@ def _list_folder(root: str) -> tuple[list[str], dict[str, Any]]:
     listed = time.time_ns()
     names: list[str] = []
     folders, others = [], Counter()
-    for folder, mtime, files, irregular in walk(root):
+    for folder, mtime, files, irregular in _walk_told(root):
         prefix = f"{folder}/" if folder else ""
         found = [prefix + name for name in files if name.lower().endswith(EXTENSIONS)]
         readable = found if is_utf8("".join(found)) else [name for name in found if is_utf8(name)]
         names.extend(readable)
-        others["whose names are not UTF-8"] += len(found) - len(readable)
-        others["that are no regular files"] += sum(
-            name.lower().endswith(EXTENSIONS) for name in irregular
-        )
+        others[_NAMED] += len(found) - len(readable)
+        others[_IRREGULAR] += sum(name.lower().endswith(EXTENSIONS) for name in irregular)
         others.update(
             extension for name in files if (extension := _extension(name)) in OTHER_FORMATS
         )
         folders.append((folder, mtime))
     names.sort()
     notes = [
-        f"left out: {count:,} {what} files"
-        if what in OTHER_FORMATS
-        else f"left out: {count:,} {what}"
+        f"left out: {counted(count, *_LEFT_OUT.get(what, (f'{what} file', None)))}"
         for what, count in sorted(others.items())
         if count
     ]
@@ -123,6 +130,14 @@ def walk(root: str) -> Iterator[tuple[str, int, list[str], list[str]]]:
             raise UserError(f"{path}: cannot be listed ({error.strerror})") from error
         waiting += [f"{folder}/{name}" if folder else name for name in kinds["folder"]]
         yield folder, status.st_mtime_ns, kinds["file"], kinds["other"]
+
+
+def _walk_told(root: str) -> Iterator[tuple[str, int, list[str], list[str]]]:
+    """``walk``, which says how far it is where it takes long."""
+    with progress(None, f"files of {root} listed", is_first()) as tick:
+        for found in walk(root):
+            tick(len(found[2]))
+            yield found
 
 
 def _kind(entry: os.DirEntry) -> str:

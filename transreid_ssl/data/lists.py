@@ -13,6 +13,7 @@ from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.pool import FilesPool
 from transreid_ssl.errors import UserError, brief
 from transreid_ssl.reading import read_content, read_lines
+from transreid_ssl.words import counted
 
 
 class ListPool(FilesPool):
@@ -53,7 +54,7 @@ def once_each(names: Names) -> tuple[Names, list[str]]:
     """The first of all equal names, and a note if any was there twice."""
     unique = Names(pc.unique(names.column))
     repeated = len(names) - len(unique)
-    return unique, [f"{repeated:,} repeated names counted once"] * (repeated > 0)
+    return unique, [f"{counted(repeated, 'repeated name')} counted once"] * (repeated > 0)
 
 
 def refuse_leaving(names: Names, path: str | Path, absolute: bool = True) -> None:

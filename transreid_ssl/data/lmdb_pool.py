@@ -24,6 +24,7 @@ from transreid_ssl.data.pool import Pool, file_stamp
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
 from transreid_ssl.reading import load_plain_pickle
+from transreid_ssl.words import counted
 
 _BATCH = 1_000  # images of one transaction
 _LONGEST_KEY = 511  # bytes, as LMDB is built
@@ -99,7 +100,8 @@ class LMDBPool(Pool):
             raise UserError(f"{self.database}: damaged ({error}); copy it again") from error
         texts = [text for key in keys if (text := _text(key)) is not None]
         others = len(keys) - len(texts)
-        return Names.of(texts), [f"left out: {others:,} whose keys are not UTF-8"] * (others > 0)
+        said = counted(others, "whose key is not UTF-8", "whose keys are not UTF-8")
+        return Names.of(texts), [f"left out: {said}"] * (others > 0)
 
     def _check(self, key_file: Path | None) -> None:
         """One key from either end must be there: the two files travel separately."""

@@ -5,7 +5,7 @@ A further set of a known layout is a line in ``READERS``; one of another layout 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from transreid_ssl.data.reader_layouts import Counts, MarketFolders, read_msmt17
 from transreid_ssl.data.reid import ReIDProtocol, merge, untestable
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import nearest
 
 Reader = Callable[[str, Path, str], ReIDProtocol]
 
@@ -71,6 +72,8 @@ def open_reid(
     root: str | Path | None = None,
     pattern: str = DEFAULT_PATTERN,
     purpose: Literal["train", "test"] | None = None,
+    *,
+    beside: Sequence[str] = (),
 ) -> ReIDProtocol:
     """Open a labelled set, to look at it or, as ``purpose`` says, to train or to evaluate on it.
 
@@ -90,11 +93,13 @@ def open_reid(
       one folder, where the first image of each identity and camera is a query;
     - ``demo`` or ``demo:key=value,…``: generated people.
 
+    ``beside`` are other names that whoever asks takes, to be told with these where one is unknown.
+
     Raises:
         UserError: unknown name, no such folder, no labelled image; nothing to train on; or, for a
             test, no query with a match, or listed images that are not there.
     """
-    protocol = _open(name, root, pattern)
+    protocol = _open(name, root, pattern, beside)
     if purpose == "train" and not len(protocol.train):
         raise UserError("; ".join([f"{name}: no image to train on", *protocol.notes]))
     if purpose == "test" and (reason := untestable(protocol)):
@@ -102,7 +107,7 @@ def open_reid(
     return protocol
 
 
-def _open(name: str, root: str | Path | None, pattern: str) -> ReIDProtocol:
+def _open(name: str, root: str | Path | None, pattern: str, beside: Sequence[str]) -> ReIDProtocol:
     if name.partition(":")[0] == "demo":
         if root is not None:
             raise UserError(
@@ -113,9 +118,10 @@ def _open(name: str, root: str | Path | None, pattern: str) -> ReIDProtocol:
     names = name.split("+")
     unknown = [part for part in names if part not in READERS]
     if unknown:
-        known = ", ".join([*READERS, "demo"])
+        known = [*READERS, "demo", *beside]
         raise UserError(
-            f"{unknown[0]}: unknown labelled set; known are {known}, also joined by '+'"
+            f"{unknown[0]}: unknown labelled set; known are {', '.join(known)}, also joined by '+'"
+            + nearest(unknown[0], known)
         )
     if root is None:
         raise UserError(f"{name}: where is it? give the folder that holds it")

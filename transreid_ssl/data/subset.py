@@ -11,6 +11,7 @@ from transreid_ssl.data.index import Names
 from transreid_ssl.data.lists import read_names
 from transreid_ssl.data.pool import EXTENSIONS, Pool, SubsetPool
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import counted
 
 _EXTENSION = r"(?i)(" + "|".join(re.escape(extension) for extension in EXTENSIONS) + r")$"
 
@@ -43,7 +44,7 @@ def take_subset(pool: Pool, path: str | Path) -> SubsetPool:
         note += f" ({len(missing):,} matched without folder or extension)"
     first = np.sort(np.unique(indices, return_index=True)[1])
     if len(first) < len(indices):
-        note += f" ({len(indices) - len(first):,} repeated names counted once)"
+        note += f" ({counted(len(indices) - len(first), 'repeated name')} counted once)"
     return SubsetPool(pool, indices[first], note)
 
 

@@ -5,6 +5,7 @@ plateau before the cosine, and pre-trained weights that rest while the new layer
 network, and with it which vectors the losses see, are those of MGN's paper or LUPerson's own.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transreid_ssl.finetune.settings import MGNConfig
 from transreid_ssl.models import MGN, Backbone, CosineClassifier, MGNParts
 from transreid_ssl.models.architectures import MGNArchitecture
 from transreid_ssl.training import Objective
+from transreid_ssl.training.phases import Phase
 
 
 class MGNObjective(Objective):
@@ -51,6 +53,11 @@ class MGNObjective(Objective):
         assert isinstance(sizes, MGNArchitecture)
         self._sizes = sizes
         self.classifiers = _classifiers(sizes, num_identities)
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        rest = "the pre-trained weights rest"
+        return [Phase("mgn.freeze_epochs", self.config.freeze_epochs, rest, 1 / 6)]
 
     def forward(self, batch: dict[str, Any], epoch: int = 0) -> dict[str, Tensor]:
         """Losses of a batch.

@@ -34,7 +34,7 @@ from transreid_ssl.finetune.settings import LabelledSettings, TargetSettings
 from transreid_ssl.finetune.supervised import set_statistics
 from transreid_ssl.finetune.trainings import ClusterTraining, LabelledTraining
 from transreid_ssl.logs import say
-from transreid_ssl.models import BackboneSpec, read_spec
+from transreid_ssl.models import Backbone, BackboneSpec, read_spec
 from transreid_ssl.outputs import BEST, MODEL
 from transreid_ssl.processes import on_all
 from transreid_ssl.report import leave_page
@@ -108,13 +108,7 @@ def train_on_clusters(
     """
     say(accelerator, images.pool.describe())
 
-    backbone = build_backbone_to_train(
-        config.model, accelerator, images.num_cameras, feature_norm=True
-    )
-    if config.model.weights and not read_spec(config.model.weights).feature_norm:
-        # A neck that was there for a classifier: its network is meant to be used without.
-        backbone.bottleneck.reset_parameters()
-    set_statistics(backbone, config.data.statistics, config.model.weights)
+    backbone = _with_neck(config, accelerator, images.num_cameras)
     dataset = training_images(config, images, backbone.spec)
     objective = config.objective(backbone)
     objective.name = name
@@ -152,6 +146,18 @@ def train_on_clusters(
     )  # fmt: skip
 
 
+def _with_neck(
+    config: ClusterTraining, accelerator: accelerate.Accelerator, num_cameras: int
+) -> Backbone:
+    """The network to train on clusters, whose feature ends in a batch norm."""
+    backbone = build_backbone_to_train(config.model, accelerator, num_cameras, feature_norm=True)
+    if config.model.weights and not read_spec(config.model.weights).feature_norm:
+        # A neck that was there for a classifier: its network is meant to be used without.
+        backbone.bottleneck.reset_parameters()
+    set_statistics(backbone, config.data.statistics, config.model.weights)
+    return backbone
+
+
 def relabel(objective: ClusterObjective, labeller: Labeller, trainer: Trainer, epoch: int) -> None:
     """Begin an epoch: cluster the features of all images as they are now."""
     begin = time.monotonic()
@@ -179,7 +185,7 @@ def open_target(settings: TargetSettings) -> LabelledImages:
         images = LabelledImages(pool, np.full(len(pool), -1))
     else:
         where = settings.name, settings.root, settings.pattern
-        images = open_reid(*where, purpose="train").train
+        images = open_reid(*where, purpose="train", beside=("pool",)).train
     if settings.cross_camera and images.cameras is None:
         raise UserError(
             f"--data.cross_camera: the cameras of {settings.name} are not known; set it to null or "

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.stem import patch_grid
-from transreid_ssl.models.timm_build import facts, is_timm, require_known
+from transreid_ssl.models.timm_build import facts, is_timm, meant_of_timm, require_known
+from transreid_ssl.words import nearest
 
 LOCAL_BRANCHES = 4
 """Parts that TransReID's jigsaw patch module looks at beside the whole image."""
@@ -307,7 +308,8 @@ def architecture(name: str) -> Architecture:
         return TimmArchitecture(name)
     if name not in ARCHITECTURES:
         raise UserError(
-            f"network {name!r} is not known: choose one of {', '.join(ARCHITECTURES)}, or any of "
-            "timm's as timm:NAME"
+            f"network {name!r} is not known: choose one that `python -m transreid_ssl pretrain "
+            "dino --help-all` lists under --model.name, or any of timm's as timm:NAME"
+            + (meant_of_timm(name) or nearest(name, ARCHITECTURES))
         )
     return ARCHITECTURES[name]

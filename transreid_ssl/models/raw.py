@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import pickle
 import re
 import warnings
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
+import psutil
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -49,14 +51,19 @@ def checksum(tensors: Mapping[str, Tensor], spec: str) -> str:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], BackboneSpec | None]:
-    """The tensors and, where the file is ours, its spec.
+    """The tensors and, where the file is ours, its spec; the file itself is not needed any more.
+
+    Nothing of it is mapped into memory: of a mapped file that another program cuts short, the next
+    use of a tensor ends the process, by a signal and without a word.
 
     Raises:
         UserError: a damaged file, also by its checksum if it has one, or a header that cannot be.
     """
-    with _parsing(path), safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with _parsing(path):
+        content = path.read_bytes()
+        tensors = safetensors.torch.load(content)  # which has looked at the header
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     expected = metadata.get(CHECKSUM)
     if expected is not None and expected != checksum(tensors, metadata.get(HEADER, "")):
         raise UserError(f"{path}: damaged: its checksum differs; download or write it again")
@@ -106,8 +113,9 @@ def read_pickle(path: Path) -> Any:
     with _parsing(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an old protocol, or of what damage looks like
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
-            # A mapped file costs no memory for what is not used: half of it is optimizer state.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            # Mapped, a file costs no memory for what is not used, as optimizers are. But see above.
+            mapped = zipped and 2 * path.stat().st_size > psutil.virtual_memory().available
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def plain_tensors(path: Path, state: Mapping[Any, Any]) -> dict[str, Tensor]:

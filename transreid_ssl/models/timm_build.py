@@ -1,6 +1,5 @@
 """Networks of timm by their names, built for an image size, and what is to be known of one."""
 
-import difflib
 import re
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError, brief
+from transreid_ssl.words import nearest
 
 PREFIX = "timm:"
 """What the names of timm's own networks begin with here: ``timm:repvit_m1_0``."""
@@ -45,9 +45,13 @@ def require_known(name: str) -> None:
     bare = name.removeprefix(PREFIX)
     if re.fullmatch(r"\w+", bare, re.ASCII) and timm.is_model(bare):
         return
-    near = difflib.get_close_matches(bare, timm.list_models(), 1)
-    meant = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+    meant = nearest(bare, timm.list_models(), PREFIX)
     raise UserError(f"network {name!r}: timm {timm.__version__} has none of this name{meant}")
+
+
+def meant_of_timm(name: str) -> str:
+    """A question whether timm's network was meant by a name that lacks ``PREFIX``."""
+    return nearest(name, [name], PREFIX) if name in timm.list_models() else ""
 
 
 def build_timm(name: str, img_size: tuple[int, int], drop_path: float = 0.0) -> nn.Module:

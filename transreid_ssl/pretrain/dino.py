@@ -5,6 +5,7 @@ the teacher's sharpened, centred output across crops.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from transreid_ssl.pretrain.trust import MateTrust, weigh_gradient
 from transreid_ssl.training.health import feature_spread
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import ema_update
+from transreid_ssl.training.phases import Phase
 from transreid_ssl.training.schedules import cosine, linear
 
 
@@ -222,6 +224,16 @@ class DINO(Objective):
     @property
     def networks(self) -> list[nn.Module]:
         return [self.student, self.teacher]
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        config = self.config
+        kept = "the last layer of the heads stays as it is"
+        found = [Phase("dino.freeze_last_layer", config.freeze_last_layer, kept, 0.1)]
+        if config.warmup_teacher_temp != config.teacher_temp:
+            warms, epochs = "the teacher's temperature warms up", config.warmup_teacher_temp_epochs
+            found.append(Phase("dino.warmup_teacher_temp_epochs", epochs, warms, 0.3))
+        return found
 
     def heads(self) -> list[nn.Module]:
         """The student's."""

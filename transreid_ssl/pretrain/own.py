@@ -244,6 +244,9 @@ def _epochs(found: _Choices, crops: Crops, machine: Machine) -> None:
     if epochs == 60:
         why += "; with more, few images are learnt by heart"
     found.take("epochs", "run.epochs", epochs, why)
+    longest = found.value("run.epochs") / 10
+    if found.value("optim.warmup_epochs") > longest:
+        found.take("warm-up", "optim.warmup_epochs", longest, "a tenth of the run")
 
 
 def _queue(found: _Choices, crops: Crops) -> None:

@@ -115,13 +115,8 @@ def pretrain(
     data = config.data
     accelerator, run, whole = start(config, origin, title, lambda: _open_pool(config))
     pool = training_pool(whole, data.max_bad_fraction, run, accelerator)
-    if config.views.num_local and len(pool) < FEW:
-        say(
-            accelerator,
-            f"note: small crops beside large ones ask for millions of images, and here are "
-            f"{len(pool):,}; views for thousands are chosen by --config auto",
-            logging.WARNING,
-        )
+    if note := _few_for_views(config.views, pool):
+        say(accelerator, note, logging.WARNING)
     objective = build_objective(config, accelerator)
     for line in _weigh_pairs(objective, config.views, pool):
         say(accelerator, line)
@@ -152,6 +147,16 @@ def pretrain(
         following=_what_next(config, objective, pool),
     )  # fmt: skip
     finish(accelerator)
+
+
+def _few_for_views(views: MultiCropConfig, pool: Pool) -> str:
+    """A word on views that were made for more images than there are; "" for enough."""
+    if not views.num_local or len(pool) >= FEW:
+        return ""
+    return (
+        "note: small crops beside large ones ask for millions of images, and here are "
+        f"{len(pool):,}; views for thousands are chosen by --config auto"
+    )
 
 
 def _weigh_pairs(objective: Objective, views: MultiCropConfig, pool: Pool) -> list[str]:

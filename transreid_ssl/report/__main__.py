@@ -21,6 +21,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.features import find_run
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import Overwriting, check_outputs, choose_run, keeps
+from transreid_ssl.words import nearest
 
 COMPARISON = "outputs/report/comparison.html"
 
@@ -89,9 +90,7 @@ def make_page(options: Page) -> None:
     runs = options.runs or [_newest()]
     for folder in runs:
         if not Path(folder).is_dir():
-            raise UserError(
-                f"{folder}: there is no such folder of a run{command.nearest(folder, ACTIONS)}"
-            )
+            raise UserError(f"{folder}: there is no such folder of a run{nearest(folder, ACTIONS)}")
     usual = Path(runs[0], report.PAGE) if len(runs) == 1 else Path(COMPARISON)
     if options.out and Path(options.out).resolve() != usual.resolve():
         check_outputs(options.out, inputs=runs, keep=keeps(options))

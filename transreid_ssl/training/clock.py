@@ -39,9 +39,13 @@ class Clock:
         yield
         self._waited += time.monotonic() - begin - (self.left_out - left_out)
 
+    def steps(self, step: int) -> int:
+        """How many steps, up to ``step``, were made since the last reading."""
+        return step - self._step
+
     def peek(self, step: int) -> float:
         """Seconds that each step up to ``step`` took since the last reading, which goes on."""
-        return (time.monotonic() - self._begin) / max(1, step - self._step)
+        return (time.monotonic() - self._begin) / max(1, self.steps(step))
 
     def read(self, step: int) -> tuple[float, float]:
         """Seconds that each step up to ``step`` took, on the mean since the last call.
@@ -50,7 +54,7 @@ class Clock:
         """
         now = time.monotonic()
         passed = now - self._begin
-        seconds = passed / max(1, step - self._step)
+        seconds = passed / max(1, self.steps(step))
         waited = self._waited / passed if passed > 0 else 0.0
         self._begin, self._step, self._waited = now, step, 0.0
         return seconds, waited

@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 import yaml
 
 from transreid_ssl import launching, logs
-from transreid_ssl.command import Parser, as_started, nearest
+from transreid_ssl.command import Parser, as_started
 from transreid_ssl.errors import UserError
+from transreid_ssl.progress import is_first
 from transreid_ssl.training.yaml_files import read_yaml
+from transreid_ssl.words import nearest
 
 Config = TypeVar("Config")
 
@@ -90,7 +92,7 @@ def parse_config(
         chosen = config.choose(by_hand, default_file)
         with _named([AUTO, *files], arguments):
             config = _parse(parser, kind, [*as_options(chosen.settings), *arguments])
-        if os.environ.get("RANK", "0") == "0":
+        if is_first():
             say("\n".join(chosen.lines))
         return config, "settings chosen for this pool and machine"
     return config, _origin(files, default_file) if given else "the demo settings"
@@ -110,7 +112,7 @@ def _named(files: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
         yield
     except UserError as error:
         option = str(error).partition(":")[0].partition(" ")[0]
-        typed = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+        typed = {word.partition("=")[0] for word in arguments}
         if option in typed or str(error).startswith("unrecognized arguments"):
             raise
         raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error

@@ -18,7 +18,7 @@ _MEASURED = 10
 
 @dataclass
 class FirstSteps:
-    """Looks at a training after each of its steps, and speaks after two of them.
+    """Looks at a training after each of its steps; speaks after the first, and ten steps later.
 
     Args:
         accelerator, objective, clock, meter, ceiling: The training's.
@@ -39,24 +39,25 @@ class FirstSteps:
         """After a step: the first is told apart, and ten more tell how long the run will take."""
         done = step - self.begin
         if done == 1:
-            self._find_ceiling()
-        if done == 1 and step < self.total and step % self.log_every:
-            self._say_first(step)  # otherwise it has a line of its own
+            self._tell_first(step)
         if done == 1 + _MEASURED and step < self.total:
             self._say_whole(step)
+
+    def _tell_first(self, step: int) -> None:
+        """Say how long the first step took; the clock begins anew after it."""
+        loss = None
+        if self.meter.count:  # else it was skipped
+            loss = self.meter.read(self.accelerator)["loss"]  # which waits for the device
+        seconds, _ = self.clock.read(step)
+        self._find_ceiling()
+        if loss is not None:
+            say(self.accelerator, describe_first(step, self.total, loss, seconds))
 
     def _find_ceiling(self) -> None:
         """On a GPU, so that lines of the log can say how much of what it can do is done."""
         if self.accelerator.device.type == "cuda" and not is_sharded(self.objective):
             with self.clock.untimed():  # on all processes, which would wait in their next step
                 on_main(self.accelerator, lambda: self.ceiling.measure(self.objective, epoch=0))
-
-    def _say_first(self, step: int) -> None:
-        """Say how long the first step took; the clock begins anew after it."""
-        seconds, _ = self.clock.read(step)
-        if self.meter.count:  # else it was skipped
-            loss = self.meter.read(self.accelerator)["loss"]
-            say(self.accelerator, describe_first(step, self.total, loss, seconds))
 
     def _say_whole(self, step: int) -> None:
         """Say how long the run will take, unless a line of the log did meanwhile."""

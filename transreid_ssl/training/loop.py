@@ -264,21 +264,21 @@ class Trainer:
                 f"{self.run.path}: none of the {self.skipped} steps before step {self.step} had a "
                 f"finite gradient; {self.watch.kept()}: lower --optim.lr, with another --run.output"
             )
-        seconds, waited = self.clock.read(self.step)
-        self.meter.note("step_seconds", seconds)
-        self.meter.note("data_wait", waited)
+        is_timed = self.clock.steps(self.step) > 0  # else it is of the first step alone
+        if is_timed:
+            seconds, waited = self.clock.read(self.step)
+            self.meter.note("step_seconds", seconds)
+            self.meter.note("data_wait", waited)
         self.meter.note("weight_norm", norms(self.parameters).norm())
         values = self.meter.read(self.accelerator)
         self.watch.check(self.step, values)
         self.bad_images.check()
-        seconds = values["step_seconds"]
         values |= {
             "epoch": self.step / self.plan.steps_per_epoch,
             "lr": self.plan.lr(self.step - 1),
-            "images_per_second": self.settings.batch_size / seconds,
         }
-        if (share := self.ceiling.share(seconds)) is not None:
-            values["ceiling_share"] = share
+        if is_timed:
+            values |= self._rates(values["step_seconds"])
         if self.plan.weight_decay is not None:
             values["weight_decay"] = self.plan.weight_decay(self.step - 1)
         if self.skipped:
@@ -286,9 +286,16 @@ class Trainer:
         self.meter.reset()
         self.watch.forget()
         self.skipped = 0
-        self.stop.pace(seconds, self.settings.log_every)
         self.log(values)
-        self.say(describe_progress(self.step, self.plan.total_steps, values))
+        if is_timed:  # the first step has a line of its own
+            self.stop.pace(values["step_seconds"], self.settings.log_every)
+            self.say(describe_progress(self.step, self.plan.total_steps, values))
+
+    def _rates(self, seconds: float) -> dict[str, float]:
+        """What is told of steps of so many seconds."""
+        share = self.ceiling.share(seconds)
+        known = {} if share is None else {"ceiling_share": share}
+        return {"images_per_second": self.settings.batch_size / seconds, **known}
 
     def _checkpoint(self) -> None:
         """Write the state, unless the network has diverged or collapsed."""

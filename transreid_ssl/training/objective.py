@@ -1,12 +1,14 @@
 """What a method is to the training loop."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone, BackboneSpec
+from transreid_ssl.training.phases import Phase
 
 
 class Objective(nn.Module, ABC):
@@ -37,6 +39,11 @@ class Objective(nn.Module, ABC):
     def networks(self) -> list[nn.Module]:
         """What torch.compile is worth using on."""
         return [self.backbone]
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """What it begins with and is to end, by its settings."""
+        return ()
 
     @property
     def spec(self) -> BackboneSpec:

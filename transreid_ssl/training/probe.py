@@ -76,7 +76,9 @@ class RetrievalProbe:
     def _open(self, seed: int) -> None:
         """Set ``title`` and ``described``, which say to people what is looked at."""
         where = self.settings.data, self.settings.root, self.settings.pattern
-        protocol = on_all(self.accelerator, lambda: open_reid(*where, purpose="test"))
+        protocol = on_all(
+            self.accelerator, lambda: open_reid(*where, purpose="test", beside=["tracks"])
+        )
         query = _thin(protocol.query, self.settings.max_query, seed)
         self.protocol = replace(protocol, query=query)
         generated = protocol.split == "generated"

@@ -1,6 +1,7 @@
 """The skeleton of every training: an objective goes in, its backbone and its figures come out."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from transreid_ssl.command import as_started
 from transreid_ssl.data import Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json
+from transreid_ssl.logs import say
 from transreid_ssl.models import Backbone, began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.reading import read_object
@@ -22,6 +24,7 @@ from transreid_ssl.training.measure import end_if_measured
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.optim import build_optimizer
 from transreid_ssl.training.ownership import LINEAGE
+from transreid_ssl.training.phases import of_optimizer, without_end
 from transreid_ssl.training.plan import make_plan
 from transreid_ssl.training.probe import retrieval_probe
 from transreid_ssl.training.runfolder import RunFolder, goes_on
@@ -67,6 +70,7 @@ def train(
     Raises:
         UserError: the run folder is of other images, or training has diverged or collapsed.
     """
+    phases = [*of_optimizer(config.optim), *objective.phases]
     _prepare(objective, config.run, accelerator)
 
     def backbone() -> Backbone:
@@ -89,6 +93,8 @@ def train(
         probe_every=probe.every,
         keep_best=None if best is None else lambda: save(best),
     )  # fmt: skip
+    if said := without_end(phases, config.run, steps_per_epoch, run.group):
+        say(accelerator, said, logging.WARNING)
     end_if_measured(trainer, batches)
     on_main(accelerator, lambda: note_begin(trainer, images))
     trainer.fit(batches(trainer))

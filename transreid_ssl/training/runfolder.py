@@ -39,16 +39,21 @@ class RunFolder:
 
     Args:
         stage: What the names of values begin with in a tracker, which all stages of a recipe share.
+        group: Of the stage's settings on the command line; "": they stand by themselves.
     """
 
     stage: str
+    group: str
     first_tracked_step: int
     path: Path
 
-    def __init__(self, path: str | Path, is_main: bool = True, stage: str = "") -> None:
+    def __init__(
+        self, path: str | Path, is_main: bool = True, stage: str = "", group: str = ""
+    ) -> None:
         self.path = Path(path)
         self.is_main = is_main
-        self.stage, self.first_tracked_step = stage, 0  # the stages' steps follow one another
+        self.stage, self.group = stage, group
+        self.first_tracked_step = 0  # the stages' steps follow one another
         self._drawn = time.monotonic()
 
     @property

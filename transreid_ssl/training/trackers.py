@@ -10,6 +10,7 @@ from accelerate import tracking
 from transreid_ssl import logs
 from transreid_ssl.errors import UserError, brief
 from transreid_ssl.training.config import flat
+from transreid_ssl.words import nearest
 
 _EXTRA = ("tensorboard", "wandb", "mlflow")
 """Those of ``pip install transreid_ssl[tracking]``."""
@@ -25,7 +26,10 @@ def check(name: str | None) -> None:
         return
     known = tracking.LOGGER_TYPE_TO_CLASS
     if name not in known:
-        raise UserError(f"--run.tracker {name}: not known; choose one of {', '.join(known)}")
+        raise UserError(
+            f"--run.tracker {name}: not known; choose one of {', '.join(known)}"
+            + nearest(name, known)
+        )
     if name not in [str(found) for found in tracking.get_available_trackers()]:
         extra = " (or transreid_ssl[tracking])" if name in _EXTRA else ""
         raise UserError(

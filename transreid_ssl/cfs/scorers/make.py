@@ -12,6 +12,7 @@ from transreid_ssl.cfs.scorers.forgetting import ForgettingScorer
 from transreid_ssl.cfs.scorers.resemblance import LikenessScorer
 from transreid_ssl.data import Pool
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import nearest
 
 
 def make_scorer(
@@ -31,7 +32,10 @@ def make_scorer(
         UserError: what the method needs is missing.
     """
     if method not in get_args(Method):
-        raise UserError(f"method {method}: is unknown; give one of {', '.join(get_args(Method))}")
+        known = get_args(Method)
+        raise UserError(
+            f"method {method}: is unknown; give one of {', '.join(known)}" + nearest(method, known)
+        )
     if method == "random":
         return RandomScorer(pool, target, accelerator, seed)
     shared = pool, target, accelerator, sample, seed

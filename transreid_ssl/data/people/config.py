@@ -6,6 +6,7 @@ from typing import Any
 
 from transreid_ssl.data.people.scene import DIFFICULTIES
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import nearest
 
 TEST_OFFSET = 1_000_000  # test identities are numbered this far from the pool's
 # key of the specification -> field of the configuration
@@ -65,7 +66,10 @@ class PeopleConfig:
                 raise UserError(f"demo: {key}={value} is out of range; give {low} to {high}")
         if self.difficulty not in DIFFICULTIES:
             valid = ", ".join(DIFFICULTIES)
-            raise UserError(f"demo: difficulty={self.difficulty} is unknown; give one of {valid}")
+            raise UserError(
+                f"demo: difficulty={self.difficulty} is unknown; give one of {valid}"
+                + nearest(self.difficulty, DIFFICULTIES)
+            )
 
     @classmethod
     def from_spec(cls, spec: str) -> "PeopleConfig":
@@ -84,6 +88,7 @@ class PeopleConfig:
                 valid = ", ".join(_KEYS)
                 raise UserError(
                     f"{spec}: '{item}' is not understood; keys are {valid}, as key=value"
+                    + nearest(key, set(_KEYS) - {key})
                 )
             given[_KEYS[key]] = _parse(spec, key, text)
         default = cls.size

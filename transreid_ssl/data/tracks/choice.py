@@ -10,6 +10,16 @@ from transreid_ssl.data.tracks.formats import Boxes
 from transreid_ssl.data.tracks.settings import CropRules
 
 TOO_SOON = "soon after the one before"
+_NO_BOX = "no box (NaN, too large, or of no size)"
+_NO_PERSON, _SECOND = "not a person", "a track's second box in a frame"
+_REPEATED = "a near-duplicate"
+COUNTED = {
+    _NO_BOX: (_NO_BOX, _NO_BOX.replace("box", "boxes", 1)),
+    _NO_PERSON: (_NO_PERSON, "not persons"),
+    _SECOND: ("second box of a track in a frame", "second boxes of a track in a frame"),
+    _REPEATED: ("near-duplicate", "near-duplicates"),
+}
+"""What a reason is called behind a count, of one and of several; others are called as they are."""
 _LARGEST = 10**6  # pixels
 _THUMBNAIL = (16, 32)  # width and height of the grey images that are compared
 
@@ -36,9 +46,9 @@ def choose_boxes(
         kept[which] = False
 
     real = (np.abs(boxes.boxes) < _LARGEST).all(1) & (height > 0) & (width > 0)  # not if NaN
-    leave_out(~real, "no box (NaN, too large, or of no size)")
+    leave_out(~real, _NO_BOX)
     leave_out(boxes.ignored, "marked as not to be looked at")
-    leave_out(~np.isin(boxes.classes, (-1, *(persons or boxes.persons))), "not a person")
+    leave_out(~np.isin(boxes.classes, (-1, *(persons or boxes.persons))), _NO_PERSON)
     leave_out(boxes.tracks < 0, "of no track")
     leave_out(boxes.frames < boxes.first, "before the first frame")
     leave_out(boxes.scores < rules.min_score, "of a low score")
@@ -51,7 +61,7 @@ def choose_boxes(
     if not rules.keep_truncated:
         leave_out(~within, "cut by the border of the frame")
     order = np.lexsort((np.arange(len(boxes)), boxes.tracks, boxes.frames))
-    leave_out(_repeated(boxes, order, kept), "a track's second box in a frame")
+    leave_out(_repeated(boxes, order, kept), _SECOND)
     leave_out(_covered(boxes, np.flatnonzero(real)) > rules.max_overlap, "overlapped by another")
     order = order[kept[order]]
     soon = too_soon(boxes.frames[order], boxes.tracks[order], rules.every)
@@ -116,6 +126,6 @@ class Screening:
         ).astype(np.float32)
         before = self._last.get(track)
         if before is not None and np.abs(grey - before).mean() < self.rules.min_change:
-            return "a near-duplicate"
+            return _REPEATED
         self._last[track] = grey
         return None

@@ -22,6 +22,7 @@ from transreid_ssl.data.tracks.sources import find_videos
 from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import DONE
 from transreid_ssl.progress import progress
+from transreid_ssl.words import counted
 
 
 def run_clip(options: Clip) -> int:
@@ -48,7 +49,8 @@ def run_tracks(options: Tracks) -> int:
         )
     reasons = Counter(line.rpartition(": ")[2] for line in complaints)
     print(f"left out when they were seen: {describe_left_out(reasons)}")
-    print(f"{options.out}: {len(pool) - len(complaints):,} crops; --data.pool {options.out}")
+    crops = counted(len(pool) - len(complaints), "crop")
+    print(f"{options.out}: {crops}; --data.pool {options.out}")
     print(as_started(f"next: python -m transreid_ssl.data inspect {options.out}"))
     return 0
 

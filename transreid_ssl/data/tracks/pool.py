@@ -19,12 +19,20 @@ from transreid_ssl.data.index import Names
 from transreid_ssl.data.pool import Pool, SubsetPool
 from transreid_ssl.data.reader_parts import compile_pattern, integers, where_it_fails
 from transreid_ssl.data.track_columns import Tracks, make_table
-from transreid_ssl.data.tracks.choice import TOO_SOON, CropRules, Screening, choose_boxes, too_soon
+from transreid_ssl.data.tracks.choice import (
+    COUNTED,
+    TOO_SOON,
+    CropRules,
+    Screening,
+    choose_boxes,
+    too_soon,
+)
 from transreid_ssl.data.tracks.formats import read_boxes
 from transreid_ssl.data.tracks.frames import FrameFolder, VideoFile, open_frames
 from transreid_ssl.data.tracks.sources import Video
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import fingerprint
+from transreid_ssl.words import counted
 
 LAYOUTS = {
     # Zheng et al., ICCV 2015: 0002_c1s1_000451_03.jpg; distractors (0000) and junk (-1) are nobody
@@ -285,5 +293,9 @@ def crops_of_pool(pool: Pool, pattern: str, rules: CropRules) -> tuple[ScreenedC
 
 def describe_left_out(reasons: Counter[str]) -> str:
     """Reasons with their counts, in words."""
-    said = [f"{count:,} {reason}" for reason, count in reasons.most_common() if count]
+    said = [
+        counted(count, *COUNTED.get(reason, (reason, reason)))
+        for reason, count in reasons.most_common()
+        if count
+    ]
     return ", ".join(said) or "none"
