@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,17 @@ def run(name: str, out: Path, end: float) -> dict[str, Any]:
     log = out / f"{name}.log"
     try:
         with open(log, "w", encoding="utf-8") as file:
-            subprocess.run(
-                [sys.executable, "-m", f"benchmarks.{name}", *options], check=True, stdout=file,
+            code = subprocess.run(
+                [sys.executable, "-m", f"benchmarks.{name}", *options], check=False, stdout=file,
                 stderr=subprocess.STDOUT, timeout=max(1, end - begin),
-            )  # fmt: skip
-        found |= json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+            ).returncode  # fmt: skip
+        with suppress(ValueError, IndexError):  # one that failed may not have come to its figures
+            found |= json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        failed = "; ".join(found.pop("failed", []))
+        if code:
+            found["failed"] = failed or f"exit code {code}, see {log}"
     except subprocess.TimeoutExpired:
         found["failed"] = "the minutes were over; raise --minutes"
-    except subprocess.CalledProcessError as error:
-        found["failed"] = f"exit code {error.returncode}, see {log}"
     found["took"] = round(time.monotonic() - begin, 1)
     print(found.get("failed") or told(found), flush=True)
     return found
@@ -108,7 +111,9 @@ def table(found: Sequence[dict[str, Any]], machine: dict[str, Any]) -> list[str]
     lines += heading("benchmark", "of", "ratio", "took, s")
     for part in found:
         ratio = part.get("ratio")
-        said = part.get("failed") or ("–" if ratio is None else f"{ratio:.1f}")
+        said = "–" if ratio is None else f"{ratio:.1f}"
+        if failed := part.get("failed"):
+            said = failed if ratio is None else f"{said}; {failed}"
         lines.append(row(f"`{part['name']}`", PARTS[part["name"]][0], said, f"{part['took']:.0f}"))
     return lines
 

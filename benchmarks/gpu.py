@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.reporting import finish, hardware, heading, row
-from benchmarks.training_step import Ours, Written, build, views
+from benchmarks.training_step import Ours, Plain, build, views
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json, write_text
@@ -176,18 +176,19 @@ class Bench:
 
     def dino(self, name: str, batch: int) -> None:
         """The steps of one network: ours, compiled and not, the published and the plain one."""
-        objective = build(name, self.options.out_dim)
-        arithmetic = count_flops(objective, {"views": views(2, self.device)}, 1) / 2
-        groups = views(batch, self.device)
         precision = "bf16" if self.on_gpu else "no"
 
         def measure(how: str) -> None:
-            one = copy.deepcopy(objective).to(self.device)
+            objective = build(name, self.options.out_dim)
+            arithmetic = count_flops(objective, {"views": views(2, self.device)}, 1) / 2
+            groups = views(batch, self.device)
+            objective.to(self.device)
             if how in WAYS:
-                make_fast(one, WAYS[how], self.device)
-                step = Ours(one, precision)
+                make_fast(objective, WAYS[how], self.device)
+                step = Ours(objective, precision)
             else:
-                step = Written(one, self.device, PRECISIONS[how])
+                half = PRECISIONS[how] if self.on_gpu else torch.float32
+                step = Plain(objective, self.device, half)
             self.measure(name, how, batch, lambda: step(groups), arithmetic)
 
         for how in (OURS, PUBLISHED, PLAIN, KEEPING, EAGER):
@@ -196,10 +197,12 @@ class Bench:
     def supervised(self, name: str) -> None:
         """Fine-tuning with labels, compiled and not."""
         batch = self.options.finetune_batch_size
-        images = torch.randint(0, 256, (batch, 3, 256, 128), dtype=torch.uint8, device=self.device)
-        inputs = {"images": images, "identities": torch.arange(batch, device=self.device) // 4}
 
         def measure(how: str) -> None:
+            shape = (batch, 3, 256, 128)
+            images = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device)
+            people = torch.arange(batch, device=self.device) // 4
+            inputs = {"images": images, "identities": people}
             torch.manual_seed(0)
             backbone = build_backbone(name, img_size=(256, 128), drop_path=0.1)
             objective = SupervisedObjective(backbone, 751).to(self.device)

@@ -4,8 +4,9 @@
     python -m benchmarks.scoring --images 20000 --num-workers 8 --precision bf16      # with a GPU
 
 CFS asks two networks about each crop, which is read and decoded once. Generated crops are written
-as JPEG files of their usual sizes first. Two sets of them are scored, one four times the other, so
-that what a job takes once (weights, its table) is left out: the rate is that of the crops between.
+as JPEG files of their usual sizes first. Two sets of them are scored, one four times the other,
+after one that is not timed, so that what a job takes once (weights, its table) is left out: the
+rate is that of the crops between.
 Networks are random: speed does not depend on weights. ``ratio`` is the rate of scoring over that
 of the two forward passes, on crops in memory; "of LUPerson" is arithmetic from that rate.
 """
@@ -21,6 +22,7 @@ import torch
 from benchmarks.reporting import finish, heading, row
 from transreid_ssl import cfs, command, data, retrieval
 from transreid_ssl.data.packing import write_demo
+from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone, build_backbone, save_backbone
 from transreid_ssl.plan_gpu import LUPERSON
 
@@ -94,13 +96,16 @@ class Repeated(data.Pool):
 
 def between(job: Callable[[data.Pool], None], pools: dict[int, data.Pool]) -> float:
     """Images a second of those that the larger pool has more."""
+    few, many = pools
+    job(pools[few])  # what the first one takes longer is of no interest
     times = {}
     for count, pool in pools.items():
         begin = time.perf_counter()
         job(pool)
         times[count] = time.perf_counter() - begin
-    few, many = pools
-    return (many - few) / max(times[many] - times[few], 1e-9)
+    if times[many] <= times[few]:
+        raise UserError("--images: too few to be told apart from what a job takes once; give more")
+    return (many - few) / (times[many] - times[few])
 
 
 @torch.inference_mode()

@@ -75,13 +75,20 @@ class Ours:
 
 
 class Plain:
-    """The same step as one would first write it."""
+    """The same step as one would first write it: in float32, or under autocast, in float16 with a
+    scaler, as published programs do."""
 
-    def __init__(self, objective: DINO, device: torch.device) -> None:
+    def __init__(
+        self, objective: DINO, device: torch.device, precision: torch.dtype = torch.float32
+    ) -> None:
         self.student, self.teacher = objective.student.to(device), objective.teacher.to(device)
         self.center = torch.zeros(1, objective.config.out_dim, device=device)
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, foreach=False, fused=False)
+        half = precision != torch.float32
+        self.autocast = torch.autocast(device.type, precision if half else None, enabled=half)
+        scales = precision == torch.float16
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scales)
 
     def loss(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         terms = []
@@ -112,29 +119,6 @@ class Plain:
         self.center = 0.9 * self.center + 0.1 * teacher.mean(dim=0, keepdim=True)
         for slow, fast in zip(self.teacher.parameters(), self.student.parameters()):
             slow.mul_(0.998).add_(fast, alpha=0.002)
-
-    def __call__(self, groups: list[torch.Tensor]) -> torch.Tensor:
-        with plain_pytorch():
-            with torch.no_grad():
-                teacher = self.outputs(self.teacher, groups[:1])
-            loss = self.loss(self.outputs(self.student, groups), teacher)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.clip()
-            self.optimizer.step()
-            self.follow(teacher)
-        return loss.detach()
-
-
-class Written(Plain):
-    """The step as one would first write it, in half precision on a GPU; in float16 with a scaler,
-    which is what published programs do."""
-
-    def __init__(self, objective: nn.Module, device: torch.device, precision: torch.dtype) -> None:
-        super().__init__(objective, device)
-        half = device.type == "cuda"
-        self.autocast = torch.autocast(device.type, precision, enabled=half)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=half and precision == torch.float16)
 
     def __call__(self, groups: list[torch.Tensor]) -> torch.Tensor:
         with plain_pytorch():

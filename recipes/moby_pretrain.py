@@ -30,7 +30,8 @@ DEMO = Path(__file__).parent / "configs" / "moby_demo.yaml"
 
 @dataclass(frozen=True)
 class Config(PretrainingConfig):
-    """Settings of MoBY pre-training; the defaults are its authors' run of DeiT-S."""
+    """Settings of MoBY pre-training; the defaults are its authors' run of DeiT-S,
+    but for the form of its cosine, which moby_vit_small_luperson.yaml gives."""
 
     run: RunSettings = RunSettings(output="outputs/moby_pretrain", epochs=300, batch_size=512)
     model: BackboneSettings = BackboneSettings(name="vit_small_patch16_reid", drop_path=0.2)

@@ -29,7 +29,8 @@ DEMO = Path(__file__).parent / "configs" / "mocov3_demo.yaml"
 
 @dataclass(frozen=True)
 class Config(PretrainingConfig):
-    """Settings of MoCo v3 pre-training; the defaults are TransReID-SSL's run of a ViT-S/16."""
+    """Settings of MoCo v3 pre-training; the defaults are TransReID-SSL's run of a ViT-S/16,
+    but for the last step of its warm-up, which mocov3_vit_small_luperson.yaml gives."""
 
     run: RunSettings = RunSettings(output="outputs/mocov3_pretrain", epochs=300, batch_size=1024)
     model: BackboneSettings = BackboneSettings(name="vit_small_patch16_heads12_reid", drop_path=0.0)

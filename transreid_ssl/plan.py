@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from transreid_ssl import command, logs, shipped
 from transreid_ssl.errors import UserError, check_ranges
-from transreid_ssl.plan_gpu import LUPERSON, is_demo, on_known_gpu, share_of_batch
+from transreid_ssl.plan_gpu import FULL, LUPERSON, is_demo, on_known_gpu, share_of_batch
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.clock import duration, rate
@@ -27,7 +27,6 @@ from transreid_ssl.words import counted
 if TYPE_CHECKING:
     from transreid_ssl.training.measure import Measurement
 
-_FULL = 0.9  # share of a memory above which it hardly suffices
 _STARVED = 0.1  # share of a step that is waited for images, above which loaders are too few
 
 
@@ -40,8 +39,8 @@ class Plan:
     is measured. Nothing is written to the run's folder.
 
     Args:
-        recipe: The training: "pretrain dino", which need not be said, "finetune usl", …, "distill",
-            or a recipe's file.
+        recipe: The training, pretrain dino where none is named: "finetune usl", …, "distill", or a
+            recipe's file.
         steps: How many to measure, after the first.
         processes: Plan for so many like this one, each with its share of a batch; what they say to
             each other is not counted.
@@ -68,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     recipe = shipped.load_recipe(options.recipe)
     config = settings_of(recipe, settings)
     if options.gpu:
-        print("\n".join(on_known_gpu(recipe, config, options.gpu, options.processes)))
+        has_pool = any(word.partition("=")[0] == "--data.pool" for word in settings)
+        told = on_known_gpu(recipe, config, options.gpu, options.processes, has_pool)
+        print("\n".join(told))
         return
     measurement = measure(recipe, config, settings, options.steps, options.processes)
     chosen = AUTO in settings or f"--config={AUTO}" in settings  # for the pool that is given
@@ -202,7 +203,7 @@ def shortages(found: "Measurement", processes: int, free: int) -> list[str]:
     if found.data_wait > _STARVED:
         lines.append("the loaders are too slow: raise --run.num_workers, or pack the pool")
     together = found.memory * (1 if found.on_gpu else processes)  # each GPU has its own
-    if together > _FULL * found.machine_memory:
+    if together > FULL * found.machine_memory:
         lines.append(
             f"the memory hardly suffices: {together / 1e9:.1f} of {found.machine_memory / 1e9:.1f} "
             "GB; --run.accumulation takes fewer images at once, fewer --run.num_workers need less, "

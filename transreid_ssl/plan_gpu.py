@@ -1,7 +1,7 @@
 """What a training would take on a GPU that is not here, from what was measured on one."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -37,7 +37,8 @@ class Profile:
     checkpoint_gb: float
 
 
-_FULL = 0.9  # of a GPU's memory, as arithmetic is not exact
+FULL = 0.9
+"""Share of a memory above which it hardly suffices; arithmetic and measurements are not exact."""
 MEASURED = "h200"
 CARDS = {MEASURED: Card(139, 700, 1.0), "h100": Card(79, 700, 3.35 / 4.8)}
 PROFILES = {
@@ -52,8 +53,13 @@ DINO_VIEWS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def on_known_gpu(recipe: ModuleType, config: Any, gpu: str, processes: int) -> list[str]:
+def on_known_gpu(
+    recipe: ModuleType, config: Any, gpu: str, processes: int, has_pool: bool
+) -> list[str]:
     """Lines for people, from a stored profile.
+
+    Args:
+        has_pool: whether a pool was named; else that of the settings may be one that is not here.
 
     Raises:
         UserError: none is stored of this GPU, network or views, or a batch that so many cannot
@@ -81,7 +87,7 @@ def on_known_gpu(recipe: ModuleType, config: Any, gpu: str, processes: int) -> l
         )
     if processes > 1:
         lines.append(f"  {processes} of them are {_range(speeds)} images/s if they never wait")
-    for name, count in _pools(config).items():
+    for name, count in _pools(config, has_pool).items():
         hours = [count * epochs / speed / 3600 for speed in reversed(speeds)]
         energy = hours[-1] * processes * card.watts / 1000
         lines.append(f"  {name}, {epochs} epochs: {_range(hours, 1)} h, at most {energy:,.1f} kWh")
@@ -98,7 +104,7 @@ def _shares(card: Card) -> list[float]:
     return sorted({card.bandwidth, 1.0})
 
 
-def _range(values: Sequence[float] | Any, digits: int = 0) -> str:
+def _range(values: Iterable[float], digits: int = 0) -> str:
     return " to ".join(f"{value:,.{digits}f}" for value in values)
 
 
@@ -114,9 +120,9 @@ def _memory(run: Any, profile: Profile, card: Card, processes: int) -> str:
         + f" (by arithmetic from {profile.gib:.1f} for {profile.batch_size})"
         * (not known)
     )
-    if gib < _FULL * card.gib:
+    if gib < FULL * card.gib:
         return line + "; the default --run.compile_memory 0.3 keeps less"
-    fits = (_FULL * card.gib - profile.weights_gib) / each
+    fits = (FULL * card.gib - profile.weights_gib) / each
     parts = next(
         parts for parts in range(2, at_once + 1) if at_once % parts == 0 and at_once / parts < fits
     )
@@ -135,9 +141,11 @@ def share_of_batch(run: Any, processes: int) -> int:
     """
     share, rest = divmod(run.batch_size, run.accumulation * processes)
     if rest:
+        given = f"--processes {processes}" if processes > 1 else "--run.accumulation"
         raise UserError(
-            f"--processes {processes}: do not share {run.batch_size} images, "
-            f"{counted(run.accumulation, 'part')} each"
+            f"{given}: {run.batch_size} images are not shared by "
+            f"{counted(processes, 'process', 'processes')} in {counted(run.accumulation, 'part')} "
+            "each; give numbers that divide the batch"
         )
     return share
 
@@ -145,13 +153,25 @@ def share_of_batch(run: Any, processes: int) -> int:
 def _check_profiled(config: Any, gpu: str) -> None:
     """Refuse settings of DINO that no stored profile is of."""
     elsewhere = "leave --gpu out to measure here"
-    added = [f"--dino.{name}" for name in config.dino.additions]
-    added += ["--model.registers"] * (config.model.registers > 0)
-    added += ["--model.token_norm"] * (config.model.token_norm != "none")
-    if added:
+    model, run = config.model, config.run
+    other = [f"--dino.{name}" for name in config.dino.additions]
+    other += [
+        option
+        for option, is_other in {
+            "--dino.out_dim": config.dino.out_dim != 65536,
+            "--model.registers": model.registers > 0,
+            "--model.token_norm": model.token_norm != "none",
+            "--model.stride": model.stride not in (None, 16, (16, 16)),
+            "--model.gradient_checkpointing": model.gradient_checkpointing,
+            "--run.precision": run.precision == "no",
+            "--run.compile": run.compile is False,
+        }.items()
+        if is_other
+    ]
+    if other:
         raise UserError(
-            f"--gpu {gpu}: the profile is of DINO as it was published, without {added[0]}; "
-            + elsewhere
+            f"--gpu {gpu}: the profile is of DINO as it was published, in half precision and "
+            f"compiled, which {other[0]} changes; {elsewhere}"
         )
     if any(getattr(config.views, name) != value for name, value in DINO_VIEWS.items()):
         raise UserError(
@@ -165,9 +185,9 @@ def is_demo(config: Any) -> bool:
     return config.data.pool.partition(":")[0] == "demo"
 
 
-def _pools(config: Any) -> dict[str, int]:
+def _pools(config: Any, has_pool: bool) -> dict[str, int]:
     """How many images the pool of the settings has, or LUPerson, if none is there."""
-    if is_demo(config) or not os.path.exists(config.data.pool):
+    if is_demo(config) or not (has_pool or os.path.exists(config.data.pool)):
         return LUPERSON
     count = len(data.open_pool(config.data.pool, config.data.subset))
     return {f"{config.data.pool} ({counted(count, 'image')})": count}

@@ -49,6 +49,14 @@ def test_small_gradients_and_missing_ones_are_left_alone():
     assert clip_gradients(nn.Linear(2, 2).parameters(), 1.0, each=True) == 0
 
 
+def test_lars_leaves_biases_and_norms_alone_whatever_decays():
+    network = _network()
+    settings = OptimizerSettings(name="lars", lr=0.1, decay_all=True, momentum=0.0)
+    expected = network[0].bias - 0.1 * network[0].bias.grad
+    build_optimizer(network, settings).step()
+    torch.testing.assert_close(network[0].bias.data, expected.data)
+
+
 def test_biases_and_norms_have_no_weight_decay():
     network = _network()
     network[0].weight.requires_grad_(False)

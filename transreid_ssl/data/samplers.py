@@ -210,8 +210,9 @@ class ClusterSampler(StepSampler):
 
     Clusters change from epoch to epoch and so does their number, but not the length of an epoch:
     passes over all clusters, each in an order of its own, follow one another until it is full. A
-    pass takes K images of each cluster. ``copy`` counts how often an image was there before in the
-    epoch, so that it is augmented differently each time. Labels below 0 (outliers) are left out.
+    pass takes K images of each cluster that it holds. ``copy`` counts how often an image was there
+    before in the epoch, so that it is augmented differently each time. Labels below 0 (outliers)
+    are left out.
 
     Where cameras are known the K images are drawn as in Cluster Contrast (arXiv 2103.11568): one
     at random, then K - 1 of those of other cameras only, or, where there are none, of the others

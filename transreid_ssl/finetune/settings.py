@@ -102,9 +102,9 @@ class MGNConfig:
         margin: Triplet margin in Euclidean distance; null: the soft margin, without tuning.
         id_weight: Weight of the identity cross-entropy, the mean over eight classifiers.
         triplet_weight: Weight of the triplet loss, a mean over vectors.
-        triplet_part: Triplets are looked for in the whole batch of a process, but their gradients
-            stay within the anchor's part of so many images, as LUPerson's stay on the anchor's GPU
-            (16 images); null: they reach all three images.
+        triplet_part: Triplets are looked for among all images that a process has at once, but
+            their gradients stay within the anchor's part of so many images, as LUPerson's stay on
+            the anchor's GPU (16 images); null: they reach all three images.
         circle_scale: Of an mgn_…_luperson, whose classifiers are trained with Circle loss: what
             their logits are multiplied by.
         circle_margin: Of the same: how far from 1 and from 0 the cosines to the own identity and
@@ -153,8 +153,9 @@ class TargetSettings:
         images_per_cluster: How many images of each cluster a batch holds.
         cross_camera: Prefer images of other cameras when a cluster's are drawn; null: where cameras
             are known.
-        whole_passes: No batch holds a cluster twice: each pass over the clusters leaves out those
-            that do not fill a batch (Cluster Contrast's); false goes on with the next pass.
+        whole_passes: No batch holds a cluster twice, where there are enough of them: each pass over
+            the clusters leaves out those that do not fill a batch, as Cluster Contrast's does;
+            false goes on with the next pass within a batch.
         statistics: What images are normalised with: "half" (mean and std 0.5), "imagenet", or
             "pretrained" for those of the initial weights.
         max_bad_fraction: Share of unreadable images above which the run stops.
@@ -165,7 +166,7 @@ class TargetSettings:
     pattern: str = DEFAULT_PATTERN
     images_per_cluster: int = 8
     cross_camera: bool | None = None
-    whole_passes: bool = True
+    whole_passes: bool = False
     statistics: Literal["half", "imagenet", "pretrained"] = "half"
     max_bad_fraction: float = 0.01
 

@@ -20,7 +20,8 @@ from transreid_ssl.training.sharding import norms, own_parts
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
     """Trainable parameters, grouped by whether they decay and by the scales of their learning rate.
 
-    Biases and norms decay only with ``settings.decay_all``. "peak_scale" multiplies the peak of the
+    Biases and norms decay only with ``settings.decay_all``, and never with LARS, which takes those
+    that decay for those that it scales (1708.03888). "peak_scale" multiplies the peak of the
     schedule of learning rates, "lr_scale" what it gives for a step; "decay" says whether the
     schedule of the weight decay applies.
 
@@ -28,11 +29,12 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
         UserError: a layer-wise decay of a network whose layers are not known.
     """
     scales = layer_scales(model, settings.layer_decay)
+    decay_all = settings.decay_all and settings.name != "lars"
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             bias = name.rpartition(".")[2] == "bias"
-            decay = settings.decay_all or not (bias or parameter.ndim <= 1)
+            decay = decay_all or not (bias or parameter.ndim <= 1)
             peak = settings.bias_lr_scale if bias else 1.0
             groups[decay, scales.get(name, 1.0), peak].append(parameter)
     return [
@@ -98,7 +100,7 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.opti
         return torch.optim.Adam(groups, lr, betas=settings.betas)
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr, momentum=settings.momentum)
-    # A layer whose weights do not decay is not scaled by its norm either (LARS, 1708.03888).
+    # A layer whose weights do not decay is not scaled by its norm either.
     return Lars(groups, lr, momentum=settings.momentum, always_adapt=False)
 
 

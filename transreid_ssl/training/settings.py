@@ -207,8 +207,8 @@ class OptimizerSettings:
             cosine, or "step": times ``step_factor`` every ``step_epochs``.
         by_epoch: The rate changes from epoch to epoch only, as TransReID-SSL fine-tunes; else it
             changes with every step.
-        whole_cosine: A cosine counts the epochs of the warm-up too, so that it begins below the
-            peak (MoBY). A rate that changes ``by_epoch`` always counts them.
+        whole_cosine: The schedule "cosine" counts the epochs of the warm-up too, so that it begins
+            below the peak (MoBY). A rate that changes ``by_epoch`` always counts them.
         warmup_epochs: Epochs of linear warm-up.
         warmup_start: Share of the peak that the warm-up begins with.
         min_lr: Learning rate at the end of a cosine.
@@ -218,7 +218,8 @@ class OptimizerSettings:
         step_factor: What a step multiplies the learning rate by.
         weight_decay: At the start; biases and norms have none.
         weight_decay_end: At the end of its cosine; null keeps it as it is.
-        decay_all: Biases and norms decay like weights.
+        decay_all: Biases and norms decay like weights; with lars they never do, nor does it scale
+            their steps.
         bias_lr_scale: The peak of the biases' rate is so many times as high; where a warm-up begins
             and a cosine ends is the same for all, as TransReID-SSL fine-tunes.
         layer_decay: Each block of a network learns so many times as fast as the one after it.
@@ -257,7 +258,7 @@ class OptimizerSettings:
             self, lr=(1e-12, None), lr_batch=(1, None), warmup_epochs=(0, None),
             warmup_start=(0, 1), min_lr=(0, None), end=(0, 1),
             plateau_epochs=(before_cosine, None), step_epochs=(1, None), step_factor=(0, 1),
-            weight_decay=(0, None), weight_decay_end=(0, None), bias_lr_scale=(0, None),
+            weight_decay=(0, None), weight_decay_end=(0, None), bias_lr_scale=(1e-3, None),
             layer_decay=(1e-3, 1), clip=(0, None), betas=(0, 0.999999), momentum=(0, 0.999999),
         )  # fmt: skip
 
