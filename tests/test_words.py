@@ -1,9 +1,23 @@
-"""Words that are misspelt: a message asks whether the nearest was meant, whatever list it is of."""
+"""Counts in words; and of misspelt words the nearest is asked for, whatever list it is of."""
 
 import pytest
 
 import launch
-from transreid_ssl.words import nearest
+from transreid_ssl.words import counted, nearest
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "said"),
+    [
+        (1, ("image",), "1 image"),
+        (0, ("image",), "0 images"),
+        (2000, ("image",), "2,000 images"),
+        (1, ("identity", "identities"), "1 identity"),
+        (3, ("identity", "identities"), "3 identities"),
+    ],
+)
+def test_one_is_one_and_all_others_are_several(count, words, said):
+    assert counted(count, *words) == said
 
 
 def test_the_nearest_word():
