@@ -6,9 +6,10 @@
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The papers'
 settings are the YAML files in recipes/configs/; each opens with its hardware and expected figures.
-The run folder then holds backbone.safetensors (the teacher), metrics.jsonl, curves.png and
-config.yaml. The same command again resumes a run that was broken off. A checkpoint of DINO, iBOT,
-TransReID-SSL, PersonViT, PASS or an earlier run goes on with heads and teacher on other crops:
+The run folder then holds backbone.safetensors (the teacher), best.safetensors (that of the best
+probe), metrics.jsonl, curves.png and config.yaml. The same command again resumes a run that was
+broken off. A checkpoint of DINO, iBOT, TransReID-SSL, PersonViT, PASS or an earlier run goes on
+with heads and teacher on other crops:
 
     python -m transreid_ssl pretrain dino --config continue_vit_small.yaml \\
         --model.weights checkpoint.pth --data.pool /data/crops
