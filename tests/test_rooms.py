@@ -14,6 +14,7 @@ PACKAGE = "transreid_ssl"
 BOTTOM = {
     "errors", "files", "logs", "reading", "tables", "parts", "outputs", "command", "processes",
     "terms", "palette", "launching", "shipped", "words", "progress", "complaints",
+    "short_help",
 }  # fmt: skip
 FLOORS = [
     BOTTOM,

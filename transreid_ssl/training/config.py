@@ -22,7 +22,7 @@ from transreid_ssl.training.yaml_files import read_yaml
 Config = TypeVar("Config")
 
 
-MOST_USED = {"help", "help_all", "config", "processes", "base", "source_model"} | {
+MOST_USED = {"config", "processes", "base", "source_model"} | {
     f"{group}.{name}"
     for group, names in {
         "run": "output epochs batch_size precision num_workers overwrite",
@@ -59,9 +59,6 @@ def parse_config(
         description=as_started(description or ""),
         usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
     )
-    parser.add_argument(
-        "--help-all", action="help", help="Show every setting with its value, and exit."
-    )
     chosen = ', or "auto": settings chosen for the pool and the machine' * hasattr(kind, "choose")
     parser.add_argument(
         "--config", action="config", help=f"YAML file{chosen}; later options override it"
@@ -83,7 +80,7 @@ def parse_config(
         if {"-h", "--help", "--help-all"} & set(arguments):
             if auto:
                 parser.set_defaults(kind.own_settings(default_file))
-            parser.show_help_of(files, None if "--help-all" in arguments else MOST_USED)
+            parser.show_help_of(files, MOST_USED)
         config = _parse(parser, kind, arguments)
         by_hand = {*parser.parse_args(arguments, defaults=False).keys()} if auto else set()
     if auto:
