@@ -16,7 +16,7 @@ with heads and teacher on other crops:
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from transreid_ssl.models import TrainingState
+    from transreid_ssl.pretrain.own import Chosen
 
 DEMO = Path(__file__).parent / "configs" / "dino_demo.yaml"
 
@@ -41,6 +42,10 @@ class Config(PretrainingConfig):
     run: RunSettings = RunSettings(output="outputs/dino_pretrain")
     init: InitSettings = InitSettings()
     dino: DINOConfig = DINOConfig()
+
+    def take_over(self, given: Collection[str]) -> "Chosen | None":
+        """The settings of a checkpoint that is gone on from: see ``continuing.take_over``."""
+        return pretrain.take_over(self, given) if self.init.heads else None
 
 
 def build_objective(
