@@ -67,9 +67,9 @@ def saved_state(config: Any) -> TrainingState | None:
 def take_over(config: Any, given: Collection[str]) -> Chosen | None:
     """The settings of a checkpoint that a run of DINO goes on from, where none were given by hand.
 
-    Network, head and statistics are those of the checkpoint; the size of images only of a checkpoint of this package, as
-    others are mostly of square images. A run that goes on by itself has those that it was begun
-    with: the checkpoint may be gone.
+    Network, head and statistics are those of the checkpoint; the size of images only where this
+    package has written it, as others are mostly of square images. A run that goes on by itself has
+    the settings that it was begun with: the checkpoint may be gone.
 
     Args:
         config: As ``saved_state`` takes it.
