@@ -6,16 +6,17 @@
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The papers'
 settings are the YAML files in recipes/configs/; each opens with its hardware and expected figures.
-The run folder then holds backbone.safetensors (the teacher), metrics.jsonl, curves.png and
-config.yaml. The same command again resumes a run that was broken off. A checkpoint of DINO, iBOT,
-TransReID-SSL, PersonViT, PASS or an earlier run goes on with heads and teacher on other crops:
+The run folder then holds backbone.safetensors (the teacher), best.safetensors (that of the best
+probe), metrics.jsonl, curves.png and config.yaml. The same command again resumes a run that was
+broken off. A checkpoint of DINO, iBOT, TransReID-SSL, PersonViT, PASS or an earlier run goes on
+with heads and teacher on other crops:
 
     python -m transreid_ssl pretrain dino --config continue_vit_small.yaml \\
         --model.weights checkpoint.pth --data.pool /data/crops
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from transreid_ssl.models import TrainingState
+    from transreid_ssl.pretrain.own import Chosen
 
 DEMO = Path(__file__).parent / "configs" / "dino_demo.yaml"
 
@@ -40,6 +42,10 @@ class Config(PretrainingConfig):
     run: RunSettings = RunSettings(output="outputs/dino_pretrain")
     init: InitSettings = InitSettings()
     dino: DINOConfig = DINOConfig()
+
+    def take_over(self, given: Collection[str]) -> "Chosen | None":
+        """The settings of a checkpoint that is gone on from: see ``continuing.take_over``."""
+        return pretrain.take_over(self, given) if self.init.heads else None
 
 
 def build_objective(

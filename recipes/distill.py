@@ -13,9 +13,9 @@ of its repository on Hugging Face (timm/repvit_m1_0.dist_450e_in1k), or at rando
 
 With no argument: generated people, and the network that the demo of dino_pretrain.py leaves as the
 teacher. The run folder then holds backbone.safetensors (the student), which evaluate, embed,
-search, calibrate, verify and export take like any other, metrics.jsonl, curves.png and config.yaml.
-The same command again resumes a run that was broken off. recipes/guides/trackers.md goes on from
-there.
+search, calibrate, verify and export take like any other, best.safetensors (that of the best probe),
+metrics.jsonl, curves.png and config.yaml. The same command again resumes a run that was broken off.
+recipes/guides/trackers.md goes on from there.
 """
 
 import dataclasses

@@ -7,8 +7,9 @@
 With no argument: generated people and a tiny network, minutes on two CPU cores. The paper's
 settings are the YAML files in recipes/configs/, among them its study of augmentations; each opens
 with its hardware and expected figures, which have not been reproduced for want of LUPerson.
-The run folder then holds backbone.safetensors (the query encoder), metrics.jsonl, curves.png and
-config.yaml. The same command again resumes a run that was broken off.
+The run folder then holds backbone.safetensors (the query encoder), best.safetensors (that of the
+best probe), metrics.jsonl, curves.png and config.yaml. The same command again resumes a run that
+was broken off.
 """
 
 from collections.abc import Sequence

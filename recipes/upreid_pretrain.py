@@ -10,8 +10,9 @@ The paper's program was never published and its constants were not available: wh
 network where the base has one view ask, and one of its slow copy on the plain images.
 
 With no argument: generated people and a tiny network, minutes on two CPU cores. The run folder then
-holds backbone.safetensors (MoCo: the query encoder, DINO: the teacher), metrics.jsonl, curves.png
-and config.yaml. The same command again resumes a run that was broken off.
+holds backbone.safetensors (MoCo: the query encoder, DINO: the teacher), best.safetensors (that of
+the best probe), metrics.jsonl, curves.png and config.yaml. The same command again resumes a run
+that was broken off.
 """
 
 import dataclasses

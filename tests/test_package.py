@@ -66,9 +66,9 @@ def test_a_plain_import_reaches_every_public_name_and_models_registers_the_netwo
 
 
 ASK = """
-import contextlib, io, re, runpy, sys
+import contextlib, io, os, re, runpy, sys
 from pathlib import Path
-from transreid_ssl.__main__ import COMMANDS
+from transreid_ssl.__main__ import COMMANDS, overview
 
 def said(run, name, *arguments):
     sys.argv, text = [name, *arguments], io.StringIO()
@@ -78,18 +78,29 @@ def said(run, name, *arguments):
         except SystemExit as end:
             return end.code, text.getvalue()
 
+os.environ["COLUMNS"] = "80"
+
+def told(run, name, *words):
+    # What --help says, which fits a screen, and --help-all.
+    help, full = said(run, name, *words, "--help"), said(run, name, *words, "--help-all")
+    assert help[0] == full[0] == 0 and "--help-all" in help[1], help
+    assert help[1].startswith("usage: ") and len(help[1].splitlines()) <= 45, help[1]
+    options = set(re.findall(r"^  (--[\\w.-]+)", help[1], re.M)) - {"--help-all"}
+    assert all(re.search(rf"^  (-h, )?{option}\\b", full[1], re.M) for option in options), options
+    return help[1]
+
 programs = [(runpy.run_module, f"transreid_ssl.{name}") for name in COMMANDS]
 programs += [(runpy.run_path, str(path)) for path in Path("recipes").glob("*.py")]
 for run, name in programs:
-    code, text = said(run, name, "--help")
-    assert code == 0 and text.startswith("usage: "), text
+    text = told(run, name)
     choices = re.search(r"{([a-z,]+)} \\.\\.\\.", text)
     for words in [[word] for word in choices[1].split(",")] if choices else [[]]:
-        code, text = said(run, name, *words, "--help")
-        assert code == 0 and "--help" in text, text
+        if words:
+            told(run, name, *words)
         code, text = said(run, name, *words, "--misspelt=1")
         assert code == 2 and text.startswith("error: ") and text.count("\\n") == 1, text
         print(name, *words)
+assert len(overview().splitlines()) <= 45, overview()
 slow = {"accelerate", "cv2", "datasets", "matplotlib", "scipy", "sklearn", "timm", "torch"}
 print(sorted(slow & set(sys.modules)))
 """

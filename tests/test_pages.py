@@ -85,7 +85,7 @@ def test_every_option_of_a_command_exists():
         verbs = words[: 2 if words[0] in {*KINDS, "data", "cfs", "weights", "report"} else 1]
         if not options or words[0] == "plan" or not all(v.isalnum() and v.islower() for v in verbs):
             continue
-        text = help_text(*verbs, "--help-all" if words[0] in {*KINDS, ALONE} else "--help")
+        text = help_text(*verbs, "--help-all")
         missing = [option for option in options if not re.search(rf"{option}\b", text)]
         assert not missing, f"{page}: {' '.join(words)}"
 

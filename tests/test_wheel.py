@@ -59,17 +59,17 @@ def test_a_wheel_trains_and_helps_where_there_is_no_source(wheel, tmp_path):
     process.join(launch.PATIENCE)
     texts = said.read_text()
     overview, word, method, option, evaluate, cpu, plan, run, demo = texts.split("code ")
-    assert "    transreid-ssl finetune usl\n" in overview
+    assert "usage: transreid-ssl NAME ..., " in overview
     assert "no such command; `transreid-ssl` lists all; did you mean evaluate?\n" in word
     assert "mocov3, upreid; did you mean dino?\n" in method
     assert option.endswith("--epochs 1; did you mean --run.epochs?\n")
     assert "usage: transreid-ssl evaluate " in evaluate
     assert "Example: transreid-ssl evaluate --data demo" in evaluate
-    assert "default: outputs/dino_cpu)" in cpu
+    assert "  --run.output outputs/dino_cpu " in cpu
     assert "usage: transreid-ssl pretrain dino [--config FILE]" in cpu
     assert "--views.flip" not in cpu
     assert "no such training; name one of pretrain dino, " in plan
     assert (tmp_path / "outputs/dino_pretrain/backbone.safetensors").is_file(), run
-    assert "default: outputs/dino_pretrain)" in demo
+    assert "--run.output outputs/dino_pretrain\n" in demo
     assert [text[0] for text in (word, method, option, evaluate, cpu, plan, run)] == list("0222002")
     assert demo[0] == "0"

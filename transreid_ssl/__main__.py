@@ -9,6 +9,7 @@ import sys
 from transreid_ssl import __version__, command, launching, shipped
 from transreid_ssl.errors import UserError
 from transreid_ssl.shipped import ALONE, KINDS
+from transreid_ssl.short_help import columns, shortened
 from transreid_ssl.words import nearest
 
 COMMANDS = {
@@ -68,8 +69,36 @@ COMMANDS = {
 """What is here is a command: the module or package of that name, a sentence and an example."""
 
 
+_MORE = """
+On the eight GPUs of a machine: python -m transreid_ssl pretrain dino --processes 8
+On many machines, on each: accelerate launch -m transreid_ssl pretrain dino
+Each takes --help and --help-all; --version says which version this is."""
+
+
 def overview() -> str:
-    """The text that is printed."""
+    """What ``--help`` prints: a line for each command and each training."""
+    names = {name: sentence for name, (sentence, _) in COMMANDS.items()}
+    trainings = {
+        shipped.as_words(name): shipped.sentence(path) for name, path in shipped.recipes().items()
+    }
+    column = 2 + max(map(len, [*names, *trainings]))
+
+    def rows(told: dict[str, str]) -> list[str]:
+        room = columns() - column - 2
+        return [f"  {name:{column}}{shortened(text, room)}" for name, text in told.items()]
+
+    lines = [
+        "Self-supervised learning for person re-identification.", "",
+        "usage: python -m transreid_ssl NAME ..., NAME being a command or a training", "",
+        "commands:", *rows(names), "",
+        "trainings, without options on generated people:", *rows(trainings), _MORE,
+        "--help-all shows an example of each here.",
+    ]  # fmt: skip
+    return command.as_started("\n".join(lines))
+
+
+def examples() -> str:
+    """What ``--help-all`` prints: an example of each command and each training."""
     lines = ["Self-supervised learning for person re-identification: commands and trainings.", ""]
     for name, (sentence, example) in COMMANDS.items():
         lines += [f"  {sentence}", f"    python -m transreid_ssl.{name} {example}", ""]
@@ -77,12 +106,7 @@ def overview() -> str:
     for name, path in shipped.recipes().items():
         typed = f"python -m transreid_ssl {shipped.as_words(name)}"
         lines += [f"  {shipped.sentence(path)}", f"    {typed}", ""]
-    return command.as_started(
-        "\n".join(lines)
-        + "\nOn the eight GPUs of a machine: python -m transreid_ssl pretrain dino --processes 8"
-        "\nOn many machines, on each: accelerate launch -m transreid_ssl pretrain dino"
-        "\nEach takes --help; --version says which version this is."
-    )
+    return command.as_started("\n".join([*lines[:-1], _MORE]))
 
 
 def main() -> int | None:
@@ -90,8 +114,11 @@ def main() -> int | None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name == "help":
         name, *rest = [*rest, "--help"]
-    if {"-h", "--help"} & {name, *rest[: name in KINDS]}:
+    asked = {name, *rest[: name in KINDS]}
+    if asked & {"-h", "--help"}:
         print(overview())
+    elif "--help-all" in asked:
+        print(examples())
     elif name == "--version":
         print(f"transreid_ssl {__version__}")
     elif name in COMMANDS:

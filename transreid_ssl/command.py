@@ -29,6 +29,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter,
 
 from transreid_ssl import complaints, logs
 from transreid_ssl.errors import OutOfRange, UserError
+from transreid_ssl.short_help import short_help
 from transreid_ssl.words import nearest
 
 Settings = TypeVar("Settings")
@@ -38,16 +39,41 @@ class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Descriptions keep their lines."""
 
 
+class _HelpAll(argparse.Action):
+    """The option that prints all that there is to say, where ``--help`` prints a screen."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(
+            option_strings, dest, nargs=0, default=argparse.SUPPRESS,
+            help="Show every option in full, and exit.",
+        )  # fmt: skip
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser._print_message(parser.format_help(), sys.stdout)
+        parser.exit()
+
+
 class Parser(ArgumentParser):
     """A jsonargparse parser whose complaints are one line and exit code 2.
 
     An option's name is written out: the beginning of one is an error, as a slip of the keyboard is.
+    ``--help`` prints a screen, of which ``show_help_of`` may choose the options.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
             exit_on_error=False, formatter_class=_Help, allow_abbrev=False, **settings
         )  # fmt: skip
+        self.add_argument("--help-all", action=_HelpAll)
+        self._shown: Container[str] | None = None
+
+    def print_help(self, file: Any = None) -> None:
+        """Print what ``--help`` does; of a command with sub-commands all that there is to say."""
+        if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+            text = self.format_help()
+        else:
+            text = as_started(short_help(self, self._shown))
+        self._print_message(text, file or sys.stdout)
 
     def parse(self, arguments: Sequence[str] | None = None) -> Namespace:
         """Parse ``arguments`` (by default the program's) and make the dataclasses among them.
@@ -76,8 +102,8 @@ class Parser(ArgumentParser):
                 raise
             raise UserError(f"--{name} {error.value}: give {error.allowed}") from error
 
-    def show_help_of(self, files: Sequence[str], shown: Container[str] | None) -> None:
-        """Let ``--help`` tell the values that settings files give, of the ``shown`` options or all.
+    def show_help_of(self, files: Sequence[str], shown: Container[str]) -> None:
+        """Let the help tell the values that settings files give, and ``--help`` those ``shown``.
 
         Raises:
             UserError: a settings file that is not understood.
@@ -91,9 +117,7 @@ class Parser(ArgumentParser):
         self.default_config_files = []  # of which the help would speak at length
         known = {a.dest for a in self._actions if not isinstance(a, ActionConfigFile)}
         self.set_defaults({name: value for name, value in values.items() if name in known})
-        for action in self._actions:
-            if shown is not None and action.dest not in shown:
-                action.help = argparse.SUPPRESS
+        self._shown = shown
 
     def _nearest_option(self, complaint: str, words: Sequence[str]) -> str:
         """The option or action that may have been meant by what ``complaint`` calls unknown.

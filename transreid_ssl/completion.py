@@ -6,13 +6,14 @@ transreid-ssl completion bash > ~/.transreid-ssl.bash
 import argparse
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 from transreid_ssl import __main__ as program
 from transreid_ssl import command, shipped
 from transreid_ssl.errors import UserError
+from transreid_ssl.short_help import choices_of
 
 PROGRAM = "transreid-ssl"
 
@@ -99,26 +100,10 @@ def _copy(parser: argparse.ArgumentParser, plain: argparse.ArgumentParser) -> No
         if "--help-all" in action.option_strings:
             told["action"] = "store_true"
         else:
-            told["choices"] = list(_choices(action)) or None
+            told["choices"] = list(choices_of(action)) or None
         added = plain.add_argument(*(action.option_strings or [action.dest]), **told)
         if "action" not in told and told["choices"] is None:
             added.complete = shtab.FILE  # of text any may be a file's name
-
-
-def _choices(action: argparse.Action) -> Iterable[str]:
-    """The words that an option takes, where they can be told."""
-    yield from map(str, action.choices or ())
-    waiting = [getattr(action, "_typehint", None)]
-    while waiting:
-        kind = waiting.pop(0)
-        if kind is bool:
-            yield from ("true", "false")
-        elif get_origin(kind) is Literal:
-            yield from map(str, get_args(kind))
-        elif kind is type(None):
-            yield "null"
-        else:
-            waiting += get_args(kind)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from transreid_ssl.words import nearest
 BACKBONE, MODEL = "backbone.safetensors", "model.safetensors"
 """What pre-training and fine-tuning leave in the folder of a run."""
 BEST = "best.safetensors"
-"""What fine-tuning leaves beside: the network of its best probe."""
+"""What both leave beside it where they are probed: the network of the best probe."""
 
 MARK = "run.lock"
 """The file that says that a folder is a run's; whoever trains in it holds a lock on it."""

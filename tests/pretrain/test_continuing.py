@@ -23,7 +23,7 @@ from transreid_ssl.models import (
     read_training_state,
     save_backbone,
 )
-from transreid_ssl.pretrain import DINOConfig, InitSettings, saved_state
+from transreid_ssl.pretrain import DINOConfig, InitSettings, saved_state, take_over
 from transreid_ssl.training import BackboneSettings, PoolSettings, RunSettings
 
 K, SIZE = 24, (64, 32)
@@ -266,6 +266,35 @@ def test_settings_that_do_not_fit_are_said_all_at_once(tmp_path):
         "with; give --model.name vit_nano_patch8_ics --data.statistics imagenet "
         "--dino.out_dim 24 --dino.use_bn_in_head false"
     )
+
+
+def test_settings_that_were_not_given_by_hand_are_the_checkpoint_s(tmp_path):
+    torch.save(dino_file(*networks("ics")), tmp_path / "a c.pth")
+    other = {"dino": {"out_dim": 9, "hidden_dim": 7}, "data": {"statistics": "half"}}
+    config = config_for(tmp_path / "a c.pth", "reid", **other)
+    taken = take_over(config, {"dino.hidden_dim", "run.epochs"})
+    assert taken.settings == {
+        "model.name": "vit_nano_patch8_ics", "data.statistics": "imagenet", "dino.out_dim": K,
+    }  # fmt: skip
+    assert taken.lines == [
+        f"{tmp_path / 'a c.pth'}: with the settings that it was made with, --model.name "
+        "vit_nano_patch8_ics --data.statistics imagenet --dino.out_dim 24"
+    ]
+    assert take_over(config_for(tmp_path / "a c.pth", "ics"), set()).lines == []
+    assert take_over(config_for(None), set()) is None
+
+
+def test_the_size_of_images_is_that_of_a_checkpoint_of_this_package_alone(tmp_path):
+    smaller = {"img_size": (128, 96)}, {"global_size": (128, 96), "local_size": (64, 32)}
+    sizes = dict(zip(("model", "views"), smaller))
+    torch.save(own_file(*networks()), tmp_path / "own.pt")
+    config = config_for(tmp_path / "own.pt", data={"statistics": "half"}, **sizes)
+    assert take_over(config, set()).settings == {
+        "model.img_size": [64, 32], "views.global_size": [64, 32], "views.local_size": [32, 11],
+    }  # fmt: skip
+    assert take_over(config, {"views.global_size"}).settings == {}
+    torch.save(dino_file(*networks()), tmp_path / "dino.pth")
+    assert take_over(config_for(tmp_path / "dino.pth", **sizes), set()).settings == {}
 
 
 def test_what_changes_the_first_loss_is_noted(tmp_path):

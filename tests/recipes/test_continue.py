@@ -79,6 +79,27 @@ def test_two_processes_go_on_as_one(earlier, unbroken, tmp_path):
     assert launch.losses(tmp_path / "two") == pytest.approx(launch.losses(unbroken[0]), rel=2e-4)
 
 
+def test_what_is_not_given_is_the_checkpoint_s_and_goes_on_when_that_is_gone(
+    earlier, unbroken, tmp_path
+):
+    weights, folder = tmp_path / "earlier", tmp_path / "run"
+    shutil.copytree(earlier, weights)
+    options = [
+        word for word in TINY if not word.startswith(("--model.name", "--model.img_", "--dino."))
+    ]
+    options = [word for word in options if not word.endswith("_size=[32,16]")]
+    assert len(options) == len(TINY) - 6
+    arguments = [
+        launch.DINO, *options, OTHERS, "--probe.data=null", *LATER, f"--model.weights={weights}",
+        f"--run.output={folder}",
+    ]  # fmt: skip
+    text = launch.run(*arguments)
+    assert "with the settings that it was made with, --model.name vit_nano_patch8_reid" in text
+    assert launch.losses(folder) == launch.losses(unbroken[0])
+    shutil.rmtree(weights)
+    assert "resuming from step 12 of 12" in launch.run(*arguments)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -72,7 +72,8 @@ def test_help_tells_the_values_that_will_run(demo, capsys):
         with pytest.raises(SystemExit):
             parse_config(Config, demo, "A test.", ["--run.seed=1", option])
         said = " ".join(capsys.readouterr().out.split())
-        assert "begun run keeps them. (type: int, default: 3)" in said
+        assert ("--run.epochs 3 Passes over the images" in said) != more
+        assert ("begun run keeps them. (type: int, default: 3)" in said) == more
         assert ("--run.seed" in said) == more
     demo.write_text("run:\n  epochs: many\n")
     with pytest.raises(UserError, match="epochs"):

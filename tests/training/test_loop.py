@@ -476,9 +476,17 @@ def test_the_best_network_is_that_of_the_probes_own_first_figure(tmp_path):
     made = trainer(tmp_path, Toy(), probing=probing)
     made.fit(batches(0))
     assert kept == [0, 6]
+    file, describe = tmp_path / "a best.safetensors", made.probing.describe_best
+    assert describe(file, 6) == (
+        "the best network, by the probe, is that of step 6: ROC area 80.0 %, and the last has ROC "
+        f"area 70.0 %; to take it: --weights '{file}'"
+    )
+    assert describe(file, 0) == describe(file, None) == ""  # of another run than the log tells of
     table = made.probing.describe().splitlines()
     assert "ROC area %" in table[0]
     assert table[2].split() == ["after", "(step", "12)", "70.0", "30.0"]
+    RunFolder(tmp_path).log(14, {"probe/roc_area": 65.0, "probe/on": "other tracks"})
+    assert describe(file, 14) == "the last network is the best, by the probe: ROC area 65.0 %"
 
 
 @pytest.mark.parametrize("launched", [True, False])

@@ -1,5 +1,6 @@
 from .continuing import continue_from as continue_from
 from .continuing import saved_state as saved_state
+from .continuing import take_over as take_over
 from .contrast import KeyQueue as KeyQueue
 from .contrast import info_nce as info_nce
 from .cross_view import cross_view_loss as cross_view_loss

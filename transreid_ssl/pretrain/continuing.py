@@ -4,9 +4,12 @@ Weights, heads and centre are those that were saved, so that the first loss is t
 state; the optimiser and all schedules begin anew.
 """
 
+import os
 import re
+from collections.abc import Collection
 from typing import Any
 
+from transreid_ssl.command import spelled
 from transreid_ssl.errors import UserError
 from transreid_ssl.models import STATISTICS, Statistics, find_weights
 from transreid_ssl.models.detect import assumption, detect_spec
@@ -21,10 +24,23 @@ from transreid_ssl.models.weights import load_read
 from transreid_ssl.pretrain.continuing_additions import both_networks, load_additions, load_head
 from transreid_ssl.pretrain.dino import DINO
 from transreid_ssl.pretrain.networks import PatchNetwork
+from transreid_ssl.pretrain.own import Chosen
+from transreid_ssl.training.config import as_plain, as_typed, flat
 from transreid_ssl.training.health import all_finite
-from transreid_ssl.training.runfolder import goes_on
+from transreid_ssl.training.runfolder import RunFolder, goes_on
 
 _NAMES = {statistics: name for name, statistics in STATISTICS.items()}
+TAKEN_OVER = frozenset(
+    f"{group}.{name}"
+    for group, names in {
+        "model": "name img_size stride gem jpm registers token_norm",
+        "data": "statistics",
+        "views": "global_size local_size",
+        "dino": "out_dim bottleneck_dim head_layers hidden_dim use_bn_in_head",
+    }.items()
+    for name in names.split()
+)
+"""The settings that a checkpoint may ask for: see ``take_over``."""
 
 
 def saved_state(config: Any) -> TrainingState | None:
@@ -48,6 +64,55 @@ def saved_state(config: Any) -> TrainingState | None:
     return state
 
 
+def take_over(config: Any, given: Collection[str]) -> Chosen | None:
+    """The settings of a checkpoint that a run of DINO goes on from, where none were given by hand.
+
+    Network, head and statistics are those of the checkpoint; the size of images only where this
+    package has written it, as others are mostly of square images. A run that goes on by itself has
+    the settings that it was begun with: the checkpoint may be gone.
+
+    Args:
+        config: As ``saved_state`` takes it.
+        given: The dotted names of the settings that were given by hand.
+
+    Returns:
+        None where it goes on from none, or from one that is not on this disk.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or it has no heads.
+    """
+    weights = config.model.weights
+    if not config.init.heads or not weights:
+        return None
+    if goes_on(config.run):
+        begun = flat(RunFolder(config.run.output).begun_with() or {})
+        return Chosen({name: begun[name] for name in TAKEN_OVER - {*given} if name in begun}, ())
+    if not os.path.exists(weights):  # which ``saved_state`` will say, where it is needed
+        return None
+    state = read_training_state(find_weights(weights, training=True))
+    usual, sized = flat(as_plain(config)), {"model.img_size", "views.global_size"}
+    asked = _needed(state) | ({} if sized & {*given} else _size(state, config))
+    taken = {
+        name: value for name, value in asked.items() if name not in given and usual[name] != value
+    }
+    told = spelled({f"--{name}": as_typed(value) for name, value in taken.items()})
+    lines = [f"{state.path}: with the settings that it was made with,{told}"] if taken else []
+    return Chosen(taken, lines)
+
+
+def _size(state: TrainingState, config: Any) -> dict[str, Any]:
+    """The settings of the size of images, if the file tells it, small crops in proportion."""
+    spec = list(state.backbones.values())[-1].spec
+    if spec is None:
+        return {}
+    views, size = config.views, list(spec.img_size)
+    small = [
+        max(1, round(local * new / old))
+        for local, new, old in zip(views.local_size, size, views.global_size)
+    ]
+    return {"model.img_size": size, "views.global_size": size, "views.local_size": small}
+
+
 def _check_settings(state: TrainingState, config: Any) -> None:
     """Refuse settings that the saved weights do not fit, all at once, with those that they do."""
     options = []
@@ -57,7 +122,7 @@ def _check_settings(state: TrainingState, config: Any) -> None:
         if field == "stride" and chosen is None:
             continue  # the network's own, and another name is said already
         if chosen != value:
-            options.append(f"--{name} {str(value).lower() if value in (True, False) else value}")
+            options.append(f"--{name} {as_typed(value)}")
     if options:
         raise UserError(
             f"{state.path}: to go on from it the settings have to be those that it was made with; "

@@ -24,7 +24,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
 from transreid_ssl.models import MGN, STATISTICS, ViewBackbone
 from transreid_ssl.models.architectures import MGNArchitecture, architecture
-from transreid_ssl.outputs import BACKBONE, COPIES
+from transreid_ssl.outputs import BACKBONE, BEST, COPIES
 from transreid_ssl.pretrain.distill import Distill
 from transreid_ssl.pretrain.moments import Moments
 from transreid_ssl.pretrain.own import FEW
@@ -141,7 +141,7 @@ def pretrain(
         steps_per_epoch=steps_an_epoch(len(pool), config.run.batch_size),
         data_key=whole.fingerprint,
         origin={"pool": pool.source, "fingerprint": whole.fingerprint},
-        probe=config.probe, result=BACKBONE,
+        probe=config.probe, result=BACKBONE, best=BEST,
         max_bad_images=int(data.max_bad_fraction * len(pool)), images=pool,
         leave=lambda trainer, result: leave_page(trainer, result, pool),
         following=_what_next(config, objective, pool),

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from itertools import pairwise
@@ -24,7 +24,7 @@ from transreid_ssl.words import nearest
 Config = TypeVar("Config")
 
 
-MOST_USED = {"help", "help_all", "config", "processes", "base", "source_model"} | {
+MOST_USED = {"config", "processes", "base", "source_model"} | {
     f"{group}.{name}"
     for group, names in {
         "run": "output epochs batch_size precision num_workers overwrite",
@@ -50,26 +50,16 @@ def parse_config(
 
     Without ``--config``, ``default_file`` (the demo) is read first, so that a recipe runs with no
     argument. The files beside it need no folder in their names. ``--config auto`` asks ``kind``,
-    whose ``choose`` gives settings for the pool and the machine; ``say`` is told which and why, on
-    the first process. Returns the settings and the name of the file that they came from.
+    whose ``choose`` gives settings for the pool and the machine. A ``kind`` with ``take_over``
+    gives what a checkpoint asks for, where no option and no settings file of the user's own does.
+    ``say`` is told which and why, on the first process. Returns the settings and the name of the
+    file that they came from.
 
     Raises:
         UserError: no such file, an unknown key, a value of the wrong type, or a ``kind`` for which
             nothing is chosen.
     """
-    parser = Parser(
-        description=as_started(description or ""),
-        usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
-    )
-    parser.add_argument(
-        "--help-all", action="help", help="Show every setting with its value, and exit."
-    )
-    chosen = ', or "auto": settings chosen for the pool and the machine' * hasattr(kind, "choose")
-    parser.add_argument(
-        "--config", action="config", help=f"YAML file{chosen}; later options override it"
-    )
-    parser.add_argument(launching.OPTION, action=launching.Announced)
-    parser.add_class_arguments(kind)
+    parser = _parser(kind, description)
     arguments = _find_shipped(sys.argv[1:] if arguments is None else arguments, default_file.parent)
     arguments, auto = _without_auto(arguments, kind)
     given = auto or bool(_settings_files(arguments))
@@ -85,17 +75,47 @@ def parse_config(
         if {"-h", "--help", "--help-all"} & set(arguments):
             if auto:
                 parser.set_defaults(kind.own_settings(default_file))
-            parser.show_help_of(files, None if "--help-all" in arguments else MOST_USED)
+            parser.show_help_of(files, MOST_USED)
         config = _parse(parser, kind, arguments)
-        by_hand = {*parser.parse_args(arguments, defaults=False).keys()} if auto else set()
+    own = _without_shipped(arguments, default_file.parent)
+    origin = _origin(files, default_file) if given else "the demo settings"
     if auto:
-        chosen = config.choose(by_hand, default_file)
+        chosen = config.choose(_given(parser, arguments), default_file)
+        arguments = [*as_options(chosen.settings), *arguments]
         with _named([AUTO, *files], arguments):
-            config = _parse(parser, kind, [*as_options(chosen.settings), *arguments])
-        if is_first():
-            say("\n".join(chosen.lines))
-        return config, "settings chosen for this pool and machine"
-    return config, _origin(files, default_file) if given else "the demo settings"
+            config = _parse(parser, kind, arguments)
+        _say_once(say, chosen.lines)
+        origin = "settings chosen for this pool and machine"
+    taken = config.take_over(_given(parser, own)) if hasattr(kind, "take_over") else None
+    if taken is not None:
+        config = _parse(parser, kind, [*arguments, *as_options(taken.settings)])
+        _say_once(say, taken.lines)
+    return config, origin
+
+
+def _parser(kind: type, description: str | None) -> Parser:
+    parser = Parser(
+        description=as_started(description or ""),
+        usage="%(prog)s [--config FILE] [--SETTING VALUE ...]",
+    )
+    chosen = ', or "auto": settings chosen for the pool and the machine' * hasattr(kind, "choose")
+    parser.add_argument(
+        "--config", action="config", help=f"YAML file{chosen}; later options override it"
+    )
+    parser.add_argument(launching.OPTION, action=launching.Announced)
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def _given(parser: Parser, arguments: Sequence[str]) -> set[str]:
+    """The dotted names of the settings that these arguments give, themselves or in files."""
+    return {*parser.parse_args(arguments, defaults=False).keys()}
+
+
+def _say_once(say: Callable[[str], object], lines: Collection[str]) -> None:
+    """Say it on the first process alone."""
+    if lines and is_first():
+        say("\n".join(lines))
 
 
 def _parse(parser: Parser, kind: type[Config], arguments: Sequence[str]) -> Config:
@@ -128,6 +148,16 @@ def _without_auto(arguments: Sequence[str], kind: type) -> tuple[list[str], bool
         )
     left_out = {word for place in places for word in (place, place + 1)}
     return [word for n, word in enumerate(arguments) if n not in left_out], bool(places)
+
+
+def _without_shipped(arguments: Sequence[str], folder: Path) -> list[str]:
+    """The arguments without the settings files in ``folder``: what the user has said himself."""
+    places = [
+        place for place, (option, file) in enumerate(pairwise(arguments))
+        if option == "--config" and Path(file).parent == folder
+    ]  # fmt: skip
+    left_out = {word for place in places for word in (place, place + 1)}
+    return [word for place, word in enumerate(arguments) if place not in left_out]
 
 
 def _find_shipped(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -181,10 +211,12 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def as_options(settings: Mapping[str, Any]) -> list[str]:
     """Settings by dotted names as words of a command line."""
-    return [
-        f"--{name}={value if isinstance(value, str) else json.dumps(as_plain(value))}"
-        for name, value in settings.items()
-    ]
+    return [f"--{name}={as_typed(value)}" for name, value in settings.items()]
+
+
+def as_typed(value: Any) -> str:
+    """The value of a setting as it is typed, before a shell's quotes."""
+    return value if isinstance(value, str) else json.dumps(as_plain(value), separators=(",", ":"))
 
 
 def to_yaml(config: Any) -> str:

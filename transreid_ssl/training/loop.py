@@ -335,12 +335,14 @@ class Trainer:
         """Whether a checkpoint is written after this step."""
         return step % self.settings.checkpoint_every == 0 or step == self.plan.total_steps
 
-    def report(self, result: str) -> None:
-        """Say where the results are, and what retrieval was before and after."""
+    def report(self, result: str, best: str = "") -> None:
+        """Say where the results are, what retrieval was before and after, and ``best`` if any."""
         self.run.draw_curves()
         step = self.run.first_tracked_step + self.step
         log_picture(self.accelerator, self.run.path / "curves.png", step)
         self.bad_images.report()
         if table := self.probing.describe():
             self.say(table)
+        if best:
+            self.say(best)
         self.say(f"results: {self.run.path / result}, {self.run.path / 'curves.png'}")

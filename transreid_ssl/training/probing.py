@@ -1,13 +1,18 @@
 """When a run measures its network, which was the best so far, and what came of it in the end."""
 
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import accelerate
 
 from transreid_ssl.processes import on_main
 from transreid_ssl.training.probe import RetrievalProbe, before_and_after
-from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.training.runfolder import RunFolder, rounded
+
+_ON = "probe/on"
+"""What is logged of the set that was looked at."""
 
 
 class Probing:
@@ -71,9 +76,20 @@ class Probing:
             self.keep_best()
         return values
 
-    def _is_best(self, values: dict[str, float]) -> bool:
-        before = [line[self.figure] for line in self.run.lines_with(self.figure)]
-        return values[self.figure] > max(before, default=-1.0)
+    def _is_best(self, values: dict[str, Any]) -> bool:
+        """Of equal ones the first is the best, and equal is what is logged as equal: so that the
+        network that is kept is the one that the log tells."""
+        best = self._best_line(values.get(_ON))
+        return best is None or rounded(values[self.figure]) > best[self.figure]
+
+    def _best_line(self, on: str | None) -> dict[str, Any] | None:
+        """The line of metrics.jsonl with most of the figure on a set; None if it has none.
+
+        A run may go on with another probe: figures of two sets are not compared.
+        """
+        figure = self.figure
+        lines = (line for line in self.run.lines_with(figure) if line.get(_ON) == on)
+        return max(lines, key=lambda line: line[figure], default=None)
 
     def describe(self) -> str:
         """A table of the network before and after; "" if none was measured."""
@@ -81,3 +97,26 @@ class Probing:
             return ""
         lines = self.run.lines_with(self.figure)
         return before_and_after(lines, self.probe) if lines else ""
+
+    def describe_best(self, kept: Path, kept_step: int | None) -> str:
+        """Which network was the best, and how it is used; "" where it was not kept.
+
+        Args:
+            kept: the file of it.
+            kept_step: of which step the network in the file is. A run that kept none at first, or
+                that was probed otherwise, may have another there than the best.
+        """
+        lines = [] if self.probe is None else self.run.lines_with(self.figure)
+        best = self._best_line(lines[-1].get(_ON)) if lines else None
+        if best is None or best["step"] != kept_step:
+            return ""
+        assert self.probe is not None
+        title = next(iter(self.probe.figures.values()))
+        value, last = (f"{title} {line[self.figure]:.1f} %" for line in (best, lines[-1]))
+        if best["step"] == lines[-1]["step"]:
+            return f"the last network is the best, by the probe: {value}"
+        before = " (before training)" * (best["step"] == 0)
+        return (
+            f"the best network, by the probe, is that of step {best['step']:,}{before}: {value}, "
+            f"and the last has {last}; to take it: --weights {shlex.quote(str(kept))}"
+        )

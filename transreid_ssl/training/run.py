@@ -14,7 +14,7 @@ from transreid_ssl.data import Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json
 from transreid_ssl.logs import say
-from transreid_ssl.models import Backbone, began_with, group_norms, save_backbone
+from transreid_ssl.models import Backbone, began_with, group_norms, read_spec, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.reading import read_object
 from transreid_ssl.training.begun import note_begin
@@ -99,7 +99,7 @@ def train(
     on_main(accelerator, lambda: note_begin(trainer, images))
     trainer.fit(batches(trainer))
     save(result)
-    trainer.report(result)
+    trainer.report(result, on_main(accelerator, lambda: _describe_best(trainer, best)))
     wanted = config.run.page
     if wanted is None:
         wanted = os.environ.get("TRANSREID_SSL_PAGES") != "0"
@@ -108,6 +108,13 @@ def train(
     if following:
         trainer.say(as_started(f"next: {following}"))
     return run.path / result
+
+
+def _describe_best(trainer: Trainer, name: str | None) -> str:
+    """Which of the networks was the best, in words; "" where none is kept."""
+    if name is None or not (file := trainer.run.path / name).is_file():
+        return ""
+    return trainer.probing.describe_best(file, read_spec(file).provenance.get("step"))
 
 
 def _lineage(

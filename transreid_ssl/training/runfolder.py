@@ -182,10 +182,10 @@ class RunFolder:
         """Append a line to metrics.jsonl: numbers, and text."""
         if not self.is_main:
             return
-        rounded = {name: _rounded(value) for name, value in values.items()}
+        line = {name: rounded(value) for name, value in values.items()}
         try:
             with open(self.metrics_path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **rounded}) + "\n")
+                file.write(json.dumps({"step": step, **line}) + "\n")
         except OSError as error:
             raise UserError(f"{self.metrics_path}: writing failed ({error.strerror})") from error
 
@@ -209,8 +209,8 @@ class RunFolder:
                 draw_curves(self.read_metrics(), temporary, title=self.path.name)
 
 
-def _rounded(value: Any) -> Any:
-    """Seven digits; null for what JSON has no number for."""
+def rounded(value: Any) -> Any:
+    """A value as metrics.jsonl keeps it: of seven digits; None for what JSON has no number for."""
     if not isinstance(value, float):
         return value
     return float(f"{value:.7g}") if math.isfinite(value) else None
