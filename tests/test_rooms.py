@@ -13,7 +13,7 @@ import launch
 PACKAGE = "transreid_ssl"
 BOTTOM = {
     "errors", "files", "logs", "reading", "tables", "parts", "outputs", "command", "processes",
-    "terms", "palette", "launching", "shipped", "words", "progress", "complaints",
+    "terms", "palette", "launching", "shipped", "words", "progress", "complaints", "hints",
 }  # fmt: skip
 FLOORS = [
     BOTTOM,

@@ -1,6 +1,7 @@
 """What a run finds where it is started: the crops of its pool, and the machine."""
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +61,7 @@ def look_at(config: Any) -> Crops:
     if not seen.sizes:
         raise UserError(
             f"{pool.source}: none of {seen.checked} images looked at can be read; run: "
-            f"python -m transreid_ssl.data verify {config.data.pool}"
+            f"python -m transreid_ssl.data verify {shlex.quote(config.data.pool)}"
         )
     heights, widths = np.array(seen.sizes, float).T
     crops = Crops(len(pool), float(np.median(heights)), float(np.median(heights / widths)))
