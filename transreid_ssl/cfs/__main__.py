@@ -226,7 +226,8 @@ def run_score(options: Score) -> int | None:
     target = on_all(accelerator, lambda: data.open_pool(options.target) if options.target else None)
     if accelerator.device.type == "cpu":
         training.share_cores(options.num_workers)
-    logs.say(accelerator, f"scoring {pool.describe()}")
+    several = f", in {count} processes" if (count := accelerator.num_processes) > 1 else ""
+    logs.say(accelerator, f"scoring {pool.describe()}{several}")
     out = cfs.score(
         pool, options.before, options.after, options.out,
         target=target, accelerator=accelerator, progress=True,
