@@ -242,7 +242,7 @@ def run_score(options: Score) -> int | None:
     accelerator.end_training()
 
 
-def _tell(out: Path, pool: data.Pool) -> None:
+def _tell(out: Path, pool: "data.Pool") -> None:
     """Print what is to be known of the scores of a pool, and what is done with them."""
     print(f"{out}: {cfs.account.summary(out)}")
     if judgement := recorded(read_record(out)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from transreid_ssl import data, training
+from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
 from transreid_ssl.words import counted
 
@@ -69,16 +69,7 @@ def look_at(config: Any) -> Crops:
         return crops
     lengths = np.bincount(pool.tracks.tracks)
     mates = lengths[lengths > 1].sum() / len(pool)
-    return replace(crops, mates=float(mates), sure=_is_sure(pool.tracks))
-
-
-def _is_sure(tracks: Any) -> bool:
-    from transreid_ssl.retrieval.sure_pairs import find_sure_pairs
-
-    try:
-        return bool(find_sure_pairs(tracks))
-    except UserError:
-        return False
+    return replace(crops, mates=float(mates), sure=retrieval.has_sure_pairs(pool.tracks))
 
 
 def this_machine() -> Machine:
