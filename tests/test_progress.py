@@ -7,7 +7,9 @@ import re
 import pytest
 import torch
 
+import launch
 from transreid_ssl import data, progress, whiten
+from transreid_ssl.cfs import __main__ as scoring
 from transreid_ssl.models import build_backbone, save_backbone
 
 
@@ -80,3 +82,21 @@ def test_other_processes_say_nothing_of_folders(each_time, monkeypatch, tmp_path
     with caplog.at_level(logging.INFO, "transreid_ssl"):
         data.open_pool(tmp_path)
     assert not caplog.messages
+
+
+def test_scoring_draws_no_bar_where_there_is_no_terminal(each_time, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    people = "--pool=demo:identities=8,images=6,height=32,width=16"
+    with launch.fresh_process():
+        scoring.main(["score", "--method=random", people, "--batch_size=32", "--num_workers=0"])
+    said = capfd.readouterr()
+    assert "images scored: 32 of 48, about" in said.out
+    assert "\r" not in said.out + said.err
+
+
+def test_bars_are_drawn_in_one_place():
+    """Elsewhere they would be drawn into files too, unless their code thinks of it as well."""
+    imports = "(from|import) tqdm"
+    paths = (launch.ROOT / "transreid_ssl").rglob("*.py")
+    found = {path.name for path in paths if re.search(imports, path.read_text(encoding="utf-8"))}
+    assert found <= {"progress.py", "clock.py", "loop.py"}

@@ -15,7 +15,7 @@ BOTTOM = {
     "errors", "files", "logs", "reading", "tables", "parts", "outputs", "command", "processes",
     "terms", "palette", "launching", "shipped", "words", "progress", "complaints",
     "stray_words", "seen",
-    "short_help",
+    "short_help", "hints",
 }  # fmt: skip
 FLOORS = [
     BOTTOM,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+import launch
 from transreid_ssl import UserError, calibrate, verdict
 from transreid_ssl.data import open_pool
 from transreid_ssl.data.packing import pack
@@ -146,7 +147,17 @@ def judged(noise):
 def test_the_sentence_says_which_is_better_if_the_interval_does(before, after, beginning):
     sentence = verdict.decide({"before": judged(before), "after": judged(after)})
     assert sentence.startswith(beginning)
+    assert told(sentence)
     assert "95 % interval" in sentence
+
+
+def told(sentence):
+    """Whether the guide says that a sentence may begin so."""
+    guide = (launch.ROOT / "recipes/guides/own_cameras.md").read_text()
+    said = re.search(r"Its sentence begins with (.*?) Keep", guide, re.DOTALL)[1]
+    beginnings = [" ".join(one.split()) for one in re.findall(r"\*(.+?)\*", said, re.DOTALL)]
+    assert len(beginnings) == 5
+    return any(sentence.startswith(one) for one in beginnings)
 
 
 def with_figures(area, few):
@@ -170,6 +181,7 @@ def test_where_figures_disagree_both_are_told_and_search_comes_first(after, begi
     judged["after"].separation.resampled[:] += 0.004 * np.random.default_rng(1).normal(size=(50, 5))
     sentence = verdict.decide(judged)
     assert sentence.startswith(beginning)
+    assert told(sentence)
     assert ("true matches at 0.01 false ones" in sentence) == ("search" in beginning)
 
 

@@ -25,7 +25,13 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import (
+    ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
+    set_parsing_settings,
+)
 
 from transreid_ssl import complaints, logs
 from transreid_ssl.errors import OutOfRange, UserError
@@ -34,9 +40,15 @@ from transreid_ssl.words import nearest
 
 Settings = TypeVar("Settings")
 
+# Settings that say what a field is below it have words in --help, as those with "Args:" do.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
 
 class _Help(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Descriptions keep their lines."""
+    """Descriptions keep their lines; words of options have no markup, as descriptions have none."""
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return as_started(super()._expand_help(action).replace("``", ""))
 
 
 class _HelpAll(argparse.Action):

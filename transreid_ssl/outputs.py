@@ -94,17 +94,42 @@ def choose_run(name: str | None) -> tuple[FinishedRun, str]:
 
 
 def _named_run(name: str) -> FinishedRun:
-    folder = Path(name) if Path(name).is_dir() else Path(OUTPUTS, name)
+    folder = folder_of(name, [run.folder.name for run in finished_runs()], "--run ")
     if found := _run_in(folder):
         return found
-    if folder.is_dir():
-        raise UserError(
-            f"--run {name}: has not ended, as {folder} holds no {MODEL} and no {BACKBONE}; give "
-            "the command that began it once more to go on with it"
-        )
-    known = dict.fromkeys(run.folder.name for run in finished_runs())
+    raise UserError(
+        f"--run {name}: has not ended, as {folder} holds no {MODEL} and no {BACKBONE}; give "
+        "the command that began it once more to go on with it"
+    )
+
+
+def begun_runs() -> list[str]:
+    """The names of the runs in ``OUTPUTS``, finished or not, the one that was begun last first."""
+    marks = sorted(Path(OUTPUTS).glob(f"*/{MARK}"), key=lambda mark: -mark.stat().st_mtime)
+    return [mark.parent.name for mark in marks]
+
+
+def folder_of(
+    name: str | Path, known: Iterable[str], option: str = "", others: Iterable[str] = ()
+) -> Path:
+    """The folder of a run, given by its path or by its name in ``OUTPUTS``.
+
+    Args:
+        name: of the run.
+        known: the names of runs that may be meant.
+        option: what the complaint begins with, such as "--run ".
+        others: further words that could have been typed in its place.
+
+    Raises:
+        UserError: there is no such folder; it names those that there are.
+    """
+    for folder in (Path(name), Path(OUTPUTS, name)):
+        if folder.is_dir():
+            return folder
+    known = dict.fromkeys(known)
     have = f"; {OUTPUTS}/ has {', '.join(known)}" if known else ""
-    raise UserError(f"--run {name}: there is no such run{have}{nearest(name, known)}")
+    near = nearest(str(name), [*known, *others])
+    raise UserError(f"{option}{name}: there is no such run{have}{near}")
 
 
 def require(path: str | Path, otherwise: str = "name another") -> str | Path:

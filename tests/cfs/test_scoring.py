@@ -260,7 +260,7 @@ def test_two_processes_give_the_same_table(pool, weights, tmp_path):
         f"--out={tmp_path / 'two.parquet'}", "--batch_size=2", "--shard_size=3", "--num_workers=0",
         processes=2,
     )  # fmt: skip
-    assert "process 1 of 2" in text
+    assert "11 images, in 2 processes\n" in text
     assert text.count("11 images, scores") == 1
     assert read(one)[0] == read(tmp_path / "two.parquet")[0]
     np.testing.assert_array_equal(read(one)[1], read(tmp_path / "two.parquet")[1])

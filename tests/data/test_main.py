@@ -170,7 +170,7 @@ def test_verify(images, tmp_path, capsys):
 
 
 def test_demo_writes_what_can_be_opened(tmp_path, capsys):
-    out = tmp_path / "people"
+    out = tmp_path / "some people"
     assert main(["demo", str(out), "--people", SMALL]) == 0
     assert cv2.imread(str(out / "sheet.png")).shape[2] == 3
     assert len(open_pool(out / "pool")) == 12
@@ -181,16 +181,24 @@ def test_demo_writes_what_can_be_opened(tmp_path, capsys):
         assert (a.num_identities, a.num_cameras) == (b.num_identities, b.num_cameras)
         assert a.identities.min() >= 1
         assert {a.read(i) for i in range(len(a))} == {b.read(i) for i in range(len(b))}
-    assert f"inspect {out}/pool" in capsys.readouterr().out
+    for look in re.findall("; python -m transreid_ssl.data (inspect .*)", capsys.readouterr().out):
+        assert main(shlex.split(look)) == 0
 
 
 def test_pack(images, tmp_path, capsys):
-    assert main(["pack", str(images), str(tmp_path / "packed")]) == 0
-    assert "3 images; use them with --data.pool" in capsys.readouterr().out
-    assert (tmp_path / "packed/train-00000-of-00001.parquet").is_file()
+    def following():
+        said, _, words = capsys.readouterr().out.rpartition("next: python -m transreid_ssl.data ")
+        return said, shlex.split(words)
+
+    packed = tmp_path / "packed crops"
+    assert main(["pack", str(images), str(packed)]) == 0
+    said, words = following()
+    assert said.endswith(": 3 images\n")
+    assert (packed / "train-00000-of-00001.parquet").is_file()
+    assert main(words) == 0
     assert main(["pack", str(images), str(tmp_path / "lup"), "--format", "lmdb"]) == 0
-    assert "3 images; use them with --data.pool" in capsys.readouterr().out
-    assert main(["inspect", str(tmp_path / "lup")]) == 0
+    _, words = following()
+    assert main(words) == 0
     assert f"LMDB {tmp_path / 'lup'}: 3 images" in capsys.readouterr().out
 
 

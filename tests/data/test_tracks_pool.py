@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 from typing import get_args
@@ -173,6 +174,13 @@ def test_the_command_knows_every_format():
 def test_the_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["clip", "outputs/clip", "--frames", "30", "--height", "120"]) == 0
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert following.startswith("next: python -m transreid_ssl.data tracks ")
+    assert main([*shlex.split(following)[4:], "--num_workers", "0"]) == 0
+    following = capsys.readouterr().out.splitlines()[-1]
+    assert following.startswith("next: python -m transreid_ssl.data inspect ")
+    assert main(shlex.split(following)[4:]) == 0
+    assert "outputs/clip_pool: " in capsys.readouterr().out
     assert main(["tracks", "--num_workers", "0"]) == 0
     text = capsys.readouterr().out
     assert "2 cameras, 2 videos, " in text

@@ -60,6 +60,7 @@ def pool(tmp_path):
     return data.open_pool(tmp_path / "pool")
 
 
+FROM_NOTHING = ["--model.weights=null", "--init.heads=false", "--optim.warmup_epochs=1"]
 CONFIG = launch.recipe("dino_pretrain").Config()
 BASE = base_settings(type(CONFIG), launch.recipe("dino_pretrain").DEMO)
 CPU, GPU = Machine(2), Machine(16, 80.0)
@@ -191,6 +192,20 @@ def test_a_run_on_a_subset_with_mates_and_the_same_again(pool, tmp_path, monkeyp
     text = launch.run(RECIPE, *options, "--run.extend_to=3")
     assert "resuming from step 4 of 6" in text
     assert f"as {folder} was begun" in text
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_tracks_of_the_pool_are_probed_where_nobody_named_a_probe(knows, pool, tmp_path):
+    """Before the first step and after the last one; crops without tracks are not probed."""
+    folder, source = tmp_path / "run", pool.source if knows else launch.TINY[0].partition("=")[2]
+    tiny = [word for word in launch.TINY[1:] if not word.startswith("--probe")]
+    options = [f"--data.pool={source}", f"--run.output={folder}", "--run.batch_size=4"]
+    text = launch.run(launch.DINO, "--config=continue_cpu.yaml", *tiny, *options, *FROM_NOTHING)
+    assert ("probe: pairs that tracks of the pool know, as they tell" in text) == knows
+    assert ("ROC area %" in text) == knows
+    lines = launch.metrics(folder)
+    probed = [line["step"] for line in lines if "probe/roc_area" in line]
+    assert probed == ([0, lines[-1]["step"]] if knows else [])
 
 
 def test_two_processes_choose_alike_and_say_it_once(tmp_path):

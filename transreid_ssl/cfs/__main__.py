@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import pyarrow.compute as pc
 
-from transreid_ssl import cfs, command, data, launching, logs, report, training
+from transreid_ssl import cfs, command, data, hints, launching, logs, report, training
 from transreid_ssl.cfs.diversity import Diversity
 from transreid_ssl.cfs.judge import recorded
 from transreid_ssl.cfs.methods import LikenessMethod, Method
@@ -39,7 +38,7 @@ from transreid_ssl.outputs import (
     require,
 )
 from transreid_ssl.processes import on_all, on_main
-from transreid_ssl.tables import read_columns, read_record
+from transreid_ssl.tables import read_record
 from transreid_ssl.training.config import as_options
 from transreid_ssl.words import counted
 
@@ -228,7 +227,8 @@ def run_score(options: Score) -> int | None:
     target = on_all(accelerator, lambda: data.open_pool(options.target) if options.target else None)
     if accelerator.device.type == "cpu":
         training.share_cores(options.num_workers)
-    logs.say(accelerator, f"scoring {pool.describe()}")
+    several = f", in {count} processes" if (count := accelerator.num_processes) > 1 else ""
+    logs.say(accelerator, f"scoring {pool.describe()}{several}")
     out = cfs.score(
         pool, options.before, options.after, options.out,
         target=target, accelerator=accelerator, progress=True,
@@ -237,19 +237,19 @@ def run_score(options: Score) -> int | None:
         shard_size=options.shard_size, max_bad_fraction=options.max_bad_fraction,
         overwrite=options.overwrite,
     )  # fmt: skip
-    if accelerator.is_main_process:
-        following = command.as_started(f"{_COMMAND} select")
-        print(f"{out}: {_summary(out)}; next: {following}", flush=True)
-        if judgement := recorded(read_record(out)):
-            print(judgement, flush=True)
-
-    def follows() -> str:
-        return cfs.account.follows(pool, cfs.subset.read_scores(out)["score"].to_numpy())
-
-    on_main(accelerator, lambda: print(follows(), flush=True))
+    on_main(accelerator, lambda: _tell(out, pool))
     accelerator.free_memory()
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def _tell(out: Path, pool: "data.Pool") -> None:
+    """Print what is to be known of the scores of a pool, and what is done with them."""
+    print(f"{out}: {cfs.account.summary(out)}")
+    if judgement := recorded(read_record(out)):
+        print(judgement)
+    print(cfs.account.follows(pool, cfs.subset.read_scores(out)["score"].to_numpy()))
+    hints.say_next(f"{_COMMAND} select{command.spelled({'--scores': str(out)})}")
 
 
 def run_select(options: Select) -> None:
@@ -277,7 +277,7 @@ def run_select(options: Select) -> None:
     if judgement and judgement.found and judgement.knows and told:
         share = judgement.expected_share(record["images"] / record["scored"])
         print(f"about {share:.0%} of them resemble the target, {judgement.share:.0%} of all")
-    print(f"pre-train on them with --data.pool {record['pool']} --data.subset {out}")
+    hints.say_next(hints.pretraining(record["pool"], out))
 
 
 def run_report(options: Report) -> None:
@@ -314,24 +314,17 @@ def run_import(options: Import) -> None:
     check_outputs(options.out, inputs=[options.source, options.pool], keep=keeps(options))
     pool = data.open_pool(options.pool) if options.pool else None
     out = cfs.import_list(options.source, options.out, keep=options.keep, pool=pool)
-    count = read_record(out)["images"]
-    print(f"{out}: {counted(count, 'image')}; pre-train on them with --data.subset {out}")
+    print(f"{out}: {counted(read_record(out)['images'], 'image')}")
+    if pool is None:
+        print("note: --pool POOL checks that they are in it, and says how to pre-train on them")
+    else:
+        hints.say_next(hints.pretraining(pool.source, out))
 
 
 def _files_of(features: str | Path | None) -> list[Path | None]:
     """A file of features, and the table of names beside it."""
     path = features and Path(features)
     return [] if path is None else [path, data.feature_files.names_path(path)]
-
-
-def _summary(path: Path) -> str:
-    """One line on a table of scores; its names, perhaps millions, are not read."""
-    column = cfs.subset.score_column(path)
-    scores = read_columns(path, column, made_by=MADE_BY[SCORES])[column]
-    span = pc.min_max(scores)
-    text = f"{len(scores):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
-    bad = f" ({scores.null_count:,} unreadable, see {corrupt_path(path)})"
-    return text + (bad if scores.null_count else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:

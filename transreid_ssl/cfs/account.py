@@ -1,18 +1,24 @@
 """The account of a selection: what a score follows, what is kept of each source, what repeats."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transreid_ssl.cfs.diversity import Diversity
 from transreid_ssl.cfs.groups import Groups
 from transreid_ssl.cfs.judge import Judgement, recorded
 from transreid_ssl.cfs.looks import describe_correlations, measure_looks, rank_correlations
 from transreid_ssl.cfs.order import without_near_duplicates
+from transreid_ssl.cfs.parts import corrupt_path
+from transreid_ssl.cfs.subset import score_column
 from transreid_ssl.data import Pool
 from transreid_ssl.data.doctor import choose
+from transreid_ssl.outputs import MADE_BY, SCORES
+from transreid_ssl.tables import read_columns
 
 _LOOKED_AT = 2000
 _LISTED, _DRAWN = 8, 4
@@ -90,6 +96,16 @@ class Account:
             shares = f"{before[others].sum():.1%} -> {after[others].sum():.1%}"
             lines.append(f"{len(others):,} others: {shares}")
         return lines
+
+
+def summary(path: Path) -> str:
+    """One line on a table of scores; its names, perhaps millions, are not read."""
+    column = score_column(path)
+    scores = read_columns(path, column, made_by=MADE_BY[SCORES])[column]
+    span = pc.min_max(scores)
+    text = f"{len(scores):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
+    bad = f" ({scores.null_count:,} unreadable, see {corrupt_path(path)})"
+    return text + (bad if scores.null_count else "")
 
 
 def follows(pool: Pool, scores: np.ndarray) -> str:

@@ -15,7 +15,6 @@ import torch
 from accelerate import InitProcessGroupKwargs
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 import transreid_ssl
 from transreid_ssl.cfs.judge import judge
@@ -29,6 +28,7 @@ from transreid_ssl.logs import say
 from transreid_ssl.outputs import DONE, SCORES
 from transreid_ssl.parts import part_size
 from transreid_ssl.processes import on_main, together
+from transreid_ssl.progress import progress as say_progress
 from transreid_ssl.retrieval.embed import refuse_not_finite
 from transreid_ssl.tables import read_record
 
@@ -79,7 +79,7 @@ def score(
         max_bad_fraction: share of unreadable images above which there is no table.
         overwrite: throw away what another scoring left at ``out``.
         accelerator: taken as it is when given; it then decides the precision.
-        progress: show a progress bar.
+        progress: say how far it is, by a bar on a terminal.
 
     Returns:
         ``out``.
@@ -227,21 +227,17 @@ def _score_shards(parts: ScoreParts, mine: list[int], work: _Work) -> None:
     parts.watch(mine, shown=process == 0)
     shards = [_batches(images, work.batch_size) for images in map(parts.images, mine)]
     loader = _open_loader(work.pool, [batch for shard in shards for batch in shard], work)
-    bar = tqdm(
-        total=sum(len(parts.images(part)) for part in mine),
-        unit=" images",
-        disable=not (work.progress and process == 0),
-        desc="scoring" if world == 1 else f"scoring, process 1 of {world}",
-    )
+    total = sum(len(parts.images(part)) for part in mine)
+    title = "images scored" if world == 1 else f"images scored by process 1 of {world}"
     bad, batches = 0, iter(loader)
-    with bar:
+    with say_progress(total, title, work.progress and process == 0) as tick:
         for part, shard in zip(mine, shards):
             scores, problems = [], []
             for images in shard:
                 views, reasons = next(batches)
                 scores.append(scorer(views, images, of_target=False))
                 problems += reasons
-                bar.update(len(reasons))
+                tick(len(reasons))
             images = parts.images(part)
             names = work.pool.names[images.start : images.stop]
             _write_part(parts, part, list(names), torch.cat(scores).cpu(), problems)

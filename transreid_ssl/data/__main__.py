@@ -17,10 +17,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from transreid_ssl import command, data
+from transreid_ssl import command, data, hints
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.data.tracks.settings import Clip, Tracks
 from transreid_ssl.errors import check_ranges
@@ -148,7 +147,7 @@ def run_inspect(options: Inspect) -> int:
     print(command.as_started(notes) or "nothing odd was found")
     if note:
         print(f"note: {note}")
-    print(command.as_started(f"next: {following}"))
+    hints.say_next(following)
     return 0
 
 
@@ -162,7 +161,7 @@ def _inspect_pool(options: Inspect) -> tuple[list[str], str, str]:
     given = {"--data.pool": options.path, "--data.subset": options.subset}
     note = ""
     if not pool.generated:
-        given = _for(options.path, "dino", "auto") | given
+        given = hints.settings_for(options.path, "dino", "auto") | given
         note = "the next command chooses settings for these images and this machine, and says why"
     return advice, note, f"python -m transreid_ssl pretrain dino{command.spelled(given)}"
 
@@ -186,19 +185,10 @@ def _inspect_protocol(options: Inspect) -> tuple[list[str], str, str]:
     given, note = {"--data.name": name}, ""
     if not generated:
         # Their settings begin with weights of another run, which need not be there.
-        given = _for(options.path, "supervised") | {"--model.weights": "null"} | given
+        given = hints.settings_for(options.path, "supervised") | {"--model.weights": "null"} | given
         given |= {"--data.root": options.path} | _pattern(options)
         note = _SMALL
     return advice, note, f"python -m transreid_ssl finetune supervised{command.spelled(given)}"
-
-
-def _for(path: str, job: str, settings: str = "") -> dict[str, str]:
-    """Settings, by default of a small network on real crops, and a run folder of the images'."""
-    stem = re.sub(r"[^\w.-]+", "_", Path(path).resolve().stem)
-    return {
-        "--config": settings or f"{job}_cpu.yaml",
-        "--run.output": f"outputs/{job}_{stem or 'images'}",
-    }
 
 
 def _pattern(options: Any, name: str = "--data.pattern") -> dict[str, str]:
@@ -272,9 +262,10 @@ def run_pack(options: Pack) -> int:
             pool, options.out, options.rows_per_shard, lambda: tick(1), options.format
         )
     count = len(pool) - len(left_out)
-    print(f"{options.out}: {counted(count, 'image')}; use them with --data.pool {options.out}")
+    print(f"{options.out}: {counted(count, 'image')}")
     if left_out:
         print(f"note: broken and left out: {len(left_out):,}, named in {options.out}/left_out.txt")
+    hints.say_next(f"{_COMMAND} inspect {shlex.quote(options.out)}")
     return 0
 
 
@@ -285,9 +276,9 @@ def run_demo(options: Demo) -> int:
         data.packing.write_demo(config, options.out, lambda: tick(1))
     print(f"{options.out}/sheet.png: what they look like")
     look = command.as_started(f"{_COMMAND} inspect")
-    print(f"{options.out}/pool: unlabelled; {look} {options.out}/pool")
-    market = f"{options.out}/market1501"
-    print(f"{market}: labelled; {look} {market} --protocol market1501")
+    pool, market = f"{options.out}/pool", f"{options.out}/market1501"
+    print(f"{pool}: unlabelled; {look} {shlex.quote(pool)}")
+    print(f"{market}: labelled; {look} {shlex.quote(market)} --protocol market1501")
     return 0
 
 
@@ -301,11 +292,11 @@ def run_budget(options: Budget) -> int:
     print(f"{options.out}: the list of them")
     given = {"--data.name": options.data}
     if options.root:
-        small = _for(options.out, "supervised")
+        small = hints.settings_for(options.out, "supervised")
         given = small | {"--model.weights": "null"} | given | {"--data.root": options.root}
     given |= _pattern(options) | {"--data.label_list": options.out}
     following = f"python -m transreid_ssl finetune supervised{command.spelled(given)}"
-    print(command.as_started(f"next: {following}"))
+    hints.say_next(following)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Lists of image paths, as pools of their own and as parts of other pools."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def read_names(path: str | Path) -> Names:
     if str(path).endswith((".pkl", ".pickle")):
         raise UserError(
             f"{path}: is a pickle; make a table of it first: python -m transreid_ssl.cfs import "
-            f"{path} --out subset.parquet"
+            f"{shlex.quote(str(path))} --out subset.parquet"
         )
     lines = (line.strip() for line in read_lines(path))
     return Names.of([line for line in lines if line and not line.startswith("#")])

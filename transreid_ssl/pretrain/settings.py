@@ -16,6 +16,9 @@ from transreid_ssl.training.settings import (
     RunSettings,
 )
 
+AUTO_PROBE = "auto"
+"""What is probed where nobody said: what the tracks of the pool are sure of, if it knows any."""
+
 if TYPE_CHECKING:
     from transreid_ssl.pretrain.own import Chosen
 
@@ -29,7 +32,7 @@ class PretrainingConfig:
     model: BackboneSettings = BackboneSettings()
     views: MultiCropConfig = MultiCropConfig()
     optim: OptimizerSettings = OptimizerSettings()
-    probe: ProbeSettings = ProbeSettings()
+    probe: ProbeSettings = ProbeSettings(data=AUTO_PROBE)
 
     @classmethod
     def own_settings(cls, demo: Path) -> dict[str, Any]:

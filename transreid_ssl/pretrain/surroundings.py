@@ -1,12 +1,13 @@
 """What a run finds where it is started: the crops of its pool, and the machine."""
 
 import os
+import shlex
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from transreid_ssl import data, training
+from transreid_ssl import data, retrieval, training
 from transreid_ssl.errors import UserError
 from transreid_ssl.words import counted
 
@@ -60,7 +61,7 @@ def look_at(config: Any) -> Crops:
     if not seen.sizes:
         raise UserError(
             f"{pool.source}: none of {seen.checked} images looked at can be read; run: "
-            f"python -m transreid_ssl.data verify {config.data.pool}"
+            f"python -m transreid_ssl.data verify {shlex.quote(config.data.pool)}"
         )
     heights, widths = np.array(seen.sizes, float).T
     crops = Crops(len(pool), float(np.median(heights)), float(np.median(heights / widths)))
@@ -68,16 +69,7 @@ def look_at(config: Any) -> Crops:
         return crops
     lengths = np.bincount(pool.tracks.tracks)
     mates = lengths[lengths > 1].sum() / len(pool)
-    return replace(crops, mates=float(mates), sure=_is_sure(pool.tracks))
-
-
-def _is_sure(tracks: Any) -> bool:
-    from transreid_ssl.retrieval.sure_pairs import find_sure_pairs
-
-    try:
-        return bool(find_sure_pairs(tracks))
-    except UserError:
-        return False
+    return replace(crops, mates=float(mates), sure=retrieval.has_sure_pairs(pool.tracks))
 
 
 def this_machine() -> Machine:

@@ -1,12 +1,13 @@
 """Pages and pictures of what a run has learnt.
 
     python -m transreid_ssl.report outputs/dino_pretrain
-    python -m transreid_ssl.report outputs/dino_pretrain outputs/moco_pretrain
-    python -m transreid_ssl.report curves outputs/dino_pretrain
+    python -m transreid_ssl.report dino_pretrain moco_pretrain
+    python -m transreid_ssl.report curves dino_pretrain
     python -m transreid_ssl.report attention --weights outputs/dino_pretrain/backbone.safetensors
 
 The first makes a run's page anew, the second compares runs on one page (`page` may be left out);
-the third draws a run's metrics.jsonl again, and the last shows what a network looks at.
+the third draws a run's metrics.jsonl again, and the last shows what a network looks at. A run is
+given by its folder, or by the name that this has in outputs/.
 """
 
 import sys
@@ -20,26 +21,35 @@ from transreid_ssl import command, data, report, training
 from transreid_ssl.errors import UserError
 from transreid_ssl.features import find_run
 from transreid_ssl.origin import trained_pool
-from transreid_ssl.outputs import Overwriting, check_outputs, choose_run, keeps
-from transreid_ssl.words import nearest
+from transreid_ssl.outputs import (
+    Overwriting,
+    begun_runs,
+    check_outputs,
+    choose_run,
+    folder_of,
+    keeps,
+)
 
 COMPARISON = "outputs/report/comparison.html"
+_NAMED = "a run: the name of its folder in outputs/, or its path"
 
 
 @dataclass(frozen=True)
 class Page(Overwriting):
     """Make the page of a run anew, or one page that compares several.
 
-    Example: ``python -m transreid_ssl.report outputs/dino_pretrain outputs/moco_pretrain``
+    Example: ``python -m transreid_ssl.report dino_pretrain moco_pretrain``
 
     Args:
+        run: The same for one run.
         out: The page; by default report.html in the folder of the one run, or
             outputs/report/comparison.html.
     """
 
     runs: Sequence[str] = command.positional(
-        "RUN", "folders of runs; by default the newest finished one in outputs/"
+        "RUN", f"{_NAMED}, one or several; by default the newest finished one in outputs/"
     )
+    run: str | None = None
     out: str | None = None
 
 
@@ -47,15 +57,17 @@ class Page(Overwriting):
 class Curves:
     """Draw curves.png of a run folder.
 
-    Example: ``python -m transreid_ssl.report curves outputs/dino_pretrain``
+    Example: ``python -m transreid_ssl.report curves dino_pretrain``
 
     Args:
         folder: The folder of a run; by default the newest finished one in outputs/, which is said.
+        run: The same.
     """
 
     folder: str | None = command.positional(
-        "RUN", "the folder of a run (the newest finished one in outputs/, which is said)", "?", None
+        "RUN", f"{_NAMED}; by default the newest finished one in outputs/", "?", None
     )
+    run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,10 +99,7 @@ def make_page(options: Page) -> None:
     from transreid_ssl.report.compare import write_comparison
     from transreid_ssl.report.run_page import write_run_page
 
-    runs = options.runs or [_newest()]
-    for folder in runs:
-        if not Path(folder).is_dir():
-            raise UserError(f"{folder}: there is no such folder of a run{nearest(folder, ACTIONS)}")
+    runs = _folders(*options.runs, options.run)
     usual = Path(runs[0], report.PAGE) if len(runs) == 1 else Path(COMPARISON)
     if options.out and Path(options.out).resolve() != usual.resolve():
         check_outputs(options.out, inputs=runs, keep=keeps(options))
@@ -100,16 +109,25 @@ def make_page(options: Page) -> None:
         print(write_comparison(options.out or COMPARISON, runs))
 
 
-def _newest() -> Path:
-    """The folder of the newest finished run, which is said."""
-    run, why = choose_run(None)
-    print(f"{run.folder}: {why}")
-    return run.folder
+def _folders(*named: str | None) -> list[Path]:
+    """The folders of the runs that are named; of the newest finished one, which is said, if none.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    folders = [folder_of(name, begun_runs(), others=ACTIONS) for name in named if name]
+    if not folders:
+        run, why = choose_run(None)
+        print(f"{run.folder}: {why}")
+        folders = [run.folder]
+    return folders
 
 
 def draw_curves(options: Curves) -> None:
     """The command ``curves``."""
-    run_folder = training.RunFolder(options.folder or _newest())
+    if options.folder and options.run:
+        raise UserError(f"{options.folder} and --run {options.run}: name one of them")
+    run_folder = training.RunFolder(*_folders(options.folder, options.run))
     if not run_folder.read_metrics():
         raise UserError(f"{run_folder.metrics_path}: no metrics there; give the folder of a run")
     run_folder.draw_curves()
@@ -140,7 +158,7 @@ ACTIONS: dict[str, tuple[type, Callable[..., None]]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the name of what is wanted, by default a page, and its options, and make it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or not (arguments[0].startswith("-") or arguments[0] in ACTIONS):
+    if not arguments or arguments[0] not in ("-h", "--help", *ACTIONS):
         arguments.insert(0, "page")
     command.subcommands("python -m transreid_ssl.report", __doc__, ACTIONS, arguments)
 

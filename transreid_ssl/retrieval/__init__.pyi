@@ -30,6 +30,7 @@ from .separation import effective_rank as effective_rank
 from .separation import separate as separate
 from .sure_pairs import SurePairs as SurePairs
 from .sure_pairs import find_sure_pairs as find_sure_pairs
+from .sure_pairs import has_sure_pairs as has_sure_pairs
 from .verification import OperatingPoint as OperatingPoint
 from .verification import PairCounts as PairCounts
 from .verification import count_pairs as count_pairs

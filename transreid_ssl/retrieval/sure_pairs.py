@@ -96,6 +96,14 @@ def find_sure_pairs(known: Any, max_pairs: int = 10_000, seed: int = 0) -> SureP
     return SurePairs(same, different, exact, known.tracks)
 
 
+def has_sure_pairs(known: Any) -> bool:
+    """Whether ``find_sure_pairs`` finds any in tracks such as it takes."""
+    try:
+        return bool(find_sure_pairs(known))
+    except UserError:
+        return False
+
+
 def _by_turns(tracks: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Places (N,) in an order in which every track comes once before any comes again."""
     shuffled = random.permutation(len(tracks))

@@ -66,6 +66,14 @@ def progress_bar(accelerator: "accelerate.Accelerator", step: int, total: int) -
     return tqdm(total=total, initial=step, unit=" steps", disable=not shown, dynamic_ncols=True)
 
 
+def show_beside(bar: "tqdm[Any] | None", values: dict[str, Any]) -> None:
+    """Show what a line of the log tells of the steps of a run beside their bar, if there is one."""
+    if bar is not None and {"loss", "images_per_second", "data_wait"} <= values.keys():
+        speed, waited = rate(values["images_per_second"]), values["data_wait"]
+        told = f"loss {values['loss']:.4f}, {speed} images/s, waits {waited:.0%}"
+        bar.set_postfix_str(told, refresh=False)
+
+
 def describe_progress(step: int, total: int, values: dict[str, float]) -> str:
     """A line of the log for people: loss, rate, speed and what is left of ``total`` steps."""
     speed, share = values["images_per_second"], values.get("ceiling_share")

@@ -14,6 +14,7 @@ import accelerate
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.logs import say
@@ -22,7 +23,7 @@ from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.training.bad_images import BadImages
 from transreid_ssl.training.ceiling import Ceiling
 from transreid_ssl.training.checkpoint import capture, load_checkpoint, require_same_step, restore
-from transreid_ssl.training.clock import Clock, describe_progress, progress_bar
+from transreid_ssl.training.clock import Clock, describe_progress, progress_bar, show_beside
 from transreid_ssl.training.first_steps import FirstSteps
 from transreid_ssl.training.interrupts import StopRequest
 from transreid_ssl.training.meter import Meter
@@ -102,6 +103,7 @@ class Trainer:
         precision = accelerator.mixed_precision if accelerator.native_amp else "no"
         self.ceiling = Ceiling(accelerator.device, precision, settings.accumulation)
         self.skipped: int = 0
+        self.bar: tqdm[Any] | None = None
         self.stop: StopRequest = StopRequest(accelerator)
         self.step: int = self._restore()
         require_same_step(accelerator, self.step, run.path)
@@ -157,7 +159,7 @@ class Trainer:
         closing = contextlib.closing(batches) if hasattr(batches, "close") else nullcontext()
         total = self.plan.total_steps
         with self.stop, closing, progress_bar(self.accelerator, self.step, total) as bar:
-            self.clock = Clock(self.step)
+            self.bar, self.clock = bar, Clock(self.step)
             first_steps = FirstSteps(
                 self.accelerator, self.objective, self.clock, self.meter, self.ceiling,
                 begin=self.step, total=total, log_every=self.settings.log_every,
@@ -320,11 +322,12 @@ class Trainer:
             self.run.draw_curves(at_most_every=60)
 
     def log(self, values: dict[str, Any], unless: str = "") -> None:
-        """Log the main process's values at this step; nothing where it has none.
+        """Log the main process's values at this step, also beside a bar; nothing if it has none.
 
         ``unless`` names a value that tells, once it is there, that this was done before a kill.
         Every process calls this: the main one alone looks, as it may have written meanwhile.
         """
+        show_beside(self.bar, values)
         known = on_main(self.accelerator, lambda: self.run.log_unless(self.step, values, unless))
         if values and not known:
             stage, step = self.run.stage, self.run.first_tracked_step + self.step

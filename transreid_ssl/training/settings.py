@@ -273,7 +273,8 @@ class ProbeSettings:
 
     Args:
         data: "market1501", "msmt17", "folder" or "demo"; "tracks" for pairs that the tracks of an
-            unlabelled pool are sure of (see ``python -m transreid_ssl.verdict``); null leaves the
+            unlabelled pool are sure of (see ``python -m transreid_ssl.verdict``); "auto", of
+            pre-training, these of its own pool if that knows tracks, else none; null leaves the
             probe out.
         root: Its folder, or the pool of tracks.
         pattern: Of the set "folder": where a path says the identity and the camera.

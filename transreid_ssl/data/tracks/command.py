@@ -1,9 +1,9 @@
 """The commands ``tracks`` and ``clip`` of ``python -m transreid_ssl.data``."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
-from transreid_ssl.command import as_started
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.packing import finished, pack
 from transreid_ssl.data.people.clip import write_clip
@@ -20,6 +20,7 @@ from transreid_ssl.data.tracks.pool import (
 from transreid_ssl.data.tracks.settings import DEMO, DEMO_CLIP, Clip, Tracks
 from transreid_ssl.data.tracks.sources import find_videos
 from transreid_ssl.errors import UserError
+from transreid_ssl.hints import say_next
 from transreid_ssl.outputs import DONE
 from transreid_ssl.progress import progress
 from transreid_ssl.words import counted
@@ -27,17 +28,22 @@ from transreid_ssl.words import counted
 
 def run_clip(options: Clip) -> int:
     """The command ``clip``."""
+    _write_clip(options)
+    files, pool = (shlex.quote(f"{Path(options.out)}{end}") for end in ("", "_pool"))
+    say_next(f"python -m transreid_ssl.data tracks {files} --out {pool}")
+    return 0
+
+
+def _write_clip(options: Clip) -> None:
     with progress(options.cameras * options.frames, "frames") as tick:
         write_clip(options, options.out, tick)
     print(f"{options.out}: {options.cameras} videos with their tracks")
-    print(as_started(f"next: python -m transreid_ssl.data tracks {options.out} --out pool"))
-    return 0
 
 
 def run_tracks(options: Tracks) -> int:
     """The command ``tracks``."""
     if options.paths == [DEMO] and not Path(DEMO_CLIP).exists():
-        run_clip(Clip())
+        _write_clip(Clip())
     pool, reasons = _find_crops(options)
     print(f"{pool.describe()} to crop: {pool.tracks.describe()}")
     print(f"left out: {describe_left_out(reasons)}", flush=True)
@@ -49,9 +55,8 @@ def run_tracks(options: Tracks) -> int:
         )
     reasons = Counter(line.rpartition(": ")[2] for line in complaints)
     print(f"left out when they were seen: {describe_left_out(reasons)}")
-    crops = counted(len(pool) - len(complaints), "crop")
-    print(f"{options.out}: {crops}; --data.pool {options.out}")
-    print(as_started(f"next: python -m transreid_ssl.data inspect {options.out}"))
+    print(f"{options.out}: {counted(len(pool) - len(complaints), 'crop')}")
+    say_next(f"python -m transreid_ssl.data inspect {shlex.quote(options.out)}")
     return 0
 
 
