@@ -106,7 +106,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     words = iter(arguments)
     for word in words:
         name, equals, _ = word.partition("=")
-        if name in ("-h", "--help"):
+        if name in ("-h", "--help", "--help-all"):
             own.append(word)
         elif name in OPTIONS:
             own += [word] if equals else [word, *itertools.islice(words, 1)]
