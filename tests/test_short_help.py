@@ -31,6 +31,9 @@ class Carve:
     names: list[str] = field(
         default_factory=lambda: ["x", "y z"], metadata={"nargs": "+", "help": "Several words."}
     )
+    more: list[str] = field(
+        default_factory=list, metadata={"nargs": "*", "help": "Other words; none at first."}
+    )
     place: str = "outputs/a_long_way_from_here/pieces"
     depth: int | None = None
 
@@ -53,6 +56,7 @@ def test_each_option_has_a_line_with_its_value_as_it_is_typed(monkeypatch, capsy
         "\n"
         "options, with the values that will run; in capitals where there is none:\n"
         "  --names x 'y z'     Several words\n"
+        "  --more MORE         Other words; none at first\n"
         "  stone               What to carve. Hard ones take longer\n"
         '  --tool chisel       chisel, saw: What with; "saw" is for soft stones\n'
         "  --size '[300,200]'  (height, width) of it, in millimetres that are …\n"

@@ -111,7 +111,7 @@ def _left(action: argparse.Action) -> str:
     if not action.option_strings:
         return str(action.metavar or name)
     value = action.default
-    if value is None or value == argparse.SUPPRESS:
+    if value in (None, [], argparse.SUPPRESS):
         stands_for = action.metavar if isinstance(action.metavar, str) else ""
         value = name.upper() if not stands_for or "{" in stands_for else stands_for
     return f"{action.option_strings[0]} {_typed(value)}"
