@@ -8,7 +8,6 @@ import select
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +65,15 @@ class Browser:
                 assert "error" not in found, found
                 return found["result"]
 
-    def open(self, path: Path, width: int = 1200, dark: bool = False) -> float:
-        """Open a file in a window of this width; the seconds until it was loaded."""
+    def open(self, path: Path, width: int = 1200, dark: bool = False) -> None:
+        """Open a file in a window of this width, and wait until it is loaded."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
                   deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        begin = time.monotonic()
         self.call("Page.navigate", url=path.resolve().as_uri())
         while self._read().get("method") != "Page.loadEventFired":
             pass
-        return time.monotonic() - begin
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression in the page."""

@@ -73,3 +73,39 @@ def test_a_wheel_trains_and_helps_where_there_is_no_source(wheel, tmp_path):
     assert "--run.output outputs/dino_pretrain\n" in demo
     assert [text[0] for text in (word, method, option, evaluate, cpu, plan, run)] == list("0222002")
     assert demo[0] == "0"
+
+
+def test_a_wheel_goes_from_crops_to_a_program_where_there_is_no_source(wheel, tmp_path):
+    """Pre-training, figures, a search, pages and an export, each on what was left before."""
+    people, fast = "demo:identities=6,images=4,test=4,height=32,width=16", "--num_workers 0"
+    lines = [
+        f"{TINY} --run.precision no",
+        f"evaluate --data {people} --picture true {fast}",
+        f"search {people} {people} {fast}",
+        "report dino_pretrain",
+        "report curves",
+        "export net.pt2",
+    ]
+    said = tmp_path / "said"
+    launch.start(installed.run, wheel, lines, tmp_path, said).join(launch.PATIENCE)
+    texts = said.read_text().split("code ")
+    assert [text[0] for text in texts[1:]] == ["0"] * len(lines), texts
+    told = ["next: ", "mAP", "ranking.html", "report.html", "curves.png", "net.pt2"]
+    assert [line for line, text in zip(told, texts) if line not in text] == []
+    for path in ("evaluate/galleries.png", "search/ranking.html", "dino_pretrain/report.html"):
+        assert (tmp_path / "outputs" / path).is_file()
+    assert (tmp_path / "net.pt2").stat().st_size > 100_000
+
+
+def test_accelerate_starts_a_recipe_of_a_wheel(wheel, tmp_path):
+    """As on many machines: one process of it here, in an empty folder."""
+    variables = launch.environment() | {"PYTHONPATH": str(wheel)}
+    _, _, *options = f"{TINY} --run.precision no".split()
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet",
+         "--num_processes=1", "-m", "transreid_ssl.recipes.dino_pretrain", *options],
+        cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=launch.PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "next: python -m transreid_ssl finetune supervised --model.weights" in done.stdout
+    assert (tmp_path / "outputs/dino_pretrain/backbone.safetensors").is_file()

@@ -85,16 +85,17 @@ def check(path):
     return page
 
 
-def fill(folder, lr=0.1, name=HOSTILE, steps=30, found=None):
-    """A run folder as a finished run leaves it."""
+def fill(folder, lr=0.1, name=HOSTILE, steps=30, found=None, noise=0.0):
+    """A run folder as a finished run leaves it; its loss jumps up and down by ``noise``."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         f"# python 3, {HOSTILE}\n"
         + json.dumps({"run": {"epochs": 2}, "optim": {"lr": lr}, name: {name: name}})
     )
     lines = [
-        {"step": step, "loss": 9 / step, "lr": 0.1, "step_seconds": 0.5, "data_wait": 0.1,
-         "images_per_second": 16, f"{name}_norm": 1.0}
+        {"step": step, "loss": 9 / step + noise * (step * 7919 % 101) / 101, "lr": 0.1,
+         "step_seconds": 0.5, "data_wait": 0.1, "images_per_second": 16,
+         f"{name}_norm": 1.0}
         for step in range(1, steps + 1)
     ]  # fmt: skip
     for step in (0, steps):
@@ -331,11 +332,15 @@ def test_no_page_elsewhere_is_replaced_whatever_its_name_is(tmp_path):
         make_page(Page([run], out=str(run / "report.html")))  # its own, as without --out
 
 
-def test_twenty_runs_make_a_small_page(tmp_path):
-    runs = [fill(tmp_path / f"run_{n}", n / 10, name="x", steps=2000) for n in range(20)]
+def test_twenty_long_runs_make_a_page_that_opens_at_once(tmp_path):
+    """What a browser has to do is bounded, and not timed: an idle one took below half a second.
+
+    The page is of some 0.4 MB and 1,600 elements, and of 1 MB were every step drawn.
+    """
+    runs = [fill(tmp_path / f"run_{n}", n / 10, name="x", steps=2000, noise=1.0) for n in range(20)]
     path = write_comparison(tmp_path / "c.html", runs)
-    check(path)
-    assert path.stat().st_size < 5e6
+    assert len(check(path).tags) < 3000
+    assert path.stat().st_size < 6e5
 
 
 def test_a_search_and_a_selection_have_pages_of_the_same_kind(tmp_path):
@@ -453,14 +458,14 @@ def test_a_browser_shows_the_pages_without_complaint(run_page, clusters_page, tm
         papers = []
         for width, dark in ((1200, False), (400, True)):
             for path in (clusters_page, run_page, many):
-                seconds = tab.open(path, width, dark)
+                tab.open(path, width, dark)
                 assert tab.evaluate("document.documentElement.scrollWidth") <= width, path
                 assert tab.evaluate("[...document.images].every(i => !i.src || i.naturalWidth)")
                 inside = "every(one => one.scrollWidth <= one.clientWidth)"
                 assert tab.evaluate(f"[...document.querySelectorAll('.tile')].{inside}"), path
+            assert tab.evaluate("document.getElementsByTagName('*').length") < 3000, many
             papers.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert papers[0] != papers[1]
-        assert seconds < 30  # measured on an idle machine: below half a second
         tab.open(run_page)
         tab.click(".tile.query button")
         assert tab.evaluate("large.open && large.innerText").count(HOSTILE) == 1
