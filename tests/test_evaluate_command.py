@@ -310,15 +310,17 @@ def test_mistakes_are_named(weights):
 
 
 def test_every_listed_command_and_recipe_is_there():
-    text = __main__.overview()
+    text, examples = __main__.overview(), __main__.examples()
     for name in __main__.COMMANDS:
         found = importlib.util.find_spec(f"transreid_ssl.{name}")
         assert found is not None
         if found.submodule_search_locations:
             assert importlib.util.find_spec(f"transreid_ssl.{name}.__main__") is not None
-        assert f"python -m transreid_ssl.{name} " in text
+        assert f"\n  {name} " in text
+        assert f"python -m transreid_ssl.{name} " in examples
     for training in ("pretrain dino", "pretrain upreid", "finetune mgn", "finetune usl"):
-        assert f"python -m transreid_ssl {training}\n" in text
+        assert f"\n  {training} " in text
+        assert f"python -m transreid_ssl {training}\n" in examples
 
 
 def test_the_page_replaces_nothing_but_a_page_of_its_own(weights):

@@ -54,7 +54,7 @@ def test_each_option_has_a_line_with_its_value_as_it_is_typed(monkeypatch, capsy
         "\n"
         "Example: carve granite\n"
         "\n"
-        "options, with the values that will run; in capitals where there is none:\n"
+        "options, with their values if nothing else is said; in capitals where there is none:\n"
         "  --names x 'y z'     Several words\n"
         "  --more MORE         Other words; none at first\n"
         "  stone               What to carve. Hard ones take longer\n"

@@ -154,7 +154,7 @@ def test_the_sentence_says_which_is_better_if_the_interval_does(before, after, b
 def told(sentence):
     """Whether the guide says that a sentence may begin so."""
     guide = (launch.ROOT / "recipes/guides/own_cameras.md").read_text()
-    said = re.search(r"Its sentence begins with (.*?) Keep", guide, re.DOTALL)[1]
+    said = re.search(r"Its sentence begins with (.*?)\sKeep", guide, re.DOTALL)[1]
     beginnings = [" ".join(one.split()) for one in re.findall(r"\*(.+?)\*", said, re.DOTALL)]
     assert len(beginnings) == 5
     return any(sentence.startswith(one) for one in beginnings)

@@ -57,10 +57,3 @@ def test_a_misspelt_word_of_a_list(typed, meant, tmp_path):
     said = launch.run("-m", "transreid_ssl", *typed, cwd=tmp_path, code=2)
     assert said.splitlines()[-1].endswith(f"; did you mean {meant}?")
     assert len(said.splitlines()[-1]) < 300
-
-
-def test_an_option_of_the_plan_behind_the_training_is_told_its_place():
-    said = launch.run("-m", "transreid_ssl", "plan", *DINO, "--gpu", "h200", code=2)
-    assert said == "error: --gpu: is of plan itself, not of the training: give it before " + (
-        "pretrain dino\n"
-    )

@@ -18,7 +18,7 @@ _LINES = 15
 """Of a description, unless its first paragraph alone is longer."""
 _LEFT, _NARROW, _WIDE = 30, 60, 110
 """Columns that an option and its value may take before its text, and a line at least and most."""
-_VALUES = ", with the values that will run; in capitals where there is none"
+_VALUES = ", with their values if nothing else is said; in capitals where there is none"
 _PIECES = re.compile(r"[.;:,]? (?=\S)")
 
 
@@ -26,7 +26,7 @@ def short_help(parser: ArgumentParser, shown: Container[str] | None = None) -> s
     """The help of a command that has no sub-commands, of a screen.
 
     Args:
-        parser: its parser, with the values that will run as defaults.
+        parser: its parser, with the values that run if nothing else is said as defaults.
         shown: the names of the options that are told; None: all.
     """
     width = columns()

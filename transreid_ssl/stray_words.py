@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def _hint(word: str, meant: Sequence[str]) -> str:
         return "write the name of its option before it, which --help tells"
     others = ", ".join(f"--{name}" for name in meant[1:])
     more = f" (or {others}, …)" if others else ""
-    return f"write its name before it: --{meant[0]} {word}{more}"
+    return f"write its name before it: --{meant[0]} {shlex.quote(word)}{more}"
 
 
 def _meant(word: str, known: Sequence[str]) -> list[str]:

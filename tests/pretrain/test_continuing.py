@@ -290,7 +290,7 @@ def test_the_size_of_images_is_that_of_a_checkpoint_of_this_package_alone(tmp_pa
     torch.save(own_file(*networks()), tmp_path / "own.pt")
     config = config_for(tmp_path / "own.pt", data={"statistics": "half"}, **sizes)
     assert take_over(config, set()).settings == {
-        "model.img_size": [64, 32], "views.global_size": [64, 32], "views.local_size": [32, 11],
+        "model.img_size": [64, 32], "views.global_size": [64, 32], "views.local_size": [32, 8],
     }  # fmt: skip
     assert take_over(config, {"views.global_size"}).settings == {}
     torch.save(dino_file(*networks()), tmp_path / "dino.pth")

@@ -156,7 +156,7 @@ def test_a_pool_is_looked_at_and_its_tracks_are_used(pool, tmp_path, capsys):
     options = ["--config=auto", f"--data.pool={pool.source}", f"--run.output={tmp_path / 'run'}"]
     config, origin = parse_config(recipe.Config, recipe.DEMO, "", options)
     assert (config.views.mates, config.probe.data, config.probe.root) == (
-        "track", "tracks", pool.source
+        "track", "auto", None
     )  # fmt: skip
     assert (
         "12 images (median height 32, height / width 2.00; 100% of them" in capsys.readouterr().out

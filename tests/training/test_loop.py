@@ -1,10 +1,12 @@
 """The training loop on a toy objective: logging, stops that leave a good state, and collapse."""
 
 import io
+import math
 import os
 import re
 import signal
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -12,6 +14,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from transreid_ssl import UserError
+from transreid_ssl.data import SubsetPool
+from transreid_ssl.data.people import PeopleConfig, PeoplePool
+from transreid_ssl.data.track_columns import make_table
 from transreid_ssl.models import BackboneSpec
 from transreid_ssl.pretrain import DINO, MoBY, MoCoV3
 from transreid_ssl.training import (
@@ -28,6 +33,7 @@ from transreid_ssl.training import (
 from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
 from transreid_ssl.training.clock import Clock
 from transreid_ssl.training.curves import LEGEND, _columns, _label, _panels, series_by_panel
+from transreid_ssl.training.probe import retrieval_probe
 
 pytestmark = pytest.mark.usefixtures("console")
 
@@ -437,18 +443,61 @@ def test_too_many_unreadable_images_stop_the_run_and_few_are_listed(tmp_path, ca
         many.fit(broken(4))
 
 
-def test_the_probe_measures_the_backbone_it_is_given():
-    class Colour(nn.Module):
-        spec = BackboneSpec("vit_nano_patch8_reid", img_size=(32, 16))
+class Colour(nn.Module):
+    """Knows the colours of four stripes."""
 
-        def __init__(self):
-            super().__init__()
-            self.colours = nn.Linear(12, self.spec.embed_dim, bias=False)
+    spec = BackboneSpec("vit_nano_patch8_reid", img_size=(32, 16))
 
+    def __init__(self):
+        super().__init__()
+        self.colours = nn.Linear(12, self.spec.embed_dim, bias=False)
+
+    def forward(self, images):
+        means = images.float().unflatten(2, (4, -1)).mean(dim=(3, 4)).flatten(1)
+        return self.colours(means - 115)
+
+
+class Tracked(PeoplePool):
+    """Twelve crops of three tracks in one video, of which one cannot be read."""
+
+    def __init__(self):
+        super().__init__(PeopleConfig.from_spec("demo:identities=3,images=4,height=32,width=16"))
+        tracks = np.char.add("t", (np.arange(12) // 4).astype(str)).tolist()
+        one = ["a"] * 12
+        self.annotations = make_table(camera=one, video=one, track=tracks, frame=np.arange(12) % 4)
+
+    def read(self, index):
+        return b"no image" if index == 5 else super().read(index)
+
+
+def test_an_automatic_probe_looks_at_the_images_that_are_trained_on_and_can_be_read():
+    accelerator, pool = Accelerator(cpu=True), Tracked()
+    subset = SubsetPool(pool, np.arange(11))
+
+    def automatic(root=None, images=subset, network=Colour):
+        settings = ProbeSettings("auto", root)
+        return retrieval_probe(settings, network, accelerator, trained_on=images)
+
+    probe = automatic()
+    looked_at = {*probe.images.names}
+    assert len(looked_at) > 6
+    assert not looked_at & {pool.names[5], pool.names[11]}  # broken; not in the subset
+    values = probe(0)
+    assert 0 < values["probe/roc_area"] < 100
+    assert values["probe/on"] == "pairs that tracks know, in-sample"
+
+    class Diverged(Colour):
         def forward(self, images):
-            means = images.float().unflatten(2, (4, -1)).mean(dim=(3, 4)).flatten(1)
-            return self.colours(means - 115)
+            return super().forward(images) * float("nan")
 
+    with pytest.raises(UserError, match="features are not finite"):
+        automatic(network=Diverged)(0)
+    assert automatic(images=PeoplePool(pool.config)) is None
+    with pytest.raises(UserError, match="/nowhere"):
+        automatic("/nowhere")
+
+
+def test_the_probe_measures_the_backbone_it_is_given():
     settings = ProbeSettings("demo:test=6,images=6,height=32,width=16", max_query=20)
     values = RetrievalProbe(settings, Colour, Accelerator(cpu=True))(0)
     assert values["probe/mAP"] > 2 * values["probe/mAP_chance"] > 0
@@ -484,6 +533,7 @@ def test_the_best_network_is_that_of_the_probes_own_first_figure(tmp_path):
         f"area 70.0 %; to take it: --weights '{file}'"
     )
     assert describe(file, 0) == describe(file, None) == ""  # of another run than the log tells of
+    assert not made.probing._is_best({"probe/roc_area": math.nan, "probe/on": "others"})
     table = made.probing.describe().splitlines()
     assert "ROC area %" in table[0]
     assert table[2].split() == ["after", "(step", "12)", "70.0", "30.0"]

@@ -37,6 +37,12 @@ def test_what_is_to_be_given_instead_is_no_phase_without_end(epochs, by_epoch):
     assert not without_end(of_optimizer(replace(optim, **instead)), run, 5)
 
 
+def test_a_plateau_is_not_to_be_shorter_than_the_warm_up_before_it():
+    optim = OptimizerSettings(schedule="plateau", warmup_epochs=10, plateau_epochs=20)
+    assert "--optim.plateau_epochs 20: give 10)" in said(optim, epochs=15)
+    assert not said(replace(optim, plateau_epochs=10), epochs=15)
+
+
 def test_all_are_told_in_one_line():
     backbones = [build_backbone("vit_nano_patch8_reid", img_size=(32, 16)) for _ in range(2)]
     settings = DINOConfig(

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import pickle
 import re
 import warnings
@@ -114,7 +115,9 @@ def read_pickle(path: Path) -> Any:
         warnings.simplefilter("ignore")  # of an old protocol, or of what damage looks like
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             # Mapped, a file costs no memory for what is not used, as optimizers are. But see above.
-            mapped = zipped and 2 * path.stat().st_size > psutil.virtual_memory().available
+            processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # which all read it
+            needed = 2 * path.stat().st_size * processes
+            mapped = zipped and needed > psutil.virtual_memory().available
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 

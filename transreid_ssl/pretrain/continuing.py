@@ -96,7 +96,9 @@ def take_over(config: Any, given: Collection[str]) -> Chosen | None:
         name: value for name, value in asked.items() if name not in given and usual[name] != value
     }
     told = spelled({f"--{name}": as_typed(value) for name, value in taken.items()})
-    lines = [f"{state.path}: with the settings that it was made with,{told}"] if taken else []
+    beside = " and small crops in proportion" * ("views.local_size" in taken)
+    line = f"{state.path}: with the settings that it was made with{beside},{told}"
+    lines = [line] if taken else []
     return Chosen(taken, lines)
 
 
@@ -106,8 +108,9 @@ def _size(state: TrainingState, config: Any) -> dict[str, Any]:
     if spec is None:
         return {}
     views, size = config.views, list(spec.img_size)
+    patch = getattr(spec.architecture, "patch_size", 1)
     small = [
-        max(1, round(local * new / old))
+        patch * max(1, round(local * new / old / patch))
         for local, new, old in zip(views.local_size, size, views.global_size)
     ]
     return {"model.img_size": size, "views.global_size": size, "views.local_size": small}

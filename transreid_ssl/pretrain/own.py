@@ -193,8 +193,7 @@ def _mates(found: _Choices, crops: Crops) -> None:
         why = "two frames of a track teach more than two crops of a frame"
         found.take("mates", "views.mates", "track", why)
     if crops.sure and not {"probe.data", "probe.root"} & found.given:
-        found.settings["probe.root"] = found.value("data.pool")
-        found.take("probe", "probe.data", "tracks", "tells, without labels, whether it gets better")
+        found.take("probe", "probe.data", "auto", "tells, without labels, whether it gets better")
 
 
 def _batch(found: _Choices, crops: Crops, machine: Machine, many: bool) -> None:

@@ -28,9 +28,8 @@ from transreid_ssl.outputs import BACKBONE, BEST, COPIES
 from transreid_ssl.pretrain.distill import Distill
 from transreid_ssl.pretrain.moments import Moments
 from transreid_ssl.pretrain.own import FEW
-from transreid_ssl.pretrain.settings import AUTO_PROBE, PretrainingConfig
+from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.report import leave_page
-from transreid_ssl.retrieval import has_sure_pairs
 from transreid_ssl.training import (
     Objective,
     Trainer,
@@ -41,7 +40,6 @@ from transreid_ssl.training import (
     training_pool,
 )
 from transreid_ssl.training.runfolder import goes_on
-from transreid_ssl.training.settings import ProbeSettings
 from transreid_ssl.words import counted
 
 Config = TypeVar("Config", bound=PretrainingConfig)
@@ -119,7 +117,6 @@ def pretrain(
     pool = training_pool(whole, data.max_bad_fraction, run, accelerator)
     if note := _few_for_views(config.views, pool):
         say(accelerator, note, logging.WARNING)
-    probe = _choose_probe(config, pool, accelerator)
     objective = build_objective(config, accelerator)
     for line in _weigh_pairs(objective, config.views, pool):
         say(accelerator, line)
@@ -144,7 +141,7 @@ def pretrain(
         steps_per_epoch=steps_an_epoch(len(pool), config.run.batch_size),
         data_key=whole.fingerprint,
         origin={"pool": pool.source, "fingerprint": whole.fingerprint},
-        probe=probe, result=BACKBONE, best=BEST,
+        probe=config.probe, result=BACKBONE, best=BEST,
         max_bad_images=int(data.max_bad_fraction * len(pool)), images=pool,
         leave=lambda trainer, result: leave_page(trainer, result, pool),
         following=_what_next(config, objective, pool),
@@ -160,23 +157,6 @@ def _few_for_views(views: MultiCropConfig, pool: Pool) -> str:
         "note: small crops beside large ones ask for millions of images, and here are "
         f"{len(pool):,}; views for thousands are chosen by --config auto"
     )
-
-
-def _choose_probe(
-    config: PretrainingConfig, pool: Pool, accelerator: accelerate.Accelerator
-) -> ProbeSettings:
-    """The probe that was asked for, or where nobody did what the tracks of the pool can tell."""
-    probe = config.probe
-    if probe.data != AUTO_PROBE:
-        return probe
-    if pool.tracks is None or not has_sure_pairs(pool.tracks):
-        return dataclasses.replace(probe, data=None)
-    say(
-        accelerator,
-        "probe: pairs that tracks of the pool know, as they tell without labels whether it gets "
-        "better; another one: --probe.data, none: --probe.data null",
-    )
-    return dataclasses.replace(probe, data="tracks", root=config.data.pool)
 
 
 def _weigh_pairs(objective: Objective, views: MultiCropConfig, pool: Pool) -> list[str]:

@@ -9,15 +9,13 @@ from transreid_ssl.data.settings import MultiCropConfig
 from transreid_ssl.errors import UserError, check_ranges
 from transreid_ssl.outputs import PRETRAINED
 from transreid_ssl.training.settings import (
+    AUTO_PROBE,
     BackboneSettings,
     OptimizerSettings,
     PoolSettings,
     ProbeSettings,
     RunSettings,
 )
-
-AUTO_PROBE = "auto"
-"""What is probed where nobody said: what the tracks of the pool are sure of, if it knows any."""
 
 if TYPE_CHECKING:
     from transreid_ssl.pretrain.own import Chosen

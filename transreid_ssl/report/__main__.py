@@ -158,7 +158,7 @@ ACTIONS: dict[str, tuple[type, Callable[..., None]]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the name of what is wanted, by default a page, and its options, and make it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] not in ("-h", "--help", *ACTIONS):
+    if not arguments or arguments[0] not in ("-h", "--help", "--help-all", *ACTIONS):
         arguments.insert(0, "page")
     command.subcommands("python -m transreid_ssl.report", __doc__, ACTIONS, arguments)
 

@@ -154,10 +154,14 @@ def _without_shipped(arguments: Sequence[str], folder: Path) -> list[str]:
     """The arguments without the settings files in ``folder``: what the user has said himself."""
     places = [
         place for place, (option, file) in enumerate(pairwise(arguments))
-        if option == "--config" and Path(file).parent == folder
+        if option == "--config" and _is_in(file, folder)
     ]  # fmt: skip
     left_out = {word for place in places for word in (place, place + 1)}
     return [word for place, word in enumerate(arguments) if place not in left_out]
+
+
+def _is_in(file: str, folder: Path) -> bool:
+    return Path(file).resolve().parent == folder.resolve()
 
 
 def _find_shipped(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -185,7 +189,7 @@ def _settings_files(arguments: Sequence[str]) -> list[str]:
 
 
 def _origin(files: Sequence[str], default_file: Path) -> str:
-    shipped = [path.name for path in map(Path, files) if path.parent == default_file.parent]
+    shipped = [Path(file).name for file in files if _is_in(file, default_file.parent)]
     return f"the shipped {', '.join(shipped)}" if shipped else "your --config"
 
 

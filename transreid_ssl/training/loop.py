@@ -314,11 +314,11 @@ class Trainer:
         self.run.save(self.step, state, *keep)
 
     def _probe(self) -> None:
-        """Measure, log and say."""
+        """Measure, log and say; a network that has diverged is not measured."""
+        self.watch.check_finite(self.step)
         with self.clock.untimed():
-            values = self.probing.measure(self.step)
+            self.log(self.probing.measure(self.step))
             self.model.train()
-            self.log(values)
             self.run.draw_curves(at_most_every=60)
 
     def log(self, values: dict[str, Any], unless: str = "") -> None:
@@ -344,8 +344,6 @@ class Trainer:
         step = self.run.first_tracked_step + self.step
         log_picture(self.accelerator, self.run.path / "curves.png", step)
         self.bad_images.report()
-        if table := self.probing.describe():
-            self.say(table)
-        if best:
-            self.say(best)
+        for text in filter(None, (self.probing.describe(), best)):
+            self.say(text)
         self.say(f"results: {self.run.path / result}, {self.run.path / 'curves.png'}")

@@ -18,6 +18,7 @@ class Phase:
         meanwhile: What is so until it ends.
         share: Of a training, 0 to 1, that such a phase may well take.
         whole: Whether it is of whole epochs.
+        least: What it cannot be shorter than, if that is not too long itself.
     """
 
     setting: str
@@ -25,6 +26,7 @@ class Phase:
     meanwhile: str
     share: float
     whole: bool = True
+    least: float = 0.0
 
     def takes(self, steps_per_epoch: int) -> int:
         """How many steps it takes."""
@@ -33,7 +35,10 @@ class Phase:
 
     def instead(self, epochs: int) -> float:
         """How long it may well be in a training of so many epochs."""
-        return math.floor(epochs * self.share) if self.whole else epochs * self.share
+        length = epochs * self.share
+        if self.least < epochs:
+            length = max(length, self.least)
+        return math.floor(length) if self.whole else length
 
 
 def of_optimizer(settings: OptimizerSettings) -> list[Phase]:
@@ -42,7 +47,8 @@ def of_optimizer(settings: OptimizerSettings) -> list[Phase]:
     found = [Phase("optim.warmup_epochs", settings.warmup_epochs, rises, 0.1, settings.by_epoch)]
     if settings.schedule == "plateau":
         end = settings.plateau_epochs
-        found.append(Phase("optim.plateau_epochs", end, stays, 0.5, settings.by_epoch))
+        least = settings.warmup_epochs
+        found.append(Phase("optim.plateau_epochs", end, stays, 0.5, settings.by_epoch, least))
     return found
 
 

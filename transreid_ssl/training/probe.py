@@ -18,6 +18,7 @@ from transreid_ssl.data import (
     open_reid,
     shared_images,
 )
+from transreid_ssl.data.doctor import examine, leave_out
 from transreid_ssl.data.open import open_tracks
 from transreid_ssl.data.reid import labels
 from transreid_ssl.data.tracks.settings import Tracks
@@ -33,12 +34,14 @@ from transreid_ssl.retrieval import (
     embed_protocol,
     evaluate,
     find_sure_pairs,
+    has_sure_pairs,
     separate,
 )
+from transreid_ssl.retrieval.embed import require_finite
 from transreid_ssl.retrieval.separation import FIGURES
 from transreid_ssl.terms import IN_SAMPLE
 from transreid_ssl.training.health import feature_spread
-from transreid_ssl.training.settings import ProbeSettings
+from transreid_ssl.training.settings import AUTO_PROBE, ProbeSettings
 
 
 class RetrievalProbe:
@@ -49,6 +52,7 @@ class RetrievalProbe:
     Args:
         settings: What to evaluate on.
         backbone: Gives the network to evaluate.
+        pool: Of a ``TrackProbe`` the pool to look at, in the place of the settings'.
     """
 
     figures: ClassVar[dict[str, str]] = {"mAP": "mAP", "rank1": "rank-1"}
@@ -67,8 +71,10 @@ class RetrievalProbe:
         backbone: Callable[[], Backbone],
         accelerator: accelerate.Accelerator,
         seed: int = 0,
+        pool: Pool | None = None,
     ) -> None:
         self.settings, self.backbone, self.accelerator = settings, backbone, accelerator
+        self.own: Pool | None = pool
         self.baselines: dict[str, float] = {}
         self.features: tuple[Tensor, ...] | None = None  # of the last probe, on the main process
         self._open(seed)
@@ -154,16 +160,25 @@ class TrackProbe(RetrievalProbe):
     described: str
 
     def _open(self, seed: int) -> None:
-        pool = on_all(self.accelerator, lambda: open_tracks(self.settings.root or Tracks.out))
+        root = self.settings.root or Tracks.out
+        if self.own is None:
+            pool, self.title = (
+                on_all(self.accelerator, lambda: open_tracks(root)),
+                f"tracks of {root}",
+            )
+        else:
+            pool, self.title = self.own, "pairs that tracks know"
         self.pairs = on_all(self.accelerator, lambda: find_sure_pairs(pool.tracks, seed=seed))
-        self.images, self.title = SubsetPool(pool, self.pairs.images), "pairs that tracks know"
+        self.images = SubsetPool(pool, self.pairs.images)
         self.described = f"{pool.describe()}: {self.pairs.describe()}"
 
     def _pools(self) -> tuple[Pool, ...]:
         return (self.images,)
 
     def _embed(self, backbone: Backbone, **options: Any) -> tuple[Tensor, ...]:
-        return embed_images(backbone, self.images, **options)[:1]
+        features, places = embed_images(backbone, self.images, **options)
+        require_finite(features.numpy(), self.images.names, places)
+        return (features,)
 
     def _measure(self, *features: Tensor) -> dict[str, float]:
         sides = self.pairs.similarities(features[0].numpy())
@@ -206,6 +221,26 @@ def _thin(images: LabelledImages, count: int | None, seed: int) -> LabelledImage
     return images.subset(np.sort(chosen))
 
 
+def _chosen(
+    settings: ProbeSettings, trained_on: Pool | None, accelerator: accelerate.Accelerator
+) -> tuple[ProbeSettings, Pool | None]:
+    """What is probed where nobody said: tracks of ``settings.root`` if one is given, else what the
+    pool that is trained on can tell, which is looked at without its unreadable images."""
+    if settings.root is not None:
+        return replace(settings, data="tracks"), None
+    tracks = None if trained_on is None else trained_on.tracks
+    if tracks is None or not on_main(accelerator, lambda: has_sure_pairs(tracks)):
+        return replace(settings, data=None), None
+    say(
+        accelerator,
+        "probe: pairs that tracks of the pool know, as they tell without labels whether it gets "
+        "better; another one: --probe.data, none: --probe.data null",
+    )
+    pairs = find_sure_pairs(tracks).images
+    bad = on_main(accelerator, lambda: [*examine(trained_on, pairs).bad])
+    return replace(settings, data="tracks"), leave_out(trained_on, bad, "images that can be read")
+
+
 def retrieval_probe(
     settings: ProbeSettings,
     backbone: Callable[[], Backbone],
@@ -214,10 +249,14 @@ def retrieval_probe(
     trained_on: Pool | None = None,
 ) -> RetrievalProbe | None:
     """The probe that ``settings`` asks for, or None; it says so if it looks at ``trained_on``."""
+    if settings.data == AUTO_PROBE:
+        settings, pool = _chosen(settings, trained_on, accelerator)
+    else:
+        pool = None
     if settings.data is None:
         return None
     kind = TrackProbe if settings.data == "tracks" else RetrievalProbe
-    probe = kind(settings, backbone, accelerator, seed)
+    probe = kind(settings, backbone, accelerator, seed, pool)
     if trained_on is not None and on_main(accelerator, lambda: probe.looks_at(trained_on)):
         probe.title += ", in-sample"
         probe.described += f"; the network is trained on these images: {IN_SAMPLE}"

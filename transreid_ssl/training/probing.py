@@ -79,8 +79,8 @@ class Probing:
     def _is_best(self, values: dict[str, Any]) -> bool:
         """Of equal ones the first is the best, and equal is what is logged as equal: so that the
         network that is kept is the one that the log tells."""
-        best = self._best_line(values.get(_ON))
-        return best is None or rounded(values[self.figure]) > best[self.figure]
+        best, value = self._best_line(values.get(_ON)), rounded(values[self.figure])
+        return value is not None and (best is None or value > best[self.figure])
 
     def _best_line(self, on: str | None) -> dict[str, Any] | None:
         """The line of metrics.jsonl with most of the figure on a set; None if it has none.
@@ -88,7 +88,8 @@ class Probing:
         A run may go on with another probe: figures of two sets are not compared.
         """
         figure = self.figure
-        lines = (line for line in self.run.lines_with(figure) if line.get(_ON) == on)
+        lines = [line for line in self.run.lines_with(figure) if line.get(_ON) == on]
+        lines = [line for line in lines if line[figure] is not None]
         return max(lines, key=lambda line: line[figure], default=None)
 
     def describe(self) -> str:
@@ -115,6 +116,8 @@ class Probing:
         value, last = (f"{title} {line[self.figure]:.1f} %" for line in (best, lines[-1]))
         if best["step"] == lines[-1]["step"]:
             return f"the last network is the best, by the probe: {value}"
+        if value == last:
+            return f"the last network is as good as the best, by the probe: {value}"
         before = " (before training)" * (best["step"] == 0)
         return (
             f"the best network, by the probe, is that of step {best['step']:,}{before}: {value}, "

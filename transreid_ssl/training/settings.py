@@ -267,6 +267,10 @@ class OptimizerSettings:
         return max(self.min_lr, self.end * peak)
 
 
+AUTO_PROBE = "auto"
+"""What is probed where nobody said: what the tracks of the pool are sure of, if it knows any."""
+
+
 @dataclass(frozen=True)
 class ProbeSettings:
     """Direct retrieval on a labelled set while the training goes on: collapse shows early.
