@@ -56,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 pass
 
         rates = {"scoring": between(score, pools), "embedding": between(embed, pools)}
-    alone = forward_rate(moved, options)
-    alone = {"scoring": alone / 2, "embedding": alone}
+    both = [network.to(accelerator.device) for network in networks]
+    alone = {
+        "scoring": forward_rate(both, options), "embedding": forward_rate(both[:1], options),
+    }  # fmt: skip
     for line in table(rates, alone):
         print(line)
     finish(
@@ -109,21 +111,25 @@ def between(job: Callable[[data.Pool], None], pools: dict[int, data.Pool]) -> fl
 
 
 @torch.inference_mode()
-def forward_rate(network: Backbone, options: argparse.Namespace) -> float:
-    """Images a second of forward passes of uint8 crops that are on the device: the best of three
-    rounds."""
-    device = next(network.parameters()).device
+def forward_rate(networks: Sequence[Backbone], options: argparse.Namespace) -> float:
+    """Images a second that pass all of the networks in turn, on average over as many as are
+    scored: uint8 crops that are on the device."""
+    device = next(networks[0].parameters()).device
     shape = (options.batch_size, 3, *options.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
-    best = 0.0
+    batches = max(3, 3 * options.images // 4 // options.batch_size)
     with torch.autocast(device.type, half, enabled=half is not None):
-        network(images)
-        for _ in range(3):
-            begin = time.perf_counter()
-            network(images).sum().item()  # the device is waited for
-            best = max(best, len(images) / (time.perf_counter() - begin))
-    return best
+
+        def passes(count: int) -> None:
+            for _ in range(count):
+                last = [network(images) for network in networks]
+            last[-1].sum().item()  # the device is waited for
+
+        passes(1)
+        begin = time.perf_counter()
+        passes(batches)
+    return batches * len(images) / (time.perf_counter() - begin)
 
 
 def table(rates: dict[str, float], alone: dict[str, float]) -> list[str]:

@@ -61,6 +61,8 @@ class NetworkScorer(Scorer):
 
     def _features(self, network: Backbone, view: Tensor) -> Tensor:
         images = view.to(self.accelerator.device, non_blocking=True).permute(0, 3, 1, 2)
+        if images.device.type == "cpu":  # where convolutions are faster from planes
+            images = images.contiguous()
         with self.accelerator.autocast():
             return network(images).float()
 
