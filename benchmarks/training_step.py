@@ -85,8 +85,11 @@ class Plain:
         self.center = torch.zeros(1, objective.config.out_dim, device=device)
         parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, foreach=False, fused=False)
-        half = precision != torch.float32
-        self.autocast = torch.autocast(device.type, precision if half else None, enabled=half)
+        self.autocast = (
+            contextlib.nullcontext()  # who measures may have his own
+            if precision == torch.float32
+            else torch.autocast(device.type, precision)
+        )
         scales = precision == torch.float16
         self.scaler = torch.amp.GradScaler(device.type, enabled=scales)
 
