@@ -161,7 +161,7 @@ def _check_profiled(config: Any, gpu: str) -> None:
             "--dino.out_dim": config.dino.out_dim != 65536,
             "--model.registers": model.registers > 0,
             "--model.token_norm": model.token_norm != "none",
-            "--model.stride": model.stride not in (None, 16, (16, 16)),
+            "--model.stride": model.stride not in (None, 16),
             "--model.gradient_checkpointing": model.gradient_checkpointing,
             "--run.precision": run.precision == "no",
             "--run.compile": run.compile is False,

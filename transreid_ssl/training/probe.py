@@ -169,8 +169,15 @@ class TrackProbe(RetrievalProbe):
         else:
             pool, self.title = self.own, "pairs that tracks know"
         self.pairs = on_all(self.accelerator, lambda: find_sure_pairs(pool.tracks, seed=seed))
+        if self.own is not None and (bad := on_main(self.accelerator, lambda: self._broken(pool))):
+            pool = leave_out(pool, bad, "images that can be read")
+            self.pairs = on_all(self.accelerator, lambda: find_sure_pairs(pool.tracks, seed=seed))
         self.images = SubsetPool(pool, self.pairs.images)
         self.described = f"{pool.describe()}: {self.pairs.describe()}"
+
+    def _broken(self, pool: Pool) -> list[int]:
+        """The images in a pair that cannot be read: training goes on without such images too."""
+        return [*examine(pool, self.pairs.images).bad]
 
     def _pools(self) -> tuple[Pool, ...]:
         return (self.images,)
@@ -225,7 +232,7 @@ def _chosen(
     settings: ProbeSettings, trained_on: Pool | None, accelerator: accelerate.Accelerator
 ) -> tuple[ProbeSettings, Pool | None]:
     """What is probed where nobody said: tracks of ``settings.root`` if one is given, else what the
-    pool that is trained on can tell, which is looked at without its unreadable images."""
+    pool that is trained on can tell."""
     if settings.root is not None:
         return replace(settings, data="tracks"), None
     tracks = None if trained_on is None else trained_on.tracks
@@ -236,9 +243,7 @@ def _chosen(
         "probe: pairs that tracks of the pool know, as they tell without labels whether it gets "
         "better; another one: --probe.data, none: --probe.data null",
     )
-    pairs = find_sure_pairs(tracks).images
-    bad = on_main(accelerator, lambda: [*examine(trained_on, pairs).bad])
-    return replace(settings, data="tracks"), leave_out(trained_on, bad, "images that can be read")
+    return replace(settings, data="tracks"), trained_on
 
 
 def retrieval_probe(
