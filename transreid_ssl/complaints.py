@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from transreid_ssl import stray_words
+from transreid_ssl.short_help import choices_of
 from transreid_ssl.words import nearest
 
 _KEY = re.compile(r'Parser key "([\w.]+)":')
@@ -84,16 +85,7 @@ def _of_value(
     inside = [dest for dest in actions if dest.startswith(f"{name}.")]
     if getattr(action, "_typehint", None) is None and inside:
         return f"{shown}: give its settings by their names, such as --{inside[0]}"
-    hint = getattr(action, "_typehint", None)
-    return f"{shown}: give {_takes_of(action)}" + nearest(value or "", _closed(hint))
-
-
-def _closed(hint: Any) -> Iterator[str]:
-    """The values that a type allows by their names, such as those of a ``Literal``."""
-    if get_origin(hint) is Literal or hint is bool:
-        yield from _choices(hint)
-    for part in get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ():
-        yield from _closed(part)
+    return f"{shown}: give {_takes_of(action)}" + nearest(value or "", choices_of(action))
 
 
 def spelled_name(action: argparse.Action) -> str:
