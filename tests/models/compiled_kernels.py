@@ -12,6 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from transreid_ssl.finetune.memory_kernels import follow_each
 from transreid_ssl.models import LUPERSON, build_backbone, norm_relu, stem
 from transreid_ssl.models.fold_kernels import fold_images
 from transreid_ssl.models.packed_attention import packed_attention
@@ -73,6 +74,8 @@ def use_all(dtype: torch.dtype) -> None:
         num_teacher_crops=2, student_temp=0.1, teacher_temp=0.04,
     )[0].backward()  # fmt: skip
     scale_each([torch.zeros(5)], torch.ones(1))
+    rows = torch.arange(4)
+    follow_each(torch.zeros(2, 384), torch.zeros(4, 384), rows, rows // 2, 0.2)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from transreid_ssl.finetune.memory import move_to_each
+from transreid_ssl.finetune.memory_kernels import follow_each
 from transreid_ssl.models import (
     IMAGENET,
     LUPERSON,
@@ -241,9 +243,23 @@ def scalings() -> None:
         assert torch.equal(numbers[[0, -1]], border)
 
 
+def clusters() -> None:
+    """Vectors that follow their images: of many in one cluster, of one, and of none."""
+    for dim, labels in ((5, [3, 0, 3, 3, 1, 0, 3]), (64, [2, 2, 2]), (33, [7])):
+        vectors = F.normalize(torch.randn(8, dim), dim=1)
+        images = F.normalize(torch.randn(len(labels), dim), dim=1)
+        owners = torch.tensor(labels)
+        expected = vectors.double()
+        move_to_each(expected, images.double(), owners, 0.2)
+        order = owners.argsort(stable=True)
+        follow_each(vectors, images, order, owners[order], 0.2)
+        same(vectors, expected)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for check in (stems, memory, layouts, norms, far_means, foldings, attentions, losses, scalings):
+    checks = stems, memory, layouts, norms, far_means, foldings, attentions, losses, scalings
+    for check in (*checks, clusters):
         check()
         print(check.__name__)

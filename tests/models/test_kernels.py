@@ -10,12 +10,12 @@ import pytest
 pytest.importorskip("triton", reason="Triton has no wheels for this system")
 
 
-NAMES = ["attention", "cross_view", "fold", "norm", "scaling"]
+NAMES = ["attention", "cross_view", "fold", "memory", "norm", "scaling"]
 
 
 def test_interpreted_kernels_compute_what_pytorch_does():
     done = _run("interpreted_kernels.py", TRITON_INTERPRET="1")
-    checks = "stems memory layouts norms far_means foldings attentions losses scalings"
+    checks = "stems memory layouts norms far_means foldings attentions losses scalings clusters"
     assert done.stdout.split() == checks.split(), done.stderr
 
 
@@ -25,7 +25,7 @@ def test_every_kernel_is_built_for_gpus_that_are_not_here(tmp_path):
     for line, capability in zip(done.stdout.splitlines(), ("80", "90"), strict=True):
         found, *kernels = line.split()
         assert found == capability
-        assert len(kernels) == 13
+        assert len(kernels) == 14
         assert sorted({kernel.partition("_kernels.")[0] for kernel in kernels}) == NAMES
 
 

@@ -5,6 +5,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from transreid_ssl.models.gpu import has_triton
+
 
 def cluster_loss(features: Tensor, labels: Tensor, memory: Tensor, temperature: float) -> Tensor:
     """InfoNCE of images against all clusters (Cluster Contrast, equation 3), 0-d float32.
@@ -25,9 +27,15 @@ def move_to_each(memory: Tensor, features: Tensor, labels: Tensor, momentum: flo
     """In place, image after image: its cluster's vector moves towards it (equation 4).
 
     Images of different clusters do not touch one another, so the first of every cluster move
-    theirs at once, then the second ones: as many rounds as a batch holds images of a cluster.
+    theirs at once, then the second ones: as many rounds as a batch holds images of a cluster. On a
+    GPU a kernel counts them, and the host waits for nothing.
     """
     order = labels.argsort(stable=True)
+    if memory.is_cuda and has_triton():
+        from transreid_ssl.finetune.memory_kernels import follow_each  # Triton is not everywhere
+
+        follow_each(memory, features, order, labels[order], momentum)
+        return
     _, counts = labels[order].unique_consecutive(return_counts=True)
     starts = counts.cumsum(0) - counts
     for turn in range(int(counts.max())):
@@ -44,13 +52,17 @@ def move_to_hardest(memory: Tensor, features: Tensor, labels: Tensor, momentum: 
     similarity = (features * memory[labels]).sum(dim=1)
     order = similarity.argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]  # by cluster, the least similar first
-    _, counts = labels[order].unique_consecutive(return_counts=True)
-    rows = order[counts.cumsum(0) - counts]
-    _move(memory, features[rows], labels[rows], momentum)
+    clusters = labels[order]
+    begins = torch.cat((torch.ones_like(clusters[:1]), clusters.diff())) != 0
+    places = torch.arange(len(order), device=order.device)
+    # All images of a cluster stand for its first, and write the same: how many clusters there are
+    # is nothing that the host would have to wait for.
+    firsts = torch.where(begins, places, 0).cummax(0).values
+    _move(memory, features[order[firsts]], clusters, momentum)
 
 
 def _move(memory: Tensor, features: Tensor, labels: Tensor, momentum: float) -> None:
-    """``labels`` are all different."""
+    """Where ``labels`` are alike, so are ``features``."""
     moved = momentum * memory[labels] + (1 - momentum) * features
     memory[labels] = F.normalize(moved, dim=1)
 
