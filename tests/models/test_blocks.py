@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from transreid_ssl.models import build_backbone
+from transreid_ssl.models import blocks, build_backbone
 from transreid_ssl.models.blocks import PackedBlock
 
 NANO = "vit_nano_patch8_reid"
@@ -64,6 +64,15 @@ def test_the_paths_dropped_are_timms(groups):
     torch.manual_seed(1)
     torch.testing.assert_close(model._run(model.blocks, [tokens])[0], expected)
     assert not torch.allclose(model.eval()._run(model.blocks, [tokens])[0], expected)
+
+
+def test_paths_that_are_drawn_at_once_are_kept_as_often_as_they_should():
+    shares = (0.9, 0.5, 1 - 1e-6)
+    drawn = blocks._draw_at_once(shares, 20_000, torch.device("cpu"))
+    for row, share in zip(drawn, shares, strict=True):
+        assert set(row.tolist()) <= {0.0, float(torch.tensor(1.0) / share)}
+        assert (row > 0).float().mean().item() == pytest.approx(share, abs=0.02)
+    assert drawn[0, :100].count_nonzero() != drawn[1, :100].count_nonzero()
 
 
 def test_what_is_kept_back_for_checkpointing_changes_nothing(groups):

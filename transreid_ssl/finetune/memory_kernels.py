@@ -1,4 +1,4 @@
-"""The vectors of all clusters moved towards their images by one kernel, without the host waiting."""
+"""The vectors of all clusters moved towards their images by one kernel; no host waits for it."""
 
 import torch
 import triton

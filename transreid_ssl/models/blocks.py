@@ -134,34 +134,57 @@ def draw_paths(
 ) -> list[Kept]:
     """The stochastic depth of each block, as ``forward_packed`` takes it.
 
-    It is drawn group by group, as if each passed the network by itself.
+    All blocks' is drawn at once, with one operation on a GPU.
 
     Args:
         leading: How many tokens of an image come out of the last block; None: all.
     """
-    drawn = [
-        [(_draw(block.drop_path1, images, device), _draw(block.drop_path2, images, device))
-         for block in blocks]
-        for images, _ in sizes
-    ]  # fmt: skip
-    lengths = [[length for _, length in sizes]] * len(blocks)
+    paths = [path for block in blocks for path in (block.drop_path1, block.drop_path2)]
+    shares = tuple(map(_kept_share, paths))
+    if min(shares) == 1:
+        return [(None, None)] * len(blocks)
+    drawn = _draw(shares, tuple(images for images, _ in sizes), device)
+    rows = list(_over_tokens(drawn, sizes))
     if leading:
-        lengths[-1] = [leading] * len(sizes)
-    return [
-        tuple(_over_tokens(parts, length) for parts in zip(*found, strict=True))
-        for found, length in zip(zip(*drawn), lengths)
+        rows[-2:] = _over_tokens(drawn[-2:], [(images, leading) for images, _ in sizes])
+    kept = [None if share == 1 else row for share, row in zip(shares, rows, strict=True)]
+    return list(zip(kept[::2], kept[1::2], strict=True))
+
+
+def _kept_share(path: nn.Module) -> float:
+    drops = isinstance(path, DropPath) and path.training
+    return 1 - path.drop_prob if drops else 1.0
+
+
+def _draw(shares: Sequence[float], images: tuple[int, ...], device: torch.device) -> Tensor:
+    """For each share a row of what images are multiplied by, 0 or 1 / share: (shares, images)."""
+    if device.type == "cuda":
+        return _draw_at_once(shares, sum(images), device)
+    # Size by size and block by block, as if each passed the network by itself: the random numbers
+    # of a run on a CPU are those that it always had.
+    drawn = torch.ones(len(shares), sum(images), device=device)
+    for columns in drawn.split(images, dim=1):
+        for row, share in zip(columns, shares):
+            if share < 1:
+                row.bernoulli_(share).div_(share)
+    return drawn
+
+
+def _draw_at_once(shares: Sequence[float], images: int, device: torch.device) -> Tensor:
+    """With a few operations. Shares are not uploaded, for which the host would wait."""
+    drawn = torch.rand(len(shares), images, device=device)
+    rows = drawn.unbind()
+    torch._foreach_add_(rows, shares)
+    drawn.floor_()
+    torch._foreach_div_(rows, shares)
+    return drawn
+
+
+def _over_tokens(drawn: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """From a number an image, (K, images), to one a token: (K, N, 1)."""
+    parts = drawn.split([images for images, _ in sizes], dim=1)
+    tokens = [
+        part.unsqueeze(-1).expand(-1, -1, length).flatten(1)
+        for part, (_, length) in zip(parts, sizes)
     ]
-
-
-def _draw(path: nn.Module, images: int, device: torch.device) -> Tensor | None:
-    if not isinstance(path, DropPath) or not path.training or not path.drop_prob:
-        return None
-    kept = 1 - path.drop_prob
-    return torch.empty(images, 1, device=device).bernoulli_(kept).div_(kept)
-
-
-def _over_tokens(parts: Sequence[Tensor | None], lengths: Sequence[int]) -> Tensor | None:
-    """From a number an image, (B, 1) of each group, to one a token: (N, 1)."""
-    if parts[0] is None:
-        return None
-    return torch.cat([part.expand(-1, n).reshape(-1, 1) for part, n in zip(parts, lengths)])
+    return torch.cat(tokens, dim=1).unsqueeze(-1)
