@@ -1,11 +1,15 @@
 """ResNets against torchvision's, their norms and strides, and what all backbones share."""
 
 import copy
+import functools
+import pickle
 
 import pytest
 import timm
 import torch
 import torchvision
+from torch import _dynamo as dynamo
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 
 from transreid_ssl import UserError
@@ -17,8 +21,10 @@ from transreid_ssl.models import (
     load_backbone,
     save_backbone,
 )
-from transreid_ssl.models.resnet import Trunk
+from transreid_ssl.models.norms import group_norms
+from transreid_ssl.models.resnet import Compilable, Trunk
 from transreid_ssl.models.stem import IBN
+from transreid_ssl.training.speed import PROGRAMS
 
 NANO = {"name": "resnet_nano_reid", "img_size": (64, 32)}
 
@@ -186,3 +192,54 @@ def test_settings_that_do_not_apply_are_refused_in_one_line(options, complaint):
 def test_attention_is_of_transformers_alone(images):
     with pytest.raises(UserError, match="resnet_nano_reid: has no class token"):
         class_attention(build_backbone(**NANO), images)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
+@pytest.mark.parametrize("name", ["resnet_nano_reid", "mgn_resnet_nano"])
+def test_compiled_blocks_compute_the_same_and_evaluate_as_before(name, monkeypatch):
+    graphs = []
+
+    def backend(graph, _examples):
+        graphs.append(graph)
+        return graph.forward
+
+    @functools.cache
+    def compiled(block):
+        return torch.compile(block.plain_forward, dynamic=False, backend=backend)
+
+    torch.compiler.reset()
+    counters.clear()
+    monkeypatch.setattr("transreid_ssl.models.resnet.compiled", compiled)
+    images = torch.randint(0, 256, (4, 3, 64, 32), dtype=torch.uint8)
+    plain = build_backbone(name, img_size=(64, 32)).train()
+    group_norms(plain, device="cpu", num_processes=1, norm_images=2, images=4)
+    model = copy.deepcopy(plain)
+    model.compile_blocks()
+    with dynamo.config.patch(recompile_limit=PROGRAMS):
+        for one in (plain, model):
+            one(images).square().sum().backward()
+    count = sum(isinstance(module, Compilable) for module in model.modules())
+    assert 0 < len(graphs) <= count
+    assert counters["stats"]["unique_graphs"] == len(graphs)
+    assert not counters["graph_break"]
+    for (_, expected), (label, found) in zip(
+        plain.named_parameters(), model.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(found.grad, expected.grad, msg=label)
+    for expected, found in zip(plain.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(found, expected)
+    traced = len(graphs)
+    assert torch.equal(model.eval()(images[:3]), plain.eval()(images[:3]))
+    assert len(graphs) == traced
+    pickle.dumps(model)
+
+
+def test_blocks_whose_norms_meet_other_processes_are_not_compiled():
+    model = build_backbone(**NANO)
+    block = model.layer1[0]
+    block.bn1 = torch.nn.SyncBatchNorm(block.bn1.num_features)
+    model.compile_blocks()
+    others = [module for module in model.modules() if isinstance(module, Compilable)][1:]
+    assert not block.compiles
+    assert others
+    assert all(other.compiles for other in others)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.architectures import MGNArchitecture
 from transreid_ssl.models.pooling import GeneralisedMean
-from transreid_ssl.models.resnet import Trunk, keep_resolution
+from transreid_ssl.models.resnet import Trunk, compile_residuals, keep_resolution
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.timm_config import TimmConfig
@@ -166,6 +166,10 @@ class MGN(TimmConfig, nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Less memory for more time."""
         self.grad_checkpointing = enable
+
+    def compile_blocks(self) -> None:
+        """See ``compile_residuals``."""
+        compile_residuals(self)
 
     def forward(
         self, images: Tensor, cameras: Tensor | None = None, *, parts: bool = False

@@ -4,7 +4,8 @@ The blocks are timm's, and the weights have the names that torchvision gave them
 files.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,48 @@ from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
 from transreid_ssl.models.timm_config import TimmConfig
+
+
+class Compilable(nn.Module):
+    """What makes a block of timm's one that training can run compiled.
+
+    Norms, ReLUs and sums between the convolutions become few kernels, and the host starts one
+    program instead of thirty operations, which is what bounds small batches on a GPU.
+    """
+
+    compiles: bool = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.compiles and self.training:
+            return compiled(type(self))(self, x)
+        return super().forward(x)
+
+    def plain_forward(self, x: Tensor) -> Tensor:
+        """What is compiled."""
+        return super().forward(x)
+
+
+class CompilableBasicBlock(Compilable, BasicBlock):
+    """Two convolutions and a shortcut."""
+
+
+class CompilableBottleneck(Compilable, Bottleneck):
+    """Three convolutions, the middle one narrower, and a shortcut."""
+
+
+@functools.cache
+def compiled(block: type[Compilable]) -> Callable[..., Tensor]:
+    """``block.plain_forward``, compiled: blocks of the same sizes share a program."""
+    return torch.compile(block.plain_forward, dynamic=False)
+
+
+def compile_residuals(network: nn.Module) -> None:
+    """Let training compile the residual blocks of a network; in evaluation, where sizes change from
+    batch to batch, nothing is compiled. Left as they are: blocks whose norms share statistics
+    between processes, which no compiler looks into."""
+    for block in network.modules():
+        if isinstance(block, Compilable):
+            block.compiles = not any(isinstance(m, nn.SyncBatchNorm) for m in block.modules())
 
 
 class Trunk(ResNet):
@@ -39,7 +82,7 @@ class Trunk(ResNet):
 
     def __init__(self, sizes: ResNetArchitecture, stride: int = 32, **options: Any) -> None:
         super().__init__(
-            Bottleneck if sizes.bottleneck else BasicBlock,
+            CompilableBottleneck if sizes.bottleneck else CompilableBasicBlock,
             sizes.depths,
             channels=sizes.channels,
             **{"num_classes": 0, "zero_init_last": False, **options},
@@ -77,6 +120,10 @@ class ReIDResNet(TimmConfig, Trunk):
         if spec.feature_norm:
             self.bottleneck: nn.BatchNorm1d = nn.BatchNorm1d(spec.own_dim)
             self.bottleneck.bias.requires_grad_(False)
+
+    def compile_blocks(self) -> None:
+        """See ``compile_residuals``."""
+        compile_residuals(self)
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         return self.forward_head(self.forward_features(images))

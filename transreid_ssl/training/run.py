@@ -145,11 +145,11 @@ def _prepare(
     objective: Objective, settings: RunSettings, accelerator: accelerate.Accelerator
 ) -> None:
     """Change what the networks are made of, while nobody has hold of their parameters yet."""
-    make_fast(objective, settings, accelerator.device)
     group_norms(
         objective, device=accelerator.device, num_processes=accelerator.num_processes,
         norm_images=settings.norm_images,
         images=settings.batch_size // (accelerator.num_processes * settings.accumulation),
     )  # fmt: skip
+    make_fast(objective, settings, accelerator.device)
     if settings.shard and accelerator.num_processes > 1:
         shard(objective, accelerator)

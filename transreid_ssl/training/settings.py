@@ -41,8 +41,10 @@ class RunSettings:
         not_finite: A step whose loss or gradient is not finite "stop"s the run, with the names of
             its images in the run folder, or is left out ("skip", for which the device is waited
             for in every step); with fp16 the scaler leaves steps out whose gradient overflows.
-        compile: "auto" compiles the blocks of a ViT on a GPU, some 15 seconds at the start; true on
-            any device, and other networks too, whole (a minute or more); false nothing.
+        compile: "auto" compiles the blocks of ViTs, ResNets and MGNs on a GPU (of a ViT some 15
+            seconds at the start, of the others not yet timed; where norms meet other processes,
+            they stay as they are); true on any device, and timm's networks too, whole; false
+            nothing.
         compile_memory: Share of what the compiler would keep of a block for its backward pass; what
             is cheapest to compute again is not kept. 0.3 keeps about half of what 0.8 does (DINO,
             ViT-S+ICS, bf16) for a tenth more matrix products: 0.8 where a GPU has memory to spare.

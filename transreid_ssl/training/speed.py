@@ -2,7 +2,6 @@
 
 import torch
 
-from transreid_ssl.models import ReIDViT
 from transreid_ssl.models.gpu import has_triton
 from transreid_ssl.training.objective import Objective
 from transreid_ssl.training.settings import RunSettings
@@ -13,20 +12,20 @@ beyond the compiler's usual 8 it would go on without compiling."""
 
 
 def make_fast(objective: Objective, settings: RunSettings, device: torch.device) -> None:
-    """Do what ``--run.compile`` asks for.
+    """Do what ``--run.compile`` asks for; norms have to be those that will train.
 
-    Blocks of a ViT are compiled one for all, which takes seconds; other networks whole, if they are
-    asked for.
+    Blocks of ViTs, ResNets and MGNs are compiled one for all of their sizes, which takes seconds;
+    other networks whole, if they are asked for.
     """
     on_gpu = device.type == "cuda" and has_triton()
     if not settings.compile or (settings.compile == "auto" and not on_gpu):
         return
     set_compiler(settings.compile_memory)
     for network in objective.networks:
-        vits = [module for module in network.modules() if isinstance(module, ReIDViT)]
-        for vit in vits:
-            vit.compile_blocks()
-        if not vits and settings.compile is True:
+        of_blocks = [module for module in network.modules() if hasattr(module, "compile_blocks")]
+        for module in of_blocks:
+            module.compile_blocks()
+        if not of_blocks and settings.compile is True:
             network.compile()
 
 
