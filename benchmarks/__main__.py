@@ -41,6 +41,7 @@ PARTS = {
         ["--rows=200000", "--methods", "density-ratio"],
     ),
     "compiled": ("what compiled blocks of ViT-S/16+ICS keep", ["--memory", "0.3"]),
+    "launches": ("what is started on a GPU to fine-tune", ["--trainings", "labels"]),
     "gpu": ("DINO steps, fine-tuning on a GPU", [OUT, "--minutes={minutes}"]),
 }
 """What is measured, and options that make it short."""

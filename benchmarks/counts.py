@@ -53,7 +53,7 @@ class Counts:
     copied: int
 
 
-class _Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):
     """Counts what is dispatched."""
 
     def __init__(self) -> None:
@@ -86,6 +86,8 @@ def as_on_a_gpu() -> Iterator[None]:
         for room in ("norm_relu", "stem"):
             name = f"transreid_ssl.models.{room}.runs_kernels"
             stack.enter_context(mock.patch(name, return_value=True))
+        draw = mock.patch.object(blocks, "_draw", blocks._draw_at_once)
+        stack.enter_context(draw)
         look = mock.Mock(return_value=blocks._look_by_kernels)
         stack.enter_context(mock.patch("transreid_ssl.models.vit.best_look", look))
         stack.enter_context(mock.patch.object(DINOLoss, "_compare", DINOLoss._compare_on_gpu))
@@ -110,7 +112,7 @@ def _of_step(
     step: Callable[[list[Tensor]], Tensor], network: nn.Module, groups: list[Tensor], out_dim: int
 ) -> tuple[int, int, int, int]:
     """Operations, and bytes kept, of logits among them, and copied."""
-    with mock.patch(f"{__name__}.KERNELS", 0), holding(network) as kept, _Counting() as counting:
+    with mock.patch(f"{__name__}.KERNELS", 0), holding(network) as kept, Counting() as counting:
         step(groups)
         operations = counting.operations + KERNELS
     held = {tensor: tensor.untyped_storage().nbytes() for tensor in kept.values()}

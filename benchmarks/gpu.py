@@ -3,10 +3,10 @@
     python -m benchmarks.gpu --out outputs/gpu     # eight minutes at most; all it needs is a GPU
 
 DINO steps of ViT-S, ViT-S+ICS and ViT-B+ICS (2 crops of 256x128 and 8 of 128x64 an image, 65,536
-outputs, bf16, synthetic uint8 crops on the device), and fine-tuning of ViT-S+ICS with labels. Every
-row has images a second, peak memory, and the share of the ceiling: arithmetic of the step, which is
-that of the step as one would first write it, over what the product of two large matrices reaches in
-the same minute.
+outputs, bf16, synthetic uint8 crops on the device), and fine-tuning: of ViT-S+ICS with labels and
+on clusters, of an MGN of ResNet-50 with labels. Every row has images a second, peak memory, and the
+share of the ceiling: arithmetic of the step, which is that of the step as one would first write it,
+over what the product of two large matrices reaches in the same minute.
 
 Beside them stand the step as one would first write it (a pass for each size of crop, PyTorch's own
 operations, a loop over pairs of views in the loss, and loops over parameters for clipping and the
@@ -35,12 +35,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.launches import EPOCH, TRAININGS, Training, inputs
 from benchmarks.reporting import finish, hardware, heading, row
 from benchmarks.training_step import Ours, Plain, build, views
 from transreid_ssl import command
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json, write_text
-from transreid_ssl.finetune import SupervisedObjective
 from transreid_ssl.models import build_backbone, normalise
 from transreid_ssl.training import OptimizerSettings, RunSettings, build_optimizer
 from transreid_ssl.training.ceiling import count_flops, product_rate
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, batch in zip(options.models, options.batch_sizes, strict=True):
         bench.attempt(f"{name}: numbers", lambda name=name: bench.compare(name))
         bench.dino(name, batch)
-    bench.supervised(options.models[0])
+    for name in TRAININGS:
+        bench.fine_tuning(name, getattr(options, name))
     print("\n".join(bench.tables()), flush=True)
     rates = {(entry["what"], entry["how"]): entry["images_per_second"] for entry in bench.rows}
     first = options.models[0]
@@ -96,6 +97,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=["vit_small_patch16_ics", "vit_small_patch16_reid", "vit_base_patch16_ics"],
     )  # fmt: skip
     add("--batch-sizes", nargs="+", type=int, default=[256, 256, 128], help="one for each model")
+    for name, training in TRAININGS.items():
+        add(f"--{name}", default=training.model, metavar="MODEL", help=f"fine-tuned, {name}")
     add("--finetune-batch-size", type=int, default=64)
     add("--out-dim", type=int, default=65536, help="outputs of DINO's head")
     add("--steps", type=int, default=10, help="timed steps of each row")
@@ -194,34 +197,33 @@ class Bench:
         for how in (OURS, PUBLISHED, PLAIN, KEEPING, EAGER):
             self.attempt(f"{name}: DINO, {how}", lambda how=how: measure(how))
 
-    def supervised(self, name: str) -> None:
-        """Fine-tuning with labels, compiled and not."""
+    def fine_tuning(self, name: str, model: str) -> None:
+        """A step of one kind of fine-tuning, compiled and not."""
+        training = Training(**vars(TRAININGS[name]) | {"model": model})
         batch = self.options.finetune_batch_size
 
         def measure(how: str) -> None:
-            shape = (batch, 3, 256, 128)
-            images = torch.randint(0, 256, shape, dtype=torch.uint8, device=self.device)
-            people = torch.arange(batch, device=self.device) // 4
-            inputs = {"images": images, "identities": people}
-            torch.manual_seed(0)
-            backbone = build_backbone(name, img_size=(256, 128), drop_path=0.1)
-            objective = SupervisedObjective(backbone, 751).to(self.device)
+            batch_inputs = inputs(batch, (256, 128), self.device)
+            objective = training.objective((256, 128)).to(self.device)
             make_fast(objective, WAYS[how], self.device)
-            arithmetic = count_flops(objective, inputs, 0) / batch
-            optimizer = build_optimizer(objective, OptimizerSettings(name="sgd", lr=1e-4))
+            arithmetic = count_flops(objective, batch_inputs, EPOCH) / batch
+            settings = OptimizerSettings(name=training.optimizer, lr=1e-4)
+            optimizer = build_optimizer(objective, settings)
 
             def step() -> Tensor:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):
-                    loss = objective(inputs)["loss"]
+                    loss = objective(batch_inputs, EPOCH)["loss"]
                 loss.backward()
+                objective.before_step(EPOCH)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                objective.after_step(0.5)
                 return loss.detach()
 
-            self.measure("fine-tuning with labels", how, batch, step, arithmetic)
+            self.measure(f"fine-tuning, {name}", how, batch, step, arithmetic)
 
         for how in (OURS, EAGER):
-            self.attempt(f"fine-tuning, {how}", lambda how=how: measure(how))
+            self.attempt(f"fine-tuning, {name}, {how}", lambda how=how: measure(how))
 
     def measure(self, what: str, how: str, batch: int, step: Step, arithmetic: float) -> None:
         """Time a step, and on a GPU profile it; ``arithmetic`` is that of an image."""

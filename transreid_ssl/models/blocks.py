@@ -159,7 +159,7 @@ def _kept_share(path: nn.Module) -> float:
 def _draw(shares: Sequence[float], images: tuple[int, ...], device: torch.device) -> Tensor:
     """For each share a row of what images are multiplied by, 0 or 1 / share: (shares, images)."""
     if device.type == "cuda":
-        return _draw_at_once(shares, sum(images), device)
+        return _draw_at_once(shares, images, device)
     # Size by size and block by block, as if each passed the network by itself: the random numbers
     # of a run on a CPU are those that it always had.
     drawn = torch.ones(len(shares), sum(images), device=device)
@@ -170,9 +170,9 @@ def _draw(shares: Sequence[float], images: tuple[int, ...], device: torch.device
     return drawn
 
 
-def _draw_at_once(shares: Sequence[float], images: int, device: torch.device) -> Tensor:
-    """With a few operations. Shares are not uploaded, for which the host would wait."""
-    drawn = torch.rand(len(shares), images, device=device)
+def _draw_at_once(shares: Sequence[float], images: tuple[int, ...], device: torch.device) -> Tensor:
+    """The same with a few operations. Shares are not uploaded, for which the host would wait."""
+    drawn = torch.rand(len(shares), sum(images), device=device)
     rows = drawn.unbind()
     torch._foreach_add_(rows, shares)
     drawn.floor_()
