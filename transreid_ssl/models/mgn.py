@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
 from transreid_ssl.models.architectures import MGNArchitecture
+from transreid_ssl.models.checkpointing import run_blocks
 from transreid_ssl.models.pooling import GeneralisedMean
 from transreid_ssl.models.resnet import Trunk, compile_residuals, keep_resolution
 from transreid_ssl.models.spec import BackboneSpec
@@ -80,10 +80,7 @@ class Branch(nn.Module):
 
     def forward(self, x: Tensor, checkpoint: bool = False) -> tuple[Tensor, Tensor]:
         """Shared map -> pooled vectors (B, n, C), the whole first, and reduced ones (B, n, d)."""
-        if checkpoint:
-            x = checkpoint_seq([self.layer3, self.layer4], x, flatten=True)
-        else:
-            x = self.layer4(self.layer3(x))
+        x = run_blocks((self.layer3, self.layer4), x, checkpoint)
         regions = whole_and_stripes(self.norm(x), self.stripes)
         pooled = [pool(region) for pool, region in zip(self.pools, regions)]
         reduced = [layer(vectors) for layer, vectors in zip(self.reductions, pooled)]
@@ -177,12 +174,7 @@ class MGN(TimmConfig, nn.Module):
         """The feature (B, 8 d), or with ``parts`` all that the losses see."""
         images = normalise(images, self.spec.mean, self.spec.std)
         x = self.maxpool(self.act1(self.bn1(self.conv1(images))))
-        stages = [self.layer1, self.layer2, self.layer3]
-        if self.grad_checkpointing:
-            x = checkpoint_seq(stages, x, flatten=True)
-        else:
-            for stage in stages:
-                x = stage(x)
+        x = run_blocks((self.layer1, self.layer2, self.layer3), x, self.grad_checkpointing)
         pooled, reduced = zip(*(branch(x, self.grad_checkpointing) for branch in self.branches))
         found = MGNParts(
             pooled=torch.stack([vectors[:, 0] for vectors in pooled], dim=1),

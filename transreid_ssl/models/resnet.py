@@ -13,6 +13,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
 from transreid_ssl.models.architectures import ResNetArchitecture
+from transreid_ssl.models.checkpointing import run_blocks
 from transreid_ssl.models.ibn import IBN
 from transreid_ssl.models.pooling import generalised_mean
 from transreid_ssl.models.spec import BackboneSpec
@@ -93,6 +94,12 @@ class Trunk(ResNet):
                     block.bn1 = IBN(block.bn1.num_features)
         if stride == 16:
             keep_resolution(self.layer4)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map (B, D, h, w) of normalised images."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        stages = self.layer1, self.layer2, self.layer3, self.layer4
+        return run_blocks(stages, x, self.grad_checkpointing)
 
 
 def keep_resolution(stage: nn.Module) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models.checkpointing import move_once
 from transreid_ssl.models.checkpoints import Checkpoint, bare_name
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.models.statistics import normalise
@@ -26,6 +27,7 @@ class TimmNetwork(TimmConfig, nn.Module):
 
     spec: BackboneSpec
     num_classes: int
+    grad_checkpointing: bool
     net: nn.Module
 
     def __init__(
@@ -35,7 +37,7 @@ class TimmNetwork(TimmConfig, nn.Module):
         super().__init__()
         if num_classes or in_chans != 3:
             raise UserError(f"{spec.name}: has no classifier, and takes RGB; leave these out")
-        self.spec, self.num_classes = spec, 0
+        self.spec, self.num_classes, self.grad_checkpointing = spec, 0, False
         self.net = build_timm(spec.name, spec.img_size, drop_path_rate)
         if spec.feature_norm:
             self.bottleneck: nn.BatchNorm1d = nn.BatchNorm1d(spec.own_dim)
@@ -58,8 +60,11 @@ class TimmNetwork(TimmConfig, nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Less memory for more time, where timm has it for this network."""
         self.net.set_grad_checkpointing(enable)
+        self.grad_checkpointing = enable
 
     def _last(self, images: Tensor) -> Tensor:
+        if self.grad_checkpointing:
+            move_once(self.net)  # not before: other norms may have taken the place of the first
         return self.net.forward_features(normalise(images, self.spec.mean, self.spec.std))
 
     def _head(self, last: Tensor) -> Tensor:
