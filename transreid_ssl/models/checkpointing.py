@@ -1,4 +1,4 @@
-"""Blocks that are computed twice instead of kept (gradient checkpointing), with batch norms in them.
+"""Blocks that are computed twice instead of kept (gradient checkpointing), with their batch norms.
 
 The second time is part of the backward pass: norms take statistics of the batch once more, and the
 running ones must not move again.
