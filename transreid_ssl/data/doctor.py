@@ -1,7 +1,6 @@
 """Looking at the images before hours are spent on them: which are broken, how large, how sound."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from transreid_ssl.data.pool import Pool, SubsetPool
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol, matchable, untestable
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
+from transreid_ssl.machine import num_cores
 from transreid_ssl.words import counted
 
 _CHUNK = 64
@@ -64,7 +64,7 @@ def examine(
 
     indices = np.asarray(indices).tolist()
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    workers = min(16, os.cpu_count() or 1)
+    workers = min(16, num_cores())
     with ThreadPoolExecutor(workers) as executor:
         for results in _in_order(executor, look, chunks, ahead=4 * workers):
             for index, size_or_reason, digest in results:
