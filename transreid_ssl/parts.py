@@ -18,6 +18,7 @@ from transreid_ssl.logs import RUN
 from transreid_ssl.progress import is_first, progress
 from transreid_ssl.seen import Images, Seen, content_of, sampled
 from transreid_ssl.tables import decode_record, encode_record
+from transreid_ssl.words import part_of
 
 _OF_ALL = 64  # parts of long work: a stop costs a 64th of it
 _FEWEST = 256  # images of a part
@@ -125,7 +126,8 @@ class Parts:
         """How much was finished before, where anything was and something is ``pending``."""
         left = sum(len(self.images(part)) for part in pending)
         done = len(self.pool) - left
-        return f"{done:,} of {len(self.pool):,} images are done already" if done and left else ""
+        said = part_of(done, len(self.pool), "image", verb="is/are")
+        return f"{said} done already" if done and left else ""
 
     def finished(self) -> dict[int, Path]:
         """The parts that are written, and where."""

@@ -280,7 +280,7 @@ def test_damaged_and_foreign_tables(tmp_path, write_images):
     numbers = pa.table({"image": [1, 2]})
     empty = pa.table({"image": pa.array([], pa.string())})
     for table, message in (
-        (missing, "1 of its 2 names are missing"),
+        (missing, "1 of its 2 names is missing"),
         (numbers, "text column"),
         (empty, "empty"),
     ):

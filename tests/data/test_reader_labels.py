@@ -184,8 +184,8 @@ def test_msmt17s_listed_images_that_are_not_there(msmt17):
     (msmt17 / "test/0001/0001_001_01_x_0.jpg").unlink()
     protocol = open_reid("msmt17", msmt17, purpose="train")
     line = protocol.describe()
-    assert "train: 1 of 3 listed images are not there, such as" in line
-    assert "gallery: 1 of 2 listed images are not there" in line
+    assert "train: 1 of 3 listed images is not there, such as" in line
+    assert "gallery: 1 of 2 listed images is not there" in line
     with pytest.raises(UserError, match=r"gallery: 1 of 2 listed .* restore"):
         open_reid("msmt17", msmt17, purpose="test")
 

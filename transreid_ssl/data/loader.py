@@ -27,6 +27,7 @@ from transreid_ssl.data.samplers import StepSampler
 from transreid_ssl.data.settings import Interpolation
 from transreid_ssl.errors import UserError
 from transreid_ssl.machine import num_cores
+from transreid_ssl.words import counted
 
 # So many broken images one after the other are no accident: a disk is gone, or a path is wrong.
 _PATIENCE = 20
@@ -175,7 +176,8 @@ def _first_readable(
         if index < 0:
             break
     raise UserError(
-        f"{corrupt[0]}: {reason}, and no replacement could be read after {len(corrupt)} attempts; "
+        f"{corrupt[0]}: {reason}, and no replacement could be read after "
+        f"{counted(len(corrupt), 'attempt')}; "
         "check the images with: python -m transreid_ssl.data verify PATH"
     )
 
