@@ -428,6 +428,19 @@ def test_a_probe_that_a_stop_came_before_is_made_up(tmp_path):
     assert again.probing.probe.features is not None
 
 
+def test_a_checkpoint_whose_optimiser_groups_the_parameters_otherwise_is_said_to_be_one(tmp_path):
+    """As that of an older version, which had one group for biases of twice the rate in a layer of
+    half of it and for weights of the plain rate."""
+    trainer(tmp_path, Toy()).fit(batches(0))
+    path = list_checkpoints(tmp_path / "checkpoints")[-1]
+    state = load_checkpoint(path)
+    group = state["optimizer"]["param_groups"][0]
+    state["optimizer"]["param_groups"] = [group, {**group, "params": []}]
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"network is this run's, .* other groups .* config\.yaml"):
+        trainer(tmp_path, Toy())
+
+
 def test_too_many_unreadable_images_stop_the_run_and_few_are_listed(tmp_path, capsys):
     def broken(count):
         for step, batch in enumerate(batches(0)):
