@@ -73,30 +73,17 @@ def train(
     """
     phases = [*of_optimizer(config.optim), *objective.phases]
     _prepare(objective, config.run, accelerator)
-    before = _lineage(config, objective, run, accelerator)
+    lineage = _lineage(config, objective, run, accelerator)
+    network = _Network(config, objective, run, accelerator, origin | lineage)
     kept = None if best is None else BestNetwork(run, best)
-
-    def backbone() -> Backbone:
-        return whole_network(objective.backbone)
-
-    def save(name: str, in_place: Callable[[Callable[[], None]], None] | None = None) -> None:
-        network = backbone()
-        made_of = provenance(config, **origin, **before, step=trainer.step)
-        spec = dataclasses.replace(network.spec, objective=objective.name, provenance=made_of)
-
-        def write() -> None:
-            save_backbone(run.path / name, network, spec)
-
-        on_main(accelerator, (lambda: in_place(write)) if in_place else write)
-
     trainer = Trainer(
         accelerator, objective, build_optimizer(objective, config.optim),
         make_plan(config.optim, config.run, steps_per_epoch), run, config.run,
         data_key=data_key, max_bad_images=max_bad_images,
         image_names=images.names if images is not None else None,
-        probe=retrieval_probe(probe, backbone, accelerator, trained_on=images),
+        probe=retrieval_probe(probe, network.whole, accelerator, trained_on=images),
         probe_every=probe.every,
-        keep_best=None if kept is None else lambda: save(kept.path.name, kept.replace),
+        keep_best=None if kept is None else lambda: network.keep(kept, trainer.step),
     )  # fmt: skip
     if said := without_end(phases, config.run, steps_per_epoch, run.group):
         say(accelerator, said, logging.WARNING)
@@ -105,7 +92,7 @@ def train(
     if kept and (said := on_main(accelerator, kept.follow_log)):
         trainer.say(said)
     trainer.fit(batches(trainer))
-    save(result)
+    network.save(result, trainer.step)
     trainer.report(result, on_main(accelerator, lambda: _end(trainer, kept)))
     wanted = config.run.page
     if wanted is None:
@@ -115,6 +102,37 @@ def train(
     if following:
         trainer.say(as_started(f"next: {following}"))
     return run.path / result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """What a run leaves: its backbone as it is, with a header that says what it was made of."""
+
+    config: Any
+    objective: Objective
+    run: RunFolder
+    accelerator: accelerate.Accelerator
+    origin: dict[str, Any]
+
+    def whole(self) -> Backbone:
+        """The backbone, on every process, also where its weights are sharded."""
+        return whole_network(self.objective.backbone)
+
+    def save(self, name: str, step: int) -> None:
+        """Write it into a file of the run folder."""
+        on_main(self.accelerator, self._writer(name, step))
+
+    def keep(self, best: BestNetwork, step: int) -> None:
+        """Write it into the file of the best one."""
+        write = self._writer(best.path.name, step)
+        on_main(self.accelerator, lambda: best.replace(write))
+
+    def _writer(self, name: str, step: int) -> Callable[[], None]:
+        """For all processes; what it returns is for the main one."""
+        network = self.whole()
+        made_of = provenance(self.config, **self.origin, step=step)
+        spec = dataclasses.replace(network.spec, objective=self.objective.name, provenance=made_of)
+        return lambda: save_backbone(self.run.path / name, network, spec)
 
 
 def _end(trainer: Trainer, kept: BestNetwork | None) -> str:
