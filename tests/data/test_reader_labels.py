@@ -62,7 +62,7 @@ def test_training_images_may_be_missing(tmp_path, write_images):
     assert f"nothing to train on: {root / TRAIN} is not there" in protocol.describe()
     with pytest.raises(UserError, match=r"no image to train on; .*bounding_box_train"):
         open_reid("market1501", root, purpose="train")
-    with pytest.raises(UserError, match="which are not there"):
+    with pytest.raises(UserError, match="these are not there"):
         camera_rows(protocol.query, protocol, 2)
 
 

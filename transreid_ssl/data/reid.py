@@ -129,8 +129,8 @@ def camera_rows(
         return None
     if not len(protocol.train):
         raise UserError(
-            f"this network has embeddings of {counted(num_cameras, 'camera')}, and of which, only "
-            f"the training images of {protocol.name} tell, which are not there"
+            f"this network has embeddings of {counted(num_cameras, 'camera')}: of which, only the "
+            f"training images of {protocol.name} tell, and these are not there"
         )
     known = np.unique(protocol.train.cameras) if protocol.train.num_cameras else np.empty(0)
     if (
