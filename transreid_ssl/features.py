@@ -221,8 +221,9 @@ def read_embedded(path: str) -> Embedded:
     if Path(path).suffix == data.feature_files.INDEX:
         search = retrieval.Graph.from_bytes(data.feature_files.read_index(path))
         if len(search) != len(names):
-            held = counted(len(search), "row")
-            raise UserError(f"{path}: an index of {held}, and there are {len(names):,}")
+            raise UserError(
+                f"{path}: an index of {counted(len(search), 'row')}, and there are {len(names):,}"
+            )
     return Embedded(names, np.array(features), data.feature_files.images_of(path), search)
 
 

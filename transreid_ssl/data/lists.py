@@ -120,8 +120,10 @@ def checked_names(column: pa.ChunkedArray, path: str | Path) -> Names:
     column = column.cast(pa.large_string()).combine_chunks()
     column.validate(full=True)
     if column.null_count:
-        said = part_of(column.null_count, len(column), "name", verb="is/are", its="its")
-        raise UserError(f"{path}: {said} missing")
+        raise UserError(
+            f"{path}: {part_of(column.null_count, len(column), 'name', verb='is/are', its='its')} "
+            "missing"
+        )
     return Names(column)
 
 

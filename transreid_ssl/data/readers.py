@@ -136,8 +136,10 @@ def _split_roots(names: list[str], root: str) -> list[Path]:
     else:
         roots = next((parts for mark in ",+" if len(parts := root.split(mark)) > 1), [root])
     if len(roots) != len(names):
-        said = f"{counted(len(roots), 'folder')} for {counted(len(names), 'set')}"
-        raise UserError(f"{root}: {said} ({'+'.join(names)})")
+        raise UserError(
+            f"{root}: {counted(len(roots), 'folder')} for {counted(len(names), 'set')} "
+            f"({'+'.join(names)})"
+        )
     for folder in roots:
         if not os.path.isdir(folder):
             raise UserError(
