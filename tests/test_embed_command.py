@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from transreid_ssl import UserError, cluster, embed, search
+from transreid_ssl import UserError, cluster, embed, progress, search
 from transreid_ssl.data import FilesPool, feature_files, open_pool
 from transreid_ssl.models import build_backbone, save_backbone
 from transreid_ssl.outputs import DONE
@@ -221,6 +221,28 @@ def test_a_pool_that_was_copied_is_the_same(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "f.npy: its images' files have other times than then" in said
     assert f"f.npy: {DONE} (" in said
+
+
+def test_images_that_copies_are_known_by_are_read_after_their_features_are_made(
+    monkeypatch, caplog
+):
+    """When the system still has them in memory; those of a result that is there, with progress."""
+    images, read, checksum, seen = crops(), FilesPool.read, FilesPool.checksum, []
+
+    def checked(self, places):
+        assert set(places) <= set(seen)
+        return checksum(self, places)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FilesPool, "read", lambda self, n: seen.append(n) or read(self, n))
+        patch.setattr(FilesPool, "checksum", checked)
+        run(images)
+    assert sorted(seen) == sorted([*range(12)] * 2)
+    copy_crops(age=300)
+    monkeypatch.setattr(progress, "_EVERY", 0)
+    with caplog.at_level("INFO", "transreid_ssl"):
+        run(images)
+    assert "images read that copies are known by: 12 of 12, about" in caplog.text
 
 
 def test_files_of_other_bytes_and_equal_sizes_are_no_copies():

@@ -177,6 +177,10 @@ def test_every_error_message_has_its_mend():
 def test_a_message_is_read_as_it_is_written():
     tree = ast.parse("f'{a}: ' + 'gone (' f'{b}{c}); ' f'give {d}'", mode="eval").body
     assert gather._text(tree) == "…: gone (…); give …"
+    several = 'f\'{a}: {part_of(n, all, "name", verb="is/are", its="its")} not there\''
+    assert gather._text(ast.parse(several, mode="eval").body) == "…: … of its … names are not there"
+    several = 'f\'{counted(n, "query", "queries")} for {counted(m, "set")}\''
+    assert gather._text(ast.parse(several, mode="eval").body) == "… queries for … sets"
     (pattern,) = [row for row in gather.mended() if row.pattern.startswith("needs")]
     assert pattern.search("asks for os.system, and a list of names needs no code; refused")
 

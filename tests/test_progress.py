@@ -1,5 +1,6 @@
 """What long work says of how far it is, where there is no terminal for a bar."""
 
+import io
 import logging
 import os
 import re
@@ -39,6 +40,20 @@ def test_nothing_of_short_work_and_of_other_processes(caplog, capfd):
             with progress.progress(2, "images", shown) as tick:
                 tick(2)
     assert (caplog.messages, capfd.readouterr()) == ([], ("", ""))
+
+
+@pytest.mark.parametrize(("seconds", "drawn"), [(60.0, False), (0.0, True)])
+def test_a_bar_on_a_terminal_waits_whether_the_work_is_long(monkeypatch, seconds, drawn):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(progress, "_SHORT", seconds)
+    with progress.progress(2, "images") as tick:
+        tick(2)
+    assert ("images" in screen.getvalue()) == drawn
 
 
 def test_commands_that_embed_say_how_far_they_are(each_time, tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ PACKAGE = "transreid_ssl"
 BOTTOM = {
     "errors", "files", "logs", "reading", "tables", "parts", "outputs", "command", "processes",
     "terms", "palette", "launching", "shipped", "words", "progress", "complaints",
-    "stray_words", "seen",
+    "stray_words", "seen", "machine",
     "short_help", "hints",
 }  # fmt: skip
 FLOORS = [

@@ -3,7 +3,7 @@
 import pytest
 
 import launch
-from transreid_ssl.words import counted, nearest
+from transreid_ssl.words import counted, nearest, part_of
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,19 @@ from transreid_ssl.words import counted, nearest
 )
 def test_one_is_one_and_all_others_are_several(count, words, said):
     assert counted(count, *words) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "more", "said"),
+    [
+        (1, 5, {"verb": "is/are"}, "1 of 5 images is"),
+        (2, 5, {"verb": "is/are", "its": "its"}, "2 of its 5 images are"),
+        (0, 1, {"verb": "has/have"}, "0 of 1 image have"),
+        (2000, 3000, {}, "2,000 of 3,000 images"),
+    ],
+)
+def test_a_verb_agrees_with_the_part_and_the_noun_with_the_whole(count, total, more, said):
+    assert part_of(count, total, "image", **more) == said
 
 
 def test_the_nearest_word():

@@ -21,7 +21,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from transreid_ssl import complaints, logs
+from transreid_ssl import complaints, logs, stray_words
 from transreid_ssl.errors import OutOfRange, UserError
 from transreid_ssl.short_help import short_help
 from transreid_ssl.words import nearest
@@ -99,7 +99,7 @@ class Parser(ArgumentParser):
         except (argparse.ArgumentError, UnicodeDecodeError) as error:
             words = sys.argv[1:] if arguments is None else arguments
             said = complaints.in_words(self, str(error), words)
-            hint = self._nearest_option(str(error), words)
+            hint = self._nearest_option(f"{said or ''}\n{error}", words)
             raise UserError((said or _first_sentence(error)) + hint) from error
         logs.show_any()
         for name, default in self.get_defaults().items(branches=True):
@@ -142,12 +142,11 @@ class Parser(ArgumentParser):
             return nearest(action[1], re.findall(r"[\w-]+", action[2]))
         found = typed or read
         word = ".".join(filter(None, found.groups())) if found else ""
-        return nearest(word, self._names(words), "--" if typed else "")
-
-    def _names(self, words: Sequence[str]) -> Iterable[str]:
-        """The options, and those of the sub-command among ``words``, without their dashes."""
-        for action in complaints.all_actions(self, words):
-            yield from (name.lstrip("-") for name in action.option_strings)
+        actions = list(complaints.all_actions(self, words))
+        if typed and (same := stray_words.same_here(word, actions)):
+            return same
+        names = [name.lstrip("-") for action in actions for name in action.option_strings]
+        return nearest(word, names, "--" if typed else "")
 
 
 def as_started(text: str) -> str:

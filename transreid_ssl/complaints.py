@@ -21,6 +21,7 @@ FOREIGN = re.compile(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'")
 """A setting of a file that there is none of: its group, if it has one, and its name."""
 _NO_ACTION = 'expected "subcommand"'
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)|base 10: '(.*)'|Unable to load config '(.*)'")
+_BELOW = re.compile(r"NestedArg\(key='([\w.]+)'")
 _NUMBERS = {
     "PositiveInt": "a whole number above 0",
     "NonNegativeInt": "a whole number of 0 or more",
@@ -81,6 +82,8 @@ def _of_value(
     typed = _typed(name, words)
     said = _VALUE.search(complaint)
     value = typed if typed is not None or said is None else next(filter(None, said.groups()), "")
+    if below := _BELOW.match(value or ""):  # of an option that has nothing below it here
+        return f"unrecognized arguments: --{name}.{below[1]}"
     shown = spelled_name(action) + (f" {value}" if value is not None else "")
     inside = [dest for dest in actions if dest.startswith(f"{name}.")]
     if getattr(action, "_typehint", None) is None and inside:

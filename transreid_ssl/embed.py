@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out, embedded(parts, dim), pool, dim, record, options.dtype, index_of(parts, dim, options)
     )
     parts.remove()
-    left_out = f", {len(pool) - count:,} broken ones left out" * (count < len(pool))
+    left_out = f", {counted(len(pool) - count, 'broken one')} left out" * (count < len(pool))
     where = f"; their names: {names}" if names else " with their names"
     written = f"; index: {data.feature_files.index_path(out)}" * options.index
     print(f"{out}: features of {counted(count, 'image')}{left_out}{where}{written}")

@@ -22,6 +22,7 @@ from transreid_ssl.files import atomic_path
 from transreid_ssl.number_types import PositiveInt
 from transreid_ssl.origin import trained_pool
 from transreid_ssl.outputs import Overwriting, check_outputs
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -234,8 +235,8 @@ def _likeness(original: "Backbone", running: "OnnxNetwork", images: "Tensor", as
     if not cosines.isfinite().all():
         raise UserError(f"{asked.files[-1]}: not written: its features are not finite")
     return (
-        f"cosine to the float32 features of {len(cosines)} images: mean {cosines.mean():.5f}, "
-        f"lowest {cosines.min():.5f} ({asked.precision})"
+        f"cosine to the float32 features of {counted(len(cosines), 'image')}: mean "
+        f"{cosines.mean():.5f}, lowest {cosines.min():.5f} ({asked.precision})"
     )
 
 

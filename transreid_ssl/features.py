@@ -25,6 +25,7 @@ from transreid_ssl.outputs import (
     keeps,
 )
 from transreid_ssl.terms import WHITENED
+from transreid_ssl.words import counted, part_of
 
 if TYPE_CHECKING:
     from transreid_ssl.data import Pool
@@ -220,7 +221,9 @@ def read_embedded(path: str) -> Embedded:
     if Path(path).suffix == data.feature_files.INDEX:
         search = retrieval.Graph.from_bytes(data.feature_files.read_index(path))
         if len(search) != len(names):
-            raise UserError(f"{path}: an index of {len(search)} rows, and there are {len(names)}")
+            raise UserError(
+                f"{path}: an index of {counted(len(search), 'row')}, and there are {len(names):,}"
+            )
     return Embedded(names, np.array(features), data.feature_files.images_of(path), search)
 
 
@@ -262,7 +265,8 @@ def check_alike(path: str, model: "Backbone", settings: EmbeddingSettings) -> No
 
 def say_left_out(pool: "Pool", readable: int) -> None:
     """How many images could not be read."""
-    print(f"broken and left out: {len(pool) - readable:,} of {len(pool):,} images", flush=True)
+    said = part_of(len(pool) - readable, len(pool), "image")
+    print(f"broken and left out: {said}", flush=True)
 
 
 @contextlib.contextmanager

@@ -221,10 +221,7 @@ def _put_back_on_error(path: Path) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         kept = Path(folder) / "before"
         if path.exists():
-            try:
-                os.link(path, kept)
-            except OSError:  # a file system without links
-                shutil.copy2(path, kept)
+            link_or_copy(path, kept)
         try:
             yield
         except BaseException:
@@ -233,6 +230,17 @@ def _put_back_on_error(path: Path) -> Iterator[None]:
             else:
                 path.unlink(missing_ok=True)
             raise
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """Let ``other``, where nothing is yet, be what is at ``path`` now, also when that is replaced.
+
+    It is the same file, which takes no room, where the file system has links.
+    """
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copy2(path, other)
 
 
 def refuse_folder(path: str | Path) -> None:

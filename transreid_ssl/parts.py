@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_path
 from transreid_ssl.logs import RUN
-from transreid_ssl.progress import progress
-from transreid_ssl.seen import Images, Seen, content_of
+from transreid_ssl.progress import is_first, progress
+from transreid_ssl.seen import Images, Seen, content_of, sampled
 from transreid_ssl.tables import decode_record, encode_record
+from transreid_ssl.words import part_of
 
 _OF_ALL = 64  # parts of long work: a stop costs a 64th of it
 _FEWEST = 256  # images of a part
@@ -70,11 +71,7 @@ class Parts:
         Those of parts that ``check`` has looked at are known. Of millions of files it takes half a
         minute on a local disk, and longer over a net: ``shown`` says how far it is.
         """
-        parts = list(parts)
         self._seen.update(self._look_at([n for n in parts if n not in self._seen], shown))
-        for part in parts:
-            content = content_of(self.pool, self.images(part))
-            self._seen[part] = replace(self._seen[part], content=content)
 
     def _look_at(self, parts: Iterable[int], shown: bool = True) -> dict[int, Seen]:
         """How the files of the images of each part are, with progress where it takes long."""
@@ -85,6 +82,14 @@ class Parts:
                 found[part] = Seen.of(self.pool, places)
                 tick(len(places))
         return found
+
+    def _contents(self, parts: Iterable[int], shown: bool = True) -> Iterator[int]:
+        """``Seen.content`` of each part, with progress where it takes long."""
+        ranges = [self.images(part) for part in parts]
+        count = sum(len(sampled(self.pool, places)) for places in ranges)
+        with progress(count, "images read that copies are known by", shown) as tick:
+            for places in ranges:
+                yield content_of(self.pool, places, tick)
 
     def seen(self) -> dict[str, Any]:
         """For the record of a result: how the files were when its parts were begun.
@@ -112,8 +117,7 @@ class Parts:
             return True
         if not before.may_be_copied(now):
             return False
-        contents = (content_of(self.pool, self.images(part)) for part in parts)
-        if before.content != Seen.sum(Seen(0, content=content) for content in contents).content:
+        if before.content != sum(self._contents(parts)):
             return False
         RUN.info(f"{self.out}: {_COPIED}")
         return True
@@ -122,7 +126,8 @@ class Parts:
         """How much was finished before, where anything was and something is ``pending``."""
         left = sum(len(self.images(part)) for part in pending)
         done = len(self.pool) - left
-        return f"{done:,} of {len(self.pool):,} images are done already" if done and left else ""
+        said = part_of(done, len(self.pool), "image", verb="is/are")
+        return f"{said} done already" if done and left else ""
 
     def finished(self) -> dict[int, Path]:
         """The parts that are written, and where."""
@@ -196,8 +201,15 @@ class Parts:
         return f"{self.key} by {self.size}"
 
     def write(self, part: int, columns: dict[str, pa.Array]) -> None:
-        """Write a finished part."""
-        said = self._seen[part].to_record() if part in self._seen else {}
+        """Write a finished part.
+
+        The images that copies of them are known by are read here, as they were just read for the
+        work and need not come from the disk again.
+        """
+        said = {}
+        if seen := self._seen.get(part):
+            (content,) = self._contents([part], shown=is_first())
+            said = replace(seen, content=content).to_record()
         record = encode_record({"key": self._part_key, "made": dict(self.made)} | said)
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.table(columns).replace_schema_metadata(record), buffer)

@@ -181,8 +181,8 @@ def describe(found: "Measurement", processes: int, images: str, stands_in: bool)
         f"  {rate(speed)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
         f"first step took {found.first / processes:.1f} s",
         *_of_ceiling(found),
-        f"this run, on {images}: {total:,} steps "
-        f"({found.epochs} epochs of {found.steps_per_epoch:,}), "
+        f"this run, on {images}: {counted(total, 'step')} "
+        f"({counted(found.epochs, 'epoch')} of {found.steps_per_epoch:,}), "
         f"{duration(sum(parts.values()))} ({told})",
     ]  # fmt: skip
     for name, count in LUPERSON.items() if stands_in else ():

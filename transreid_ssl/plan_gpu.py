@@ -143,7 +143,7 @@ def share_of_batch(run: Any, processes: int) -> int:
     if rest:
         given = f"--processes {processes}" if processes > 1 else "--run.accumulation"
         raise UserError(
-            f"{given}: {run.batch_size} images are not shared by "
+            f"{given}: {counted(run.batch_size, 'image is', 'images are')} not shared by "
             f"{counted(processes, 'process', 'processes')} in {counted(run.accumulation, 'part')} "
             "each; give numbers that divide the batch"
         )

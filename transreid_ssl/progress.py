@@ -10,6 +10,7 @@ from datetime import timedelta
 from transreid_ssl.logs import RUN
 
 _EVERY = 30.0  # seconds between two lines
+_SHORT = 1.0  # seconds of work that has no bar
 
 
 @contextlib.contextmanager
@@ -26,7 +27,8 @@ def progress(total: int | None, title: str, shown: bool = True) -> Iterator[Call
     elif sys.stderr.isatty():
         from tqdm import tqdm  # here, as start-up is to be fast
 
-        with tqdm(total=total, desc=title, unit="", leave=False, dynamic_ncols=True) as bar:
+        look = {"unit": "", "leave": False, "dynamic_ncols": True, "delay": _SHORT}
+        with tqdm(total=total, desc=title, **look) as bar:
             yield bar.update
     else:
         yield _Lines(total, title)

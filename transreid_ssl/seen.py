@@ -1,7 +1,7 @@
 """What tells that images are those of before: the times and sizes of their files, and few bytes."""
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from transreid_ssl.files import fingerprint
 
 _SUMS = 1 << 63  # different stamps
 _SAMPLED = 4096  # images of all, and twice as many at most
+_BETWEEN_TICKS = 64  # images
 
 
 class Images(Protocol):
@@ -53,7 +54,7 @@ class Seen:
         texts = (f"{place} {time} {size}" for place, (time, size) in zip(places, pairs))
         stamp = sum(int(fingerprint([text]), 16) for text in texts) % _SUMS
         sizes = sum(zlib.crc32(b"%d" % size, place) for place, (_, size) in zip(places, pairs))
-        times = tuple(pairs[place - places.start][0] for place in _sample(pool, places))
+        times = tuple(pairs[place - places.start][0] for place in sampled(pool, places))
         return cls(stamp, sizes, times)
 
     @classmethod
@@ -94,12 +95,19 @@ class Seen:
         )
 
 
-def content_of(pool: Images, places: range) -> int:
-    """``Seen.content``: reads the few images."""
-    return pool.checksum(_sample(pool, places))
+def content_of(
+    pool: Images, places: range, tick: Callable[[int], object] = lambda count: None
+) -> int:
+    """``Seen.content``: reads the few images; ``tick`` is told how many more are read."""
+    found, sample = 0, sampled(pool, places)
+    for begin in range(0, len(sample), _BETWEEN_TICKS):
+        some = sample[begin : begin + _BETWEEN_TICKS]
+        found += pool.checksum(some)
+        tick(len(some))
+    return found
 
 
-def _sample(pool: Images, places: range) -> range:
+def sampled(pool: Images, places: range) -> range:
     """Those of the places whose images are looked into: all of a small pool."""
     apart = max(1, len(pool) // _SAMPLED)
     return range(-(-places.start // apart) * apart, places.stop, apart)

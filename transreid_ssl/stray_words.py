@@ -1,4 +1,7 @@
-"""Words of a command line that no option stands before: which option was probably meant."""
+"""Words of a command line that mean nothing here: which of its options was probably meant.
+
+Such are words that no option stands before, and the names that other commands have for an option.
+"""
 
 import argparse
 import re
@@ -17,6 +20,34 @@ _BY_SUFFIX = {
 _OF_TEXT = (*_IMAGES, *_WEIGHTS, *_TABLES, "before", "data", "data.name", "out", "run.output")
 """The options that people give paths and names to, those first that are given most."""
 _MOST = 4
+_SAME = (
+    ("out", "output", "run.output", "json", "folder", "files"),
+    ("data", "data.name", "target", "target.name", "sets"),
+    (*_IMAGES, "gallery", "path", "paths", "data"),
+    _WEIGHTS,
+    ("subset", "data.subset"),
+    ("sample", "max_images", "num_images"),
+    ("skip_broken", "max_bad_fraction", "data.max_bad_fraction"),
+    ("k1", "rerank_k1", "clusters.k1"),
+)
+"""Names that commands have for one thing, those of options and of words without one."""
+
+
+def same_here(typed: str, actions: Sequence[argparse.Action]) -> str:
+    """How a command calls what others call ``--typed``, to end a complaint with; "" if nothing is.
+
+    Args:
+        actions: the options and positional arguments of the command.
+    """
+    options = {name.lstrip("-"): action for action in actions for name in action.option_strings}
+    places = {action.dest: action for action in actions if not action.option_strings}
+    for names in _SAME:
+        if typed in names and (fits := _among(names, [*options, *places])):
+            if fits[0] in options:
+                return f"; did you mean --{fits[0]}?"
+            place = places[fits[0]]
+            return f"; {place.metavar or place.dest} stands alone here, without --{typed} before it"
+    return ""
 
 
 def in_words(

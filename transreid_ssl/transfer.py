@@ -14,6 +14,7 @@ from transreid_ssl.features import EmbeddingSettings, device_of, load_model
 from transreid_ssl.files import atomic_paths
 from transreid_ssl.origin import Source, was_trained_on
 from transreid_ssl.outputs import begins_with, check_outputs, keeps
+from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
     from transreid_ssl.data import ReIDProtocol
@@ -119,8 +120,8 @@ def _check_cameras(spec: "BackboneSpec", text: str, protocol: "ReIDProtocol", se
         data.reid.camera_rows(images, protocol, spec.num_cameras)
     if spec.num_cameras and not seen:
         raise UserError(
-            f"{text}: this network has embeddings of the {spec.num_cameras} cameras that it was "
-            "trained with, which are not those of this set: evaluate it on its own set"
+            f"{text}: this network has embeddings of the {counted(spec.num_cameras, 'camera')} "
+            "that it was trained with, and of none of this set: evaluate it on its own set"
         )
 
 

@@ -14,6 +14,21 @@ def counted(count: int, one: str, several: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
+def part_of(
+    count: int, total: int, one: str, several: str | None = None, *, verb: str = "", its: str = ""
+) -> str:
+    """Some of what is counted: "2 of 5 images"; with a verb, "1 of 5 images is".
+
+    Args:
+        one, several: as ``counted`` takes them, here of the ``total``.
+        verb: for one and for any other number, as "is/are".
+        its: a word before the total, as in "2 of its 5 images".
+    """
+    of_one, _, of_several = verb.partition("/")
+    said = f" {of_one if count == 1 else of_several}" * bool(verb)
+    return f"{count:,} of {its}{' ' * bool(its)}{counted(total, one, several)}{said}"
+
+
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """A question to end a complaint with: which of the ``known`` words was meant by this one.
 

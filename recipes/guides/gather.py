@@ -91,9 +91,26 @@ def _text(node: ast.expr) -> str:
         return re.sub("…+", "…", _text(node.left) + _text(node.right))
     if isinstance(node, ast.Call) and node.args and _name(node.func) == "join":
         return _text(node.args[0])
+    if isinstance(node, ast.FormattedValue):
+        node = node.value
+    if isinstance(node, ast.Call) and _name(node.func) in ("counted", "part_of"):
+        return _of_several(node)
     if isinstance(node, ast.List):
         return "; ".join(_text(part) for part in node.elts)
     return "…"
+
+
+def _of_several(call: ast.Call) -> str:
+    """What ``words.counted`` and ``words.part_of`` say of several."""
+    words = call.args[1 if _name(call.func) == "counted" else 2 :]
+    if not words or isinstance(words[0], ast.Starred):
+        return "…"
+    of = _text(words[1]) if len(words) > 1 else f"{_text(words[0])}s"
+    if _name(call.func) == "counted":
+        return f"… {of}"
+    more = {given.arg: _text(given.value) for given in call.keywords}
+    its, verb = more.get("its", ""), more.get("verb", "").partition("/")[2]
+    return " ".join(filter(None, ["… of", its, "…", of, verb]))
 
 
 def mended(root: Path = ROOT) -> list[re.Pattern[str]]:

@@ -229,7 +229,7 @@ def test_msmt17_by_the_authors_names(tmp_path):
     own = write_list(tmp_path, "0000_036_12_0303morning_0001_0_ex.jpg; 0; 11")
     assert read_budget(own, images).tolist() == [0]
     assert read_budget(write_list(tmp_path, "0"), images).tolist() == [0, 1]
-    with pytest.raises(UserError, match=r"1 of its 1 images \(such as '0000_c7_0036.jpg'\)"):
+    with pytest.raises(UserError, match=r"1 of its 1 image \(such as '0000_c7_0036.jpg'\) is not"):
         read_budget(write_list(tmp_path, "0000_c7_0036.jpg; 0; 6"), images)
 
 

@@ -122,6 +122,6 @@ def test_protocol_check(tmp_path, write_images):
     assert "no cameras" not in advice
     query = LabelledImages(pool, [3, 4, 5, 6])
     advice = " | ".join(doctor.check_protocol(ReIDProtocol("x", train, query, gallery)))
-    assert "1 of 4 queries have no match in the gallery" in advice
+    assert "1 of 4 queries has no match in the gallery" in advice
     assert "another camera" not in advice
     assert "no cameras" in advice

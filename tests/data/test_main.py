@@ -14,6 +14,7 @@ from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.readers import open_reid
 from transreid_ssl.errors import UserError
 from transreid_ssl.training.config import parse_config
+from transreid_ssl.words import counted
 
 SMALL = "demo:identities=2,images=6,test=2,height=64,width=32"
 
@@ -80,10 +81,11 @@ def test_names_that_tell_something_are_told_with_a_command_that_reads_them(
     assert main(words[3:]) == 0
     text = capsys.readouterr().out
     cameras = BUILT_ALIKE[built].count("<camera>") * 2 + 1
+    seen_by = counted(cameras, "camera")
     if words[3] == "tracks":
-        assert f"{cameras} cameras, {cameras} videos, 10 tracks of 3 to 3 images" in text
+        assert f"{seen_by}, {counted(cameras, 'video')}, 10 tracks of 3 to 3 images" in text
     else:
-        assert f"train 30 images / 10 identities / {cameras} cameras" in text
+        assert f"train 30 images / 10 identities / {seen_by}" in text
 
 
 @pytest.mark.parametrize(

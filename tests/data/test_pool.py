@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from damage import damaged, outcome
 from transreid_ssl.data import folder as folder_module
 from transreid_ssl.data.images import CorruptImage
-from transreid_ssl.data.index import Names
+from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.lists import read_names
 from transreid_ssl.data.open import open_pool
 from transreid_ssl.data.pool import ConcatPool, SubsetPool
@@ -111,6 +111,20 @@ def test_a_pool_listed_anew_meanwhile_is_noticed(tmp_path, write_images):
     open_pool(tmp_path)
     with pytest.raises(UserError, match="listed anew"):
         pickle.loads(sent)
+
+
+def test_a_pool_that_is_open_keeps_its_names_when_the_index_is_written_anew(caches):
+    """It has the old file mapped, which stays as it was: another takes its place under its name."""
+    old, new = ([f"{folder}/{n:07d}.jpg" for n in range(50_000)] for folder in ("old", "n"))
+    names, _ = cached_names("key", lambda state: True, lambda: (old, {}))
+    (path,) = (caches / "index").glob("*.arrow")
+    before = path.stat().st_ino
+    again, _ = cached_names("key", lambda state: False, lambda: (new[:9], {}))
+    assert path.stat().st_ino != before, "written in its place: to read a mapped one ends a process"
+    assert list(again) == new[:9]
+    assert list(names) == old
+    path.unlink()
+    assert list(names) == old
 
 
 def test_missing_file_is_a_corrupt_image(tmp_path, write_images):
@@ -280,7 +294,7 @@ def test_damaged_and_foreign_tables(tmp_path, write_images):
     numbers = pa.table({"image": [1, 2]})
     empty = pa.table({"image": pa.array([], pa.string())})
     for table, message in (
-        (missing, "1 of its 2 names are missing"),
+        (missing, "1 of its 2 names is missing"),
         (numbers, "text column"),
         (empty, "empty"),
     ):

@@ -62,7 +62,7 @@ def test_training_images_may_be_missing(tmp_path, write_images):
     assert f"nothing to train on: {root / TRAIN} is not there" in protocol.describe()
     with pytest.raises(UserError, match=r"no image to train on; .*bounding_box_train"):
         open_reid("market1501", root, purpose="train")
-    with pytest.raises(UserError, match="which are not there"):
+    with pytest.raises(UserError, match="these are not there"):
         camera_rows(protocol.query, protocol, 2)
 
 
@@ -184,8 +184,8 @@ def test_msmt17s_listed_images_that_are_not_there(msmt17):
     (msmt17 / "test/0001/0001_001_01_x_0.jpg").unlink()
     protocol = open_reid("msmt17", msmt17, purpose="train")
     line = protocol.describe()
-    assert "train: 1 of 3 listed images are not there, such as" in line
-    assert "gallery: 1 of 2 listed images are not there" in line
+    assert "train: 1 of 3 listed images is not there, such as" in line
+    assert "gallery: 1 of 2 listed images is not there" in line
     with pytest.raises(UserError, match=r"gallery: 1 of 2 listed .* restore"):
         open_reid("msmt17", msmt17, purpose="test")
 

@@ -23,7 +23,7 @@ from transreid_ssl.models import (
     read_training_state,
     save_backbone,
 )
-from transreid_ssl.pretrain import DINOConfig, InitSettings, saved_state, take_over
+from transreid_ssl.pretrain import DINOConfig, InitSettings, continuing, saved_state, take_over
 from transreid_ssl.training import BackboneSettings, PoolSettings, RunSettings
 
 K, SIZE = 24, (64, 32)
@@ -282,6 +282,24 @@ def test_settings_that_were_not_given_by_hand_are_the_checkpoint_s(tmp_path):
     ]
     assert take_over(config_for(tmp_path / "a c.pth", "ics"), set()).lines == []
     assert take_over(config_for(None), set()) is None
+
+
+def test_a_checkpoint_is_read_once_unless_it_changes_meanwhile(tmp_path, monkeypatch):
+    reads = []
+    read = continuing.read_training_state
+    monkeypatch.setattr(
+        continuing, "read_training_state", lambda path: reads.append(path) or read(path)
+    )
+    torch.save(dino_file(*networks()), tmp_path / "c.pth")
+    config = config_for(tmp_path / "c.pth")
+    for _ in range(2):
+        take_over(config, set())
+        assert saved_state(config).center.shape == (1, K)
+    assert len(reads) == 2
+    take_over(config, set())
+    torch.save(dino_file(*networks("ics")), tmp_path / "c.pth")
+    with pytest.raises(UserError, match=r"--model\.name vit_nano_patch8_ics"):
+        saved_state(config)
 
 
 def test_the_size_of_images_is_that_of_a_checkpoint_of_this_package_alone(tmp_path):

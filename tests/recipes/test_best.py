@@ -1,5 +1,7 @@
 """Pre-training keeps the network of its best probe, however it gets to its end."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,7 +10,7 @@ import launch
 from transreid_ssl.models import load_backbone, read_spec
 
 RECIPE = """
-import sys
+import json, pathlib, sys
 from unittest import mock
 from transreid_ssl import command
 from transreid_ssl.shipped import load_recipe
@@ -16,14 +18,18 @@ from transreid_ssl.training import RetrievalProbe
 
 recipe, *arguments = sys.argv[1:]
 measure = RetrievalProbe._log
+figures = json.loads(pathlib.Path("figures.json").read_text())
 
 def log(self, step, features):
-    return measure(self, step, features) | {"probe/mAP": {0: 20.0, 2: 60.0, 4: 40.0}[step]}
+    if str(step) not in figures:
+        raise KeyboardInterrupt
+    return measure(self, step, features) | {"probe/mAP": figures[str(step)]}
 
 with mock.patch.object(RetrievalProbe, "_log", log):
     command.run(lambda: load_recipe(recipe).main(arguments), resumes=True)
 """
-"""The recipe, with a probe that finds the network of step 2 of 4 the best."""
+"""The recipe, with a probe that finds what a file tells, and ends a run of which it tells none."""
+SECOND_IS_BEST = {0: 20.0, 2: 60.0, 4: 40.0}
 OPTIONS = [
     launch.DINO, *launch.TINY, "--model.name=vit_nano_patch16_reid", "--model.drop_path=0",
     "--views.local_size=[16,16]", "--probe.data=demo:test=3,images=4,height=32,width=16",
@@ -36,6 +42,7 @@ def begin(folder):
     """The words that start a run in a folder of its own, under the same name in all."""
     folder.mkdir()
     (folder / "recipe.py").write_text(RECIPE)
+    (folder / "figures.json").write_text(json.dumps(SECOND_IS_BEST))
     return [str(folder / "recipe.py"), *OPTIONS]
 
 
@@ -65,6 +72,22 @@ def test_a_killed_run_ends_with_the_same_best_network(unbroken, tmp_path):
         found, expected = folder / "run" / name, unbroken[0] / name
         assert read_spec(found) == read_spec(expected)
         torch.testing.assert_close(load_file(found), load_file(expected), rtol=0, atol=0)
+    assert not (folder / "run" / "checkpoints" / "best.safetensors").exists()
+
+
+def test_the_network_of_a_step_that_is_made_again_otherwise_is_not_kept(unbroken, tmp_path):
+    words, folder = begin(tmp_path / "killed"), tmp_path / "killed"
+    run, checkpoints = folder / "run", folder / "run" / "checkpoints"
+    (folder / "figures.json").write_text(json.dumps({0: 20.0, 2: 60.0}))
+    launch.run(*words, cwd=folder, code=130)
+    assert read_spec(run / "best.safetensors").provenance["step"] == 2
+    for path in checkpoints.glob("step_*.pt"):
+        if path.name != "step_00000001.pt":
+            path.unlink()
+    (folder / "figures.json").write_text(json.dumps({0: 20.0, 2: 15.0, 4: 10.0}))
+    said = launch.run(*words, cwd=folder)
+    assert "is that of step 0 (before training): mAP 20.0 %, and the last has mAP 10.0 %" in said
+    assert read_spec(run / "best.safetensors").provenance["step"] == 0
 
 
 def test_a_sharded_run_keeps_the_same_best_network(unbroken, tmp_path):

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 import launch
@@ -93,6 +94,9 @@ def test_what_is_not_given_is_the_checkpoint_s_and_goes_on_when_that_is_gone(
         launch.DINO, *options, OTHERS, "--probe.data=null", *LATER, f"--model.weights={weights}",
         f"--run.output={folder}",
     ]  # fmt: skip
+    shown = yaml.safe_load(launch.run(*arguments, "--print_config"))
+    assert (shown["model"]["name"], shown["dino"]["out_dim"]) == ("vit_nano_patch8_reid", 32)
+    assert not folder.exists()
     text = launch.run(*arguments)
     assert "with the settings that it was made with, --model.name vit_nano_patch8_reid" in text
     assert launch.losses(folder) == launch.losses(unbroken[0])

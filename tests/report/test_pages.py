@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transreid_ssl.report.compare import write_comparison
 from transreid_ssl.report.names import decimal, digits, in_lines, keep_options, shorten
 from transreid_ssl.report.page import data_uri, who
 from transreid_ssl.report.result_pages import write_clusters, write_search, write_selection
-from transreid_ssl.report.run_page import write_run_page
+from transreid_ssl.report.run_page import facts, write_run_page
 from transreid_ssl.report.runs import Run
 from transreid_ssl.retrieval import PairCounts
 from transreid_ssl.training.ownership import take
@@ -481,3 +482,20 @@ def test_a_browser_shows_the_pages_without_complaint(run_page, clusters_page, tm
         assert tab.evaluate("window.alert.toString()").count("native code") == 1
         assert tab.complaints == []
         assert {address.partition(":")[0] for address in tab.asked} <= {"file", "data", "about"}
+
+
+def test_the_page_of_a_run_tells_which_network_was_the_best_and_by_what(tmp_path):
+    folder = fill(tmp_path / "run")
+    assert "Best network" not in facts(Run(folder))  # its log does not tell what was probed
+    with open(folder / "metrics.jsonl", "a") as file:
+        for step, area in ((0, 60.0), (20, 80.0), (30, 70.0)):
+            figures = {"probe/on": "tracks", "probe/roc_area": area, "probe/equal_error_rate": 9.0}
+            file.write(json.dumps({"step": step} | figures) + "\n")
+    told = "that of step 20, by ROC area: 80.0 % (the last probe, at step 30: 70.0 %)"
+    assert facts(Run(folder))["Best network"] == told
+    model = build_backbone("vit_nano_patch8_reid", img_size=(32, 16))
+    kept = folder / "best.safetensors"
+    save_backbone(kept, model, replace(model.spec, provenance={"step": 0}))
+    assert facts(Run(folder))["Best network"] == told  # and not of another network's file
+    save_backbone(kept, model, replace(model.spec, provenance={"step": 20}))
+    assert f"{told}; in best.safetensors" in check(write_run_page(folder)).text

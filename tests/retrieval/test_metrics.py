@@ -220,4 +220,4 @@ def test_table_and_dictionary():
     table = format_table({"model": metrics, "chance": metrics}).splitlines()
     assert len({len(line) for line in table[:3]}) == 1
     assert "100.0%" in table[1]
-    assert "1 of 1 queries" in table[3]
+    assert "1 of 1 query has a match among 1 gallery image" in table[3]

@@ -163,3 +163,24 @@ def test_no_damaged_settings_end_otherwise_than_in_settings_or_one_line(tmp_path
     path = tmp_path_factory.mktemp("yaml") / "given.yaml"
     path.write_bytes(damaged(b"run:\n  epochs: 3\n  output: x\noptim: {lr: 1.0e-3}\n", places))
     outcome(lambda: parse_config(Config, path, "", ["--config", str(path)]))
+
+
+def test_printed_settings_are_those_that_will_run(demo, capsys):
+    @dataclass(frozen=True)
+    class Chosen:
+        settings: dict
+        lines: tuple = ("why",)
+
+    @dataclass(frozen=True)
+    class Choosing(Config):
+        def choose(self, given, demo):
+            return Chosen({"optim.lr": 0.25})
+
+        def take_over(self, given):
+            return Chosen({"run.epochs": 7} if "run.epochs" not in given else {})
+
+    for arguments, epochs in (([], 7), (["--run.epochs=2"], 2)):
+        with pytest.raises(SystemExit):
+            parse_config(Choosing, demo, "", ["--config=auto", *arguments, "--print_config"])
+        shown = yaml.safe_load(capsys.readouterr().out)
+        assert (shown["optim"]["lr"], shown["run"]["epochs"]) == (0.25, epochs)

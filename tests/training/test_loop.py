@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -427,6 +428,19 @@ def test_a_probe_that_a_stop_came_before_is_made_up(tmp_path):
     assert again.probing.probe.features is not None
 
 
+def test_a_checkpoint_whose_optimiser_groups_the_parameters_otherwise_is_said_to_be_one(tmp_path):
+    """As that of an older version, which had one group for biases of twice the rate in a layer of
+    half of it and for weights of the plain rate."""
+    trainer(tmp_path, Toy()).fit(batches(0))
+    path = list_checkpoints(tmp_path / "checkpoints")[-1]
+    state = load_checkpoint(path)
+    group = state["optimizer"]["param_groups"][0]
+    state["optimizer"]["param_groups"] = [group, {**group, "params": []}]
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"network is this run's, .* other groups .* config\.yaml"):
+        trainer(tmp_path, Toy())
+
+
 def test_too_many_unreadable_images_stop_the_run_and_few_are_listed(tmp_path, capsys):
     def broken(count):
         for step, batch in enumerate(batches(0)):
@@ -527,18 +541,22 @@ def test_the_best_network_is_that_of_the_probes_own_first_figure(tmp_path):
     made = trainer(tmp_path, Toy(), probing=probing)
     made.fit(batches(0))
     assert kept == [0, 6]
-    file, describe = tmp_path / "a best.safetensors", made.probing.describe_best
-    assert describe(file, 6) == (
+    file = tmp_path / "a best.safetensors"
+
+    def describe(step):
+        return made.probing.describe_best(SimpleNamespace(path=file, step=step))
+
+    assert describe(6) == (
         "the best network, by the probe, is that of step 6: ROC area 80.0 %, and the last has ROC "
         f"area 70.0 %; to take it: --weights '{file}'"
     )
-    assert describe(file, 0) == describe(file, None) == ""  # of another run than the log tells of
+    assert describe(0) == describe(None) == ""  # of another run than the log tells of
     assert not made.probing._is_best({"probe/roc_area": math.nan, "probe/on": "others"})
     table = made.probing.describe().splitlines()
     assert "ROC area %" in table[0]
     assert table[2].split() == ["after", "(step", "12)", "70.0", "30.0"]
     RunFolder(tmp_path).log(14, {"probe/roc_area": 65.0, "probe/on": "other tracks"})
-    assert describe(file, 14) == "the last network is the best, by the probe: ROC area 65.0 %"
+    assert describe(14) == "the last network is the best, by the probe: ROC area 65.0 %"
 
 
 @pytest.mark.parametrize("launched", [True, False])

@@ -40,7 +40,7 @@ from transreid_ssl.outputs import (
 from transreid_ssl.processes import on_all, on_main
 from transreid_ssl.tables import read_record
 from transreid_ssl.training.config import as_options
-from transreid_ssl.words import counted
+from transreid_ssl.words import counted, part_of
 
 _COMMAND = "python -m transreid_ssl.cfs"
 
@@ -301,7 +301,8 @@ def run_report(options: Report) -> None:
     out = report.draw_cfs_sheet(
         pool, account.scores, kept, options.out, options.count, account.method, account.curves()
     )
-    print(f"{out}: {int(kept.sum()):,} of {len(pool):,} images kept; shown: {pool.describe()}")
+    said = part_of(int(kept.sum()), len(pool), "image")
+    print(f"{out}: {said} kept; shown: {pool.describe()}")
     report.write_or_warn(lambda: report.write_selection(
         page, pool, account.scores, kept,
         method=account.method, lines=account.lines(), curves=account.curves(),

@@ -19,6 +19,7 @@ from transreid_ssl.data import Pool
 from transreid_ssl.data.doctor import choose
 from transreid_ssl.outputs import MADE_BY, SCORES
 from transreid_ssl.tables import read_columns
+from transreid_ssl.words import counted, part_of
 
 _LOOKED_AT = 2000
 _LISTED, _DRAWN = 8, 4
@@ -62,10 +63,8 @@ class Account:
             lines += [f"  {line}" for line in self._sources()]
         if self.repeats is not None:
             total, kept = self.repeats
-            lines.append(
-                f"near-duplicates: {total:,} of the pool's {len(self.kept):,} images, {kept:,} of "
-                f"the {int(self.kept.sum()):,} kept"
-            )
+            found = part_of(total, len(self.kept), "image", its="the pool's")
+            lines.append(f"near-duplicates: {found}, {kept:,} of the {int(self.kept.sum()):,} kept")
         return lines
 
     def curves(self) -> dict[str, np.ndarray]:
@@ -94,7 +93,7 @@ class Account:
         others = order[_LISTED:]
         if len(others):
             shares = f"{before[others].sum():.1%} -> {after[others].sum():.1%}"
-            lines.append(f"{len(others):,} others: {shares}")
+            lines.append(f"{counted(len(others), 'other')}: {shares}")
         return lines
 
 
@@ -103,7 +102,8 @@ def summary(path: Path) -> str:
     column = score_column(path)
     scores = read_columns(path, column, made_by=MADE_BY[SCORES])[column]
     span = pc.min_max(scores)
-    text = f"{len(scores):,} images, scores {span['min'].as_py():.4f} to {span['max'].as_py():.4f}"
+    least, most = (span[end].as_py() for end in ("min", "max"))
+    text = f"{counted(len(scores), 'image')}, scores {least:.4f} to {most:.4f}"
     bad = f" ({scores.null_count:,} unreadable, see {corrupt_path(path)})"
     return text + (bad if scores.null_count else "")
 

@@ -1,6 +1,5 @@
 """What a score must not be mistaken for: how colourful, light, sharp, large or slim an image is."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -8,6 +7,7 @@ import numpy as np
 
 from transreid_ssl.data import CorruptImage, Pool, decode
 from transreid_ssl.data.images import sharpness
+from transreid_ssl.machine import num_cores
 from transreid_ssl.progress import progress
 
 LOOKS = ("saturation", "brightness", "sharpness", "height", "aspect")
@@ -41,7 +41,7 @@ def measure_looks(pool: Pool, places: np.ndarray) -> np.ndarray:
 
     found = np.empty((len(places), len(LOOKS)))
     bar = progress(len(places), "images looked at", shown=len(places) > _BLOCK)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as executor, bar as tick:
+    with ThreadPoolExecutor(min(16, num_cores())) as executor, bar as tick:
         for start in range(0, len(places), _BLOCK):
             block = places[start : start + _BLOCK].tolist()
             found[start : start + len(block)] = list(executor.map(look, block))

@@ -13,6 +13,7 @@ from transreid_ssl.files import atomic_path, write_text
 from transreid_ssl.outputs import ANEW
 from transreid_ssl.parts import Parts
 from transreid_ssl.tables import encode_record, read_record
+from transreid_ssl.words import part_of
 
 _ADVICE = "for another scoring use --overwrite true to throw it away, or another --out"
 
@@ -150,7 +151,7 @@ class ScoreParts(Parts):
         if bad > max_bad_fraction * len(self.pool):
             where = f" (listed in {self.corrupt_path})" if self.corrupt_path.is_file() else ""
             raise UserError(
-                f"{bad} of {len(self.pool)} images cannot be read{where}, more than "
+                f"{part_of(bad, len(self.pool), 'image')} cannot be read{where}, more than "
                 f"--max_bad_fraction {max_bad_fraction:g}: repair the pool or raise the limit"
             )
 

@@ -24,6 +24,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.outputs import MADE_BY, SCORES, SUBSET
 from transreid_ssl.reading import load_plain_pickle
 from transreid_ssl.tables import read_columns, read_record, write_table
+from transreid_ssl.words import part_of
 
 Strategy = Literal["best", "random"]
 
@@ -151,8 +152,8 @@ def _check_left(diversity: Diversity, left: int, wanted: int) -> None:
         raise UserError("no image is left: ask for less diversity")
     if diversity.max_source is not None and left < wanted:
         raise UserError(
-            f"--max_source {diversity.max_source:g}: only {left:,} of {wanted:,} images can be "
-            "kept so: there are too few sources, or too few images left in them"
+            f"--max_source {diversity.max_source:g}: only {part_of(left, wanted, 'image')} can "
+            "be kept so: there are too few sources, or too few images left in them"
         )
 
 

@@ -20,6 +20,7 @@ from transreid_ssl.data.subset import base_names
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
 from transreid_ssl.reading import read_lines
+from transreid_ssl.words import part_of
 
 # The authors renamed MSMT17's 0000_036_12_0303morning_0001_0.jpg to 0000_c12_0036.jpg.
 _MSMT17_NAME = re.compile(r"(\d{4})_(\d{3})_(\d{2})_\d{4}[a-z]+_")
@@ -119,7 +120,7 @@ def read_budget(path: str | Path, images: LabelledImages) -> np.ndarray:
     wanted = np.unique([_identity_of(path, *entry) for entry in entries])
     unknown = wanted[~np.isin(wanted, images.identities[images.identities >= 0])]
     if len(unknown):
-        raise _foreign(path, "identities", len(unknown), len(wanted), str(unknown[0]))
+        raise _foreign(path, ("identity", "identities"), len(unknown), len(wanted), str(unknown[0]))
     return np.flatnonzero(np.isin(images.identities, wanted))
 
 
@@ -155,7 +156,7 @@ def _find_images(path: str | Path, names: list[str], images: LabelledImages) -> 
     wanted = dict(zip(base_names(Names.of(names)), names))
     unknown = [name for base, name in wanted.items() if base not in known]
     if unknown:
-        raise _foreign(path, "images", len(unknown), len(wanted), repr(unknown[0]))
+        raise _foreign(path, ("image", "images"), len(unknown), len(wanted), repr(unknown[0]))
     return np.unique([known[base] for base in wanted])
 
 
@@ -171,9 +172,12 @@ def _by_base_name(images: LabelledImages) -> dict[str, int]:
     return known
 
 
-def _foreign(path: str | Path, what: str, unknown: int, total: int, example: str) -> UserError:
+def _foreign(
+    path: str | Path, what: tuple[str, str], unknown: int, total: int, example: str
+) -> UserError:
     return UserError(
-        f"{path}: {unknown:,} of its {total:,} {what} (such as {example}) are not in this set: "
+        f"{path}: {part_of(unknown, total, *what, its='its')} (such as {example}) "
+        f"{'is' if unknown == 1 else 'are'} not in this set: "
         "give the list of the set that you train on"
     )
 
@@ -237,7 +241,7 @@ def describe_budget(
         what = "all labels"
     else:
         what = f"{100 * share:.6g} % of the labels by {by}"
-    identities = f"{kept.num_identities:,} of {images.num_identities:,} identities"
-    count = f"{len(set(kept.names)):,} of {len(images):,} images"
+    identities = part_of(kept.num_identities, images.num_identities, "identity", "identities")
+    count = part_of(len(set(kept.names)), len(images), "image")
     counted = "" if repeat == 1 else f", each counted {repeat:g} times"
     return f"{what}: {identities}, {count}{counted}"

@@ -1,7 +1,6 @@
 """Looking at the images before hours are spent on them: which are broken, how large, how sound."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,8 @@ from transreid_ssl.data.pool import Pool, SubsetPool
 from transreid_ssl.data.reid import LabelledImages, ReIDProtocol, matchable, untestable
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_text
-from transreid_ssl.words import counted
+from transreid_ssl.machine import num_cores
+from transreid_ssl.words import counted, part_of
 
 _CHUNK = 64
 
@@ -64,7 +64,7 @@ def examine(
 
     indices = np.asarray(indices).tolist()
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    workers = min(16, os.cpu_count() or 1)
+    workers = min(16, num_cores())
     with ThreadPoolExecutor(workers) as executor:
         for results in _in_order(executor, look, chunks, ahead=4 * workers):
             for index, size_or_reason, digest in results:
@@ -139,7 +139,8 @@ def find_broken(
     if report_path is not None:
         write_bad(report_path, pool, findings)
     first, reason = next(iter(findings.bad.items()))
-    count = f"{len(findings.bad):,} of {findings.checked:,} images looked at are broken"
+    verb = "looked at is/looked at are"
+    count = f"{part_of(len(findings.bad), findings.checked, 'image', verb=verb)} broken"
     where = f", all listed in {report_path}" if report_path is not None else ""
     if findings.bad_fraction > max_bad_fraction:
         raise UserError(
@@ -226,8 +227,8 @@ def check_protocol(protocol: ReIDProtocol) -> list[str]:
         advice.append(f"cannot be evaluated on: {reason}")
     elif lost:
         advice.append(
-            f"{lost:,} of {len(query):,} queries have no match in "
-            f"{'another camera' if cameras else 'the gallery'}: they are left out of the scores"
+            f"{part_of(lost, len(query), 'query', 'queries', verb='has/have')} no match in "
+            f"{'another camera' if cameras else 'the gallery'}: left out of the scores"
         )
     shared = np.intersect1d(train.identities[train.identities >= 0], query.identities)
     if len(shared):

@@ -26,6 +26,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.files import atomic_paths
 from transreid_ssl.parts import rows
 from transreid_ssl.tables import encode_record, read_columns, read_record
+from transreid_ssl.words import counted
 
 SUFFIXES = (".parquet", ".npy", ".safetensors")
 INDEX = ".faiss"
@@ -299,7 +300,9 @@ def read_features(path: str | Path) -> tuple[Names, "np.ndarray | FileRows"]:
     except _ODD as error:
         raise UserError(f"{path}: not a file of features; make it with `{_MADE_BY}`") from error
     if rows.ndim != 2 or len(rows) != len(names):
-        raise UserError(f"{path}: {len(rows)} rows, but {len(names)} names in {table}")
+        raise UserError(
+            f"{path}: {counted(len(rows), 'row')}, but {counted(len(names), 'name')} in {table}"
+        )
     return names, rows
 
 

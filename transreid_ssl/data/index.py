@@ -3,7 +3,8 @@
 A folder of 4.2 million crops takes a minute to list. It is listed once; later runs, and every
 worker process, map the same file, after they have compared it with the digest at its end (0.3 s for
 4.2 million names). The cache is ``$TRANSREID_SSL_CACHE`` or ``~/.cache/transreid_ssl`` and may be
-deleted at any time.
+deleted at any time. An index that is made anew takes the place of the old file, of which those that
+have it mapped keep what they read.
 """
 
 import contextlib

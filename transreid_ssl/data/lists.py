@@ -14,7 +14,7 @@ from transreid_ssl.data.index import Names, cached_names
 from transreid_ssl.data.pool import FilesPool
 from transreid_ssl.errors import UserError, brief
 from transreid_ssl.reading import read_content, read_lines
-from transreid_ssl.words import counted
+from transreid_ssl.words import counted, part_of
 
 
 class ListPool(FilesPool):
@@ -120,7 +120,10 @@ def checked_names(column: pa.ChunkedArray, path: str | Path) -> Names:
     column = column.cast(pa.large_string()).combine_chunks()
     column.validate(full=True)
     if column.null_count:
-        raise UserError(f"{path}: {column.null_count:,} of its {len(column):,} names are missing")
+        raise UserError(
+            f"{path}: {part_of(column.null_count, len(column), 'name', verb='is/are', its='its')} "
+            "missing"
+        )
     return Names(column)
 
 

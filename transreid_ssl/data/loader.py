@@ -6,7 +6,6 @@ so the number of workers and the place where a run was resumed change nothing.
 
 import atexit
 import multiprocessing
-import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,8 @@ from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.samplers import StepSampler
 from transreid_ssl.data.settings import Interpolation
 from transreid_ssl.errors import UserError
+from transreid_ssl.machine import num_cores
+from transreid_ssl.words import counted
 
 # So many broken images one after the other are no accident: a disk is gone, or a path is wrong.
 _PATIENCE = 20
@@ -175,7 +176,8 @@ def _first_readable(
         if index < 0:
             break
     raise UserError(
-        f"{corrupt[0]}: {reason}, and no replacement could be read after {len(corrupt)} attempts; "
+        f"{corrupt[0]}: {reason}, and no replacement could be read after "
+        f"{counted(len(corrupt), 'attempt')}; "
         "check the images with: python -m transreid_ssl.data verify PATH"
     )
 
@@ -285,7 +287,7 @@ def open_loader(dataset: Dataset[Any], num_workers: int, **options: Any) -> Data
     Args:
         options: further arguments of ``torch.utils.data.DataLoader``.
     """
-    workers = min(num_workers, _cores())
+    workers = min(num_workers, num_cores())
     # Workers of a fork server are not this process's children: they would outlive its death.
     forks = workers > 0 and "fork" in multiprocessing.get_all_start_methods()
     return _Loader(
@@ -297,13 +299,6 @@ def open_loader(dataset: Dataset[Any], num_workers: int, **options: Any) -> Data
         generator=torch.Generator(),  # else each loader would advance the run's own generator
         **options,
     )
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _start_worker(_worker: int) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from transreid_ssl.data.track_columns import Tracks
+from transreid_ssl.words import part_of
 
 
 class Mates:
@@ -39,8 +40,8 @@ class Mates:
 
     def describe(self) -> str:
         """One line for people: how many images have a mate."""
-        paired = self._lengths[self._lengths > 1].sum()
+        paired = int(self._lengths[self._lengths > 1].sum())
         return (
-            f"{paired:,} of {len(self.tracks):,} images have a mate, another frame of their track, "
-            "which every second view is cut from"
+            f"{part_of(paired, len(self.tracks), 'image', verb='has/have')} a mate, another frame "
+            "of the track, which every second view is cut from"
         )

@@ -9,7 +9,7 @@ from transreid_ssl.data.pool import FilesPool
 from transreid_ssl.data.reader_parts import compile_pattern, encode, not_below_zero, read_labels
 from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol, as_called, split_queries
 from transreid_ssl.errors import UserError
-from transreid_ssl.words import counted
+from transreid_ssl.words import counted, part_of
 
 _FOLDERS = {
     "train": ("train", "bounding_box_train"),
@@ -89,7 +89,8 @@ def _cameras(parts: list[list[str | None]]) -> tuple[list[np.ndarray | None], li
     texts = [text for part in parts for text in part]
     known = sum(text is not None for text in texts)
     if known < len(texts):
-        note = f"cameras are not used: {len(texts) - known:,} of {len(texts):,} names have none"
+        said = part_of(len(texts) - known, len(texts), "name", verb="has/have")
+        note = f"cameras are not used: {said} none"
         return [None] * len(parts), [note] * (known > 0)
     return not_below_zero(encode(parts)), []
 

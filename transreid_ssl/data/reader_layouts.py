@@ -20,7 +20,7 @@ from transreid_ssl.data.reid import PARTS, LabelledImages, ReIDProtocol, as_call
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
 from transreid_ssl.reading import read_lines
-from transreid_ssl.words import counted
+from transreid_ssl.words import counted, part_of
 
 
 @dataclass(frozen=True)
@@ -205,5 +205,5 @@ def _absent(folder: Path, names: list[str]) -> str:
     absent = [name for name in names if name not in there and not (folder / name).exists()]
     if absent and len(absent) == len(names):
         raise UserError(f"{folder / absent[0]}: listed but not there, nor any other listed image")
-    count = f"{len(absent):,} of {len(names):,} listed images are not there, such as"
-    return f"{count} {folder / absent[0]}" if absent else ""
+    count = part_of(len(absent), len(names), "listed image", verb="is/are")
+    return f"{count} not there, such as {folder / absent[0]}" if absent else ""

@@ -12,6 +12,7 @@ import numpy as np
 
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import part_of
 
 _LARGEST = 10**15  # labels are added to and packed together: this leaves them room in int64
 
@@ -61,8 +62,9 @@ def read_labels(
         if len(wrong) < len(names):
             mend = "move those images away, or give a pattern that all match, of the set folder"
         raise UserError(
-            f"{root}: {len(wrong):,} of {len(names):,} image names, such as {wrong[0]!r}, do not "
-            f"match '{pattern}'{where_it_fails(expression, wrong[0])}; {mend}"
+            f"{root}: {part_of(len(wrong), len(names), 'image name')}, such as {wrong[0]!r}, "
+            f"{'does' if len(wrong) == 1 else 'do'} not match "
+            f"'{pattern}'{where_it_fails(expression, wrong[0])}; {mend}"
         )
     groups = [match.groupdict() for match in matches]
     cameras = [group.get("camera") or None for group in groups]

@@ -16,7 +16,7 @@ from transreid_ssl.data.reader_layouts import Counts, MarketFolders, read_msmt17
 from transreid_ssl.data.reid import ReIDProtocol, merge, untestable
 from transreid_ssl.data.settings import DEFAULT_PATTERN
 from transreid_ssl.errors import UserError
-from transreid_ssl.words import nearest
+from transreid_ssl.words import counted, nearest
 
 Reader = Callable[[str, Path, str], ReIDProtocol]
 
@@ -136,7 +136,10 @@ def _split_roots(names: list[str], root: str) -> list[Path]:
     else:
         roots = next((parts for mark in ",+" if len(parts := root.split(mark)) > 1), [root])
     if len(roots) != len(names):
-        raise UserError(f"{root}: {len(roots)} folders for {len(names)} sets ({'+'.join(names)})")
+        raise UserError(
+            f"{root}: {counted(len(roots), 'folder')} for {counted(len(names), 'set')} "
+            f"({'+'.join(names)})"
+        )
     for folder in roots:
         if not os.path.isdir(folder):
             raise UserError(

@@ -129,8 +129,8 @@ def camera_rows(
         return None
     if not len(protocol.train):
         raise UserError(
-            f"this network has embeddings of {num_cameras} cameras, and which they are only the "
-            f"training images of {protocol.name} tell, which are not there"
+            f"this network has embeddings of {counted(num_cameras, 'camera')}: of which, only the "
+            f"training images of {protocol.name} tell, and these are not there"
         )
     known = np.unique(protocol.train.cameras) if protocol.train.num_cameras else np.empty(0)
     if (
@@ -139,7 +139,7 @@ def camera_rows(
         or not np.isin(images.cameras, known).all()
     ):
         raise UserError(
-            f"this network has embeddings of {num_cameras} cameras, which are not those of "
+            f"this network has embeddings of {counted(num_cameras, 'camera')}, but not of those of "
             f"{protocol.name}: evaluate it on the set that it was fine-tuned on"
         )
     return np.searchsorted(known, images.cameras)

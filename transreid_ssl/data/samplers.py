@@ -13,6 +13,7 @@ import numpy as np
 from einops import rearrange
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import counted
 
 Item = tuple[int, ...]
 
@@ -100,8 +101,8 @@ class EpochSampler(StepSampler):
         super().__init__(batch_size, **steps)
         if num_images < batch_size:
             raise UserError(
-                f"--run.batch_size {batch_size} is more than the {num_images} images there are; "
-                "choose a smaller batch or a larger pool"
+                f"--run.batch_size {batch_size} is more than the {counted(num_images, 'image')} of "
+                "the pool; choose a smaller batch or a larger pool"
             )
         self.num_images, self.seed = num_images, seed
         self.steps_per_epoch = num_images // batch_size
@@ -170,9 +171,9 @@ class IdentitySampler(StepSampler):
         if len(self._counts) < identities_per_batch:
             raise UserError(
                 f"a batch takes {identities_per_batch} identities x {images_per_identity} images, "
-                f"but the training set has {len(self._counts)} identities; lower --run.batch_size "
-                f"(of a first stage with labels --source_training.batch_size) to "
-                f"{len(self._counts) * images_per_identity} or less"
+                f"but the training set has {counted(len(self._counts), 'identity', 'identities')}; "
+                "lower --run.batch_size (of a first stage with labels --source_training.batch_size)"
+                f" to {len(self._counts) * images_per_identity} or less"
             )
         self._groups = np.maximum(1, self._counts // images_per_identity)
         self._pass: int = _most_batches(self._groups, identities_per_batch)

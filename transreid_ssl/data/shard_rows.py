@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from transreid_ssl.errors import UserError, brief
 from transreid_ssl.logs import RUN
+from transreid_ssl.words import counted
 
 _BATCH = 16  # rows that are decoded at a time; damage among them costs them all
 _AT_ONCE = 1 << 14  # bytes: most images are smaller
@@ -48,8 +49,8 @@ def open_rows(
     found = sum(rows for *_, rows in groups)
     if found != count:
         raise UserError(
-            f"{shards[0].parent}: {found:,} rows of {count:,} names; a shard is damaged or was "
-            "written meanwhile: run the same command again"
+            f"{shards[0].parent}: {counted(found, 'row')} of {counted(count, 'name')}; a "
+            "shard is damaged or was written meanwhile: run the same command again"
         )
     if plain:
         return RowsInPlace(shards, column, groups)

@@ -11,7 +11,7 @@ from transreid_ssl.data.index import Names
 from transreid_ssl.data.lists import read_names
 from transreid_ssl.data.pool import EXTENSIONS, Pool, SubsetPool
 from transreid_ssl.errors import UserError
-from transreid_ssl.words import counted
+from transreid_ssl.words import counted, part_of
 
 _EXTENSION = r"(?i)(" + "|".join(re.escape(extension) for extension in EXTENSIONS) + r")$"
 
@@ -37,7 +37,8 @@ def take_subset(pool: Pool, path: str | Path) -> SubsetPool:
         unknown = np.flatnonzero(indices < 0)
         if len(unknown):
             raise UserError(
-                f"{path}: {len(unknown):,} of its {len(wanted):,} names are not in the pool "
+                f"{path}: {part_of(len(unknown), len(wanted), 'name', verb='is/are', its='its')} "
+                "not in the pool "
                 f"{pool.source} (such as {wanted[int(unknown[0])]!r}): this subset belongs to "
                 "another pool; give the pool that it was selected from"
             )

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from transreid_ssl.words import counted
+
 COLUMNS = pa.schema(
     [
         ("camera", pa.string()),
@@ -54,8 +56,9 @@ class Tracks:
         """One line for people: how many cameras, videos and tracks, and how long these are."""
         lengths = np.bincount(self.tracks)
         return (
-            f"{_count(self.cameras)} cameras, {_count(self.videos)} videos, {len(lengths):,} "
-            f"tracks of {lengths.min():,} to {lengths.max():,} images (median "
+            f"{counted(_number(self.cameras), 'camera')}, "
+            f"{counted(_number(self.videos), 'video')}, {counted(len(lengths), 'track')} of "
+            f"{lengths.min():,} to {counted(lengths.max(), 'image')} (median "
             f"{np.median(lengths):,.0f})"
         )
 
@@ -68,8 +71,8 @@ def _numbered(column: pa.ChunkedArray) -> np.ndarray:
     return np.argsort(np.argsort(texts))[places]
 
 
-def _count(codes: np.ndarray) -> str:
-    return f"{int(codes.max(initial=-1)) + 1:,}"
+def _number(codes: np.ndarray) -> int:
+    return int(codes.max(initial=-1)) + 1
 
 
 def make_table(**columns: object) -> pa.Table:

@@ -16,7 +16,7 @@ from transreid_ssl.models import Backbone, Striped
 from transreid_ssl.processes import on_main
 from transreid_ssl.retrieval import cluster, embed_images, jaccard_graph, whiten
 from transreid_ssl.training import feature_spread
-from transreid_ssl.words import counted
+from transreid_ssl.words import counted, part_of
 
 COLLAPSED = 0.005
 ELSEWHERE = (  # a run keeps its settings
@@ -130,7 +130,7 @@ class Labeller:
         bad = len(self.images) - readable
         if bad > self.max_bad_fraction * len(self.images):
             raise UserError(
-                f"{bad:,} of {len(self.images):,} images could not be read, more than "
+                f"{part_of(bad, len(self.images), 'image')} could not be read, more than "
                 f"--data.max_bad_fraction {self.max_bad_fraction:g} allows: look at them with "
                 "`python -m transreid_ssl.data verify PATH`"
             )
@@ -141,8 +141,8 @@ class Labeller:
         config = self.config
         if config.k1 > len(features):
             raise UserError(
-                f"--clusters.k1 {config.k1} is more than the {len(features)} images that could be "
-                "read"
+                f"--clusters.k1 {config.k1} is more than the "
+                f"{counted(len(features), 'image')} that could be read"
             )
         spread = float(torch.stack(spreads).mean())
         if not spread >= COLLAPSED:  # or not a number
@@ -228,8 +228,8 @@ def _too_few(
     other = "raise" if advice == "lower" else "lower"
     among = f" among every {every}th image" if every > 1 else ""
     return (
-        f"{many} found among {len(features):,} images, and training needs two, with eps {eps:g} "
-        f"and min_samples {min_samples}: the {min_samples}th nearest image, itself counted, is at "
-        f"distance {low:.2f} / {middle:.2f} / {high:.2f} (quantiles 10 / 50 / 90 %{among}); "
-        f"{advice} --clusters.eps or {other} --clusters.min_samples, {ELSEWHERE}"
+        f"{many} found among {counted(len(features), 'image')}, and training needs two, with "
+        f"eps {eps:g} and min_samples {min_samples}: the {min_samples}th nearest image, itself "
+        f"counted, is at distance {low:.2f} / {middle:.2f} / {high:.2f} (quantiles 10 / 50 / 90 "
+        f"%{among}); {advice} --clusters.eps or {other} --clusters.min_samples, {ELSEWHERE}"
     )

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from transreid_ssl.errors import UserError, brief
+from transreid_ssl.machine import available_memory
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.reading import verify_zip
 
@@ -117,7 +117,7 @@ def read_pickle(path: Path) -> Any:
             # Mapped, a file costs no memory for what is not used, as optimizers are. But see above.
             processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # which all read it
             needed = 2 * path.stat().st_size * processes
-            mapped = zipped and needed > psutil.virtual_memory().available
+            mapped = zipped and needed > available_memory()
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 

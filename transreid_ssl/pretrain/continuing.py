@@ -59,7 +59,8 @@ def saved_state(config: Any) -> TrainingState | None:
         raise UserError("--init.heads true: name the checkpoint to go on from with --model.weights")
     if goes_on(config.run):
         return None
-    state = read_training_state(find_weights(config.model.weights, training=True))
+    state = _read(config.model.weights)
+    _held.clear()
     _check_settings(state, config)
     return state
 
@@ -89,7 +90,7 @@ def take_over(config: Any, given: Collection[str]) -> Chosen | None:
         return Chosen({name: begun[name] for name in TAKEN_OVER - {*given} if name in begun}, ())
     if not os.path.exists(weights):  # which ``saved_state`` will say, where it is needed
         return None
-    state = read_training_state(find_weights(weights, training=True))
+    state = _read(weights)
     usual, sized = flat(as_plain(config)), {"model.img_size", "views.global_size"}
     asked = _needed(state) | ({} if sized & {*given} else _size(state, config))
     taken = {
@@ -100,6 +101,20 @@ def take_over(config: Any, given: Collection[str]) -> Chosen | None:
     line = f"{state.path}: with the settings that it was made with{beside},{told}"
     lines = [line] if taken else []
     return Chosen(taken, lines)
+
+
+_held: list[tuple[Any, TrainingState]] = []
+"""The last checkpoint that was read, from the choice of settings to the making of the networks."""
+
+
+def _read(weights: str) -> TrainingState:
+    """A checkpoint, which may have gigabytes, and is read once if its file is still the same."""
+    path = find_weights(weights, training=True)
+    stat = path.stat() if path.is_file() else None
+    key = path, stat and (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    if not _held or _held[0][0] != key:
+        _held[:] = [(key, read_training_state(path))]
+    return _held[0][1]
 
 
 def _size(state: TrainingState, config: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from transreid_ssl.data.track_columns import Tracks
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import part_of
 
 
 class Moments(nn.Module):
@@ -65,9 +66,11 @@ class Moments(nn.Module):
 
     def describe(self) -> str:
         """One line for people: how many tracks have certain negatives."""
+        some, verb = int(self._accompanied), "overlaps/overlap"
         return (
-            f"{self._accompanied:,} of {len(self.videos):,} tracks overlap in time with another of "
-            f"their video: as negatives of each other these count {self.log_weight.exp():g} times"
+            f"{part_of(some, len(self.videos), 'track', verb=verb)} in time with another of the "
+            "same video: as negatives of each other these count "
+            f"{self.log_weight.exp():g} times"
         )
 
 

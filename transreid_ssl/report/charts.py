@@ -15,6 +15,7 @@ from matplotlib.ticker import NullFormatter
 
 from transreid_ssl.palette import BLUE, MARKERS, RED, REFERENCE_DASHES, SERIES, style
 from transreid_ssl.report.names import shorten
+from transreid_ssl.words import counted
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _INK = "#010203"  # stands for the colour of the page's text, which is dark or light
@@ -111,7 +112,7 @@ class Charts:
         def fill(axis: Axes) -> None:
             rest = ~np.isin(codes, shown)
             if rest.any():
-                said = f"{len(names) - len(shown)} others"
+                said = counted(len(names) - len(shown), "other")
                 axis.plot(across[rest], up[rest], ".", color=_INK, alpha=0.25, ms=4, label=said)
             for place, group in enumerate(sorted(shown, key=lambda n: _natural(names[n]))):
                 mine = codes == group

@@ -11,7 +11,7 @@ from transreid_ssl.report.cfs_sheet import axis_name, extreme_rows, histogram_ed
 from transreid_ssl.report.charts import Charts
 from transreid_ssl.report.page import data_uri, write_page
 from transreid_ssl.report.sections import Chapter, clusters, feature_maps, gallery, ranks
-from transreid_ssl.words import counted
+from transreid_ssl.words import counted, part_of
 
 _COLUMNS = {"mAP": "mAP", "rank-1": "rank-1", "rank-5": "rank-5", "rank-10": "rank-10",
             "mINP": "mINP"}  # fmt: skip
@@ -126,7 +126,8 @@ def write_selection(
     chapter = Chapter("selection", "Kept and dropped", {
         "lines": list(lines), "charts": drawn, "rows": rows
     })  # fmt: skip
-    facts = {"Pool": pool.describe(), "Kept": f"{int(kept.sum()):,} of {len(pool):,} images",
+    share = part_of(int(kept.sum()), len(pool), "image")
+    facts = {"Pool": pool.describe(), "Kept": share,
              "Score": axis_name(method)}  # fmt: skip
     return _write(path, "Selection of images", pool.source, facts, [chapter], settings)
 

@@ -13,12 +13,14 @@ import torch
 
 from transreid_ssl.data import LabelledImages, Pool
 from transreid_ssl.files import write_text
+from transreid_ssl.outputs import BEST
 from transreid_ssl.report import findings
 from transreid_ssl.report.page import PAGE, write_or_warn, write_page
 from transreid_ssl.report.runs import FINDINGS, Run
-from transreid_ssl.report.sections import Chapter, chapters
+from transreid_ssl.report.sections import TITLES, Chapter, chapters
 from transreid_ssl.retrieval import PairCounts
 from transreid_ssl.training import RetrievalProbe, TrackProbe
+from transreid_ssl.training.best import ON, BestNetwork, best_line
 from transreid_ssl.training.clock import duration
 from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.runfolder import RunFolder
@@ -64,6 +66,7 @@ def facts(run: Run) -> dict[str, str]:
         "Evaluated on": made.get("probed"),
         "Length": f"{run.progress.describe()}{_of_images(get('run.batch_size'))}",
         "Took": f"{duration(run.seconds())} of training steps" if run.seconds() else None,
+        "Best network": _best(run),
         "Machine": made.get("machine"),
         **({"Ended": made.get("ended")} if run.progress.is_finished else _what_is_left(run)),
         "Results": ", ".join(run.results) or None,
@@ -92,6 +95,21 @@ def _what_is_left(run: Run) -> dict[str, str | None]:
         "Left": left,
         "To go on": f"{again} (it goes on {begin})",
     }
+
+
+def _best(run: Run) -> str | None:
+    """Which network was the best, by the first figure of the last probe, and where it is."""
+    last = next((line for line in reversed(run.metrics) if ON in line), {})
+    figure = next((name for name in TITLES if last.get(f"probe/{name}") is not None), None)
+    if figure is None:
+        return None
+    best = best_line(run.metrics, f"probe/{figure}", last[ON])
+    assert best is not None  # the last one, if no other
+    value, ended = (f"{line[f'probe/{figure}']:.1f} %" for line in (best, last))
+    beside = f" (the last probe, at step {last['step']:,}: {ended})" * (best != last)
+    kept = BestNetwork(RunFolder(run.path, is_main=False), BEST)
+    file = f"; in {BEST}" * (kept.step == best["step"])
+    return f"that of step {best['step']:,}, by {TITLES[figure]}: {value}{beside}{file}"
 
 
 def _of_images(batch_size: Any) -> str:

@@ -12,6 +12,7 @@ from transreid_ssl.report.names import digits
 from transreid_ssl.report.runs import Run
 from transreid_ssl.training import RetrievalProbe, TrackProbe
 from transreid_ssl.training.curves import BASELINES, series_by_panel
+from transreid_ssl.words import counted
 
 TITLES = RetrievalProbe.figures | TrackProbe.figures
 
@@ -159,7 +160,7 @@ def feature_maps(found: dict[str, Any], charts: Charts) -> dict[str, Any] | None
     for kind, codes in (("identity", flat["identity"]), ("camera", flat.get("camera"))):
         if codes is not None:
             groups = [f"{kind} {code}" for code in codes]
-            alt = f"{len(codes)} images as points in the plane, marked by {kind}"
+            alt = f"{counted(len(codes), 'image')} as points in the plane, marked by {kind}"
             drawn.append((f"by {kind}", charts.points(alt, flat["x"], flat["y"], groups)))
     return {"charts": drawn, "method": flat["method"], "count": len(flat["x"])}
 
@@ -171,7 +172,8 @@ def clusters(found: dict[str, Any] | None, charts: Charts) -> dict[str, Any] | N
     sizes = np.asarray(found["sizes"], float)
     most = min(int(sizes.max()), _MOST_OF_CLUSTER)
     counts, edges = np.histogram(np.minimum(sizes, most), np.arange(0.5, most + 1))
-    alt = f"Histogram of the sizes of {len(sizes)} clusters, the largest of {int(sizes.max())}"
+    of = counted(len(sizes), "cluster")
+    alt = f"Histogram of the sizes of {of}, the largest of {int(sizes.max())}"
     words = {"xlabel": "images of a cluster", "ylabel": "clusters"}
     chart = charts.histogram(alt, {"clusters": (counts.tolist(), edges.tolist())}, **words)
     above = f" (above {most} counted as {most})" if sizes.max() > most else ""

@@ -13,6 +13,7 @@ from transreid_ssl.retrieval.blocks import DistanceBlocks
 from transreid_ssl.retrieval.matches import Matches, Pairs
 from transreid_ssl.retrieval.ranks import ranks
 from transreid_ssl.retrieval.reranking import RerankedBlocks, Reranking
+from transreid_ssl.words import counted, part_of
 
 PROTOCOL_NOTE = "gallery images of the query's identity and camera are removed"
 NO_CAMERAS_NOTE = (
@@ -78,8 +79,8 @@ def format_table(results: Mapping[str, RetrievalMetrics]) -> str:
         lines.append(f"{name:<{width}}" + "".join(f"{100 * value:>8.1f}%" for value in values))
     one = next(iter(results.values()))
     lines.append(
-        f"{one.num_valid_queries:,} of {one.num_queries:,} queries have a match among "
-        f"{one.num_gallery:,} gallery images; {one.note}"
+        part_of(one.num_valid_queries, one.num_queries, "query", "queries", verb="has/have")
+        + f" a match among {counted(one.num_gallery, 'gallery image')}; {one.note}"
     )
     return "\n".join(lines)
 
@@ -179,7 +180,7 @@ def summarise(
     valid = ~np.isnan(average_precision)
     if not valid.any():
         raise UserError(
-            f"none of the {len(valid)} queries has a match in the gallery of "
+            f"none of the {counted(len(valid), 'query', 'queries')} has a match in the gallery of "
             f"{len(matches.gallery_ids)}: check that both come from one data set, and the cameras"
         )
     return RetrievalMetrics(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.words import counted
 
 _OF_TRACK = 16
 """Images of a track that its pairs are made of, evenly spread: 120 pairs at most."""
@@ -55,9 +56,9 @@ class SurePairs:
         moment = "in the same frame" if self.exact else "in tracks that overlap in time"
         tracks = len(np.unique(self.tracks[self.images]))
         return (
-            f"{len(self.same):,} pairs of one person, in far frames of a track, and "
-            f"{len(self.different):,} of two people, {moment}: {len(self.images):,} images of "
-            f"{tracks:,} tracks"
+            f"{counted(len(self.same), 'pair')} of one person, in far frames of a track, and "
+            f"{len(self.different):,} of two people, {moment}: "
+            f"{counted(len(self.images), 'image')} of {counted(tracks, 'track')}"
         )
 
 

@@ -12,6 +12,7 @@ from transreid_ssl.files import write_text
 from transreid_ssl.logs import say
 from transreid_ssl.processes import on_main
 from transreid_ssl.training.runfolder import RunFolder
+from transreid_ssl.words import counted
 
 
 class BadImages:
@@ -55,9 +56,9 @@ class BadImages:
         names = self.gathered()  # several processes may have met the same image
         if len(names) > self.limit:
             raise UserError(
-                f"{len(names)} images could not be read, more than --data.max_bad_fraction allows, "
-                f"such as {names[0]}; look at the pool with: python -m transreid_ssl.data verify "
-                "PATH"
+                f"{counted(len(names), 'image')} could not be read, more than "
+                f"--data.max_bad_fraction allows, such as {names[0]}; look at the pool with: "
+                "python -m transreid_ssl.data verify PATH"
             )
 
     def report(self) -> None:
@@ -66,4 +67,5 @@ class BadImages:
             path = self.run.path / "bad_images_met.txt"
             text = "".join(f"{name}\n" for name in names)
             on_main(self.accelerator, lambda: write_text(path, text))
-            say(self.accelerator, f"{len(names)} unreadable images were replaced: {path}")
+            said = counted(len(names), "unreadable image was", "unreadable images were")
+            say(self.accelerator, f"{said} replaced: {path}")

@@ -131,14 +131,23 @@ def restore(
     """Go on from the state that was read from ``path``, sharded or not, as the networks are now.
 
     Raises:
-        UserError: it is of another network.
+        UserError: it is of another network, or of an optimiser that divides the parameters
+            otherwise, as one of an older version may.
     """
     try:
         objective.load_state_dict(_like(state["objective"], objective.state_dict()))
-        optimizer.load_state_dict(_of_optimizer(state["optimizer"], optimizer))
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: holds the state of another network than this run's; move it away"
+        ) from error
+    try:
+        optimizer.load_state_dict(_of_optimizer(state["optimizer"], optimizer))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: its network is this run's, and its optimiser divides the parameters into "
+            "other groups of rates and decay, as other settings or an older version do; go on "
+            "with the version that config.yaml names, choose another --run.output, or "
+            "--run.overwrite true to begin anew"
         ) from error
     if scaler and state["scaler"]:
         scaler.load_state_dict(state["scaler"])

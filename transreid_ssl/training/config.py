@@ -37,6 +37,7 @@ MOST_USED = {"config", "processes", "base", "source_model"} | {
 """What ``--help`` shows of a recipe's settings; ``--help-all`` shows all."""
 AUTO = "auto"
 """In place of a settings file: settings chosen for the pool and the machine."""
+_DEMO = "the demo settings"
 
 
 def parse_config(
@@ -59,37 +60,35 @@ def parse_config(
         UserError: no such file, an unknown key, a value of the wrong type, or a ``kind`` for which
             nothing is chosen.
     """
-    parser = _parser(kind, description)
-    arguments = _find_shipped(sys.argv[1:] if arguments is None else arguments, default_file.parent)
+    parser, folder = _parser(kind, description), default_file.parent
+    arguments = _find_shipped(sys.argv[1:] if arguments is None else arguments, folder)
     arguments, auto = _without_auto(arguments, kind)
-    given = auto or bool(_settings_files(arguments))
-    if not given:
-        if not default_file.is_file():
-            raise UserError(f"{default_file}: the demo settings are missing; give --config FILE")
+    arguments, printing = _without_printing(arguments)
+    origin = _origin(_settings_files(arguments), auto, default_file)
+    if origin == _DEMO:
         arguments = ["--config", str(default_file), *arguments]
     files = _settings_files(arguments)
-    for file in filter(os.path.isfile, files):
-        if not isinstance(read_yaml(file), dict):
-            raise UserError(f"{file}: holds no settings (lines such as `name: value`)")
+    _check_files(files)
     with _named([*[AUTO] * auto, *files], arguments):
         if {"-h", "--help", "--help-all"} & set(arguments):
             if auto:
                 parser.set_defaults(kind.own_settings(default_file))
             parser.show_help_of(files, MOST_USED)
         config = _parse(parser, kind, arguments)
-    own = _without_shipped(arguments, default_file.parent)
-    origin = _origin(files, default_file) if given else "the demo settings"
+    own = _without_shipped(arguments, folder)
     if auto:
         chosen = config.choose(_given(parser, arguments), default_file)
         arguments = [*as_options(chosen.settings), *arguments]
         with _named([AUTO, *files], arguments):
             config = _parse(parser, kind, arguments)
-        _say_once(say, chosen.lines)
-        origin = "settings chosen for this pool and machine"
+        _say_once(say, () if printing else chosen.lines)
     taken = config.take_over(_given(parser, own)) if hasattr(kind, "take_over") else None
     if taken is not None:
-        config = _parse(parser, kind, [*arguments, *as_options(taken.settings)])
-        _say_once(say, taken.lines)
+        arguments = [*arguments, *as_options(taken.settings)]
+        config = _parse(parser, kind, arguments)
+        _say_once(say, () if printing else taken.lines)
+    if printing:  # of what will run, which the pool or a checkpoint may have had a say in
+        parser.parse([*arguments, *printing])
     return config, origin
 
 
@@ -160,6 +159,12 @@ def _without_shipped(arguments: Sequence[str], folder: Path) -> list[str]:
     return [word for place, word in enumerate(arguments) if place not in left_out]
 
 
+def _without_printing(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments without ``--print_config``, which ends the parsing, and that."""
+    printing = [word for word in arguments if word.partition("=")[0] == "--print_config"]
+    return [word for word in arguments if word not in printing], printing
+
+
 def _is_in(file: str, folder: Path) -> bool:
     return Path(file).resolve().parent == folder.resolve()
 
@@ -188,7 +193,25 @@ def _settings_files(arguments: Sequence[str]) -> list[str]:
     return [file for option, file in pairwise(arguments) if option == "--config"]
 
 
-def _origin(files: Sequence[str], default_file: Path) -> str:
+def _check_files(files: Sequence[str]) -> None:
+    """Refuse settings files that hold no settings."""
+    for file in filter(os.path.isfile, files):
+        if not isinstance(read_yaml(file), dict):
+            raise UserError(f"{file}: holds no settings (lines such as `name: value`)")
+
+
+def _origin(files: Sequence[str], auto: bool, default_file: Path) -> str:
+    """Where the settings come from, in words.
+
+    Raises:
+        UserError: from the demo's file, which is missing.
+    """
+    if auto:
+        return "settings chosen for this pool and machine"
+    if not files:
+        if not default_file.is_file():
+            raise UserError(f"{default_file}: the demo settings are missing; give --config FILE")
+        return _DEMO
     shipped = [Path(file).name for file in files if _is_in(file, default_file.parent)]
     return f"the shipped {', '.join(shipped)}" if shipped else "your --config"
 

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.machine import total_memory
 from transreid_ssl.training.checkpoint import staying
 from transreid_ssl.training.clock import Clock
 from transreid_ssl.training.loop import Trainer
@@ -34,7 +35,8 @@ class Measurement:
         steps_per_epoch, epochs, probes, checkpoints: of the whole run.
         checkpoints_kept, checkpoint_bytes: what stays on the disk, and the size of one.
         memory: bytes, of this process and its loaders; on a GPU the most that it held.
-        machine_memory: what the machine has in all, which processes share; on a GPU what that has.
+        machine_memory: what the machine, or a container, has in all, which processes share; on a
+            GPU what that has.
         ceiling_share: of what the device's matrix products reach, 0 to 1; None: not counted.
         watts: that a GPU drew at the end of the steps; None where it does not say.
     """
@@ -161,7 +163,7 @@ def _memory(trainer: Trainer) -> int:
 def _machine_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().total
+    return total_memory()
 
 
 def _watts(trainer: Trainer) -> float | None:

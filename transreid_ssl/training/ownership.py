@@ -51,7 +51,8 @@ BEGUN = "begun.json"
 WRITTEN = (
     "config.yaml", BEGUN, "metrics.jsonl", logs.FILE, "curves.png", "report.json", "report.html",
     "left_out.json", LINEAGE, "bad_images.txt", "bad_images_met.txt", "not_finite_step_*.txt",
-    "checkpoints/step_*.pt", "checkpoints/step_*.pt.damaged", BACKBONE, MODEL, BEST,
+    "checkpoints/step_*.pt", "checkpoints/step_*.pt.damaged", f"checkpoints/{BEST}",
+    BACKBONE, MODEL, BEST,
 )  # fmt: skip
 """What a run writes into its folder, and all that ``overwrite`` removes from it."""
 

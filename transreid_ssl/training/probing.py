@@ -2,17 +2,14 @@
 
 import shlex
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import accelerate
 
 from transreid_ssl.processes import on_main
+from transreid_ssl.training.best import ON, BestNetwork, best_line
 from transreid_ssl.training.probe import RetrievalProbe, before_and_after
 from transreid_ssl.training.runfolder import RunFolder, rounded
-
-_ON = "probe/on"
-"""What is logged of the set that was looked at."""
 
 
 class Probing:
@@ -79,37 +76,28 @@ class Probing:
     def _is_best(self, values: dict[str, Any]) -> bool:
         """Of equal ones the first is the best, and equal is what is logged as equal: so that the
         network that is kept is the one that the log tells."""
-        best, value = self._best_line(values.get(_ON)), rounded(values[self.figure])
+        best = best_line(self._lines(), self.figure, values.get(ON))
+        value = rounded(values[self.figure])
         return value is not None and (best is None or value > best[self.figure])
 
-    def _best_line(self, on: str | None) -> dict[str, Any] | None:
-        """The line of metrics.jsonl with most of the figure on a set; None if it has none.
-
-        A run may go on with another probe: figures of two sets are not compared.
-        """
-        figure = self.figure
-        lines = [line for line in self.run.lines_with(figure) if line.get(_ON) == on]
-        lines = [line for line in lines if line[figure] is not None]
-        return max(lines, key=lambda line: line[figure], default=None)
+    def _lines(self) -> list[dict[str, Any]]:
+        """Those of metrics.jsonl that hold the figure, as a number."""
+        lines = [] if self.probe is None else self.run.lines_with(self.figure)
+        return [line for line in lines if line[self.figure] is not None]
 
     def describe(self) -> str:
         """A table of the network before and after; "" if none was measured."""
-        if self.probe is None:
-            return ""
-        lines = self.run.lines_with(self.figure)
-        return before_and_after(lines, self.probe) if lines else ""
+        lines = self._lines()
+        return before_and_after(lines, self.probe) if self.probe and lines else ""
 
-    def describe_best(self, kept: Path, kept_step: int | None) -> str:
+    def describe_best(self, kept: BestNetwork) -> str:
         """Which network was the best, and how it is used; "" where it was not kept.
 
-        Args:
-            kept: the file of it.
-            kept_step: of which step the network in the file is. A run that kept none at first, or
-                that was probed otherwise, may have another there than the best.
+        A run that kept none at first, or that was probed otherwise, may have kept another.
         """
-        lines = [] if self.probe is None else self.run.lines_with(self.figure)
-        best = self._best_line(lines[-1].get(_ON)) if lines else None
-        if best is None or best["step"] != kept_step:
+        lines = self._lines()
+        best = best_line(lines, self.figure, lines[-1].get(ON)) if lines else None
+        if best is None or best["step"] != kept.step:
             return ""
         assert self.probe is not None
         title = next(iter(self.probe.figures.values()))
@@ -121,5 +109,5 @@ class Probing:
         before = " (before training)" * (best["step"] == 0)
         return (
             f"the best network, by the probe, is that of step {best['step']:,}{before}: {value}, "
-            f"and the last has {last}; to take it: --weights {shlex.quote(str(kept))}"
+            f"and the last has {last}; to take it: --weights {shlex.quote(str(kept.path))}"
         )

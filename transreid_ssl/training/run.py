@@ -14,10 +14,11 @@ from transreid_ssl.data import Pool
 from transreid_ssl.errors import UserError
 from transreid_ssl.files import write_json
 from transreid_ssl.logs import say
-from transreid_ssl.models import Backbone, began_with, group_norms, read_spec, save_backbone
+from transreid_ssl.models import Backbone, began_with, group_norms, save_backbone
 from transreid_ssl.processes import on_main
 from transreid_ssl.reading import read_object
 from transreid_ssl.training.begun import note_begin
+from transreid_ssl.training.best import BestNetwork
 from transreid_ssl.training.config import provenance
 from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.measure import end_if_measured
@@ -72,34 +73,27 @@ def train(
     """
     phases = [*of_optimizer(config.optim), *objective.phases]
     _prepare(objective, config.run, accelerator)
-
-    def backbone() -> Backbone:
-        return whole_network(objective.backbone)
-
-    before = _lineage(config, objective, run, accelerator)
-
-    def save(name: str) -> None:
-        network = backbone()
-        made_of = provenance(config, **origin, **before, step=trainer.step)
-        spec = dataclasses.replace(network.spec, objective=objective.name, provenance=made_of)
-        on_main(accelerator, lambda: save_backbone(run.path / name, network, spec))
-
+    lineage = _lineage(config, objective, run, accelerator)
+    network = _Network(config, objective, run, accelerator, origin | lineage)
+    kept = None if best is None else BestNetwork(run, best)
     trainer = Trainer(
         accelerator, objective, build_optimizer(objective, config.optim),
         make_plan(config.optim, config.run, steps_per_epoch), run, config.run,
         data_key=data_key, max_bad_images=max_bad_images,
         image_names=images.names if images is not None else None,
-        probe=retrieval_probe(probe, backbone, accelerator, trained_on=images),
+        probe=retrieval_probe(probe, network.whole, accelerator, trained_on=images),
         probe_every=probe.every,
-        keep_best=None if best is None else lambda: save(best),
+        keep_best=None if kept is None else lambda: network.keep(kept, trainer.step),
     )  # fmt: skip
     if said := without_end(phases, config.run, steps_per_epoch, run.group):
         say(accelerator, said, logging.WARNING)
     end_if_measured(trainer, batches)
     on_main(accelerator, lambda: note_begin(trainer, images))
+    if kept and (said := on_main(accelerator, kept.follow_log)):
+        trainer.say(said)
     trainer.fit(batches(trainer))
-    save(result)
-    trainer.report(result, on_main(accelerator, lambda: _describe_best(trainer, best)))
+    network.save(result, trainer.step)
+    trainer.report(result, on_main(accelerator, lambda: _end(trainer, kept)))
     wanted = config.run.page
     if wanted is None:
         wanted = os.environ.get("TRANSREID_SSL_PAGES") != "0"
@@ -110,11 +104,43 @@ def train(
     return run.path / result
 
 
-def _describe_best(trainer: Trainer, name: str | None) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """What a run leaves: its backbone as it is, with a header that says what it was made of."""
+
+    config: Any
+    objective: Objective
+    run: RunFolder
+    accelerator: accelerate.Accelerator
+    origin: dict[str, Any]
+
+    def whole(self) -> Backbone:
+        """The backbone, on every process, also where its weights are sharded."""
+        return whole_network(self.objective.backbone)
+
+    def save(self, name: str, step: int) -> None:
+        """Write it into a file of the run folder."""
+        on_main(self.accelerator, self._writer(name, step))
+
+    def keep(self, best: BestNetwork, step: int) -> None:
+        """Write it into the file of the best one."""
+        write = self._writer(best.path.name, step)
+        on_main(self.accelerator, lambda: best.replace(write))
+
+    def _writer(self, name: str, step: int) -> Callable[[], None]:
+        """For all processes; what it returns is for the main one."""
+        network = self.whole()
+        made_of = provenance(self.config, **self.origin, step=step)
+        spec = dataclasses.replace(network.spec, objective=self.objective.name, provenance=made_of)
+        return lambda: save_backbone(self.run.path / name, network, spec)
+
+
+def _end(trainer: Trainer, kept: BestNetwork | None) -> str:
     """Which of the networks was the best, in words; "" where none is kept."""
-    if name is None or not (file := trainer.run.path / name).is_file():
+    if kept is None:
         return ""
-    return trainer.probing.describe_best(file, read_spec(file).provenance.get("step"))
+    kept.end()
+    return trainer.probing.describe_best(kept)
 
 
 def _lineage(

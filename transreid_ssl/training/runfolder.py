@@ -25,6 +25,7 @@ from transreid_ssl.training.ownership import (
     take,
 )
 from transreid_ssl.training.settings import RunSettings
+from transreid_ssl.words import counted
 
 
 def goes_on(settings: RunSettings) -> bool:
@@ -138,7 +139,8 @@ class RunFolder:
         if self.metrics_path.is_file():
             lines, foreign = self._metrics()
             if foreign:
-                notes.append(f"{self.metrics_path}: {foreign} lines are not of a run; left out")
+                said = counted(foreign, "line is", "lines are")
+                notes.append(f"{self.metrics_path}: {said} not of a run; left out")
             step = -1 if path is None else step_of(path)
             kept = [line for line in lines if line["step"] <= step]
             write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from transreid_ssl import machine
+
 
 def share_cores(num_workers: int, num_threads: int | None = None) -> None:
     """Give torch this process's share of the cores, less those of its workers; at least one.
@@ -21,5 +23,4 @@ def share_cores(num_workers: int, num_threads: int | None = None) -> None:
 def num_cores() -> int:
     """This process's share of the cores, at least one."""
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // here)
+    return max(1, machine.num_cores() // here)

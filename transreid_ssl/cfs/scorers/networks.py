@@ -14,6 +14,7 @@ from transreid_ssl.errors import UserError
 from transreid_ssl.models import Backbone, BackboneSpec, load_backbone
 from transreid_ssl.retrieval import embed_images
 from transreid_ssl.retrieval.embed import require_finite
+from transreid_ssl.words import counted
 
 LEARNING = 2
 """Raised when a method learns in another way: scorings before are not continued then."""
@@ -76,8 +77,8 @@ class NetworkScorer(Scorer):
         )  # fmt: skip
         if len(places) < _FEWEST:
             raise UserError(
-                f"{images.source}: {len(places)} readable image(s), too few to learn from: give "
-                f"{_FEWEST} or more"
+                f"{images.source}: {counted(len(places), 'readable image')}, too few to "
+                f"learn from: give {_FEWEST} or more"
             )
         require_finite(found.numpy(), images.names, places)
         return found.numpy(), places

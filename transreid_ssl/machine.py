@@ -1,0 +1,94 @@
+"""What this process may use of its machine: cores and memory, of which a container has a part.
+
+Linux bounds the processes of a container, or of a job of a cluster, by control groups, of version 1
+or 2; both are looked at, with the groups around them. Elsewhere there are none.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+_GROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def num_cores() -> int:
+    """Cores that this process may use; part of one counts as one."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min([cores, *(max(1, math.ceil(quota)) for quota in _quotas())])
+
+
+def total_memory() -> int:
+    """Bytes that the machine has, or the smallest of the control groups of this process."""
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _memories())])
+
+
+def available_memory() -> int:
+    """Bytes that a process can have now without swapping, or meeting a control group's limit."""
+    free = [max(0, limit - used) for limit, used in _memories()]
+    return min([psutil.virtual_memory().available, *free])
+
+
+def _quotas() -> Iterator[float]:
+    """Cores that each control group may use at a time, where it is bounded."""
+    for folder in _folders("cpu"):
+        of_two = _words(folder / "cpu.max")
+        quota, period = of_two if len(of_two) == 2 else (
+            "".join(_words(folder / f"cpu.cfs_{name}_us")) for name in ("quota", "period")
+        )  # fmt: skip
+        if quota.isdigit() and period.isdigit() and int(period):  # "max" or -1: not bounded
+            yield int(quota) / int(period)
+
+
+def _memories() -> Iterator[tuple[int, int]]:
+    """Bytes that each control group may have, where it is bounded, and those that it has.
+
+    Pages of files that were not read lately are not counted, as they make room.
+    """
+    for folder in _folders("memory"):
+        for most, has, idle in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            limit, used = (_number(folder / name) for name in (most, has))
+            if limit is not None:  # version 1 has a huge one in the place of none
+                stat = _words(folder / "memory.stat")
+                pages = dict(zip(stat[::2], stat[1::2])).get(idle, "0")
+                yield limit, max(0, (used or 0) - int(pages))
+
+
+def _folders(controller: str) -> Iterator[Path]:
+    """The folders of this process's control groups, from its own to the one around all.
+
+    A container may see the name that its group has outside; its own then is the one around all.
+    """
+    for line in _text(_MEMBERSHIP).splitlines():
+        _, controllers, name = line.split(":", 2)
+        roots = [_GROUPS / controller] if controller in controllers.split(",") else []
+        if not controllers:  # version 2, beside version 1 or alone
+            roots = [_GROUPS / "unified", _GROUPS]
+        inside = PurePosixPath(name.lstrip("/"))
+        for root in roots:
+            yield from (root / part for part in dict.fromkeys((inside, *inside.parents)))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # none of that kind
+        return ""
+
+
+def _words(path: Path) -> list[str]:
+    return _text(path).split()
+
+
+def _number(path: Path) -> int | None:
+    found = _text(path).strip()
+    return int(found) if found.isdigit() else None
