@@ -1,7 +1,6 @@
 """What benchmarks say: tables, error bars, and one line of JSON with the machine at the end."""
 
 import json
-import os
 import platform
 import resource
 import sys
@@ -11,6 +10,8 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+
+from transreid_ssl.machine import num_cores
 
 
 def finish(ratio: float | None, **figures: object) -> None:
@@ -25,10 +26,9 @@ def finish(ratio: float | None, **figures: object) -> None:
 
 def hardware() -> dict:
     """Processor, cores this process may use, GPU (None without one) and torch version."""
-    on_linux = hasattr(os, "sched_getaffinity")
     return {
         "cpu": _processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if on_linux else os.cpu_count(),
+        "cores": num_cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
     }
