@@ -3,6 +3,16 @@
 import gc
 import os
 import random
+import sys
+from pathlib import Path
+
+if sys.dont_write_bytecode:
+    # Compiling torch and timm takes six seconds of each of the hundred programs that tests start:
+    # they are compiled once, beside what pytest keeps, and not where nothing was to be written.
+    _compiled = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _compiled
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 import numpy as np
 import pytest
