@@ -27,16 +27,19 @@ import torch
 from transreid_ssl import logs
 from transreid_ssl.training.threads import num_cores
 
-LONGEST = {
-    "test_benchmarks", "test_dino_pretrain", "test_faults", "test_objectives_benchmark",
-    "test_options", "test_pages", "test_processes", "test_selection_benchmark",
-    "test_selection_gain", "test_usl_finetune",
-}  # fmt: skip
+LONGEST = [
+    "test_selection_gain", "test_pages", "test_faults", "test_benchmarks", "test_kernels",
+    "test_usl_finetune", "test_launching", "test_likeness", "test_options", "test_dino_pretrain",
+    "test_tracks_benchmark", "test_selection_benchmark", "test_wheel", "test_processes",
+]  # fmt: skip
+"""Files of more than a dozen seconds, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest begin, so that workers side by side end at about one time."""
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    """A worker that is free takes the next file: those that take longest begin, in their order, so
+    that workers side by side end at about one time."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
