@@ -213,12 +213,14 @@ def test_a_file_that_is_cut_short_once_it_was_read_does_no_harm(tmp_path, backbo
     assert (done.returncode, done.stdout.strip()) == (0, str(float(2**20))), done.stderr
 
 
-def test_a_file_too_large_for_the_memory_is_mapped(tmp_path, backbone, monkeypatch):
+@pytest.mark.parametrize("processes", [1, 3])  # of a launcher, which all read it
+def test_a_file_too_large_for_the_memory_is_mapped(tmp_path, backbone, monkeypatch, processes):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     asked, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *a, **k: asked.append(k["mmap"]) or load(*a, **k))
     torch.save(backbone.state_dict(), tmp_path / "b.pth")
-    size = (tmp_path / "b.pth").stat().st_size
-    for available in (2 * size, 2 * size - 1):
+    needed = 2 * processes * (tmp_path / "b.pth").stat().st_size
+    for available in (needed, needed - 1):
         memory = SimpleNamespace(available=available)
         monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
         read_spec(tmp_path / "b.pth")
