@@ -1,9 +1,12 @@
 """Damaging files at random, and what may come of reading them."""
 
+import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from transreid_ssl.errors import UserError
+from transreid_ssl.models import raw
 
 
 def damaged(content: bytes, places: Iterable[tuple[int, int]]) -> bytes:
@@ -22,3 +25,13 @@ def outcome(read: Callable[[], Any]) -> Any:
         said = error
     assert len(str(said).splitlines()) == 1
     return said
+
+
+def read_and_cut(path: Path) -> None:
+    """Read the ones of "other" in a file of weights, cut the file short, and then count them."""
+    if path.suffix == ".safetensors":
+        state, _ = raw.read_safetensors(path)
+    else:
+        state = raw.read_pickle(path)
+    os.truncate(path, 100)
+    assert state["other"].sum() == state["other"].numel() > 2**18

@@ -48,6 +48,7 @@ def environment() -> dict[str, str]:
         "ACCELERATE_USE_CPU": "true",
         "CUDA_VISIBLE_DEVICES": "",
         "GLOO_SOCKET_IFNAME": "lo",
+        "LOCAL_WORLD_SIZE": str(os.cpu_count() or 1),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
     }

@@ -4,14 +4,13 @@ import argparse
 import json
 import pickle
 import random
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
 import torch
 
+import damage
 import launch
 from transreid_ssl import UserError
 from transreid_ssl.models import build_backbone, load_backbone, read_spec, save_backbone
@@ -201,24 +200,19 @@ def test_a_file_that_is_cut_short_once_it_was_read_does_no_harm(tmp_path, backbo
     state = backbone.state_dict() | {"other": torch.ones(2**20)}
     save = safetensors.torch.save_file if suffix == "safetensors" else torch.save
     save(state, path)
-    code = (
-        "import os, sys; from pathlib import Path; from transreid_ssl.models import raw;"
-        "read = raw.read_safetensors if sys.argv[1].endswith('s') else raw.read_pickle;"
-        "found = read(Path(sys.argv[1])); found = found[0] if type(found) is tuple else found;"
-        "os.truncate(sys.argv[1], 100); print(float(found['other'].sum()))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, path], env=launch.environment(), capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, str(float(2**20))), done.stderr
+    process = launch.start(damage.read_and_cut, path)
+    process.join(launch.PATIENCE)
+    assert process.exitcode == 0
 
 
-def test_a_file_too_large_for_the_memory_is_mapped(tmp_path, backbone, monkeypatch):
+@pytest.mark.parametrize("processes", [1, 3])  # of a launcher, which all read it
+def test_a_file_too_large_for_the_memory_is_mapped(tmp_path, backbone, monkeypatch, processes):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     asked, load = [], torch.load
     monkeypatch.setattr(torch, "load", lambda *a, **k: asked.append(k["mmap"]) or load(*a, **k))
     torch.save(backbone.state_dict(), tmp_path / "b.pth")
-    size = (tmp_path / "b.pth").stat().st_size
-    for available in (2 * size, 2 * size - 1):
+    needed = 2 * processes * (tmp_path / "b.pth").stat().st_size
+    for available in (needed, needed - 1):
         memory = SimpleNamespace(available=available)
         monkeypatch.setattr("psutil.virtual_memory", lambda memory=memory: memory)
         read_spec(tmp_path / "b.pth")
