@@ -25,7 +25,7 @@ import pytest
 import torch
 
 from transreid_ssl import logs
-from transreid_ssl.training.threads import num_cores
+from transreid_ssl.machine import num_cores
 
 LONGEST = [
     "test_selection_gain", "test_pages", "test_faults", "test_benchmarks", "test_kernels",
