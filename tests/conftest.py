@@ -25,7 +25,7 @@ import pytest
 import torch
 
 from transreid_ssl import logs
-from transreid_ssl.machine import num_cores
+from transreid_ssl.machine import own_cores
 
 LONGEST = [
     "test_selection_gain", "test_pages", "test_faults", "test_benchmarks", "test_kernels",
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
     """What a test's command took of the cores is given back before the fixtures of the next."""
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(own_cores())
 
 
 def pytest_collection_finish() -> None:

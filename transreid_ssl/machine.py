@@ -24,6 +24,11 @@ def num_cores() -> int:
     return min([cores, *(max(1, math.ceil(quota)) for quota in _quotas())])
 
 
+def own_cores() -> int:
+    """This process's share of them, where a launcher started several here; at least one."""
+    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def total_memory() -> int:
     """Bytes that the machine has, or the smallest of the control groups of this process."""
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _memories())])

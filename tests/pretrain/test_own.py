@@ -187,7 +187,7 @@ def test_a_run_on_a_subset_with_mates_and_the_same_again(pool, tmp_path, monkeyp
     older = saved.replace("  interpolation: linear\n", "")
     assert older != saved
     (folder / "config.yaml").write_text(older)
-    monkeypatch.setattr("transreid_ssl.training.num_cores", lambda: 64)
+    monkeypatch.setattr("transreid_ssl.pretrain.surroundings.own_cores", lambda: 64)
     monkeypatch.setattr("transreid_ssl.pretrain.own._SEEN", {"cpu": 99})
     text = launch.run(RECIPE, *options, "--run.extend_to=3")
     assert "resuming from step 4 of 6" in text

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from transreid_ssl import data, retrieval, training
+from transreid_ssl import data, retrieval
 from transreid_ssl.errors import UserError
+from transreid_ssl.machine import own_cores
 from transreid_ssl.words import counted
 
 _LOOKED_AT = 200
@@ -81,4 +82,4 @@ def this_machine() -> Machine:
     if torch.cuda.is_available() and not on_cpu:
         which = int(os.environ.get("LOCAL_RANK", "0"))
         memory = torch.cuda.get_device_properties(which).total_memory / 2**30
-    return Machine(training.num_cores(), memory, int(os.environ.get("WORLD_SIZE", "1")))
+    return Machine(own_cores(), memory, int(os.environ.get("WORLD_SIZE", "1")))

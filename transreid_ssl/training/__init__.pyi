@@ -28,5 +28,4 @@ from .start import build_backbone_to_train as build_backbone_to_train
 from .start import finish as finish
 from .start import start as start
 from .start import training_pool as training_pool
-from .threads import num_cores as num_cores
 from .threads import share_cores as share_cores

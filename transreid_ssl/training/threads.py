@@ -1,10 +1,8 @@
 """How many threads a process takes on a CPU."""
 
-import os
-
 import torch
 
-from transreid_ssl import machine
+from transreid_ssl.machine import own_cores
 
 
 def share_cores(num_workers: int, num_threads: int | None = None) -> None:
@@ -17,10 +15,4 @@ def share_cores(num_workers: int, num_threads: int | None = None) -> None:
         num_workers: Processes that prepare images for this one.
         num_threads: Takes so many instead.
     """
-    torch.set_num_threads(num_threads or max(1, num_cores() - num_workers))
-
-
-def num_cores() -> int:
-    """This process's share of the cores, at least one."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, machine.num_cores() // here)
+    torch.set_num_threads(num_threads or max(1, own_cores() - num_workers))
