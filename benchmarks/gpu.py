@@ -204,7 +204,7 @@ class Bench:
 
         def measure(how: str) -> None:
             batch_inputs = inputs(batch, (256, 128), self.device)
-            objective = training.objective((256, 128)).to(self.device)
+            objective = training.objective((256, 128), self.device)
             make_fast(objective, WAYS[how], self.device)
             arithmetic = count_flops(objective, batch_inputs, EPOCH) / batch
             settings = OptimizerSettings(name=training.optimizer, lr=1e-4)

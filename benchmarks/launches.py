@@ -61,10 +61,11 @@ class Training:
     options: dict[str, Any]
     build: Callable[[Any], Objective]
 
-    def objective(self, size: tuple[int, int]) -> Objective:
+    def objective(self, size: tuple[int, int], device: torch.device | str = "cpu") -> Objective:
         """With random weights, for images (height, width)."""
         torch.manual_seed(0)
-        return self.build(build_backbone(self.model, img_size=size, **self.options)).train()
+        backbone = build_backbone(self.model, img_size=size, **self.options)
+        return self.build(backbone.to(device)).to(device).train()
 
 
 def _clusters(backbone: Any) -> ClusterObjective:

@@ -3,8 +3,10 @@
 import ast
 import importlib
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
 import launch
 
@@ -112,6 +114,15 @@ def test_the_host_starts_little_for_a_step_of_fine_tuning():
     for name, most in {"labels": 290, "clusters": 285, "mgn": 465}.items():
         plain, ours = figures[name]
         assert ours < min(most, plain / 1.55)
+
+
+def test_all_of_a_training_is_on_its_device(monkeypatch):
+    """What is no registered module, as the memory of clusters, does not move with the rest."""
+    monkeypatch.syspath_prepend(launch.ROOT)
+    trainings = importlib.import_module("benchmarks.launches").TRAININGS
+    training = replace(trainings["clusters"], model="vit_nano_patch8_ics")
+    objective = training.objective((32, 16), "meta")
+    assert objective.memory.features.device == objective.device == torch.device("meta")
 
 
 def test_all_of_them_by_one_command(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from transreid_ssl.models import build_backbone
 from transreid_ssl.models.norms import group_norms
@@ -40,3 +41,29 @@ def test_what_is_computed_twice_is_the_same(name, norm_images):
         assert torch.equal(found, expected), label
     for (label, expected), found in zip(plain.named_parameters(), sparing.parameters()):
         torch.testing.assert_close(found.grad, expected.grad, msg=label)
+
+
+@pytest.mark.parametrize("name", ["resnet_nano_reid", "mgn_resnet_nano"])
+def test_residual_blocks_that_are_computed_twice_are_not_compiled(name, monkeypatch):
+    """The second time they would be another program, which may keep other numbers."""
+    monkeypatch.setattr("transreid_ssl.models.resnet.compiled", None)  # whoever calls it fails
+    model = build_backbone(name, img_size=(64, 32)).train()
+    model.set_grad_checkpointing(True)
+    model.compile_blocks()
+    model(torch.randint(0, 256, (4, 3, 64, 32), dtype=torch.uint8)).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's
+def test_a_network_of_timm_that_is_compiled_whole_is_one_program():
+    torch.compiler.reset()
+    plain = build_backbone("timm:test_resnet", img_size=(64, 32)).train()
+    model = copy.deepcopy(plain)
+    model.set_grad_checkpointing(True)
+    counters.clear()
+    images = torch.randint(0, 256, (4, 3, 64, 32), dtype=torch.uint8)
+    torch.compile(model, backend="aot_eager")(images).square().sum().backward()
+    plain(images).square().sum().backward()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    for expected, found in zip(plain.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad)

@@ -82,6 +82,14 @@ def test_a_network_that_nothing_tells_of_is_removed_and_said(run):
     assert not run.best.path.exists()
 
 
+def test_a_network_of_steps_that_are_not_made_again_stays_when_the_log_is_lost(run):
+    run.probe(5, 30.0)
+    run.checkpoint(10)
+    run.folder.metrics_path.unlink()
+    assert run.go_on() == ""
+    assert run.best.step == 5
+
+
 def test_a_run_that_begins_anew_says_nothing_of_it(run):
     run.probe(0, 20.0)
     assert run.go_on() == ""

@@ -138,3 +138,37 @@ def test_every_optimiser_lowers_a_loss_under_the_schedules_rate(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.fixture
+def nothing_by_chance():
+    """Memory that nothing was written to holds no numbers, and not what happens to lie there."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lars"])
+def test_weights_may_rest_at_first_and_a_scaler_may_leave_steps_out(name, nothing_by_chance):
+    """As MGN's do; and as a first scale is too large more often than not."""
+    model = nn.Linear(2, 2, bias=False)
+    rests = nn.Linear(2, 2, bias=False)
+    torch.nn.init.ones_(model.weight)
+    optimizer = build_optimizer(
+        nn.ModuleList([model, rests]), OptimizerSettings(name=name, lr=0.1, weight_decay=0.0)
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient, thawed in ((torch.inf, False), (1.0, False), (1.0, True)):
+        model.weight.grad = torch.full_like(model.weight, gradient) * scaler.get_scale()
+        scaler.scale(torch.zeros(()))  # as a loss would be
+        if thawed:
+            rests.weight.grad = torch.ones_like(rests.weight) * scaler.get_scale()
+        before = [part.weight.detach().clone() for part in (model, rests)]
+        scaler.step(optimizer)
+        scaler.update()
+        moved = [
+            not torch.equal(part.weight, old)
+            for part, old in zip((model, rests), before, strict=True)
+        ]
+        assert moved == [gradient == 1.0, thawed]
+        assert all(part.weight.isfinite().all() for part in (model, rests))

@@ -1,5 +1,7 @@
 """fp16 with a loss scaler, which CPUs have too when it is put in place by hand."""
 
+import copy
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -7,8 +9,16 @@ from torch import nn
 
 import launch
 from transreid_ssl.models import BackboneSpec
-from transreid_ssl.training import Objective, Plan, RunFolder, RunSettings, Trainer
-from transreid_ssl.training.checkpoint import list_checkpoints, load_checkpoint
+from transreid_ssl.training import (
+    Objective,
+    OptimizerSettings,
+    Plan,
+    RunFolder,
+    RunSettings,
+    Trainer,
+    build_optimizer,
+)
+from transreid_ssl.training.checkpoint import capture, list_checkpoints, load_checkpoint, restore
 
 STEPS = 12
 
@@ -99,3 +109,35 @@ def test_a_resumed_run_has_the_scale_and_the_weights_of_an_unbroken_one(tmp_path
     assert whole["scaler"]["scale"] < 2.0**18
     for name, value in whole["objective"].items():
         assert torch.equal(value, resumed["objective"][name])
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_a_run_goes_on_in_its_own_way_of_computing(tmp_path, name):
+    """Whatever the way of the version or the processes that wrote its checkpoint."""
+    settings = OptimizerSettings(name=name, lr=0.05)
+
+    def make():
+        objective = Line()
+        return objective, build_optimizer(objective, settings), torch.amp.GradScaler("cpu")
+
+    def step(objective, optimizer, scaler):
+        scaler.scale(objective(next(batches(0)), 0)["loss"]).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    before = make()
+    step(*before)
+    state = copy.deepcopy(capture(*before))
+    for group in state["optimizer"]["param_groups"]:
+        group |= {"fused": None, "foreach": None}
+    for slots in state["optimizer"]["state"].values():
+        slots |= {"step": slots["step"].cpu()} if "step" in slots else {}
+    after = make()
+    restore(tmp_path, state, *after)
+    own = make()[1].param_groups[0]
+    for group in after[1].param_groups:
+        assert (group["fused"], group["foreach"]) == (own["fused"], own["foreach"])
+    step(*before)
+    step(*after)
+    assert torch.equal(after[0].line.weight, before[0].line.weight)

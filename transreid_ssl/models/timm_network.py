@@ -63,7 +63,8 @@ class TimmNetwork(TimmConfig, nn.Module):
         self.grad_checkpointing = enable
 
     def _last(self, images: Tensor) -> Tensor:
-        if self.grad_checkpointing:
+        # A compiler sees to this by itself, and would not look through the norms' hooks.
+        if self.grad_checkpointing and not torch.compiler.is_compiling():
             move_once(self.net)  # not before: other norms may have taken the place of the first
         return self.net.forward_features(normalise(images, self.spec.mean, self.spec.std))
 

@@ -67,10 +67,11 @@ class BestNetwork:
         if _step_in(self._aside) in told:
             os.replace(self._aside, self.path)
             return ""
-        if step is None:
+        newest = self.run.newest_step()
+        if step is None or (newest is not None and step <= newest):  # it stands, if untold
             return ""
         self.path.unlink()
-        if self.run.newest_step() is None:  # of a run that begins anew
+        if newest is None:  # of a run that begins anew
             return ""
         return (
             f"{self.path}: was of step {step:,}, which the run makes again, and is removed; the "

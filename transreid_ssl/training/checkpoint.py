@@ -175,11 +175,17 @@ def _like(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state, sharded as the parameters are that its numbers stand for."""
+    """An optimiser's state, sharded as the parameters are that its numbers stand for.
+
+    How its numbers are computed is this run's: a loss scaler and sharded weights depend on it.
+    """
     groups = optimizer.param_groups
+    way = {name: groups[0][name] for name in ("foreach", "fused") if name in groups[0]}
     numbered = dict(enumerate(p for group in groups for p in group["params"]))
     dealt = {
         number: {name: dealt_out(value, numbered[number]) for name, value in of_one.items()}
         for number, of_one in state["state"].items()
     }
-    return state | {"state": dealt}
+    return state | {
+        "state": dealt, "param_groups": [group | way for group in state["param_groups"]],
+    }  # fmt: skip

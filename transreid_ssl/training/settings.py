@@ -42,9 +42,9 @@ class RunSettings:
             its images in the run folder, or is left out ("skip", for which the device is waited
             for in every step); with fp16 the scaler leaves steps out whose gradient overflows.
         compile: "auto" compiles the blocks of ViTs, ResNets and MGNs on a GPU (of a ViT some 15
-            seconds at the start, of the others not yet timed; where norms meet other processes,
-            they stay as they are); true on any device, and timm's networks too, whole; false
-            nothing.
+            seconds at the start, of the others not yet timed; these stay as they are where norms
+            meet other processes, and with gradient checkpointing); true on any device, and timm's
+            networks too, whole; false nothing.
         compile_memory: Share of what the compiler would keep of a block for its backward pass; what
             is cheapest to compute again is not kept. 0.3 keeps about half of what 0.8 does (DINO,
             ViT-S+ICS, bf16) for a tenth more matrix products: 0.8 where a GPU has memory to spare.
