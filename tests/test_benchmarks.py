@@ -111,7 +111,7 @@ def test_the_host_starts_little_for_a_step_of_fine_tuning():
     """Of networks so small, what surrounds their blocks is most of it."""
     pytest.importorskip("triton", reason="Triton has no wheels for this system")
     figures = last_line(launch.run("-m", "benchmarks.launches", *SMALL["launches"]))
-    for name, most in {"labels": 290, "clusters": 285, "mgn": 465}.items():
+    for name, most in {"labels": 296, "clusters": 285, "mgn": 465}.items():
         plain, ours = figures[name]
         assert ours < min(most, plain / 1.55)
 
