@@ -1,6 +1,6 @@
 """What the host of a GPU starts in a step of fine-tuning, counted on a CPU.
 
-    python -m benchmarks.launches                      # three trainings, two minutes
+    python -m benchmarks.launches                      # three trainings, a minute
     python -m benchmarks.launches --trainings labels --labels vit_base_patch16_ics
 
 Fine-tuning has 64 images at once, which a GPU computes sooner than its host starts all that it
