@@ -29,13 +29,14 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.launches import EPOCH, TRAININGS, Training, inputs
+from benchmarks.launches import EPOCH, TRAININGS, inputs
 from benchmarks.reporting import finish, hardware, heading, row
 from benchmarks.training_step import Ours, Plain, build, views
 from transreid_ssl import command
@@ -199,7 +200,7 @@ class Bench:
 
     def fine_tuning(self, name: str, model: str) -> None:
         """A step of one kind of fine-tuning, compiled and not."""
-        training = Training(**vars(TRAININGS[name]) | {"model": model})
+        training = replace(TRAININGS[name], model=model)
         batch = self.options.finetune_batch_size
 
         def measure(how: str) -> None:

@@ -13,7 +13,7 @@ GPUs by default. Nothing is timed: ``benchmarks.gpu`` does that. ``ratio`` is th
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = {}
     print("\n".join(heading("fine-tuning", "network", "plain", "ours")))
     for name in options.trainings:
-        training = Training(**vars(TRAININGS[name]) | {"model": getattr(options, name)})
+        training = replace(TRAININGS[name], model=getattr(options, name))
         found[name] = [way(training, options.images, size) for way in (plain, ours)]
         print(row(name, training.model, *(f"{number:,}" for number in found[name])), flush=True)
     ratio = min(before / after for before, after in found.values())

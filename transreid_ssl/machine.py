@@ -26,7 +26,12 @@ def num_cores() -> int:
 
 def own_cores() -> int:
     """This process's share of them, where a launcher started several here; at least one."""
-    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_cores() // processes_here())
+
+
+def processes_here() -> int:
+    """How many processes a launcher started on this machine, this one among them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def total_memory() -> int:

@@ -134,7 +134,7 @@ def draw_paths(
 ) -> list[Kept]:
     """The stochastic depth of each block, as ``forward_packed`` takes it.
 
-    All blocks' is drawn at once, with one operation on a GPU.
+    That of all blocks is drawn at once, on a GPU with a few operations.
 
     Args:
         leading: How many tokens of an image come out of the last block; None: all.

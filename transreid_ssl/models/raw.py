@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import pickle
 import re
 import warnings
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from transreid_ssl.errors import UserError, brief
-from transreid_ssl.machine import available_memory
+from transreid_ssl.machine import available_memory, processes_here
 from transreid_ssl.models.spec import BackboneSpec
 from transreid_ssl.reading import verify_zip
 
@@ -115,8 +114,7 @@ def read_pickle(path: Path) -> Any:
         warnings.simplefilter("ignore")  # of an old protocol, or of what damage looks like
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             # Mapped, a file costs no memory for what is not used, as optimizers are. But see above.
-            processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # which all read it
-            needed = 2 * path.stat().st_size * processes
+            needed = 2 * path.stat().st_size * processes_here()  # which all read it
             mapped = zipped and needed > available_memory()
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 

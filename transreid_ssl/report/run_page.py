@@ -20,7 +20,7 @@ from transreid_ssl.report.runs import FINDINGS, Run
 from transreid_ssl.report.sections import TITLES, Chapter, chapters
 from transreid_ssl.retrieval import PairCounts
 from transreid_ssl.training import RetrievalProbe, TrackProbe
-from transreid_ssl.training.best import ON, BestNetwork, best_line
+from transreid_ssl.training.best import ON, best_line, step_in
 from transreid_ssl.training.clock import duration
 from transreid_ssl.training.loop import Trainer
 from transreid_ssl.training.runfolder import RunFolder
@@ -107,8 +107,7 @@ def _best(run: Run) -> str | None:
     assert best is not None  # the last one, if no other
     value, ended = (f"{line[f'probe/{figure}']:.1f} %" for line in (best, last))
     beside = f" (the last probe, at step {last['step']:,}: {ended})" * (best != last)
-    kept = BestNetwork(RunFolder(run.path, is_main=False), BEST)
-    file = f"; in {BEST}" * (kept.step == best["step"])
+    file = f"; in {BEST}" * (step_in(run.path / BEST) == best["step"])
     return f"that of step {best['step']:,}, by {TITLES[figure]}: {value}{beside}{file}"
 
 

@@ -48,7 +48,7 @@ class BestNetwork:
     @property
     def step(self) -> int | None:
         """Of which step the network in the file is; None where there is none."""
-        return _step_in(self.path)
+        return step_in(self.path)
 
     def replace(self, save: Callable[[], None]) -> None:
         """Let ``save`` write another network into the file."""
@@ -64,12 +64,12 @@ class BestNetwork:
         told = {line["step"] for line in self.run.lines_with(ON)}
         if (step := self.step) in told:
             return ""
-        if _step_in(self._aside) in told:
+        if step_in(self._aside) in told:
             os.replace(self._aside, self.path)
             return ""
         newest = self.run.newest_step()
-        if step is None or (newest is not None and step <= newest):  # it stands, if untold
-            return ""
+        if step is None or (newest is not None and step <= newest):
+            return ""  # its step is not made again: the log was lost, and the network stays
         self.path.unlink()
         if newest is None:  # of a run that begins anew
             return ""
@@ -83,8 +83,9 @@ class BestNetwork:
         self._aside.unlink(missing_ok=True)
 
 
-def _step_in(file: Path) -> int | None:
+def step_in(file: Path) -> int | None:
+    """Of which step the network in a weights file is; None where the file is not, or damaged."""
     try:
         return read_spec(file).provenance.get("step") if file.is_file() else None
-    except UserError:  # damaged
+    except UserError:
         return None

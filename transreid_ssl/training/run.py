@@ -136,7 +136,7 @@ class _Network:
 
 
 def _end(trainer: Trainer, kept: BestNetwork | None) -> str:
-    """Which of the networks was the best, in words; "" where none is kept."""
+    """End what is kept of the best network; which it was in words, "" where none is kept."""
     if kept is None:
         return ""
     kept.end()

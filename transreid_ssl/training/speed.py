@@ -14,8 +14,8 @@ beyond the compiler's usual 8 it would go on without compiling."""
 def make_fast(objective: Objective, settings: RunSettings, device: torch.device) -> None:
     """Do what ``--run.compile`` asks for; norms have to be those that will train.
 
-    Blocks of ViTs, ResNets and MGNs are compiled one for all of their sizes, which takes seconds;
-    other networks whole, if they are asked for.
+    Of ViTs, ResNets and MGNs the blocks are compiled, those of one size together, which takes
+    seconds; other networks whole, if they are asked for.
     """
     on_gpu = device.type == "cuda" and has_triton()
     if not settings.compile or (settings.compile == "auto" and not on_gpu):
