@@ -209,7 +209,7 @@ class Bench:
             make_fast(objective, WAYS[how], self.device)
             arithmetic = count_flops(objective, batch_inputs, EPOCH) / batch
             settings = OptimizerSettings(name=training.optimizer, lr=1e-4)
-            optimizer = build_optimizer(objective, settings)
+            optimizer = build_optimizer(objective, settings, self.device)
 
             def step() -> Tensor:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.on_gpu):

@@ -147,7 +147,8 @@ def ours(training: Training, images: int, size: tuple[int, int]) -> int:
     objective, programs = training.objective(size), Programs()
     cpu = torch.device("cpu")
     make_fast(objective, RunSettings(compile=True), cpu)
-    optimizer = build_optimizer(objective, OptimizerSettings(name=training.optimizer))
+    settings = OptimizerSettings(name=training.optimizer)
+    optimizer = build_optimizer(objective, settings, torch.device("cuda"))
 
     def clip() -> None:
         clip_gradients(objective.parameters(), 1.0, each=False)

@@ -148,14 +148,19 @@ def nothing_by_chance():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lars"])
-def test_weights_may_rest_at_first_and_a_scaler_may_leave_steps_out(name, nothing_by_chance):
+def test_weights_may_rest_at_first_and_a_scaler_may_leave_steps_out(
+    name, device, nothing_by_chance
+):
     """As MGN's do; and as a first scale is too large more often than not."""
     model = nn.Linear(2, 2, bias=False)
     rests = nn.Linear(2, 2, bias=False)
     torch.nn.init.ones_(model.weight)
     optimizer = build_optimizer(
-        nn.ModuleList([model, rests]), OptimizerSettings(name=name, lr=0.1, weight_decay=0.0)
+        nn.ModuleList([model, rests]),
+        OptimizerSettings(name=name, lr=0.1, weight_decay=0.0),
+        torch.device(device),
     )
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     for gradient, thawed in ((torch.inf, False), (1.0, False), (1.0, True)):

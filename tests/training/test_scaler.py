@@ -114,11 +114,11 @@ def test_a_resumed_run_has_the_scale_and_the_weights_of_an_unbroken_one(tmp_path
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_a_run_goes_on_in_its_own_way_of_computing(tmp_path, name):
     """Whatever the way of the version or the processes that wrote its checkpoint."""
-    settings = OptimizerSettings(name=name, lr=0.05)
+    settings, gpu = OptimizerSettings(name=name, lr=0.05), torch.device("cuda")
 
     def make():
         objective = Line()
-        return objective, build_optimizer(objective, settings), torch.amp.GradScaler("cpu")
+        return objective, build_optimizer(objective, settings, gpu), torch.amp.GradScaler("cpu")
 
     def step(objective, optimizer, scaler):
         scaler.scale(objective(next(batches(0)), 0)["loss"]).backward()

@@ -124,7 +124,8 @@ def test_the_host_waits_for_nothing(method, name, monkeypatch):
     as_on_a_gpu = importlib.import_module("benchmarks.counts").as_on_a_gpu
     build, data = STEPS[method]
     objective = build().train()
-    optimizer = build_optimizer(objective, OptimizerSettings(name=name, lr=1e-3))
+    settings = OptimizerSettings(name=name, lr=1e-3)
+    optimizer = build_optimizer(objective, settings, torch.device("cuda"))
     with as_on_a_gpu(), Waits() as waits:
         for _ in range(2):  # the first makes what the optimiser keeps
             step(objective, data(), optimizer)

@@ -77,7 +77,7 @@ def train(
     network = _Network(config, objective, run, accelerator, origin | lineage)
     kept = None if best is None else BestNetwork(run, best)
     trainer = Trainer(
-        accelerator, objective, build_optimizer(objective, config.optim),
+        accelerator, objective, build_optimizer(objective, config.optim, accelerator.device),
         make_plan(config.optim, config.run, steps_per_epoch), run, config.run,
         data_key=data_key, max_bad_images=max_bad_images,
         image_names=images.names if images is not None else None,
