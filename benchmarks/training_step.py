@@ -2,8 +2,9 @@
 
     python -m benchmarks.training_step --batch-size 8 --rounds 3
 
-Ours is what ``recipes/dino_pretrain.py`` runs: autocast, norm and ReLU in one, one cross-view
-product, fused clipping, AdamW and teacher update. The baseline is the same networks and views in
+Ours is what ``recipes/dino_pretrain.py`` runs: autocast, all crops in one matrix, patches as rows,
+the last block for class tokens alone, one cross-view product, fused clipping, AdamW and teacher
+update; on a GPU its kernels, too. The baseline is the same networks and views in
 float32, of PyTorch's own operations, a pass for each size of crop, a loop over pairs of views with
 a log-softmax each, and loops over parameters for the clipping and for the teacher.
 
@@ -25,8 +26,9 @@ from torch import nn
 
 from benchmarks.reporting import finish
 from transreid_ssl.models import build_backbone
+from transreid_ssl.models.ibn import IBN
 from transreid_ssl.pretrain import DINO, DINOConfig
-from transreid_ssl.training import OptimizerSettings, build_optimizer, clip_gradients
+from transreid_ssl.training import OptimizerSettings, build_optimizer, clip_gradients, use_cpu
 from transreid_ssl.training.ceiling import PRECISIONS, count_flops, product_rate
 from transreid_ssl.training.start import has_fast_bf16
 
@@ -139,6 +141,12 @@ class Plain:
         return loss.detach()
 
 
+def published_ibn(norms: IBN, x: torch.Tensor) -> torch.Tensor:
+    """Instance and batch norm side by side, as their authors' program has them."""
+    first, second = x.split([norms.split, x.shape[1] - norms.split], dim=1)
+    return torch.cat((norms.IN(first.contiguous()), norms.BN(second.contiguous())), dim=1)
+
+
 @contextlib.contextmanager
 def plain_pytorch() -> Iterator[None]:
     """Without operations of our own: what is computed is the same."""
@@ -147,6 +155,8 @@ def plain_pytorch() -> Iterator[None]:
         "models.norm_relu.has_triton": lambda: False,
         "pretrain.dino.has_triton": lambda: False,
         "models.stem.norm_relu": lambda x, norm, layer, patch=0: layer(norm(x).relu()),
+        "models.stem.PatchEmbedding._takes_rows": lambda self, sides: False,
+        "models.ibn.IBN.forward": published_ibn,
     }
     with contextlib.ExitStack() as stack:
         for name, stand_in in patches.items():
@@ -183,6 +193,8 @@ def main() -> None:
     objective = build(options.model, options.out_dim)
     ours = Ours(copy.deepcopy(objective), options.precision)
     device = ours.accelerator.device
+    if device.type == "cpu":
+        use_cpu(num_workers=0)
     plain = Plain(objective, device)
     groups = views(options.batch_size, device)
     for step in (ours, plain):

@@ -103,7 +103,7 @@ def test_less_is_kept_of_compiled_blocks():
     figures = last_line(launch.run("-m", "benchmarks.compiled", *SMALL["compiled"]))
     kept, products = figures["kept"], figures["products"]
     assert kept["0.3"] < 0.7 * kept["0.8"] < 0.7 * kept["1.0"] < 0.7 * figures["plain"]
-    assert products["1.0"] == 1 <= products["0.8"] < 1.03 < products["0.3"] < 1.2
+    assert products["1.0"] == 1 <= products["0.8"] < 1.04 < products["0.3"] < 1.2
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")

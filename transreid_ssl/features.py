@@ -91,7 +91,7 @@ def load_model(settings: EmbeddingSettings, as_trained: bool = False) -> tuple[s
             f"{weights}: holds no batch norm to take features after; leave --feature out"
         )
     if device_of(settings) == "cpu":
-        training.share_cores(settings.num_workers)
+        training.use_cpu(settings.num_workers)
     return weights, retrieval.embed.on_device(model, settings.device)
 
 

@@ -75,7 +75,8 @@ def test_convolutions_of_narrow_maps_alone_are_in_float32(name):
         layer.register_forward_hook(note)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(torch.randint(0, 256, (4, 3, *SIZE), dtype=torch.uint8))
-    assert len(seen) == len(convolutions)
+    rows = "vit" in name  # its patches are rows of a product of matrices
+    assert len(seen) == len(convolutions) - rows
     for narrow, dtype in seen:
         assert dtype == (torch.float32 if narrow else torch.bfloat16)
     assert any(narrow for narrow, _ in seen) == ("resnet" in name)

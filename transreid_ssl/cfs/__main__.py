@@ -226,7 +226,7 @@ def run_score(options: Score) -> int | None:
     pool = on_all(accelerator, lambda: data.open_pool(source))
     target = on_all(accelerator, lambda: data.open_pool(options.target) if options.target else None)
     if accelerator.device.type == "cpu":
-        training.share_cores(options.num_workers)
+        training.use_cpu(options.num_workers)
     several = f", in {count} processes" if (count := accelerator.num_processes) > 1 else ""
     logs.say(accelerator, f"scoring {pool.describe()}{several}")
     out = cfs.score(

@@ -57,7 +57,9 @@ class JPMViT(ReIDViT):
         parts = patches.unflatten(1, (LOCAL_BRANCHES, length))  # (B, 4, N / 4, D)
         parts = torch.cat((token.expand(-1, LOCAL_BRANCHES, -1, -1), parts), dim=2)
         block, norm = self.b2
-        features = self._summary(norm(self._run([block], [parts.flatten(0, 1)])[0]))
+        leading = self._looked_at(parts.device)
+        (parts,) = self._run([block], [parts.flatten(0, 1)], leading)
+        features = self._summary(norm(parts))
         return features.unflatten(0, (-1, LOCAL_BRANCHES)).unbind(1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:

@@ -60,8 +60,7 @@ class PartTokenViT(ReIDViT):
                 torch.cat([area[:, :1], area[:, part : part + 1], area[:, leading:]], dim=1)
                 for part, area in enumerate(areas, 1)
             ]
-        spared = self.training and large.is_cuda
-        tokens = self._run(self.blocks, groups, leading if spared else None)
+        tokens = self._run(self.blocks, groups, self._looked_at(large.device))
         whole, *parts = (self.norm(group) for group in tokens)
         return [whole[:, :leading], *(part[:, :2] for part in parts)]
 

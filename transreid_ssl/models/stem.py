@@ -1,6 +1,6 @@
 """From an image to a grid of patch embeddings: plain or overlapping patches, or the IBN stem."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transreid_ssl.models.ibn import IBN
 from transreid_ssl.models.norm_relu import as_rows, norm_relu, runs_kernels
 from transreid_ssl.models.statistics import Statistics, normalise, require_tensor
+from transreid_ssl.models.sums import keeps_order
 
 
 class ConvolutionStem(nn.Sequential):
@@ -182,7 +183,18 @@ class PatchEmbedding(nn.Module):
             return self._forward_on_gpu(images, statistics)
         if statistics is not None:
             images = normalise(images, *statistics)
-        return self.proj(self.conv(images)).permute(0, 2, 3, 1)
+        maps = self.conv(images)
+        if not keeps_order(maps.device) and self._takes_rows(maps.shape[-2:]):
+            size = self.proj.kernel_size[0]
+            rows = rearrange(maps, "b c (h p) (w q) -> b h w (c p q)", p=size, q=size)
+            return F.linear(rows, self.proj.weight.flatten(1), self.proj.bias)
+        return self.proj(maps).permute(0, 2, 3, 1)
+
+    def _takes_rows(self, sides: Sequence[int]) -> bool:
+        """Whether patches of maps of this size neither overlap nor leave anything out, so that they
+        can be the rows of a product of matrices."""
+        size = self.proj.kernel_size
+        return self.proj.stride == size and not any(side % size[0] for side in sides)
 
     def _forward_on_gpu(self, images: Tensor, statistics: Statistics | None) -> Tensor:
         """The same for matrix units: channels last, and products of matrices where it can be."""
@@ -191,7 +203,7 @@ class PatchEmbedding(nn.Module):
             dtype = torch.get_autocast_dtype("cuda")
         size, stem = self.proj.kernel_size[0], isinstance(self.conv, ConvolutionStem)
         sides = [(side + 1) // 2 if stem else side for side in images.shape[-2:]]
-        rows = self.proj.stride == self.proj.kernel_size and not any(side % size for side in sides)
+        rows = self._takes_rows(sides)
         project = partial(project_rows, projection=self.proj) if rows else self.proj
         fold = stem and _folds(self.conv[0], images)
         if fold and images.dtype == torch.uint8 and statistics is not None:

@@ -1,6 +1,7 @@
 from .config import parse_config as parse_config
 from .config import provenance as provenance
 from .config import to_yaml as to_yaml
+from .cpu import use_cpu as use_cpu
 from .health import CollapseWatch as CollapseWatch
 from .health import feature_spread as feature_spread
 from .loop import Trainer as Trainer
@@ -28,4 +29,3 @@ from .start import build_backbone_to_train as build_backbone_to_train
 from .start import finish as finish
 from .start import start as start
 from .start import training_pool as training_pool
-from .threads import share_cores as share_cores

@@ -24,11 +24,11 @@ from transreid_ssl.outputs import MADE_BY, require
 from transreid_ssl.processes import on_all, on_main, together
 from transreid_ssl.training import trackers
 from transreid_ssl.training.config import as_plain, differences
+from transreid_ssl.training.cpu import use_cpu
 from transreid_ssl.training.health import all_finite
 from transreid_ssl.training.measuring import steps_to_measure
 from transreid_ssl.training.runfolder import RunFolder, goes_on
 from transreid_ssl.training.settings import BackboneSettings, RunSettings
-from transreid_ssl.training.threads import share_cores
 from transreid_ssl.words import counted
 
 Images = TypeVar("Images")
@@ -57,7 +57,7 @@ def start(
     trackers.check(settings.tracker)
     accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
-        share_cores(settings.num_workers, settings.num_threads)
+        use_cpu(settings.num_workers, settings.num_threads)
     _check_alike(accelerator, config)
     images = on_all(accelerator, open_images)
     if config.model.weights and not goes_on(settings):
