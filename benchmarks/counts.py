@@ -86,6 +86,9 @@ def as_on_a_gpu() -> Iterator[None]:
         for room in ("norm_relu", "stem"):
             name = f"transreid_ssl.models.{room}.runs_kernels"
             stack.enter_context(mock.patch(name, return_value=True))
+        for room in ("ibn", "stem", "vit"):
+            name = f"transreid_ssl.models.{room}.keeps_order"
+            stack.enter_context(mock.patch(name, return_value=False))
         draw = mock.patch.object(blocks, "_draw", blocks._draw_at_once)
         stack.enter_context(draw)
         look = mock.Mock(return_value=blocks._look_by_kernels)
