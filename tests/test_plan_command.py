@@ -136,19 +136,20 @@ def test_mistakes_are_one_line(arguments, message):
 
 def test_the_arithmetic():
     found = Measurement(
-        device="cpu", batch_size=100, steps=8, first=121.0, step=1.0, data_wait=0.25,
+        device="cpu", batch_size=100, steps=8, began=60.0, first=121.0, step=1.0, data_wait=0.25,
         epoch_start=30.0, baselines=20.0, probe=5.0, checkpoint=3.0, steps_per_epoch=100, epochs=10,
         probes=4, checkpoints=20, checkpoints_kept=2, checkpoint_bytes=250_000_000,
         memory=1_500_000_000, machine_memory=3_200_000_000, ceiling_share=0.425, watts=400.0,
     )  # fmt: skip
-    lines = describe(found, processes=2, images="crops", stands_in=True)
+    lines = describe(found, start=12.0, processes=2, images="crops", stands_in=True)
     assert lines == [
         "measured on cpu: 8 steps of 100 images after the first, 0.5 s each on 2 processes that "
         "never wait for each other",
         "  200 images/s; 25% of a step is waiting for images; the first step took 60.5 s",
         "  42% of the rate that products of large matrices reach on this device",
-        "this run, on crops: 1,000 steps (10 epochs of 100), 16 min 00 s (training 9 min 20 s, "
-        "the beginnings of epochs 5 min 00 s, 4 probes 0 min 40 s, 20 checkpoints 1 min 00 s)",
+        "this run, on crops: 1,000 steps (10 epochs of 100), 16 min 12 s (the start 0 min 12 s, "
+        "training 9 min 20 s, the beginnings of epochs 5 min 00 s, 4 probes 0 min 40 s, "
+        "20 checkpoints 1 min 00 s)",
         "  LUPerson (4,180,243 images), as many epochs: 58.1 h",
         "  its half, as many epochs: 29.0 h",
         "memory: 1.5 GB a process with its loaders; disk: 0.50 GB of checkpoints",

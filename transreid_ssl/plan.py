@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -62,6 +63,7 @@ OPTIONS = tuple(f"--{field.name}" for field in fields(Plan) if field.name != "re
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and say it."""
+    begin = time.monotonic()
     own, settings = split(sys.argv[1:] if arguments is None else arguments)
     options = command.options(Plan, "python -m transreid_ssl.plan", own)
     recipe = shipped.load_recipe(options.recipe)
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measurement = measure(recipe, config, settings, options.steps, options.processes)
     chosen = AUTO in settings or f"--config={AUTO}" in settings  # for the pool that is given
     stands_in = isinstance(config, PretrainingConfig) and is_demo(config) and not chosen
-    lines = describe(measurement, options.processes, images_of(config), stands_in)
+    start = measurement.began - begin
+    lines = describe(measurement, start, options.processes, images_of(config), stands_in)
     free = shutil.disk_usage(existing(Path(config.run.output))).free
     print("\n".join([*lines, *shortages(measurement, options.processes, free)]))
 
@@ -163,11 +166,19 @@ def measure(
     raise UserError(f"{recipe.__name__}: ended without a step")
 
 
-def describe(found: "Measurement", processes: int, images: str, stands_in: bool) -> list[str]:
-    """Lines for people; ``stands_in``: the images were measured in the place of a large pool's."""
+def describe(
+    found: "Measurement", start: float, processes: int, images: str, stands_in: bool
+) -> list[str]:
+    """Lines for people.
+
+    Args:
+        start: Seconds before the first step: imports, images, networks.
+        stands_in: The images were measured in the place of a large pool's.
+    """
     step, speed = found.step / processes, processes * found.batch_size / found.step
     total = found.steps_per_epoch * found.epochs
     parts = {
+        "the start": start,
         "training": found.first / processes + step * (total - 1),
         "the beginnings of epochs": found.epoch_start * found.epochs,
         f"{found.probes} probes": found.baselines + found.probe * found.probes,

@@ -1,10 +1,13 @@
 """Threads and memory of a process on a CPU."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
 import pytest
+
+from transreid_ssl.machine import num_cores
 
 STEPS = """
 import resource, sys, torch
@@ -26,8 +29,36 @@ print(sum(found[4:]))
 def test_memory_that_a_step_frees_serves_the_next():
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("no glibc")
+    # As glibc begins; later it depends on what was freed first how much it keeps by itself.
+    begins = {f"MALLOC_{name}_THRESHOLD_": str(2**17) for name in ("MMAP", "TRIM")}
     found = {}
     for kind in ("keep", "leave"):
-        command = [sys.executable, "-c", STEPS, kind]
-        found[kind] = int(subprocess.run(command, check=True, capture_output=True).stdout)
+        done = subprocess.run(
+            [sys.executable, "-c", STEPS, kind], env=os.environ | begins, check=True,
+            capture_output=True,
+        )  # fmt: skip
+        found[kind] = int(done.stdout)
     assert found["keep"] < found["leave"] / 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU's OpenMP alone is told to sleep soon")
+@pytest.mark.parametrize(
+    ("first", "policy", "left"),
+    [("transreid_ssl", None, 0), ("torch", None, 1), ("transreid_ssl", "active", 1)],
+)
+def test_all_cores_are_torchs_where_its_threads_sleep_soon(first, policy, left):
+    """Where they wait in a busy loop, a worker has a core of its own."""
+    program = (
+        f"import {first}, torch\nfrom transreid_ssl.training import use_cpu\n"
+        "use_cpu(num_workers=1)\nprint(torch.get_num_threads())"
+    )
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "LOCAL_WORLD_SIZE")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
+    if policy:
+        environment["OMP_WAIT_POLICY"] = policy
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) == max(1, num_cores() - left)
+    assert ("GOMP_SPINCOUNT = '1000'" in done.stderr) == (not left)

@@ -1,6 +1,7 @@
 """How a process uses a CPU: its threads, and the memory that it frees."""
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -13,18 +14,25 @@ _KEPT_IN_ALL = 2**31 - 1
 
 
 def use_cpu(num_workers: int, num_threads: int | None = None) -> None:
-    """Give torch this process's share of the cores, less those of its workers, at least one; and
-    keep the memory that a step frees for the next.
+    """Give torch threads for this process's share of the cores, and let it keep freed memory.
 
-    Launchers set one thread, which leaves many cores idle; without one torch takes all, and threads
-    that share cores with workers wait for one another in a busy loop: many times slower.
+    Launchers set one thread, which leaves many cores idle.
 
     Args:
-        num_workers: Processes that prepare images for this one.
+        num_workers: Processes that prepare images for this one. They are idle most of the time, so
+            they share the cores of the threads; but where torch was imported before this package,
+            threads wait for one another in a busy loop, many times slower beside workers, and leave
+            a core to each.
         num_threads: Takes so many instead.
     """
-    torch.set_num_threads(num_threads or max(1, own_cores() - num_workers))
+    threads = own_cores() - (0 if _sleeps_soon() else num_workers)
+    torch.set_num_threads(num_threads or max(1, threads))
     keep_freed_memory()
+
+
+def _sleeps_soon() -> bool:
+    """Whether a thread that waits for another does not hold its core (``transreid_ssl``)."""
+    return "GOMP_SPINCOUNT" in os.environ
 
 
 def keep_freed_memory() -> None:

@@ -26,6 +26,7 @@ class Measurement:
         device: "cpu", or the GPU's name.
         batch_size: images of a step.
         steps: how many were measured after the first.
+        began: when the first began, by ``time.monotonic``.
         first: the first step, which warms up and compiles.
         step: each of those after it.
         data_wait: share of them, 0 to 1, that was waited for images.
@@ -44,6 +45,7 @@ class Measurement:
     device: str
     batch_size: int
     steps: int
+    began: float
     first: float
     step: float
     data_wait: float
@@ -100,6 +102,7 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
         trainer.meter.read(trainer.accelerator)
         return trainer.clock.read(trainer.step)
 
+    began = time.monotonic()
     first, _ = take(1)
     epoch_start, steps = trainer.clock.left_out, min(steps, total - 1)
     seconds, waited = take(steps)
@@ -112,8 +115,9 @@ def _measure(trainer: Trainer, batches: Iterator[dict[str, Any]], steps: int) ->
         probe = _seconds(lambda: measured(trainer.step))
     written = [step for step in range(1, total + 1) if trainer.checkpoint_is_due(step)]
     return Measurement(
-        device=_device_name(trainer), batch_size=settings.batch_size, steps=steps, first=first,
-        step=seconds, data_wait=waited, epoch_start=epoch_start, baselines=baselines, probe=probe,
+        device=_device_name(trainer), batch_size=settings.batch_size, steps=steps, began=began,
+        first=first, step=seconds, data_wait=waited, epoch_start=epoch_start,
+        baselines=baselines, probe=probe,
         checkpoint=_seconds(lambda: trainer.save(trainer.state([]))),
         steps_per_epoch=trainer.plan.steps_per_epoch, epochs=trainer.plan.epochs,
         probes=sum(map(trainer.probing.is_due, range(total + 1))), checkpoints=len(written),
