@@ -91,7 +91,7 @@ def test_a_step_asks_little_of_a_gpu():
     figures = last_line(launch.run("-m", "benchmarks.counts", *SMALL["counts"]))
     ours, plain = figures["ours"], figures["plain"]
     assert ours["operations"] < min(720, plain["operations"] / 2.7)
-    assert ours["copied"] < min(360_000, plain["copied"] / 10)  # bytes an image
+    assert ours["copied"] < min(370_000, plain["copied"] / 10)  # bytes an image
     assert ours["kept"] < min(6_100_000, 0.9 * plain["kept"])
     assert ours["logits"] == (10 + 2) * 1000 * 4  # the student's once, and the teacher's
 
