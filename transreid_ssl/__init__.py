@@ -15,8 +15,11 @@ __version__ = "0.1.0"
 # Torch's threads sleep soon where they wait for one another, instead of asking again and again for
 # milliseconds, so that all cores can be theirs although workers use some (training/cpu.py). GNU's
 # OpenMP, which Linux has, reads it when torch is imported.
-if sys.platform == "linux" and "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# It is not asked of one that is there already, nor where somebody chose otherwise.
+if sys.platform == "linux" and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    with open("/proc/self/maps") as _maps:
+        if "libgomp.so" not in _maps.read() and "torch" not in sys.modules:
+            os.environ["GOMP_SPINCOUNT"] = "1000"
 
 # A library prints nothing of itself; see transreid_ssl/logs.py.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

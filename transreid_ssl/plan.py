@@ -172,7 +172,7 @@ def describe(
     """Lines for people.
 
     Args:
-        start: Seconds before the first step: imports, images, networks.
+        start: Seconds from this command's beginning to the first step: torch, images, networks.
         stands_in: The images were measured in the place of a large pool's.
     """
     step, speed = found.step / processes, processes * found.batch_size / found.step

@@ -39,7 +39,7 @@ def passed(model, images, precision):
     poison()
     dtype = PRECISIONS[precision]
     with torch.autocast("cpu", dtype=dtype) if dtype else nullcontext():
-        torch.manual_seed(0)  # the jigsaw shuffles
+        torch.manual_seed(0)
         loss = model(images, cameras).float().square().mean()
     poison()
     loss.backward()

@@ -26,7 +26,7 @@ from transreid_ssl.data.reid import LabelledImages
 from transreid_ssl.data.samplers import StepSampler
 from transreid_ssl.data.settings import Interpolation
 from transreid_ssl.errors import UserError
-from transreid_ssl.machine import num_cores
+from transreid_ssl.machine import keep_freed_memory, num_cores
 from transreid_ssl.words import counted
 
 # So many broken images one after the other are no accident: a disk is gone, or a path is wrong.
@@ -305,6 +305,7 @@ def _start_worker(_worker: int) -> None:
     # An interrupt is for the main process, which ends its step and then its workers.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    keep_freed_memory(2**26)  # and not as much as the training that it is a fork of
     cv2.setNumThreads(0)  # as many workers as cores, each with a pool of threads, would thrash
 
 

@@ -6,6 +6,10 @@ from torch import Tensor, nn
 from transreid_ssl.models.sums import keeps_order
 
 
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()
+
+
 class IBN(nn.Module):
     """Instance norm on the first half of the channels, batch norm on the second (Pan et al., 2018).
 
@@ -29,5 +33,5 @@ class IBN(nn.Module):
         halves = [norm(half) for norm, half in zip((self.IN, self.BN), halves, strict=True)]
         for half in halves:
             if half.requires_grad and not torch.compiler.is_compiling():
-                half.register_hook(Tensor.contiguous)
+                half.register_hook(_contiguous)
         return torch.cat(halves, dim=1)

@@ -60,7 +60,9 @@ class PartTokenViT(ReIDViT):
                 torch.cat([area[:, :1], area[:, part : part + 1], area[:, leading:]], dim=1)
                 for part, area in enumerate(areas, 1)
             ]
-        tokens = self._run(self.blocks, groups, self._looked_at(large.device))
+        # A crop of one patch has fewer tokens than a large image has leading ones.
+        long = min(group.shape[1] for group in groups) >= leading
+        tokens = self._run(self.blocks, groups, self._looked_at(large.device) if long else None)
         whole, *parts = (self.norm(group) for group in tokens)
         return [whole[:, :leading], *(part[:, :2] for part in parts)]
 

@@ -262,7 +262,7 @@ def _workers(found: _Choices, machine: Machine) -> None:
     """Processes that prepare images."""
     if machine.memory is None:
         count = min(4, max(1, machine.cores // 4)) if machine.cores > 1 else 0
-        why = "the other cores compute"
+        why = "training computes on all, and needs little of their time for images"
     else:
         count, why = max(0, min(15, machine.cores - 1)), "a GPU waits for none of so many"
     found.take("workers", "run.num_workers", count, f"of {machine.cores} cores; {why}")
