@@ -15,7 +15,9 @@ SEEDS = ["0", "1", "2"]
 def test_the_half_that_resembles_the_target_teaches_more(tmp_path):
     """Generated people of two styles, a quarter of them the target's, and a tenth bad detections.
 
-    DINO on each half takes 190 steps of 32 images, as many as on the whole.
+    DINO on each half takes 190 steps of 32 images, as many as on the whole. Both halves start from
+    the same seed, so that what a seed gives or takes is in both: the gain is compared with its own
+    deviation, not with that of the figures. In float32 it is the same on every run.
     """
     small = [
         "model.img_size=[32,16]", "run.batch_size=32", "run.num_workers=0", "run.precision=no",
@@ -38,7 +40,7 @@ def test_the_half_that_resembles_the_target_teaches_more(tmp_path):
     gains = [ours - chance for ours, chance in zip(found["density-ratio"], found["random"])]
     assert len(gains) == len(SEEDS)
     assert min(gains) > 0, found
-    assert mean(gains) > stdev(found["random"]), found
+    assert mean(gains) > stdev(gains), found
     assert mean(found["density-ratio"]) > mean(found["all"]), found
     kept = {run["part"]: run["kept"]["target"] for run in runs if "kept" in run}
     assert kept["density-ratio"] > 1.7 * kept["random"]
