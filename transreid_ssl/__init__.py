@@ -10,16 +10,17 @@ import sys
 
 import lazy_loader
 
+from transreid_ssl.machine import loaded_libraries
+
 __version__ = "0.1.0"
 
 # Torch's threads sleep soon where they wait for one another, instead of asking again and again for
 # milliseconds, so that all cores can be theirs although workers use some (training/cpu.py). GNU's
-# OpenMP, which Linux has, reads it when torch is imported.
-# It is not asked of one that is there already, nor where somebody chose otherwise.
+# OpenMP, which torch has on Linux, reads this when it is loaded: it stays unset where that has been
+# already, so that training/cpu.py can tell, and where somebody chose otherwise.
 if sys.platform == "linux" and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-    with open("/proc/self/maps") as _maps:
-        if "libgomp.so" not in _maps.read() and "torch" not in sys.modules:
-            os.environ["GOMP_SPINCOUNT"] = "1000"
+    if "torch" not in sys.modules and "libgomp.so" not in loaded_libraries():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 # A library prints nothing of itself; see transreid_ssl/logs.py.
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -37,6 +37,17 @@ def processes_here() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def loaded_libraries() -> str:
+    """What Linux says of the files that are mapped into this process; nothing where it is silent.
+
+    Some containers, and systems without ``/proc``, do not tell.
+    """
+    try:
+        return Path("/proc/self/maps").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
 def keep_freed_memory(most: int) -> None:
     """Let glibc keep freed blocks of up to 32 MiB, ``most`` bytes in all, for this process.
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from transreid_ssl.machine import num_cores
+from transreid_ssl.machine import loaded_libraries, num_cores, own_cores
+from transreid_ssl.training import use_cpu
 
 STEPS = """
 import resource, sys, torch
@@ -67,3 +68,17 @@ def test_all_cores_are_torchs_where_its_threads_sleep_soon(first, policy, left):
     )
     assert int(done.stdout) == max(1, num_cores() - left)
     assert ("GOMP_SPINCOUNT = '1000'" in done.stderr) == (not left and not policy)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is asked")
+def test_where_linux_does_not_tell_what_is_loaded_workers_keep_cores(monkeypatch):
+    def refuse(*_args, **_options):
+        raise PermissionError("/proc/self/maps")
+
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1000")
+    assert "libc" in loaded_libraries()
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    assert loaded_libraries() == ""
+    monkeypatch.setattr("torch.set_num_threads", (given := []).append)
+    use_cpu(num_workers=1)
+    assert given == [max(1, own_cores() - 1)]

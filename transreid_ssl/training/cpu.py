@@ -2,11 +2,10 @@
 
 import os
 import sys
-from pathlib import Path
 
 import torch
 
-from transreid_ssl.machine import keep_freed_memory, own_cores
+from transreid_ssl.machine import keep_freed_memory, loaded_libraries, own_cores
 
 _SOON = 10_000
 """Looks at what it waits for, after which a thread sleeps: less than a millisecond."""
@@ -31,9 +30,8 @@ def use_cpu(num_workers: int, num_threads: int | None = None) -> None:
 
 def _sleeps_soon() -> bool:
     """Whether a thread that waits for another does not hold its core (``transreid_ssl``)."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not (loaded := loaded_libraries()):
         return False
-    loaded = Path("/proc/self/maps").read_text()
     if "libiomp" in loaded or "libomp." in loaded:  # Intel's and LLVM's have settings of their own
         return False
     looks = os.environ.get("GOMP_SPINCOUNT", "")
