@@ -64,7 +64,10 @@ Step = Callable[[], Tensor]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all of it, then write and say the tables."""
     options = parse(arguments)
-    device = torch.device(options.device)
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        raise UserError(f"--device {options.device}: give cuda, cuda:1 or cpu") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "there is no GPU here; python -m benchmarks.training_step measures on a CPU"

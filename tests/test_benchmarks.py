@@ -85,6 +85,12 @@ def test_what_was_measured_of_a_gpu_is_kept_when_the_minutes_are_over(tmp_path, 
     )  # fmt: skip
 
 
+def test_a_device_that_is_none_is_one_line(tmp_path):
+    words = ("-m", "benchmarks.gpu", f"--out={tmp_path / 'out'}", "--device=bogus")
+    assert launch.run(*words, code=2) == "error: --device bogus: give cuda, cuda:1 or cpu\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_step_asks_little_of_a_gpu():
     """Whoever adds operations, copies or tensors that are kept looks here."""
     pytest.importorskip("triton", reason="Triton has no wheels for this system")

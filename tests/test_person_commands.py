@@ -201,6 +201,11 @@ def test_verify_decides_at_a_calibrated_rate(weights, capsys):
         assert out.startswith(first)
         assert f"probability of one person: {100 * FOUND.probability(cosine):.1f} %" in out
         assert f"rate of false matches of {decision}" in out
+        threshold = FOUND.thresholds[0.01 if options else 0.001]
+        sure = f"{100 * FOUND.probability(threshold):.1f} %"
+        assert (
+            f"(one person is said of cosines above {threshold:.7f}, a probability of {sure})" in out
+        )
     with pytest.raises(UserError, match=r"--rate 0.1: these weights know .* 0\.01, 0\.001 alone"):
         verify.main([*pair, "--weights=known.safetensors", "--rate=0.1"])
     with pytest.raises(UserError, match=r"^crops: is a folder; give one image"):

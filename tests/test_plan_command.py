@@ -50,7 +50,7 @@ def test_a_few_steps_are_measured_and_nothing_is_left(tmp_path):
 
 def test_a_training_is_planned_by_the_words_that_start_it():
     text = plan("--steps=1", "pretrain", "dino", *DINO[1:], "--processes=4")
-    assert "s each on 4 processes that never wait for each other" in text
+    assert "s each on 4 processes that share these cores" in text
     (line,) = plan("pretrain", "dio", code=2).splitlines()
     assert line.startswith("error: pretrain dio: give one of dino, ")
 
@@ -80,7 +80,7 @@ def test_what_stops_the_steps_names_the_folder_that_was_given(tmp_path):
 
 def test_processes_share_a_batch():
     text = plan("--steps=1", "--processes=4", *DINO)
-    assert "s each on 4 processes that never wait for each other" in text
+    assert "s each on 4 processes that share these cores" in text
     assert (
         "this run, on demo:identities=24,images=4,height=32,width=16: 18 steps (3 epochs of 6), "
         in text
@@ -120,7 +120,10 @@ def test_a_run_may_be_shorter_than_what_is_to_be_measured():
         (["--step=3", "dino_pretrain"], "step"),
         (["pretrain", "dino", "--gpu"], "--gpu"),
         (["--processes=7", *DINO], "--processes 7: 16 images are not shared by 7 processes"),
-        (["--gpu=b300"], "known are dino_pretrain with "),
+        (["--gpu=b300"], "--gpu b300: nothing was measured on it; give one of h200, h100"),
+        (["--gpu="], "nothing was measured on it; give one of "),
+        (["--gpu=h200", "--config", "auto"], "--config auto: chooses for the machine that it is"),
+        (["--gpu=h200", "pretrain", "mocov3"], "known are dino_pretrain with "),
         (["--gpu=h200", PAPER, "--run.precision=no"], "--run.precision changes"),
         (["--gpu=h200", PAPER, "--data.pool=/nowhere"], "/nowhere"),
         (["--gpu=h200", PAPER, "--run.accumulation=3"], "--run.accumulation: 512 images"),
@@ -141,10 +144,11 @@ def test_the_arithmetic():
         probes=4, checkpoints=20, checkpoints_kept=2, checkpoint_bytes=250_000_000,
         memory=1_500_000_000, machine_memory=3_200_000_000, ceiling_share=0.425, watts=400.0,
     )  # fmt: skip
-    lines = describe(found, start=12.0, processes=2, images="crops", stands_in=True)
+    on_gpus = replace(found, device="NVIDIA H200")
+    lines = describe(on_gpus, start=12.0, processes=2, images="crops", stands_in=True)
     assert lines == [
-        "measured on cpu: 8 steps of 100 images after the first, 0.5 s each on 2 processes that "
-        "never wait for each other",
+        "measured on NVIDIA H200: 8 steps of 100 images after the first, 0.5 s each on 2 processes "
+        "that never wait for each other",
         "  200 images/s; 25% of a step is waiting for images; the first step took 60.5 s",
         "  42% of the rate that products of large matrices reach on this device",
         "this run, on crops: 1,000 steps (10 epochs of 100), 16 min 12 s (the start 0 min 12 s, "
@@ -155,12 +159,16 @@ def test_the_arithmetic():
         "memory: 1.5 GB a process with its loaders; disk: 0.50 GB of checkpoints",
         "energy: 0.2 kWh, at 400 W a GPU",
     ]
+    told = describe(found, start=12.0, processes=2, images="crops", stands_in=True)
+    assert told[0].endswith(", 1 s each on 2 processes that share these cores")
+    assert told[1].startswith("  100 images/s; ")
+    assert ", 25 min 32 s (the start 0 min 12 s, training 18 min 40 s, " in told[3]
     assert [line.split(":")[0] for line in shortages(found, processes=2, free=700_000_000)] == [
         "the loaders are too slow", "the memory hardly suffices", "the disk does not suffice",
     ]  # fmt: skip
     enough = replace(found, data_wait=0.05)
     assert not shortages(enough, processes=1, free=750_000_000)
-    assert not shortages(replace(enough, device="NVIDIA H200"), processes=2, free=750_000_000)
+    assert not shortages(replace(on_gpus, data_wait=0.05), processes=2, free=750_000_000)
 
 
 def test_a_gpu_that_was_measured_is_planned_for_without_one():
@@ -171,6 +179,7 @@ def test_a_gpu_that_was_measured_is_planned_for_without_one():
     assert f"its half, 100 epochs: {hours:.1f} h, at most {hours * 8 * 0.7:.1f} kWh" in text
     assert "memory: 20.0 of the 139 GiB of a GPU for 256 images at once; " in text
     assert "disk: 1.46 GB of checkpoints" in text
+    assert plan("--gpu=H200", "--processes=8", PAPER, "--run.batch_size=2048") == text
     # The training may be left out, and the plan's options may stand behind those of the training.
     assert plan(PAPER, "--run.batch_size=2048", "--gpu", "h200", "--processes", "8") == text
 

@@ -43,8 +43,9 @@ class Plan:
         recipe: The training, pretrain dino where none is named: "finetune usl", …, "distill", or a
             recipe's file.
         steps: How many to measure, after the first.
-        processes: Plan for so many like this one, each with its share of a batch; what they say to
-            each other is not counted.
+        processes: Plan for so many like this one, each with its share of a batch and a GPU of its
+            own; what they say to each other is not counted. On a CPU they share the cores, so that
+            many are no faster than one.
         gpu: Take what was measured on a GPU ("h200", and by arithmetic "h100") instead of measuring
             here: DINO of the published views, without its loaders.
     """
@@ -67,14 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own, settings = split(sys.argv[1:] if arguments is None else arguments)
     options = command.options(Plan, "python -m transreid_ssl.plan", own)
     recipe = shipped.load_recipe(options.recipe)
+    chosen = AUTO in settings or f"--config={AUTO}" in settings  # for the pool that is given
+    if chosen and options.gpu is not None:
+        raise UserError(
+            f"--config {AUTO}: chooses for the machine that it is on; with --gpu give a file: "
+            "--config dino_vit_small_ics_luperson50.yaml"
+        )
     config = settings_of(recipe, settings)
-    if options.gpu:
+    if options.gpu is not None:
         has_pool = any(word.partition("=")[0] == "--data.pool" for word in settings)
         told = on_known_gpu(recipe, config, options.gpu, options.processes, has_pool)
         print("\n".join(told))
         return
     measurement = measure(recipe, config, settings, options.steps, options.processes)
-    chosen = AUTO in settings or f"--config={AUTO}" in settings  # for the pool that is given
     stands_in = isinstance(config, PretrainingConfig) and is_demo(config) and not chosen
     start = measurement.began - begin
     lines = describe(measurement, start, options.processes, images_of(config), stands_in)
@@ -175,22 +181,26 @@ def describe(
         start: Seconds from this command's beginning to the first step: torch, images, networks.
         stands_in: The images were measured in the place of a large pool's.
     """
-    step, speed = found.step / processes, processes * found.batch_size / found.step
+    abreast = processes if found.on_gpu else 1  # those of a CPU share its cores
+    step, speed = found.step / abreast, abreast * found.batch_size / found.step
     total = found.steps_per_epoch * found.epochs
     parts = {
         "the start": start,
-        "training": found.first / processes + step * (total - 1),
+        "training": found.first / abreast + step * (total - 1),
         "the beginnings of epochs": found.epoch_start * found.epochs,
         f"{found.probes} probes": found.baselines + found.probe * found.probes,
         f"{found.checkpoints} checkpoints": found.checkpoint * found.checkpoints,
     }
     told = ", ".join(f"{name} {duration(value)}" for name, value in parts.items() if value > 0.5)
-    apart = f" on {processes} processes that never wait for each other" * (processes > 1)
+    apart = ""
+    if processes > 1:
+        together = "never wait for each other" if found.on_gpu else "share these cores"
+        apart = f" on {processes} processes that {together}"
     lines = [
         f"measured on {found.device}: {counted(found.steps, 'step')} of {found.batch_size} images "
         f"after the first, {step:.3g} s each{apart}",
         f"  {rate(speed)} images/s; {found.data_wait:.0%} of a step is waiting for images; the "
-        f"first step took {found.first / processes:.1f} s",
+        f"first step took {found.first / abreast:.1f} s",
         *_of_ceiling(found),
         f"this run, on {images}: {counted(total, 'step')} "
         f"({counted(found.epochs, 'epoch')} of {found.steps_per_epoch:,}), "

@@ -65,12 +65,16 @@ def on_known_gpu(
         UserError: none is stored of this GPU, network or views, or a batch that so many cannot
             share.
     """
-    card, profile = CARDS.get(gpu), PROFILES.get(config.model.name)
-    if card is None or profile is None or not recipe.__name__.startswith("dino"):
+    card, profile = CARDS.get(gpu.lower()), PROFILES.get(config.model.name)
+    if card is None:
+        raise UserError(
+            f"--gpu {gpu}: nothing was measured on it; give one of {', '.join(CARDS)}, or leave "
+            "--gpu out to measure here"
+        )
+    if profile is None or not recipe.__name__.startswith("dino"):
         raise UserError(
             f"--gpu {gpu}: no profile of {recipe.__name__} with {config.model.name} is stored; "
-            f"known are dino_pretrain with {', '.join(PROFILES)} on {' and '.join(CARDS)}; leave "
-            "--gpu out to measure here"
+            f"known are dino_pretrain with {', '.join(PROFILES)}; leave --gpu out to measure here"
         )
     _check_profiled(config, gpu)
     speeds = [processes * profile.images_per_second * share for share in _shares(card)]

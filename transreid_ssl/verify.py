@@ -67,7 +67,8 @@ def decide(similarity: float, calibration: "Calibration", rate: float | None) ->
     return [
         *lines,
         f"decision at a rate of false matches of {rate:g}: {answer} "
-        f"(cosines above {known[rate]:.7f} are taken for one person)",
+        f"(one person is said of cosines above {known[rate]:.7f}, a probability of "
+        f"{100 * float(calibration.probability(known[rate])):.1f} %)",
     ]
 
 

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from transreid_ssl.machine import keep_freed_memory, loaded_libraries, own_cores
+from transreid_ssl.machine import keep_freed_memory, loaded_libraries, num_cores, own_cores
 
 _SOON = 10_000
 """Looks at what it waits for, after which a thread sleeps: less than a millisecond."""
@@ -21,10 +21,10 @@ def use_cpu(num_workers: int, num_threads: int | None = None) -> None:
             they share the cores of the threads. Where threads wait for one another in a busy loop
             (another OpenMP than GNU's, torch imported before this package, ``OMP_WAIT_POLICY``
             active), which is many times slower beside workers, they leave a core to each.
-        num_threads: Takes so many instead.
+        num_threads: Takes so many instead, at most one for each core of the machine.
     """
     threads = own_cores() - (0 if _sleeps_soon() else num_workers)
-    torch.set_num_threads(num_threads or max(1, threads))
+    torch.set_num_threads(min(num_threads or max(1, threads), num_cores()))
     keep_freed_memory(2**31 - 1)
 
 

@@ -27,8 +27,9 @@ class RunSettings:
         precision: "no" is float32; "bf16" is fast on recent GPUs and CPUs (others take float32,
             and say so); "fp16" scales the loss and needs a GPU.
         num_workers: Processes that prepare images, for each training process.
-        num_threads: Threads of each process on a CPU; null: one for each of its cores (less workers
-            where threads wait in a busy loop: outside Linux, or with OMP_WAIT_POLICY active).
+        num_threads: Threads of each process on a CPU, at most one a core; null: one for each of its
+            cores (less workers where threads wait in a busy loop: outside Linux, or with
+            OMP_WAIT_POLICY active).
         log_every: Steps between lines in metrics.jsonl, or a twentieth of the run where that is
             less; the loss stays on its device in between.
         checkpoint_every: Steps between checkpoints (each holds the complete state).

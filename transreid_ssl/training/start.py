@@ -12,6 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from transreid_ssl import logs
 from transreid_ssl.data import Pool, find_broken, leave_out
 from transreid_ssl.errors import UserError
+from transreid_ssl.machine import num_cores
 from transreid_ssl.models import (
     Backbone,
     build_backbone,
@@ -57,6 +58,8 @@ def start(
     trackers.check(settings.tracker)
     accelerator = _make_accelerator(settings)
     if accelerator.device.type == "cpu":
+        if (settings.num_threads or 0) > num_cores():
+            logs.say(accelerator, f"--run.num_threads: {num_cores()}, as many as there are cores")
         use_cpu(settings.num_workers, settings.num_threads)
     _check_alike(accelerator, config)
     images = on_all(accelerator, open_images)
