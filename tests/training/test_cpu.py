@@ -85,7 +85,7 @@ def test_where_linux_does_not_tell_what_is_loaded_workers_keep_cores(monkeypatch
 
 
 def test_threads_beyond_the_cores_are_not_taken(monkeypatch):
-    """A hundred thousand ended in a fault of the system, and 64 on two cores are 20 times slower."""
+    """A hundred thousand ended in a fault of the system; 64 on two cores are 20 times slower."""
     monkeypatch.setattr("torch.set_num_threads", (given := []).append)
     use_cpu(num_workers=0, num_threads=100_000)
     use_cpu(num_workers=0, num_threads=1)
