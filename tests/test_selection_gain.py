@@ -17,7 +17,7 @@ def test_the_half_that_resembles_the_target_teaches_more(tmp_path):
 
     DINO on each half takes 190 steps of 32 images, as many as on the whole. Both halves start from
     the same seed, so that what a seed gives or takes is in both: the gain is compared with its own
-    deviation, not with that of the figures. In float32 it is the same on every run.
+    deviation, not with that of the figures. Float32 repeats itself on a machine.
     """
     small = [
         "model.img_size=[32,16]", "run.batch_size=32", "run.num_workers=0", "run.precision=no",
