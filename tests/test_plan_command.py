@@ -180,6 +180,10 @@ def test_a_gpu_that_was_measured_is_planned_for_without_one():
     assert "memory: 20.0 of the 139 GiB of a GPU for 256 images at once; " in text
     assert "disk: 1.46 GB of checkpoints" in text
     assert plan("--gpu=H200", "--processes=8", PAPER, "--run.batch_size=2048") == text
+    assert (
+        plan(PAPER, "--run.batch_size=2048", "--run.compile", "auto", "--gpu=h200", "--processes=8")
+        == text
+    )
     # The training may be left out, and the plan's options may stand behind those of the training.
     assert plan(PAPER, "--run.batch_size=2048", "--gpu", "h200", "--processes", "8") == text
 

@@ -22,7 +22,7 @@ from transreid_ssl.plan_gpu import FULL, LUPERSON, is_demo, on_known_gpu, share_
 from transreid_ssl.pretrain.settings import PretrainingConfig
 from transreid_ssl.training import parse_config
 from transreid_ssl.training.clock import duration, rate
-from transreid_ssl.training.config import AUTO
+from transreid_ssl.training.config import is_auto
 from transreid_ssl.words import counted
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own, settings = split(sys.argv[1:] if arguments is None else arguments)
     options = command.options(Plan, "python -m transreid_ssl.plan", own)
     recipe = shipped.load_recipe(options.recipe)
-    chosen = AUTO in settings or f"--config={AUTO}" in settings  # for the pool that is given
+    chosen = is_auto(settings)  # for the pool that is given
     if chosen and options.gpu is not None:
         raise UserError(
-            f"--config {AUTO}: chooses for the machine that it is on; with --gpu give a file: "
+            "--config auto: chooses for the machine that it is on; with --gpu give a file: "
             "--config dino_vit_small_ics_luperson50.yaml"
         )
     config = settings_of(recipe, settings)

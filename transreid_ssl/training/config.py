@@ -137,6 +137,11 @@ def _named(files: Sequence[str], arguments: Sequence[str]) -> Iterator[None]:
         raise UserError(f"settings ({', '.join(files)}, command line): {error}") from error
 
 
+def is_auto(arguments: Sequence[str]) -> bool:
+    """Whether ``--config auto`` is among the arguments; other settings may be "auto", too."""
+    return f"--config={AUTO}" in arguments or ("--config", AUTO) in pairwise(arguments)
+
+
 def _without_auto(arguments: Sequence[str], kind: type) -> tuple[list[str], bool]:
     """The arguments without ``--config auto``, and whether it was among them."""
     places = [n for n, pair in enumerate(pairwise(arguments)) if pair == ("--config", AUTO)]
