@@ -20,6 +20,20 @@ NETWORKS = {
 }
 
 
+@pytest.fixture
+def take_faster_order(monkeypatch):
+    """Call it, and from then on sums have the faster order: gives the modules that have asked."""
+
+    def take():
+        asked = set()
+        for module in ("ibn", "stem", "vit"):
+            path = f"transreid_ssl.models.{module}.keeps_order"
+            monkeypatch.setattr(path, lambda device, module=module: asked.add(module))
+        return asked
+
+    return take
+
+
 def passed(model, images):
     """The features of a training step, and all gradients."""
     model.zero_grad()
@@ -29,29 +43,25 @@ def passed(model, images):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_the_faster_order_gives_the_same_features_and_gradients(kind, monkeypatch):
+def test_the_faster_order_gives_the_same_features_and_gradients(kind, take_faster_order):
     name, options, asks = NETWORKS[kind]
     model = build_backbone(name, img_size=SIZE, **options).double()
     images = torch.randn(4, 3, *SIZE, dtype=torch.float64)
     plain = passed(model, images)
-    asked = set()
-    for module in ("ibn", "stem", "vit"):
-        path = f"transreid_ssl.models.{module}.keeps_order"
-        monkeypatch.setattr(path, lambda device, module=module: asked.add(module))
+    asked = take_faster_order()
     for one, other in zip(plain, passed(model, images), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-6, atol=1e-10)
     assert asked == set(asks.split())
 
 
 @pytest.mark.parametrize("side", [(16, 16), (32, 16)])
-def test_areas_of_a_patch_or_two_have_their_tokens(side, monkeypatch):
+def test_areas_of_a_patch_or_two_have_their_tokens(side, take_faster_order):
     """A crop of one patch has fewer tokens than the large images have leading ones."""
     model = build_backbone("vit_nano_patch16_pass", img_size=SIZE).double().eval()
     large = torch.randn(2, 3, *SIZE, dtype=torch.float64)
     small = torch.randn(2 * (model.num_prefix_tokens - 1), 3, *side, dtype=torch.float64)
     plain = model.forward_areas(large, small)
-    for module in ("ibn", "stem", "vit"):
-        monkeypatch.setattr(f"transreid_ssl.models.{module}.keeps_order", lambda device: False)
+    take_faster_order()
     for one, other in zip(plain, model.forward_areas(large, small), strict=True):
         torch.testing.assert_close(other, one)
 
@@ -65,7 +75,7 @@ def test_the_gradients_of_ibns_halves_are_maps_of_their_own():
     assert [gradient.is_contiguous() for gradient in seen] == [True, True]
 
 
-def test_in_float32_on_a_cpu_all_tokens_leave_the_last_block(monkeypatch):
+def test_in_float32_on_a_cpu_all_tokens_leave_the_last_block():
     """So that losses are, to the bit, those of runs that were begun earlier."""
     model, seen = build_backbone("vit_nano_patch8_ics", img_size=SIZE), []
     model.blocks[-1].mlp.register_forward_hook(lambda _, tokens, out: seen.append(len(out)))
